@@ -1,0 +1,40 @@
+# A checkout needs only Python 3.11+ (with venv) and make; everything else goes into .venv.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test test-pythons lint docs bench clean
+
+demo: .venv/installed
+	.venv/bin/python -m dugong demo
+
+test: .venv/installed-test
+	.venv/bin/python -X dev -m pytest $(PYTEST_ARGS)
+
+# The suite again under every other supported Python that is found.
+test-pythons:
+	.ci/test-pythons
+
+lint: .venv/installed-lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+docs: .venv/installed-docs
+	.venv/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench:
+	benchmarks/run
+
+.venv/installed: pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-%: .venv/installed
+	$(PIP) --editable .[$*]
+	touch $@
+
+.venv/installed-lint: .venv/installed-test
+
+clean:
+	rm -rf .venv .venv-* docs/_build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,113 @@
+"""`AioFuture`: drives a coroutine of dugong on an asyncio event loop.
+
+Guarantees: the loop watches a descriptor for us only while a coroutine waits for it; finishing,
+cancelling and closing the loop all take the watch away. Touches one event loop, from its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded
+
+__all__ = ["AioFuture"]
+
+T = TypeVar("T")
+
+# asyncio keeps one callback for each descriptor and direction, but two coroutines may wait for the
+# same (a TLS upload can need to read). Each loop's table is touched only from that loop's thread.
+_Watched = dict[tuple[int, int], list["AioFuture[Any]"]]
+_watched_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watched] = WeakKeyDictionary()
+
+
+class AioFuture(asyncio.Future[T]):
+    """An asyncio future that runs the dugong coroutine *crt* on *loop* and takes its result.
+
+    It starts when the loop next runs. Cancelling it closes the coroutine. *loop* defaults to the
+    running event loop; give it explicitly when none is running. Only the loop's thread may use it.
+
+    Raises RuntimeError if no loop is given and none is running.
+    """
+
+    def __init__(self, crt: Coroutine[T], loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop_used = loop if loop is not None else asyncio.get_running_loop()
+        super().__init__(loop=self._loop_used)
+        self._crt = crt
+        self._waiting: PollNeeded | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._start = self._loop_used.call_soon(self._step)
+
+    def _step(self) -> None:
+        self._stop_waiting()
+        if self.done():
+            return
+        try:
+            needed = next(self._crt)
+        except StopIteration as exc:
+            self.set_result(exc.value)
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self.set_exception(exc)
+            raise
+        except BaseException as exc:
+            self.set_exception(exc)
+        else:
+            self._wait_for(needed)
+
+    def _wait_for(self, needed: PollNeeded) -> None:
+        self._waiting = needed
+        watched = _watched_by_loop.setdefault(self._loop_used, {})
+        for direction in _directions(needed):
+            waiting = watched.setdefault((needed.fd, direction), [])
+            waiting.append(self)
+            if len(waiting) == 1:
+                add = (
+                    self._loop_used.add_reader
+                    if direction == POLLIN
+                    else self._loop_used.add_writer
+                )
+                add(needed.fd, _ready, waiting)
+        if needed.timeout is not None:
+            self._timer = self._loop_used.call_later(needed.timeout, self._step)
+
+    def _stop_waiting(self) -> None:
+        needed, self._waiting = self._waiting, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if needed is None:
+            return
+        loop = self._loop_used
+        watched = _watched_by_loop[loop]
+        for direction in _directions(needed):
+            waiting = watched[needed.fd, direction]
+            waiting.remove(self)
+            if not waiting:
+                del watched[needed.fd, direction]
+                if not loop.is_closed():  # a closed loop has forgotten its descriptors
+                    remove = loop.remove_reader if direction == POLLIN else loop.remove_writer
+                    remove(needed.fd)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Close the coroutine and cancel the future; return False if it was done already."""
+        if self.done():
+            return False
+        self._start.cancel()
+        self._stop_waiting()
+        self._crt.close()
+        return super().cancel(msg)
+
+    def __del__(self) -> None:
+        # Reached with a waiting coroutine only if the loop is gone: while it runs, it holds us.
+        if (crt := getattr(self, "_crt", None)) is not None:
+            crt.close()
+
+
+def _directions(needed: PollNeeded) -> list[int]:
+    return [direction for direction in (POLLIN, POLLOUT) if needed.mask & direction]
+
+
+def _ready(waiting: list[AioFuture[Any]]) -> None:
+    for future in list(waiting):
+        future._step()

@@ -1,0 +1,67 @@
+"""The receive buffer: what the transport has given and no reader has taken.
+
+Guarantees: fixed memory; bytes come out once, in order. Touches no socket except through the
+transport it is handed. Owner: the receiving thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dugong.connection.polling import PollNeeded
+    from dugong.connection.transport import Transport
+
+__all__ = ["BUFFER_SIZE", "ReceiveBuffer"]
+
+BUFFER_SIZE = 64 * 1024
+
+
+class ReceiveBuffer:
+    """A fixed buffer of *capacity* bytes; `data[start:end]` is what is waiting to be taken."""
+
+    __slots__ = ("_capacity", "_view", "data", "end", "start")
+
+    def __init__(self, capacity: int = BUFFER_SIZE) -> None:
+        self.data = bytearray(capacity)
+        self.start = 0
+        self.end = 0
+        self._capacity = capacity
+        self._view = memoryview(self.data)
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.start = self.end = 0
+
+    def fill(self, transport: Transport) -> int | PollNeeded:
+        """Receive once into the free space; return how many bytes came, or what to wait for.
+
+        0 means that the peer has closed. Must not be called when the buffer is full.
+        """
+        if self.start == self.end:
+            self.start = self.end = 0
+        elif self.start and self._capacity - self.end < self._capacity // 4:
+            # Slices of one memoryview may overlap: the copy is a memmove.
+            waiting = self.end - self.start
+            self._view[:waiting] = self._view[self.start : self.end]
+            self.start, self.end = 0, waiting
+        got = transport.recv_into(self._view[self.end :])
+        if isinstance(got, int):
+            self.end += got
+        return got
+
+    def take(self, size: int) -> bytes:
+        """Remove and return up to *size* bytes."""
+        start = self.start
+        self.start = stop = min(start + size, self.end)
+        return bytes(self._view[start:stop])
+
+    def readinto(self, view: memoryview) -> int:
+        """Move as many bytes as there are and as fit into *view*; return how many."""
+        start = self.start
+        self.start = stop = min(start + len(view), self.end)
+        view[: stop - start] = self._view[start:stop]
+        return stop - start

@@ -1,0 +1,278 @@
+"""From a host name to a connected transport: resolve, race the addresses, tunnel, shake hands.
+
+Guarantees: every socket that does not become the result is closed, however the dialling ends.
+Resolving blocks (the operating system offers nothing else); everything after it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections import deque
+from collections.abc import Iterable
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from dugong.connection.buffer import ReceiveBuffer
+from dugong.connection.head import check_host, field_line
+from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.transport import PlainTransport, Transport, traced
+from dugong.connection.wire import MAX_INTERIM, co_receive_head, co_send_all
+from dugong.deadline import Deadline
+from dugong.errors import (
+    DNSUnavailable,
+    HostnameNotResolvable,
+    InvalidResponse,
+    ProxyError,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["DNS_TEST_HOSTNAMES", "Proxy", "co_dial", "resolve"]
+
+T = TypeVar("T")
+
+#: Names that exist. If none of them resolves either, name resolution itself is not working.
+DNS_TEST_HOSTNAMES = (("www.google.com", 80), ("www.iana.org", 80), ("C.root-servers.org", 53))
+
+#: Seconds before the next address is tried beside the ones that have not answered (RFC 8305 §5).
+CONNECTION_ATTEMPT_DELAY = 0.25
+
+_Address = tuple[Any, ...]  # (family, type, proto, canonname, sockaddr), as getaddrinfo gives it
+
+
+class Proxy:
+    """A parsed *proxy* argument: a (host, port) pair or a URL with optional credentials.
+
+    Immutable. The repr does not tell the credentials.
+    """
+
+    __slots__ = ("authorization", "host", "port")
+
+    def __init__(self, proxy: tuple[str, int] | str) -> None:
+        self.authorization: str | None = None
+        if isinstance(proxy, str):
+            self._parse_url(proxy)
+        else:
+            try:
+                self.host, self.port = proxy
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"proxy must be a (host, port) pair or a URL, not {proxy!r}"
+                ) from None
+        check_address(self.host, self.port)
+
+    def _parse_url(self, url: str) -> None:
+        from base64 import b64encode
+        from urllib.parse import unquote, urlsplit
+
+        parts = urlsplit(url)  # raises ValueError for a bad port or address
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+            # Not quoting the URL: it may hold a password.
+            raise ValueError("a proxy URL must look like http://[user:password@]host[:port]")
+        self.host = parts.hostname
+        self.port = 80 if parts.port is None else parts.port
+        if parts.username is not None:
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self.authorization = "Basic " + b64encode(credentials.encode()).decode("ascii")
+
+    def __repr__(self) -> str:
+        return f"<Proxy {netloc(self.host, self.port)}>"
+
+
+def check_address(host: object, port: object) -> None:
+    """Raise TypeError or ValueError unless *host* and *port* can be dialled."""
+    if not isinstance(host, str):
+        raise TypeError(f"host name must be a str, not {host!r}")
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port must be an int, not {port!r}")
+    if not 0 < port < 65536:
+        raise ValueError(f"port must be between 1 and 65535, not {port}")
+    check_host(ascii_host(host))
+
+
+def ascii_host(host: str) -> str:
+    """Return *host* as it stands in messages: with its IDNA name, without an IPv6 zone."""
+    if not host.isascii():
+        try:
+            return host.encode("idna").decode("ascii")
+        except UnicodeError:
+            raise ValueError(f"invalid host name {host!r}") from None
+    return host.partition("%")[0] if ":" in host else host
+
+
+def netloc(host: str, port: int | None) -> str:
+    """Return ``host:port`` as in a URL, with brackets around an IPv6 address."""
+    host = ascii_host(host)
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
+def co_dial(
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    proxy: Proxy | None,
+    timeout: float | None,
+) -> Coroutine[Transport]:
+    """Connect to *host*, through *proxy* and with TLS if they are given.
+
+    *timeout* is in seconds, for all of it. Raises `ConnectionTimedOut`, `ConnectionClosed`,
+    `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `InvalidResponse` (from the proxy),
+    `ssl.SSLError`, and OSError as the system gave it for the first address.
+    """
+    deadline = Deadline(timeout)
+    peer = (host, port) if proxy is None else (proxy.host, proxy.port)
+    sock = yield from co_connect(resolve(*peer), deadline, netloc(*peer))
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport: Transport = PlainTransport(sock)
+        if proxy is not None and ssl_context is not None:
+            handshake = co_tunnel(transport, netloc(host, port), proxy)
+            yield from _co_within(deadline, handshake, f"waiting for the proxy {netloc(*peer)}")
+        if ssl_context is not None:
+            from dugong.connection.tls import co_start_tls
+
+            shake_hands = co_start_tls(sock, ssl_context, ascii_host(host))
+            transport = yield from _co_within(
+                deadline, shake_hands, f"shaking hands with {netloc(host, port)}"
+            )
+        return traced(transport)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def resolve(host: str, port: int) -> list[_Address]:
+    """Return the addresses of *host*, the preferred first.
+
+    Raises `HostnameNotResolvable` if there are none, `DNSUnavailable` if nobody can say.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise HostnameNotResolvable(host) from None
+    except socket.gaierror as exc:
+        if exc.errno == socket.EAI_AGAIN or not _resolution_works():
+            raise DNSUnavailable(host) from exc
+        raise HostnameNotResolvable(host) from exc
+
+
+def _resolution_works() -> bool:
+    # Read from the package at the time of use: that is where programs set it.
+    import dugong
+
+    for name, port in dugong.DNS_TEST_HOSTNAMES:
+        try:
+            socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError):
+            continue
+        return True
+    return False
+
+
+def interleave(addresses: Iterable[_Address]) -> list[_Address]:
+    """Return *addresses* with their families taking turns, each in its order (RFC 8305 §4)."""
+    by_family: dict[int, list[_Address]] = {}
+    for address in addresses:
+        by_family.setdefault(address[0], []).append(address)
+    rounds = zip_longest(*by_family.values())
+    return [address for turn in rounds for address in turn if address is not None]
+
+
+def co_connect(
+    addresses: Iterable[_Address], deadline: Deadline, peer: str
+) -> Coroutine[socket.socket]:
+    """Return a socket connected to the first of *addresses* that answers (RFC 8305 §5).
+
+    A new attempt starts when the last one has failed, or has had `CONNECTION_ATTEMPT_DELAY`
+    seconds. Raises the OSError of the first address if all of them fail.
+    """
+    untried = deque(interleave(addresses))
+    errors: list[OSError] = []
+    next_attempt = Deadline(0)
+    attempts = selectors.DefaultSelector()  # epoll or kqueue: one descriptor to wait for them all
+    winner: socket.socket | None = None
+    try:
+        while untried or attempts.get_map():
+            if untried and next_attempt.remaining() == 0:
+                next_attempt = Deadline(CONNECTION_ATTEMPT_DELAY)
+                error = _start_attempt(attempts, untried.popleft())
+                if error is not None:
+                    errors.append(error)
+                    next_attempt = Deadline(0)
+                    continue
+            waits = [deadline.remaining(), next_attempt.remaining() if untried else None]
+            fd = cast(selectors.EpollSelector, attempts).fileno()
+            yield PollNeeded(fd, POLLIN, min((w for w in waits if w is not None), default=None))
+            deadline.check(f"connecting to {peer}")
+            for key, _ in attempts.select(0):
+                sock = cast(socket.socket, key.fileobj)
+                attempts.unregister(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == 0:
+                    winner = sock
+                    return sock
+                sock.close()
+                errors.append(OSError(code, os.strerror(code)))
+                next_attempt = Deadline(0)
+        if not errors:
+            raise HostnameNotResolvable(peer)
+        errors[0].add_note(f"while connecting to {peer}")
+        raise errors[0]
+    finally:
+        for key in list(attempts.get_map().values()):
+            cast(socket.socket, key.fileobj).close()
+        attempts.close()
+        if winner is None:
+            errors.clear()  # breaks the cycle of an exception and the frame that it was raised in
+
+
+def _start_attempt(attempts: selectors.BaseSelector, address: _Address) -> OSError | None:
+    family, kind, proto, _, sockaddr = address
+    try:
+        sock = socket.socket(family, kind, proto)
+    except OSError as exc:
+        return exc
+    try:
+        sock.setblocking(False)
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        pass
+    except OSError as exc:
+        sock.close()
+        return exc
+    attempts.register(sock, selectors.EVENT_WRITE)
+    return None
+
+
+def co_tunnel(transport: Transport, target: str, proxy: Proxy) -> Coroutine[None]:
+    """Ask *proxy*, at the other end of *transport*, for a tunnel to *target* (RFC 9110 §9.3.6)."""
+    request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n".encode("ascii")
+    if proxy.authorization is not None:
+        request += field_line("Proxy-Authorization", proxy.authorization)
+    yield from co_send_all(transport, request + b"\r\n")
+    buffer = ReceiveBuffer()
+    for _ in range(MAX_INTERIM):
+        head = yield from co_receive_head(transport, buffer)
+        if head.status >= 200:
+            break
+    if not 200 <= head.status < 300:
+        raise ProxyError(head.status, head.reason)
+    if buffer:
+        raise InvalidResponse("the proxy sent data before the tunnel was used")
+
+
+def _co_within(deadline: Deadline, crt: Coroutine[T], doing: str) -> Coroutine[T]:
+    """Run *crt*, asking its driver for a turn when *deadline* passes, to say so."""
+    try:
+        while True:
+            needed = next(crt)
+            yield PollNeeded(needed.fd, needed.mask, deadline.remaining())
+            deadline.check(doing)
+    except StopIteration as exc:
+        return cast(T, exc.value)
+    finally:
+        crt.close()

@@ -1,0 +1,452 @@
+"""The two directions of one connection: requests going out, answers coming in, in one order.
+
+Guarantees: answer n is given to request n or to nobody; bytes that belong to no request end the
+connection; a body that was cut short is an exception, never an end. One thread (or coroutine) may
+send while another receives; everything shared says who owns it. Every wait of one side for the
+other ends when that side moves on, fails, or `abort()` is called. Starts no threads.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from threading import Lock, get_ident
+
+from dugong.connection.buffer import ReceiveBuffer
+from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
+from dugong.connection.framing import response_framing
+from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.readers import LengthReader, reader_for
+from dugong.connection.transport import Transport
+from dugong.connection.wire import MAX_INTERIM, co_receive_head, co_send_all
+from dugong.errors import ConnectionClosed, DugongError, InvalidResponse, StateError
+from dugong.headers import Headers
+
+__all__ = ["Duplexer"]
+
+_READ_SIZE = 256 * 1024
+_SMALL_BODY = 64 * 1024
+
+_UNFINISHED = (RequestSide.CONTINUE, RequestSide.BODY)
+
+
+class Duplexer:
+    """One connection, from being dialled to its end, and the exchanges that are under way on it.
+
+    `outgoing` is the exchange whose request body is being written (owner: whoever holds the send
+    turn); `incoming` the one whose answer body is being read (owner: the receive turn);
+    `pipeline` holds those whose final answer has not begun, oldest first (the sender appends, the
+    receiver removes; each is one operation of a deque, which is atomic).
+    `transport` is set by the sender when nothing is under way, and read by both. `buffer` is the
+    receiver's, but the sender may clear it when nothing is under way. `closing` (no further
+    request may be sent) and `failure` (no further answer will come) are set by either side, cleared
+    only by the sender when nothing is under way. `aborted` is set by any thread, never cleared.
+    """
+
+    def __init__(self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None):
+        self._dial = dial
+        self._send_turn = Lock()
+        self._receive_turn = Lock()
+        self._waiters: list[
+            socket.socket
+        ] = []  # appended and removed by waiters, read by the sender
+        self.transport: Transport | None = None
+        self.buffer = ReceiveBuffer()
+        self.pipeline: deque[Exchange] = deque()
+        self.outgoing: Exchange | None = None
+        self.incoming: Exchange | None = None
+        self.closing = False
+        self.failure = failure
+        self.aborted = False
+
+    # --- sending: whoever holds the send turn ---------------------------------------------------
+
+    def co_connect(self) -> Coroutine[None]:
+        """Connect, unless there is a connection. Raises as `dugong.connection.dial.co_dial`."""
+        self._take(self._send_turn, "sending")
+        try:
+            if self.transport is None or (self.closing and self._nothing_under_way()):
+                yield from self._co_open()
+        finally:
+            self._release(self._send_turn)
+
+    def co_send_request(
+        self, exchange: Exchange, head: bytes, body: memoryview | None
+    ) -> Coroutine[None]:
+        """Connect if necessary, then send *head* and *body*."""
+        self._take(self._send_turn, "sending")
+        try:
+            if self.outgoing is not None and self.outgoing.request_side in _UNFINISHED:
+                raise StateError(
+                    "body data of the previous request has not been sent completely yet"
+                )
+            if self._nothing_under_way():
+                if (
+                    self.closing
+                    or self.buffer
+                    or not self.transport
+                    or not self.transport.is_quiet()
+                ):
+                    yield from self._co_open()
+            elif self.closing:
+                raise ConnectionClosed(
+                    "the connection is ending; read the answers that are due first"
+                )
+            transport = self._transport_in_use()
+            self.outgoing = exchange if exchange.request_side in _UNFINISHED else None
+            self.pipeline.append(exchange)
+            if self._waiters:
+                self._wake_waiters()
+            if body is None:
+                yield from self._co_send(transport, exchange, head)
+            elif body.nbytes <= _SMALL_BODY:
+                yield from self._co_send(transport, exchange, head + body)
+            else:
+                yield from self._co_send(transport, exchange, head, body)
+        finally:
+            self._release(self._send_turn)
+
+    def co_write(self, view: memoryview) -> Coroutine[int]:
+        """Send *view* as the next piece of the outgoing body; return its size."""
+        self._take(self._send_turn, "sending")
+        try:
+            exchange, transport = self._writable()
+            assert exchange.writer is not None
+            yield from self._co_send(transport, exchange, *exchange.writer.frame(view))
+            self._finish_request_if_complete(exchange)
+            return view.nbytes
+        finally:
+            self._release(self._send_turn)
+
+    def co_write_eof(self) -> Coroutine[None]:
+        """End the outgoing body: send the last chunk, or check that nothing is missing."""
+        self._take(self._send_turn, "sending")
+        try:
+            if self.outgoing is None:
+                return
+            exchange, transport = self._writable()
+            assert exchange.writer is not None
+            yield from self._co_send(transport, exchange, *exchange.writer.end())
+            self._finish_request_if_complete(exchange)
+        finally:
+            self._release(self._send_turn)
+
+    def _writable(self) -> tuple[Exchange, Transport]:
+        exchange = self.outgoing
+        if exchange is None or exchange.request_side is RequestSide.REFUSED:
+            raise StateError("no request is waiting for body data")
+        if exchange.request_side is RequestSide.CONTINUE:
+            raise StateError(
+                "read_response() must return 100 (Continue) before the body is written"
+            )
+        if exchange.request_side is RequestSide.CANCELLED:
+            raise ConnectionClosed("the server answered, or went, before the body was complete")
+        return exchange, self._transport_in_use()
+
+    def _finish_request_if_complete(self, exchange: Exchange) -> None:
+        assert exchange.writer is not None
+        if exchange.writer.complete:
+            exchange.request_side = RequestSide.SENT
+            self.outgoing = None
+
+    def _co_send(
+        self, transport: Transport, exchange: Exchange, *buffers: bytes | memoryview
+    ) -> Coroutine[None]:
+        """Send all *buffers*. If that fails or is given up, nothing can be sent after them."""
+        try:
+            for data in buffers:
+                yield from co_send_all(transport, data)
+        except BaseException as exc:
+            self.closing = True
+            if exchange.request_side in _UNFINISHED:
+                exchange.request_side = RequestSide.CANCELLED
+            if not isinstance(exc, ConnectionClosed):
+                # Half a message is out, and no answer will come to it. If on the other hand the
+                # peer has closed, it may have said why: that is left for the receiver to read.
+                transport.shutdown()
+            raise
+
+    def _co_open(self) -> Coroutine[None]:
+        """Replace the connection, on which nothing is under way, by a new one."""
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
+        transport = yield from self._dial()
+        self.buffer.clear()
+        self.incoming = self.outgoing = None
+        self.closing = False
+        self.failure = None
+        self.transport = transport
+        if self.aborted:
+            transport.close()
+            raise ConnectionClosed("disconnected while connecting")
+
+    # --- receiving: whoever holds the receive turn ----------------------------------------------
+
+    def co_read_response(self) -> Coroutine[HTTPResponse]:
+        """Receive the head of the next answer that is not an unasked 1xx."""
+        self._take(self._receive_turn, "receiving")
+        try:
+            if self.incoming is not None and self.failure is None:
+                raise StateError(
+                    "the body of the previous response has not been read completely yet"
+                )
+            while not self.pipeline:
+                if self._send_turn.locked() and not self.aborted:
+                    yield from self._co_wait_for_sender()
+                elif not self.pipeline:
+                    raise (
+                        ConnectionClosed(self.failure)
+                        if self.failure
+                        else StateError("No pending requests")
+                    )
+            exchange = self.pipeline[0]
+            if exchange.answer_100:
+                exchange.answer_100 = False
+                return _continue(exchange, "Continue", Headers())
+            try:
+                return (yield from self._co_receive_answer(exchange))
+            except (DugongError, OSError) as exc:
+                self._fail(f"the connection failed earlier: {exc}")
+                self.pipeline.popleft()
+                raise
+        finally:
+            self._release(self._receive_turn)
+
+    def _co_receive_answer(self, exchange: Exchange) -> Coroutine[HTTPResponse]:
+        transport = self._transport_in_use()
+        while True:
+            head = yield from co_receive_head(transport, self.buffer)
+            if head.status >= 200 or (head.status == 101 and exchange.upgrade):
+                break
+            exchange.interim += 1
+            if head.status == 101 or exchange.interim > MAX_INTERIM:
+                raise InvalidResponse(f"unexpected {head.status} response")
+            if head.status == 100 and exchange.request_side is RequestSide.CONTINUE:
+                exchange.request_side = RequestSide.BODY
+                return _continue(exchange, head.reason, Headers._from_parsed(head.fields))
+
+        framing = response_framing(exchange.method, head.minor_version, head.status, head.fields)
+        persistent = framing.persistent and not exchange.close
+        if exchange.request_side is RequestSide.CONTINUE:
+            # The server may still count on the body that it has not asked for, and would take the
+            # next request for it (RFC 9110 §10.1.1). So nothing is sent after this.
+            exchange.request_side = RequestSide.REFUSED
+            persistent = False
+        elif exchange.request_side is RequestSide.BODY and head.status >= 300:
+            exchange.request_side = RequestSide.CANCELLED  # RFC 9112 §9.5
+            persistent = False
+        switched = head.status == 101 or (exchange.method == "CONNECT" and head.status < 300)
+        if switched or not persistent:
+            self.closing = True
+        exchange.persistent = persistent
+        exchange.reader = reader_for(framing, self.buffer, transport)
+        if exchange.reader is not None:
+            self.incoming = exchange
+        elif not persistent and not switched:
+            self._end(transport)
+        # Last, for as long as the exchange is here, the sender knows that something is under way.
+        self.pipeline.popleft()
+        if switched and self.pipeline:
+            self._fail("the connection has changed its protocol")
+        headers = Headers._from_parsed(head.fields)
+        return HTTPResponse(
+            exchange.method, exchange.path, head.status, head.reason, headers, framing.length
+        )
+
+    def co_readinto(self, view: memoryview) -> Coroutine[int]:
+        """Receive the next part of the incoming body into *view*; 0 means that it has ended."""
+        self._take(self._receive_turn, "receiving")
+        try:
+            return (yield from self._co_readinto(view))
+        finally:
+            self._release(self._receive_turn)
+
+    def co_read(self, size: int) -> Coroutine[bytes]:
+        """Receive at least one and at most *size* bytes of the incoming body; b"" is its end."""
+        self._take(self._receive_turn, "receiving")
+        try:
+            reader = self.incoming.reader if self.incoming is not None else None
+            if isinstance(reader, LengthReader):
+                size = min(size, reader.remaining)
+            view = memoryview(bytearray(min(size, _READ_SIZE)))
+            got = yield from self._co_readinto(view)
+            return bytes(view[:got])
+        finally:
+            self._release(self._receive_turn)
+
+    def co_readall(self) -> Coroutine[bytes]:
+        """Receive the rest of the incoming body."""
+        self._take(self._receive_turn, "receiving")
+        parts: list[bytes] = []
+        try:
+            if self.incoming is not None and isinstance(self.incoming.reader, LengthReader):
+                body = self.incoming.reader.take_if_buffered() if self.failure is None else None
+                if body is not None:
+                    self._finish_answer(self.incoming)
+                    return body
+            view = memoryview(bytearray(_SMALL_BODY))
+            while got := (yield from self._co_readinto(view)):
+                parts.append(bytes(view[:got]))
+                if got == len(view) and got < _READ_SIZE:
+                    view = memoryview(bytearray(_READ_SIZE))
+            return b"".join(parts)
+        except GeneratorExit:
+            if parts:  # a later call must not return the rest as if it were all
+                self._fail("an earlier read was given up within the body")
+            raise
+        finally:
+            self._release(self._receive_turn)
+
+    def co_discard(self) -> Coroutine[None]:
+        """Receive the rest of the incoming body and drop it."""
+        view = memoryview(bytearray(_SMALL_BODY))
+        while (yield from self.co_readinto(view)):
+            pass
+
+    def co_read_raw(self, view: memoryview) -> Coroutine[int]:
+        """Receive into *view* whatever comes next, as it is on the wire."""
+        self._take(self._receive_turn, "receiving")
+        try:
+            if self.buffer:
+                return self.buffer.readinto(view)
+            transport = self.transport
+            if transport is None:
+                return 0
+            while not isinstance(got := transport.recv_into(view), int):
+                yield got
+            return got
+        finally:
+            self._release(self._receive_turn)
+
+    def _co_readinto(self, view: memoryview) -> Coroutine[int]:
+        exchange = self.incoming
+        if self.failure is not None:
+            raise ConnectionClosed(self.failure)
+        if exchange is None or not len(view):
+            return 0
+        reader = exchange.reader
+        assert reader is not None
+        try:
+            while not isinstance(got := reader.readinto(view), int):
+                yield got
+        except (DugongError, OSError) as exc:
+            self._fail(f"the connection failed earlier: {exc}")
+            raise
+        if reader.done:
+            self._finish_answer(exchange)
+        return got
+
+    def _finish_answer(self, exchange: Exchange) -> None:
+        if not exchange.persistent:
+            assert self.transport is not None
+            self._end(self.transport)
+        self.incoming = None
+
+    def _end(self, transport: Transport) -> None:
+        """End the connection after an answer; a sender that is at work is woken to hear so."""
+        self.closing = True
+        transport.shutdown()
+        self.buffer.clear()
+
+    def _fail(self, failure: str) -> None:
+        self.closing = True
+        if self.failure is None:
+            self.failure = failure
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def pending(self) -> bool:
+        """Return True if there is an answer, or a rest of one, to be read."""
+        if self.incoming is not None:
+            return True
+        try:
+            return self.pipeline[0].request_side is not RequestSide.BODY
+        except IndexError:
+            return False
+
+    def owed_body(self) -> Exchange | None:
+        """Return the oldest exchange if its answer waits for body data of this very thread."""
+        try:
+            oldest = self.pipeline[0]
+        except IndexError:
+            return None
+        mine = oldest.request_side is RequestSide.BODY and oldest.thread == get_ident()
+        return oldest if mine else None
+
+    def abort(self) -> None:
+        """End the connection now, from any thread; whoever waits for it gets `ConnectionClosed`."""
+        self.aborted = True
+        self.closing = True
+        self._fail("disconnected")
+        transport = self.transport
+        if transport is not None:
+            transport.shutdown()
+            self._close_if_unused(transport)
+        self._wake_waiters()
+
+    @property
+    def unread(self) -> bool:
+        """True if answers, or a rest of one, have not been read."""
+        return self.incoming is not None or bool(self.pipeline)
+
+    def _nothing_under_way(self) -> bool:
+        return not self.pipeline and (self.incoming is None or self.failure is not None)
+
+    def _transport_in_use(self) -> Transport:
+        transport = self.transport
+        if self.failure is not None:
+            raise ConnectionClosed(self.failure)
+        if transport is None or self.aborted:
+            raise ConnectionClosed("the connection has been closed")
+        return transport
+
+    def _take(self, turn: Lock, doing: str) -> None:
+        if self.aborted:
+            raise ConnectionClosed("disconnected")
+        if not turn.acquire(blocking=False):
+            raise StateError(f"another thread or coroutine is {doing} on this connection")
+
+    def _release(self, turn: Lock) -> None:
+        turn.release()
+        if self._waiters:
+            self._wake_waiters()
+        transport = self.transport
+        if transport is not None and transport.is_shut:
+            self._close_if_unused(transport)
+
+    def _close_if_unused(self, transport: Transport) -> None:
+        """Close *transport*, which is shut, unless somebody might be waiting for its descriptor.
+
+        Whoever that is comes here too when it is done, so the last one out closes. Whoever takes a
+        turn in this moment finds that the transport is shut before it waits for anything.
+        """
+        if not self._send_turn.locked() and not self._receive_turn.locked():
+            transport.close()
+
+    def _co_wait_for_sender(self) -> Coroutine[None]:
+        """Wait until the sender has put a request into the pipeline, or has given its turn back."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._waiters.append(theirs)
+            try:
+                # Looked at after `theirs` can be seen, so that no change goes unnoticed.
+                if not self.pipeline and self._send_turn.locked() and not self.aborted:
+                    yield PollNeeded(ours.fileno(), POLLIN)
+            finally:
+                self._waiters.remove(theirs)
+        finally:
+            ours.close()
+            theirs.close()
+
+    def _wake_waiters(self) -> None:
+        for waiter in list(self._waiters):
+            try:
+                waiter.send(b"\0")
+            except OSError:
+                pass  # it has stopped waiting
+
+
+def _continue(exchange: Exchange, reason: str, headers: Headers) -> HTTPResponse:
+    return HTTPResponse(exchange.method, exchange.path, 100, reason, headers, 0)

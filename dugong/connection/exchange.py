@@ -1,0 +1,112 @@
+"""One request and its answer in flight, as two enums: how far the request is, and the answer.
+
+Guarantees: the request side is moved on by the sending thread and the answer side by the
+receiving thread; the two exceptions are named at `RequestSide`. Touches nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dugong.connection.readers import Reader
+    from dugong.connection.writers import Writer
+    from dugong.headers import Headers
+
+__all__ = ["Exchange", "HTTPResponse", "RequestSide"]
+
+
+class RequestSide(Enum):
+    """Where the request is.
+
+    The receiver moves it from CONTINUE to BODY or REFUSED, when an answer comes, and from BODY to
+    CANCELLED, when an answer refuses the rest; everything else is the sender's.
+    """
+
+    CONTINUE = "waiting for 100 (Continue)"
+    BODY = "body outstanding"
+    SENT = "sent"
+    REFUSED = "answered before the body began"
+    CANCELLED = "body cut short"
+
+
+class HTTPResponse:
+    """The head of an answer; the body is read from the connection it came from.
+
+    Attributes: *method* and *path* are those of the request, as given to
+    `HTTPConnection.send_request`; *status* is an int, *reason* a str that may be empty; *headers*
+    are `Headers`; *length* is the size of the body in bytes, or None if only its end will tell.
+    """
+
+    __slots__ = ("headers", "length", "method", "path", "reason", "status")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        reason: str,
+        headers: Headers,
+        length: int | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.length = length
+
+    def __repr__(self) -> str:
+        return f"<HTTPResponse {self.status} {self.reason} to {self.method} {self.path}>"
+
+
+class Exchange:
+    """A request whose answer has not been read to its end.
+
+    `method`, `path`, `close` (the request asked for the connection to be closed), `upgrade` (it
+    offered another protocol) and `thread` (who owes the body) never change. `request_side`: see
+    there. `writer` belongs to the sender; `answer_100` (an answer 100 that we give ourselves),
+    `interim` (how many 1xx came), `reader` and `persistent` belong to the receiver.
+    """
+
+    __slots__ = (
+        "answer_100",
+        "close",
+        "interim",
+        "method",
+        "path",
+        "persistent",
+        "reader",
+        "request_side",
+        "thread",
+        "upgrade",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        *,
+        request_side: RequestSide = RequestSide.SENT,
+        writer: Writer | None = None,
+        thread: int = 0,
+        close: bool = False,
+        upgrade: bool = False,
+        answer_100: bool = False,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.request_side = request_side
+        self.writer = writer
+        self.thread = thread
+        self.close = close
+        self.upgrade = upgrade
+        self.answer_100 = answer_100
+        self.interim = 0
+        self.reader: Reader | None = None
+        self.persistent = False
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method} {self.path} {self.request_side.value}>"

@@ -1,0 +1,110 @@
+"""RFC 9112 §6.3 and §9.3: which body follows a response head, and does the connection live on?
+
+Guarantees: a pure function of the head and of the request's method; no two readings of one head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from dugong.errors import InvalidResponse, UnsupportedResponse
+
+__all__ = ["MAX_LENGTH", "BodyKind", "Framing", "list_members", "response_framing"]
+
+#: The largest body or chunk that we believe in: what a signed 64-bit file offset can hold.
+MAX_LENGTH = 2**63 - 1
+
+_CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
+
+
+class BodyKind(Enum):
+    """How the end of a body is found."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until close"
+
+
+class Framing(NamedTuple):
+    """`length` is None unless it is known; `persistent` says if another answer may follow."""
+
+    kind: BodyKind
+    length: int | None
+    persistent: bool
+
+
+def list_members(value: str) -> list[str]:
+    """Split a comma-separated field value into its members, in lower case (RFC 9110 §5.6.1)."""
+    return [member.strip(" \t").lower() for member in value.split(",") if member.strip(" \t")]
+
+
+def parse_content_length(value: str) -> int:
+    """Return the length that *value* announces, which may be repeated if it is the same each time.
+
+    Raises ValueError if it is not one number of plain ASCII digits up to `MAX_LENGTH`.
+    """
+    if value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    if not _CONTENT_LENGTH.fullmatch(value):
+        raise ValueError(f"malformed Content-Length {value[:80]!r}")
+    lengths = {member.lstrip("0") or "0" for member in list_members(value)}
+    if len(lengths) > 1:
+        raise ValueError(f"contradictory Content-Length {value[:80]!r}")
+    (length,) = lengths
+    if len(length) > 19 or int(length) > MAX_LENGTH:
+        raise ValueError("Content-Length is too large")
+    return int(length)
+
+
+def response_framing(
+    method: str, minor_version: int, status: int, fields: Iterable[tuple[str, str, str]]
+) -> Framing:
+    """Return how the body after a response head is framed.
+
+    *method* is the request's; *minor_version* is 1 for HTTP/1.1; *fields* are (lower-case name,
+    name, value). Raises `InvalidResponse` or `UnsupportedResponse` where RFC 9112 gives no
+    single, safe answer.
+    """
+    length: int | None = None
+    codings: list[str] | None = None
+    connection: list[str] = []
+    for name, _, value in fields:
+        if name == "content-length":
+            try:
+                this_length = parse_content_length(value)
+            except ValueError as exc:
+                raise InvalidResponse(str(exc)) from None
+            if length is not None and length != this_length:
+                raise InvalidResponse(f"contradictory Content-Length {length} and {this_length}")
+            length = this_length
+        elif name == "connection":
+            connection += list_members(value)
+        elif name == "transfer-encoding":
+            codings = [*(codings or ()), *list_members(value)]
+
+    if minor_version >= 1:
+        persistent = "close" not in connection
+    else:
+        persistent = "keep-alive" in connection and "close" not in connection
+
+    if method == "CONNECT" and 200 <= status < 300:
+        return Framing(BodyKind.NONE, 0, persistent)
+    if method == "HEAD" or status < 200 or status in (204, 304):
+        # A transfer coding that never comes cannot be misread, but it makes the head ambiguous.
+        return Framing(BodyKind.NONE, 0, persistent and not (codings and length is not None))
+    if codings is not None:
+        if codings == ["chunked"]:
+            # With a Content-Length beside it, or from HTTP/1.0, this may be an attempt at
+            # response splitting: take this answer, but none after it (RFC 9112 §6.1, §6.3).
+            trusted = length is None and minor_version >= 1
+            return Framing(BodyKind.CHUNKED, None, persistent and trusted)
+        if codings.count("chunked") > 1 or not codings:
+            raise InvalidResponse(f"malformed Transfer-Encoding {', '.join(codings)!r}")
+        raise UnsupportedResponse(f"unsupported Transfer-Encoding {', '.join(codings)!r}")
+    if length is not None:
+        return Framing(BodyKind.LENGTH if length else BodyKind.NONE, length, persistent)
+    return Framing(BodyKind.UNTIL_CLOSE, None, False)

@@ -1,0 +1,174 @@
+"""From the arguments of a call to the bytes of a request and the `Exchange` that stands for it.
+
+Guarantees: everything a caller can get wrong raises ValueError or TypeError here, before a byte
+is sent or any state is changed; the framing that is announced is the one that will be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from threading import get_ident
+from typing import NamedTuple
+
+from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.framing import list_members, parse_content_length
+from dugong.connection.head import check_host, check_method, check_target, field_line
+from dugong.connection.writers import BodyFollowing, ChunkedWriter, LengthWriter, Writer
+from dugong.headers import Headers
+
+__all__ = ["Body", "HeadersLike", "Request", "RequestBuilder"]
+
+HeadersLike = Mapping[str, str] | Headers | Iterable[tuple[str, str]]
+Body = bytes | bytearray | memoryview | BodyFollowing
+
+_NO_BODY = b"Content-Length: 0\r\n"
+_IDENTITY = b"Accept-Encoding: identity\r\n"
+
+
+class Request(NamedTuple):
+    """`head` is ready to be sent, followed by `body`."""
+
+    exchange: Exchange
+    head: bytes
+    body: memoryview | None
+
+
+class RequestBuilder:
+    """Builds the requests of one connection. Immutable, so any thread may use it.
+
+    Parameters: *netloc* is the value of Host; *prefix* goes before each origin-form target (the
+    absolute form, for a proxy); *fixed* are header lines that every request carries.
+    """
+
+    __slots__ = ("_fixed", "_host_line", "_plain_tail", "_prefix")
+
+    def __init__(self, netloc: str, prefix: str = "", fixed: bytes = b"") -> None:
+        self._prefix = prefix
+        self._host_line = field_line("Host", netloc)
+        self._fixed = fixed
+        self._plain_tail = self._host_line + _NO_BODY + _IDENTITY + fixed + b"\r\n"
+
+    def build(
+        self,
+        method: str,
+        path: str,
+        headers: HeadersLike | None,
+        body: Body | None,
+        expect100: bool,
+    ) -> Request:
+        """Return the request for these arguments of `HTTPConnection.send_request`."""
+        if not isinstance(method, str) or not isinstance(path, str):
+            raise TypeError(f"method and path must be str, not {method!r} and {path!r}")
+        check_method(method)
+        check_target(method, path)
+        prefix = self._prefix if path[0] in "/*" else ""
+        target = "" if path == "*" and prefix else path  # RFC 9112 §3.2.4
+        request_line = f"{method} {prefix}{target} HTTP/1.1\r\n".encode("ascii")
+        if body is None and not headers and not expect100:
+            return Request(Exchange(method, path), request_line + self._plain_tail, None)
+
+        following = isinstance(body, BodyFollowing)
+        if expect100 and not following:
+            raise ValueError("expect100 is only allowed with a body that is a BodyFollowing")
+        view = None
+        length: int | None
+        if isinstance(body, BodyFollowing):
+            length = body.length
+        elif body is None:
+            length = 0
+        else:
+            view = byte_view(body)
+            length = view.nbytes
+
+        given = _check_fields(headers, length)
+        lines = [request_line]
+        if "host" not in given.names:
+            lines.append(self._host_line)
+        lines += given.lines
+        if length is None:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif "content-length" not in given.names:
+            lines.append(b"Content-Length: %d\r\n" % length)
+        if view is not None and "content-md5" not in given.names:
+            lines.append(_content_md5(view))
+        if expect100 and length != 0:
+            lines.append(b"Expect: 100-continue\r\n")
+        if "accept-encoding" not in given.names:
+            lines.append(_IDENTITY)
+        lines += (self._fixed, b"\r\n")
+
+        writer: Writer | None = None
+        side = RequestSide.SENT
+        if following and length != 0:
+            writer = ChunkedWriter() if length is None else LengthWriter(length)
+            side = RequestSide.CONTINUE if expect100 else RequestSide.BODY
+        exchange = Exchange(
+            method,
+            path,
+            request_side=side,
+            writer=writer,
+            thread=get_ident(),
+            close="close" in given.connection,
+            upgrade="upgrade" in given.names,
+            # A server has nothing to wait for if there is no body, so it is not asked.
+            answer_100=expect100 and length == 0,
+        )
+        return Request(exchange, b"".join(lines), view)
+
+
+class _Given(NamedTuple):
+    names: set[str]
+    lines: list[bytes]
+    connection: list[str]
+
+
+def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
+    """Check the caller's header fields against a body of *length* bytes (None: chunked)."""
+    given = _Given(set(), [], [])
+    if headers is None:
+        return given
+    pairs = headers.items() if isinstance(headers, (Mapping, Headers)) else headers
+    for pair in pairs:
+        try:
+            name, value = pair
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"headers must be a mapping or (name, value) pairs, not {pair!r}"
+            ) from None
+        line = field_line(name, value)
+        value = str(value)
+        lower = name.lower()
+        if lower == "transfer-encoding":
+            raise ValueError("Transfer-Encoding is set by dugong: use BodyFollowing() for chunks")
+        if lower == "expect":
+            raise ValueError("Expect is set by dugong: use expect100=True")
+        if lower in ("content-length", "host") and lower in given.names:
+            raise ValueError(f"more than one {name} header")
+        if lower == "content-length" and parse_content_length(value.strip(" \t")) != length:
+            raise ValueError(f"Content-Length {value} contradicts the body")
+        if lower == "host":
+            check_host(value)
+        if lower == "connection":
+            given.connection.extend(list_members(value))
+        given.names.add(lower)
+        given.lines.append(line)
+    return given
+
+
+def byte_view(data: bytes | bytearray | memoryview) -> memoryview:
+    """Return the bytes of *data*. Raises TypeError if it is not bytes-like and contiguous."""
+    try:
+        return memoryview(data).cast("B")
+    except TypeError:
+        raise TypeError(
+            "expected None, a contiguous bytes-like object or BodyFollowing, "
+            f"not {type(data).__name__}"
+        ) from None
+
+
+def _content_md5(view: memoryview) -> bytes:
+    from base64 import b64encode
+    from hashlib import md5
+
+    digest = md5(view, usedforsecurity=False).digest()
+    return b"Content-MD5: " + b64encode(digest) + b"\r\n"

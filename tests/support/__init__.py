@@ -1,0 +1,1 @@
+"""What the tests share: a server that follows a script, certificates, and leak detection."""
