@@ -17,7 +17,7 @@ V = TypeVar("V")
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PARAMETER = re.compile(
     r"""[ \t]*;[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*
-        (?:"((?:[^"\\]|\\.)*)"|([^;"]*)))?""",
+        (?:"((?:[^"\\]|\\.)*)"|([^;"]*)))?[^;"]*""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -156,6 +156,9 @@ class CaseInsensitiveDict(MutableMapping[str, V]):
     def __delitem__(self, key: str) -> None:
         del self._store[key.lower()]
 
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key.lower() in self._store
+
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._store.values())
 
@@ -169,6 +172,8 @@ class CaseInsensitiveDict(MutableMapping[str, V]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
+        if not all(isinstance(key, str) for key in other):
+            return False
         return dict(self.lower_items()) == dict(CaseInsensitiveDict(other).lower_items())
 
     __hash__ = None  # type: ignore[assignment]  # mutable; this is how Python spells "unhashable"

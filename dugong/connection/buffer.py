@@ -18,14 +18,18 @@ BUFFER_SIZE = 64 * 1024
 
 
 class ReceiveBuffer:
-    """A fixed buffer of *capacity* bytes; `data[start:end]` is what is waiting to be taken."""
+    """A fixed buffer of *capacity* bytes; `data[start:end]` is what is waiting to be taken.
 
-    __slots__ = ("_capacity", "_view", "data", "end", "start")
+    `scanned` is a note of whoever parses the buffer: so many bytes have been searched in vain.
+    """
+
+    __slots__ = ("_capacity", "_view", "data", "end", "scanned", "start")
 
     def __init__(self, capacity: int = BUFFER_SIZE) -> None:
         self.data = bytearray(capacity)
         self.start = 0
         self.end = 0
+        self.scanned = 0
         self._capacity = capacity
         self._view = memoryview(self.data)
 
@@ -34,7 +38,7 @@ class ReceiveBuffer:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.start = self.end = 0
+        self.start = self.end = self.scanned = 0
 
     def fill(self, transport: Transport) -> int | PollNeeded:
         """Receive once into the free space; return how many bytes came, or what to wait for.
@@ -53,15 +57,22 @@ class ReceiveBuffer:
             self.end += got
         return got
 
+    def peek(self, size: int) -> bytes:
+        """Return up to *size* bytes, and leave them."""
+        start = self.start
+        return bytes(self._view[start : min(start + size, self.end)])
+
     def take(self, size: int) -> bytes:
         """Remove and return up to *size* bytes."""
         start = self.start
         self.start = stop = min(start + size, self.end)
+        self.scanned = 0
         return bytes(self._view[start:stop])
 
     def readinto(self, view: memoryview) -> int:
         """Move as many bytes as there are and as fit into *view*; return how many."""
         start = self.start
         self.start = stop = min(start + len(view), self.end)
+        self.scanned = 0
         view[: stop - start] = self._view[start:stop]
         return stop - start

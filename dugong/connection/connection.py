@@ -14,7 +14,7 @@ from dugong.connection.dial import Proxy, check_address, co_dial, netloc
 from dugong.connection.duplexer import Duplexer
 from dugong.connection.head import field_line
 from dugong.connection.polling import Coroutine, eval_coroutine
-from dugong.connection.request import RequestBuilder, byte_view
+from dugong.connection.request import RequestBuilder, byte_view, writable_view
 from dugong.connection.transport import Transport
 from dugong.connection.writers import ChunkedWriter
 from dugong.errors import StateError
@@ -254,7 +254,7 @@ class HTTPConnection:
         `read_response` in the thread that wrote the body does this by itself. With a body of known
         length it only checks: `StateError` if there is a rest. For the sending thread.
         """
-        eval_coroutine(self.co_write_eof(), self._timeout)
+        eval_coroutine(self._duplexer.co_write_eof(), self._timeout)
 
     def co_write_eof(self) -> Coroutine[None]:
         """As `write_eof`, as a coroutine."""
@@ -277,12 +277,13 @@ class HTTPConnection:
         `UnsupportedResponse`; `ConnectionTimedOut`, after which the call may be made again. For the
         receiving thread.
         """
-        owed = self._duplexer.owed_body()
+        duplexer = self._duplexer
+        owed = duplexer.owed_body()
         if owed is not None:
             if not isinstance(owed.writer, ChunkedWriter):
                 raise StateError("the body of the request has not been written completely yet")
             self.write_eof()
-        return eval_coroutine(self.co_read_response(), self._timeout)
+        return eval_coroutine(duplexer.co_read_response(self._timeout), self._timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """As `read_response`, as a coroutine; it never ends a chunked body by itself."""
@@ -295,7 +296,9 @@ class HTTPConnection:
         Raises `ConnectionClosed` if the body is cut short, `InvalidResponse`, and
         `ConnectionTimedOut`, after which the call may be made again. For the receiving thread.
         """
-        return eval_coroutine(self.co_read(len_), self._timeout)
+        if len_ is None or len_ < 0:
+            return self.readall()
+        return eval_coroutine(self._duplexer.co_read(len_, self._timeout), self._timeout)
 
     def co_read(self, len_: int | None = None) -> Coroutine[bytes]:
         """As `read`, as a coroutine."""
@@ -308,21 +311,19 @@ class HTTPConnection:
 
         0 is the end of the body. Raises as `read`. For the receiving thread.
         """
-        return eval_coroutine(self.co_readinto(buf), self._timeout)
+        view = writable_view(buf)
+        return eval_coroutine(self._duplexer.co_readinto(view, self._timeout), self._timeout)
 
     def co_readinto(self, buf: bytearray | memoryview) -> Coroutine[int]:
         """As `readinto`, as a coroutine."""
-        view = byte_view(buf)
-        if view.readonly:
-            raise TypeError("readinto() needs a writable buffer")
-        return self._duplexer.co_readinto(view)
+        return self._duplexer.co_readinto(writable_view(buf))
 
     def readall(self) -> bytes:
         """Receive the rest of the body. After a time-out within it, the connection is unusable.
 
         Raises as `read`. For the receiving thread.
         """
-        return eval_coroutine(self.co_readall(), self._timeout)
+        return eval_coroutine(self._duplexer.co_readall(self._timeout), self._timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """As `readall`, as a coroutine."""
@@ -330,7 +331,7 @@ class HTTPConnection:
 
     def discard(self) -> None:
         """Receive the rest of the body and drop it. Raises as `read`. For the receiving thread."""
-        eval_coroutine(self.co_discard(), self._timeout)
+        eval_coroutine(self._duplexer.co_discard(self._timeout), self._timeout)
 
     def co_discard(self) -> Coroutine[None]:
         """As `discard`, as a coroutine."""
@@ -343,7 +344,9 @@ class HTTPConnection:
         protocol after 101. b"" is the end of the connection. For the receiving thread.
         """
         view = memoryview(bytearray(size))
-        return bytes(view[: eval_coroutine(self._duplexer.co_read_raw(view), self._timeout)])
+        return bytes(
+            view[: eval_coroutine(self._duplexer.co_read_raw(view, self._timeout), self._timeout)]
+        )
 
     # --- file ------------------------------------------------------------------------------------
 

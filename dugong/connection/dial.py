@@ -18,7 +18,7 @@ from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.head import check_host, field_line
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
 from dugong.connection.transport import PlainTransport, Transport, traced
-from dugong.connection.wire import MAX_INTERIM, co_receive_head, co_send_all
+from dugong.connection.wire import MAX_INTERIM, co_send_all, receive_head
 from dugong.deadline import Deadline
 from dugong.errors import (
     DNSUnavailable,
@@ -59,24 +59,28 @@ class Proxy:
             try:
                 self.host, self.port = proxy
             except (TypeError, ValueError):
-                raise TypeError(
-                    f"proxy must be a (host, port) pair or a URL, not {proxy!r}"
-                ) from None
+                raise TypeError("proxy must be a (host, port) pair or a URL") from None
         check_address(self.host, self.port)
 
     def _parse_url(self, url: str) -> None:
         from base64 import b64encode
-        from urllib.parse import unquote, urlsplit
+        from urllib.parse import unquote_to_bytes, urlsplit
 
-        parts = urlsplit(url)  # raises ValueError for a bad port or address
-        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
-            # Not quoting the URL: it may hold a password.
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+            rest = parts.path.removeprefix("/") or parts.query or parts.fragment
+            valid = parts.scheme == "http" and not rest
+        except ValueError:
+            valid = False
+        if not valid or not parts.hostname:
+            # Not quoting the URL, nor what urllib says of it: it may hold a password.
             raise ValueError("a proxy URL must look like http://[user:password@]host[:port]")
         self.host = parts.hostname
-        self.port = 80 if parts.port is None else parts.port
+        self.port = 80 if port is None else port
         if parts.username is not None:
-            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self.authorization = "Basic " + b64encode(credentials.encode()).decode("ascii")
+            user, password = map(unquote_to_bytes, (parts.username, parts.password or ""))
+            self.authorization = "Basic " + b64encode(user + b":" + password).decode("ascii")
 
     def __repr__(self) -> str:
         return f"<Proxy {netloc(self.host, self.port)}>"
@@ -121,14 +125,14 @@ def co_dial(
 
     *timeout* is in seconds, for all of it. Raises `ConnectionTimedOut`, `ConnectionClosed`,
     `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `InvalidResponse` (from the proxy),
-    `ssl.SSLError`, and OSError as the system gave it for the first address.
+    `ssl.SSLError`, and OSError as the system gave it for the first address that failed.
     """
     deadline = Deadline(timeout)
     peer = (host, port) if proxy is None else (proxy.host, proxy.port)
     sock = yield from co_connect(resolve(*peer), deadline, netloc(*peer))
+    transport: Transport = PlainTransport(sock)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport: Transport = PlainTransport(sock)
         if proxy is not None and ssl_context is not None:
             handshake = co_tunnel(transport, netloc(host, port), proxy)
             yield from _co_within(deadline, handshake, f"waiting for the proxy {netloc(*peer)}")
@@ -141,7 +145,7 @@ def co_dial(
             )
         return traced(transport)
     except BaseException:
-        sock.close()
+        transport.close()
         raise
 
 
@@ -151,13 +155,16 @@ def resolve(host: str, port: int) -> list[_Address]:
     Raises `HostnameNotResolvable` if there are none, `DNSUnavailable` if nobody can say.
     """
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise HostnameNotResolvable(host) from None
     except socket.gaierror as exc:
         if exc.errno == socket.EAI_AGAIN or not _resolution_works():
             raise DNSUnavailable(host) from exc
         raise HostnameNotResolvable(host) from exc
+    if not addresses:
+        raise HostnameNotResolvable(host)
+    return addresses
 
 
 def _resolution_works() -> bool:
@@ -167,7 +174,7 @@ def _resolution_works() -> bool:
     for name, port in dugong.DNS_TEST_HOSTNAMES:
         try:
             socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError):
+        except (OSError, UnicodeError):
             continue
         return True
     return False
@@ -188,7 +195,7 @@ def co_connect(
     """Return a socket connected to the first of *addresses* that answers (RFC 8305 §5).
 
     A new attempt starts when the last one has failed, or has had `CONNECTION_ATTEMPT_DELAY`
-    seconds. Raises the OSError of the first address if all of them fail.
+    seconds. Raises the OSError of the first address that failed if all of them do.
     """
     untried = deque(interleave(addresses))
     errors: list[OSError] = []
@@ -218,8 +225,6 @@ def co_connect(
                 sock.close()
                 errors.append(OSError(code, os.strerror(code)))
                 next_attempt = Deadline(0)
-        if not errors:
-            raise HostnameNotResolvable(peer)
         errors[0].add_note(f"while connecting to {peer}")
         raise errors[0]
     finally:
@@ -256,13 +261,16 @@ def co_tunnel(transport: Transport, target: str, proxy: Proxy) -> Coroutine[None
     yield from co_send_all(transport, request + b"\r\n")
     buffer = ReceiveBuffer()
     for _ in range(MAX_INTERIM):
-        head = yield from co_receive_head(transport, buffer)
-        if head.status >= 200:
-            break
-    if not 200 <= head.status < 300:
-        raise ProxyError(head.status, head.reason)
-    if buffer:
-        raise InvalidResponse("the proxy sent data before the tunnel was used")
+        while isinstance(head := receive_head(transport, buffer), PollNeeded):
+            yield head
+        if head.status < 200:
+            continue
+        if head.status >= 300:
+            raise ProxyError(head.status, head.reason)
+        if buffer:
+            raise InvalidResponse("the proxy sent data before the tunnel was used")
+        return
+    raise InvalidResponse("the proxy sent nothing but 1xx responses")
 
 
 def _co_within(deadline: Deadline, crt: Coroutine[T], doing: str) -> Coroutine[T]:

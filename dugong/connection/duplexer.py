@@ -16,17 +16,26 @@ from threading import Lock, get_ident
 from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
 from dugong.connection.framing import response_framing
-from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, co_interruptible
 from dugong.connection.readers import LengthReader, reader_for
 from dugong.connection.transport import Transport
-from dugong.connection.wire import MAX_INTERIM, co_receive_head, co_send_all
-from dugong.errors import ConnectionClosed, DugongError, InvalidResponse, StateError
+from dugong.connection.wire import MAX_INTERIM, co_send_all, receive_head
+from dugong.errors import (
+    ConnectionClosed,
+    ConnectionTimedOut,
+    InvalidResponse,
+    StateError,
+    UnsupportedResponse,
+)
 from dugong.headers import Headers
 
 __all__ = ["Duplexer"]
 
 _READ_SIZE = 256 * 1024
 _SMALL_BODY = 64 * 1024
+
+# What ends a connection for the receiver. A time-out does not: it may go on waiting.
+_FATAL = (ConnectionClosed, InvalidResponse, UnsupportedResponse, OSError)
 
 _UNFINISHED = (RequestSide.CONTINUE, RequestSide.BODY)
 
@@ -42,6 +51,9 @@ class Duplexer:
     receiver's, but the sender may clear it when nothing is under way. `closing` (no further
     request may be sent) and `failure` (no further answer will come) are set by either side, cleared
     only by the sender when nothing is under way. `aborted` is set by any thread, never cleared.
+
+    What receives takes the *patience* that `dugong.connection.transport` describes: 0 for
+    coroutines.
     """
 
     def __init__(self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None):
@@ -59,12 +71,14 @@ class Duplexer:
         self.closing = False
         self.failure = failure
         self.aborted = False
+        self._interrupt: socket.socket | None = None  # set by the sender; closing it ends dialling
 
     # --- sending: whoever holds the send turn ---------------------------------------------------
 
     def co_connect(self) -> Coroutine[None]:
         """Connect, unless there is a connection. Raises as `dugong.connection.dial.co_dial`."""
-        self._take(self._send_turn, "sending")
+        if not self._send_turn.acquire(False):
+            raise _busy("sending")
         try:
             if self.transport is None or (self.closing and self._nothing_under_way()):
                 yield from self._co_open()
@@ -75,7 +89,8 @@ class Duplexer:
         self, exchange: Exchange, head: bytes, body: memoryview | None
     ) -> Coroutine[None]:
         """Connect if necessary, then send *head* and *body*."""
-        self._take(self._send_turn, "sending")
+        if not self._send_turn.acquire(False):
+            raise _busy("sending")
         try:
             if self.outgoing is not None and self.outgoing.request_side in _UNFINISHED:
                 raise StateError(
@@ -94,7 +109,7 @@ class Duplexer:
                     "the connection is ending; read the answers that are due first"
                 )
             transport = self._transport_in_use()
-            self.outgoing = exchange if exchange.request_side in _UNFINISHED else None
+            self.outgoing = exchange if exchange.writer is not None else None
             self.pipeline.append(exchange)
             if self._waiters:
                 self._wake_waiters()
@@ -109,7 +124,8 @@ class Duplexer:
 
     def co_write(self, view: memoryview) -> Coroutine[int]:
         """Send *view* as the next piece of the outgoing body; return its size."""
-        self._take(self._send_turn, "sending")
+        if not self._send_turn.acquire(False):
+            raise _busy("sending")
         try:
             exchange, transport = self._writable()
             assert exchange.writer is not None
@@ -121,7 +137,8 @@ class Duplexer:
 
     def co_write_eof(self) -> Coroutine[None]:
         """End the outgoing body: send the last chunk, or check that nothing is missing."""
-        self._take(self._send_turn, "sending")
+        if not self._send_turn.acquire(False):
+            raise _busy("sending")
         try:
             if self.outgoing is None:
                 return
@@ -172,7 +189,17 @@ class Duplexer:
         if self.transport is not None:
             self.transport.close()
             self.transport = None
-        transport = yield from self._dial()
+        ours, theirs = socket.socketpair()
+        self._interrupt = theirs
+        try:
+            # Looked at after `theirs` can be seen, so that no abort goes unnoticed.
+            if self.aborted:
+                raise ConnectionClosed("disconnected")
+            transport = yield from co_interruptible(self._dial(), ours.fileno())
+        finally:
+            self._interrupt = None
+            ours.close()
+            theirs.close()
         self.buffer.clear()
         self.incoming = self.outgoing = None
         self.closing = False
@@ -184,9 +211,10 @@ class Duplexer:
 
     # --- receiving: whoever holds the receive turn ----------------------------------------------
 
-    def co_read_response(self) -> Coroutine[HTTPResponse]:
+    def co_read_response(self, patience: float | None = 0) -> Coroutine[HTTPResponse]:
         """Receive the head of the next answer that is not an unasked 1xx."""
-        self._take(self._receive_turn, "receiving")
+        if not self._receive_turn.acquire(False):
+            raise _busy("receiving")
         try:
             if self.incoming is not None and self.failure is None:
                 raise StateError(
@@ -196,28 +224,34 @@ class Duplexer:
                 if self._send_turn.locked() and not self.aborted:
                     yield from self._co_wait_for_sender()
                 elif not self.pipeline:
-                    raise (
-                        ConnectionClosed(self.failure)
-                        if self.failure
-                        else StateError("No pending requests")
-                    )
+                    if self.failure or self.aborted:
+                        raise ConnectionClosed(self.failure or "disconnected")
+                    raise StateError("No pending requests")
             exchange = self.pipeline[0]
             if exchange.answer_100:
                 exchange.answer_100 = False
                 return _continue(exchange, "Continue", Headers())
             try:
-                return (yield from self._co_receive_answer(exchange))
-            except (DugongError, OSError) as exc:
+                while isinstance(answer := self._receive_answer(exchange, patience), PollNeeded):
+                    yield answer
+                return answer
+            except _FATAL as exc:
                 self._fail(f"the connection failed earlier: {exc}")
                 self.pipeline.popleft()
                 raise
         finally:
             self._release(self._receive_turn)
 
-    def _co_receive_answer(self, exchange: Exchange) -> Coroutine[HTTPResponse]:
+    def _receive_answer(
+        self, exchange: Exchange, patience: float | None
+    ) -> HTTPResponse | PollNeeded:
+        """Like a reader: do what can be done without waiting, or with *patience*."""
         transport = self._transport_in_use()
+        transport.patience = patience
         while True:
-            head = yield from co_receive_head(transport, self.buffer)
+            head = receive_head(transport, self.buffer)
+            if isinstance(head, PollNeeded):
+                return head
             if head.status >= 200 or (head.status == 101 and exchange.upgrade):
                 break
             exchange.interim += 1
@@ -229,7 +263,9 @@ class Duplexer:
 
         framing = response_framing(exchange.method, head.minor_version, head.status, head.fields)
         persistent = framing.persistent and not exchange.close
-        if exchange.request_side is RequestSide.CONTINUE:
+        if exchange.writer is None:
+            pass
+        elif exchange.request_side is RequestSide.CONTINUE:
             # The server may still count on the body that it has not asked for, and would take the
             # next request for it (RFC 9110 §10.1.1). So nothing is sent after this.
             exchange.request_side = RequestSide.REFUSED
@@ -255,30 +291,33 @@ class Duplexer:
             exchange.method, exchange.path, head.status, head.reason, headers, framing.length
         )
 
-    def co_readinto(self, view: memoryview) -> Coroutine[int]:
+    def co_readinto(self, view: memoryview, patience: float | None = 0) -> Coroutine[int]:
         """Receive the next part of the incoming body into *view*; 0 means that it has ended."""
-        self._take(self._receive_turn, "receiving")
+        if not self._receive_turn.acquire(False):
+            raise _busy("receiving")
         try:
-            return (yield from self._co_readinto(view))
+            return (yield from self._co_readinto(view, patience))
         finally:
             self._release(self._receive_turn)
 
-    def co_read(self, size: int) -> Coroutine[bytes]:
+    def co_read(self, size: int, patience: float | None = 0) -> Coroutine[bytes]:
         """Receive at least one and at most *size* bytes of the incoming body; b"" is its end."""
-        self._take(self._receive_turn, "receiving")
+        if not self._receive_turn.acquire(False):
+            raise _busy("receiving")
         try:
             reader = self.incoming.reader if self.incoming is not None else None
             if isinstance(reader, LengthReader):
                 size = min(size, reader.remaining)
             view = memoryview(bytearray(min(size, _READ_SIZE)))
-            got = yield from self._co_readinto(view)
+            got = yield from self._co_readinto(view, patience)
             return bytes(view[:got])
         finally:
             self._release(self._receive_turn)
 
-    def co_readall(self) -> Coroutine[bytes]:
+    def co_readall(self, patience: float | None = 0) -> Coroutine[bytes]:
         """Receive the rest of the incoming body."""
-        self._take(self._receive_turn, "receiving")
+        if not self._receive_turn.acquire(False):
+            raise _busy("receiving")
         parts: list[bytes] = []
         try:
             if self.incoming is not None and isinstance(self.incoming.reader, LengthReader):
@@ -287,51 +326,55 @@ class Duplexer:
                     self._finish_answer(self.incoming)
                     return body
             view = memoryview(bytearray(_SMALL_BODY))
-            while got := (yield from self._co_readinto(view)):
+            while got := (yield from self._co_readinto(view, patience)):
                 parts.append(bytes(view[:got]))
                 if got == len(view) and got < _READ_SIZE:
                     view = memoryview(bytearray(_READ_SIZE))
             return b"".join(parts)
-        except GeneratorExit:
+        except (GeneratorExit, ConnectionTimedOut):
             if parts:  # a later call must not return the rest as if it were all
                 self._fail("an earlier read was given up within the body")
             raise
         finally:
             self._release(self._receive_turn)
 
-    def co_discard(self) -> Coroutine[None]:
+    def co_discard(self, patience: float | None = 0) -> Coroutine[None]:
         """Receive the rest of the incoming body and drop it."""
         view = memoryview(bytearray(_SMALL_BODY))
-        while (yield from self.co_readinto(view)):
+        while (yield from self.co_readinto(view, patience)):
             pass
 
-    def co_read_raw(self, view: memoryview) -> Coroutine[int]:
+    def co_read_raw(self, view: memoryview, patience: float | None = 0) -> Coroutine[int]:
         """Receive into *view* whatever comes next, as it is on the wire."""
-        self._take(self._receive_turn, "receiving")
+        if not self._receive_turn.acquire(False):
+            raise _busy("receiving")
         try:
             if self.buffer:
                 return self.buffer.readinto(view)
             transport = self.transport
             if transport is None:
                 return 0
+            transport.patience = patience
             while not isinstance(got := transport.recv_into(view), int):
                 yield got
             return got
         finally:
             self._release(self._receive_turn)
 
-    def _co_readinto(self, view: memoryview) -> Coroutine[int]:
+    def _co_readinto(self, view: memoryview, patience: float | None) -> Coroutine[int]:
         exchange = self.incoming
         if self.failure is not None:
             raise ConnectionClosed(self.failure)
         if exchange is None or not len(view):
             return 0
-        reader = exchange.reader
+        reader, transport = exchange.reader, self.transport
         assert reader is not None
+        assert transport is not None
+        transport.patience = patience
         try:
             while not isinstance(got := reader.readinto(view), int):
                 yield got
-        except (DugongError, OSError) as exc:
+        except _FATAL as exc:
             self._fail(f"the connection failed earlier: {exc}")
             raise
         if reader.done:
@@ -368,6 +411,8 @@ class Duplexer:
 
     def owed_body(self) -> Exchange | None:
         """Return the oldest exchange if its answer waits for body data of this very thread."""
+        if self.outgoing is None:
+            return None
         try:
             oldest = self.pipeline[0]
         except IndexError:
@@ -384,6 +429,9 @@ class Duplexer:
         if transport is not None:
             transport.shutdown()
             self._close_if_unused(transport)
+        interrupt = self._interrupt
+        if interrupt is not None:
+            interrupt.close()
         self._wake_waiters()
 
     @property
@@ -401,12 +449,6 @@ class Duplexer:
         if transport is None or self.aborted:
             raise ConnectionClosed("the connection has been closed")
         return transport
-
-    def _take(self, turn: Lock, doing: str) -> None:
-        if self.aborted:
-            raise ConnectionClosed("disconnected")
-        if not turn.acquire(blocking=False):
-            raise StateError(f"another thread or coroutine is {doing} on this connection")
 
     def _release(self, turn: Lock) -> None:
         turn.release()
@@ -450,3 +492,7 @@ class Duplexer:
 
 def _continue(exchange: Exchange, reason: str, headers: Headers) -> HTTPResponse:
     return HTTPResponse(exchange.method, exchange.path, 100, reason, headers, 0)
+
+
+def _busy(doing: str) -> StateError:
+    return StateError(f"another thread or coroutine is {doing} on this connection")

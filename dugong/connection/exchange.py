@@ -70,43 +70,19 @@ class Exchange:
     `interim` (how many 1xx came), `reader` and `persistent` belong to the receiver.
     """
 
-    __slots__ = (
-        "answer_100",
-        "close",
-        "interim",
-        "method",
-        "path",
-        "persistent",
-        "reader",
-        "request_side",
-        "thread",
-        "upgrade",
-        "writer",
-    )
+    request_side = RequestSide.SENT
+    writer: Writer | None = None
+    thread = 0
+    close = False
+    upgrade = False
+    answer_100 = False
+    interim = 0
+    reader: Reader | None = None
+    persistent = False
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        *,
-        request_side: RequestSide = RequestSide.SENT,
-        writer: Writer | None = None,
-        thread: int = 0,
-        close: bool = False,
-        upgrade: bool = False,
-        answer_100: bool = False,
-    ) -> None:
+    def __init__(self, method: str, path: str) -> None:
         self.method = method
         self.path = path
-        self.request_side = request_side
-        self.writer = writer
-        self.thread = thread
-        self.close = close
-        self.upgrade = upgrade
-        self.answer_100 = answer_100
-        self.interim = 0
-        self.reader: Reader | None = None
-        self.persistent = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {self.path} {self.request_side.value}>"

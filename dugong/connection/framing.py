@@ -17,6 +17,8 @@ __all__ = ["MAX_LENGTH", "BodyKind", "Framing", "list_members", "response_framin
 #: The largest body or chunk that we believe in: what a signed 64-bit file offset can hold.
 MAX_LENGTH = 2**63 - 1
 
+_FRAMING_FIELDS = frozenset(("connection", "content-length", "transfer-encoding"))
+
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
 
 
@@ -39,6 +41,9 @@ class Framing(NamedTuple):
 
 def list_members(value: str) -> list[str]:
     """Split a comma-separated field value into its members, in lower case (RFC 9110 §5.6.1)."""
+    if "," not in value:
+        member = value.strip(" \t").lower()
+        return [member] if member else []
     return [member.strip(" \t").lower() for member in value.split(",") if member.strip(" \t")]
 
 
@@ -73,6 +78,8 @@ def response_framing(
     codings: list[str] | None = None
     connection: list[str] = []
     for name, _, value in fields:
+        if name not in _FRAMING_FIELDS:
+            continue
         if name == "content-length":
             try:
                 this_length = parse_content_length(value)

@@ -25,6 +25,7 @@ __all__ = [
     "is_token",
     "parse_fields",
     "parse_head",
+    "parse_plain_head",
     "split_trailer",
 ]
 
@@ -39,7 +40,7 @@ MAX_HEADER_SIZE = 65535
 Field = tuple[str, str, str]  # (lower-case name, name as sent, value)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TARGET = re.compile(r"[!-~]+")
+_METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"))
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 
@@ -77,7 +78,7 @@ def is_token(text: str) -> bool:
 
 def check_method(method: str) -> None:
     """Raise ValueError unless *method* is a token (RFC 9110 §9.1)."""
-    if not is_token(method):
+    if method not in _METHODS and not is_token(method):
         raise ValueError(f"invalid method {method!r}")
 
 
@@ -89,12 +90,12 @@ def check_host(host: str) -> None:
 
 def check_target(method: str, target: str) -> None:
     """Raise ValueError unless *target* is a request target (RFC 9112 §3.2) fit for *method*."""
-    if not _TARGET.fullmatch(target):
+    if not (target.isascii() and target.isprintable()) or " " in target or not target:
         raise ValueError(
             f"invalid request target {target!r}: spaces, control characters and non-ASCII "
             "characters must be percent-encoded"
         )
-    if not target.startswith("/") and not (
+    if target[0] != "/" and not (
         "://" in target or method == "CONNECT" or (target == "*" and method == "OPTIONS")
     ):
         raise ValueError(f"invalid request target {target!r}: it must start with '/'")
@@ -147,10 +148,27 @@ def parse_head(block: bytes) -> ResponseHead:
 
     Raises `InvalidResponse`, and `UnsupportedResponse` for another major version of HTTP.
     """
-    status_line, *lines = _split_lines(block)
-    status = _known_statuses.get(status_line)
-    if status is None:
-        status = _parse_status_line(status_line)
+    return _parse_lines(_split_lines(block))
+
+
+def parse_plain_head(block: bytes) -> ResponseHead | None:
+    """Parse a response head quickly: *block* is what comes before the first CRLF CRLF.
+
+    Returns None if it is not one line after the other, each ended by CRLF, and so has to be looked
+    at by `end_of_head` and `parse_head`: it may be invalid, folded, or have ended earlier.
+    """
+    if len(block) > MAX_LINE_SIZE:
+        return None
+    try:
+        return _parse_lines(block.split(b"\r\n"))
+    except InvalidResponse:
+        return None
+
+
+def _parse_lines(lines: list[bytes]) -> ResponseHead:
+    status_line = lines[0]
+    status = _known_statuses.get(status_line) or _parse_status_line(status_line)
+    del lines[0]
     return ResponseHead(*status, parse_fields(lines))
 
 

@@ -7,16 +7,19 @@ asyncio. Guarantees: a driver that stops early closes the coroutine, so that its
 from __future__ import annotations
 
 import select
+import selectors
 from collections.abc import Generator
 from math import ceil
 from select import POLLIN, POLLOUT
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from dugong.errors import ConnectionTimedOut
+from dugong.errors import ConnectionClosed, ConnectionTimedOut
 
-__all__ = ["POLLIN", "POLLOUT", "Coroutine", "PollNeeded", "eval_coroutine"]
+__all__ = ["POLLIN", "POLLOUT", "Coroutine", "PollNeeded", "co_interruptible", "eval_coroutine"]
 
 T = TypeVar("T")
+
+_LONGEST_POLL = 2**31 - 1  # milliseconds; poll() takes an int
 
 
 class PollNeeded:
@@ -42,13 +45,22 @@ class PollNeeded:
         With None, the default, there is no limit.
         """
         if self.timeout is not None and (timeout is None or self.timeout <= timeout):
-            self._poller.poll(ceil(self.timeout * 1000))
+            self._poller.poll(_milliseconds(self.timeout))
             return True
-        return bool(self._poller.poll(None if timeout is None else ceil(timeout * 1000)))
+        return bool(self._poller.poll(None if timeout is None else _milliseconds(timeout)))
+
+    def is_ready(self) -> bool:
+        """Return True if there would be nothing to wait for."""
+        return bool(self._poller.poll(0))
 
     def __repr__(self) -> str:
         wants = [name for bit, name in ((POLLIN, "in"), (POLLOUT, "out")) if self.mask & bit]
         return f"<PollNeeded fd={self.fd} {'|'.join(wants)}>"
+
+
+def _milliseconds(seconds: float) -> int:
+    # A negative number would wait for ever, and an interval is not to end early.
+    return max(0, ceil(min(seconds * 1000, _LONGEST_POLL)))
 
 
 Coroutine = Generator[PollNeeded, None, T]
@@ -69,3 +81,28 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
         return result
     finally:
         crt.close()
+
+
+def co_interruptible(crt: Coroutine[T], interrupt: int) -> Coroutine[T]:
+    """Run *crt* until it is done, or until the descriptor *interrupt* becomes readable.
+
+    Raises `ConnectionClosed` in the second case, and whatever *crt* raises.
+    """
+    with selectors.DefaultSelector() as either:  # epoll or kqueue: one descriptor for the two
+        either.register(interrupt, selectors.EVENT_READ)
+        fd = cast(selectors.EpollSelector, either).fileno()
+        try:
+            while True:
+                needed = next(crt)
+                events = selectors.EVENT_READ if needed.mask & POLLIN else 0
+                events |= selectors.EVENT_WRITE if needed.mask & POLLOUT else 0
+                either.register(needed.fd, events)
+                yield PollNeeded(fd, POLLIN, needed.timeout)
+                interrupted = any(key.fd == interrupt for key, _ in either.select(0))
+                either.unregister(needed.fd)
+                if interrupted:
+                    raise ConnectionClosed("disconnected")
+        except StopIteration as exc:
+            return cast(T, exc.value)
+        finally:
+            crt.close()

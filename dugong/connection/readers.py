@@ -101,7 +101,6 @@ class ChunkedReader:
         "_buffer",
         "_chunk_read",
         "_remaining",
-        "_scanned",
         "_trailer",
         "_transport",
         "done",
@@ -113,7 +112,6 @@ class ChunkedReader:
         self._remaining = 0  # bytes of the current chunk that are still to come
         self._chunk_read = False  # a chunk's data has been read, its CRLF has not
         self._trailer = False  # the last chunk has been read, the trailer section has not
-        self._scanned = 0  # bytes at the start of the buffer that hold no line end
         self.done = False
 
     def readinto(self, view: memoryview) -> int | PollNeeded:
@@ -154,7 +152,7 @@ class ChunkedReader:
         """Take framing from the buffer up to the next data; return False if more must arrive."""
         buffer = self._buffer
         if self._chunk_read:
-            crlf = bytes(buffer.data[buffer.start : min(buffer.start + 2, buffer.end)])
+            crlf = buffer.peek(2)
             if crlf != b"\r\n":
                 if crlf in (b"", b"\r"):
                     return False
@@ -163,15 +161,15 @@ class ChunkedReader:
             self._chunk_read = False
         if self._trailer:
             return self._parse_trailer()
-        stop = buffer.data.find(b"\n", buffer.start + self._scanned, buffer.end)
+        stop = buffer.data.find(b"\n", buffer.start + buffer.scanned, buffer.end)
         waiting = (buffer.end if stop < 0 else stop) - buffer.start
         if waiting > MAX_LINE_SIZE:
             raise InvalidResponse(f"a chunk-size line is longer than {MAX_LINE_SIZE} bytes")
         if stop < 0:
-            self._scanned = waiting
+            buffer.scanned = waiting
             return False
-        self._scanned = 0
-        line = bytes(buffer.data[buffer.start : stop])
+        buffer.scanned = 0
+        line = buffer.peek(stop - buffer.start)
         match = _CHUNK_LINE.fullmatch(line[:-1])
         if match is None or line[-1:] != b"\r":
             raise InvalidResponse(f"invalid chunk-size line {line[:80]!r}")
@@ -191,15 +189,16 @@ class ChunkedReader:
         elif buffer.data.startswith(b"\n", buffer.start, buffer.end):
             stop = buffer.start + 1
         else:
-            scan = buffer.start + max(0, self._scanned - 3)
+            scan = buffer.start + max(0, buffer.scanned - 3)
             stop = end_of_head(buffer.data, buffer.start, scan, buffer.end)
-        self._scanned = buffer.end - buffer.start
+        buffer.scanned = buffer.end - buffer.start
         if (stop if stop >= 0 else buffer.end) - buffer.start > MAX_HEADER_SIZE:
             raise InvalidResponse(f"the trailer section is longer than {MAX_HEADER_SIZE} bytes")
         if stop < 0:
             return False
-        parse_fields(split_trailer(bytes(buffer.data[buffer.start : stop])))
+        parse_fields(split_trailer(buffer.peek(stop - buffer.start)))
         buffer.start = stop
+        buffer.scanned = 0
         self.done = True
         return True
 

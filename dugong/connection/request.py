@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import check_host, check_method, check_target, field_line
-from dugong.connection.writers import BodyFollowing, ChunkedWriter, LengthWriter, Writer
+from dugong.connection.writers import BodyFollowing, ChunkedWriter, LengthWriter
 from dugong.headers import Headers
 
 __all__ = ["Body", "HeadersLike", "Request", "RequestBuilder"]
@@ -61,9 +61,10 @@ class RequestBuilder:
             raise TypeError(f"method and path must be str, not {method!r} and {path!r}")
         check_method(method)
         check_target(method, path)
-        prefix = self._prefix if path[0] in "/*" else ""
-        target = "" if path == "*" and prefix else path  # RFC 9112 §3.2.4
-        request_line = f"{method} {prefix}{target} HTTP/1.1\r\n".encode("ascii")
+        target = path
+        if self._prefix and path[0] in "/*":
+            target = self._prefix + path if path != "*" else self._prefix  # RFC 9112 §3.2.4
+        request_line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
         if body is None and not headers and not expect100:
             return Request(Exchange(method, path), request_line + self._plain_tail, None)
 
@@ -97,22 +98,16 @@ class RequestBuilder:
             lines.append(_IDENTITY)
         lines += (self._fixed, b"\r\n")
 
-        writer: Writer | None = None
-        side = RequestSide.SENT
+        exchange = Exchange(method, path)
+        exchange.close = "close" in given.connection
+        exchange.upgrade = "upgrade" in given.names
         if following and length != 0:
-            writer = ChunkedWriter() if length is None else LengthWriter(length)
-            side = RequestSide.CONTINUE if expect100 else RequestSide.BODY
-        exchange = Exchange(
-            method,
-            path,
-            request_side=side,
-            writer=writer,
-            thread=get_ident(),
-            close="close" in given.connection,
-            upgrade="upgrade" in given.names,
+            exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
+            exchange.request_side = RequestSide.CONTINUE if expect100 else RequestSide.BODY
+            exchange.thread = get_ident()
+        elif expect100:
             # A server has nothing to wait for if there is no body, so it is not asked.
-            answer_100=expect100 and length == 0,
-        )
+            exchange.answer_100 = True
         return Request(exchange, b"".join(lines), view)
 
 
@@ -164,6 +159,14 @@ def byte_view(data: bytes | bytearray | memoryview) -> memoryview:
             "expected None, a contiguous bytes-like object or BodyFollowing, "
             f"not {type(data).__name__}"
         ) from None
+
+
+def writable_view(buf: bytearray | memoryview) -> memoryview:
+    """Return the bytes of *buf*. Raises TypeError as `byte_view`, and if *buf* is read-only."""
+    view = byte_view(buf)
+    if view.readonly:
+        raise TypeError("a writable buffer is needed")
+    return view
 
 
 def _content_md5(view: memoryview) -> bytes:

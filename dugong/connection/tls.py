@@ -73,7 +73,7 @@ class TlsTransport(Transport):
     def is_quiet(self) -> bool:
         if self.is_shut or self.ssl_sock.pending():
             return False
-        if not self._read_wants[0].poll(0):
+        if not self._read_wants[0].is_ready():
             return True
         # What is there may be a session ticket; only reading tells.
         try:
@@ -83,8 +83,9 @@ class TlsTransport(Transport):
 
 
 def _as_closed(exc: OSError | ValueError) -> Exception:
-    # ValueError is what a socket says that another thread has closed.
-    if isinstance(exc, ValueError):
+    # ValueError is what a socket says that another thread has closed. But a certificate error is
+    # both, and an OSError first.
+    if not isinstance(exc, OSError):
         return ConnectionClosed()
     if isinstance(exc, _CLOSED):
         return closed_by_peer(exc)
@@ -105,6 +106,7 @@ def co_start_tls(
     transport = None
     try:
         # Without suppress_ragged_eofs=False, a cut connection would look like an orderly end.
+        sock.setblocking(False)
         ssl_sock = context.wrap_socket(
             sock,
             server_hostname=hostname,

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dugong.connection.head import MAX_HEADER_SIZE, ResponseHead, end_of_head, parse_head
+from dugong.connection.head import (
+    MAX_HEADER_SIZE,
+    ResponseHead,
+    end_of_head,
+    parse_head,
+    parse_plain_head,
+)
 from dugong.errors import ConnectionClosed, InvalidResponse
 
 if TYPE_CHECKING:
     from dugong.connection.buffer import ReceiveBuffer
-    from dugong.connection.polling import Coroutine
+    from dugong.connection.polling import Coroutine, PollNeeded
     from dugong.connection.transport import Transport
 
-__all__ = ["MAX_INTERIM", "co_receive_head", "co_send_all"]
+__all__ = ["MAX_INTERIM", "co_send_all", "receive_head"]
 
 #: How many 1xx answers to one request are believed, so that a stream of them cannot go on for ever.
 MAX_INTERIM = 1000
@@ -34,31 +40,36 @@ def co_send_all(transport: Transport, data: bytes | memoryview) -> Coroutine[Non
             data = memoryview(data)[sent:]
 
 
-def co_receive_head(transport: Transport, buffer: ReceiveBuffer) -> Coroutine[ResponseHead]:
+def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | PollNeeded:
     """Receive a response head (RFC 9112 §2.1), leaving what follows it in *buffer*.
 
-    Raises `ConnectionClosed`, `InvalidResponse`, `UnsupportedResponse`.
+    Like a reader, does what it can without waiting; if it returns a `PollNeeded`, it is to be
+    called again after the wait. Raises `ConnectionClosed`, `InvalidResponse`,
+    `UnsupportedResponse`.
     """
-    scanned = 0  # bytes at the start of the buffer that hold no blank line
     while True:
         start, end = buffer.start, buffer.end
         if start < end:
-            stop = end_of_head(buffer.data, start, start + max(0, scanned - 3), end)
-            if (stop if stop >= 0 else end) - start > MAX_HEADER_SIZE:
+            scan = start + max(0, buffer.scanned - 3)
+            stop = buffer.data.find(b"\r\n\r\n", scan, end) + 4
+            head = parse_plain_head(buffer.peek(stop - 4 - start)) if stop >= 4 else None
+            if head is None:
+                stop = end_of_head(buffer.data, start, scan, end)
+                if stop >= 0:
+                    head = parse_head(buffer.peek(stop - start))
+            if (stop if head else end) - start > MAX_HEADER_SIZE:
                 raise InvalidResponse(f"the response head is longer than {MAX_HEADER_SIZE} bytes")
-            if stop >= 0:
-                head = parse_head(bytes(buffer.data[start:stop]))
+            if head is not None:
                 buffer.start = stop
+                buffer.scanned = 0
                 return head
             # Do not wait for the end of something that cannot be a response.
-            beginning = bytes(buffer.data[start : min(end, start + 5)])
-            if not b"HTTP/".startswith(beginning):
-                raise InvalidResponse(f"invalid status line {bytes(buffer.data[start:end])[:80]!r}")
-            scanned = end - start
+            if not b"HTTP/".startswith(buffer.peek(5)):
+                raise InvalidResponse(f"invalid status line {buffer.peek(80)!r}")
+            buffer.scanned = end - start
         got = buffer.fill(transport)
-        while not isinstance(got, int):
-            yield got
-            got = buffer.fill(transport)
+        if not isinstance(got, int):
+            return got
         if got == 0:
             where = "within" if buffer else "before"
             raise ConnectionClosed(f"connection closed {where} a response head")
