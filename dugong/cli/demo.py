@@ -1,0 +1,150 @@
+"""`python -m dugong demo`: what pipelining and 100-continue gain when the server is 20 ms away.
+
+Guarantees: every body is compared, by its SHA-256, with what was computed here; the exit status
+is 0 only if all of them, and all else that is claimed, were right. The server is a process that
+ends with this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from time import perf_counter
+
+from dugong import BodyFollowing, DugongError, HTTPConnection
+from dugong.cli.demo_server import DELAY, MAX_UPLOAD, content
+from dugong.cli.pipelining import pipelined
+
+__all__ = ["CheckFailed", "demo", "demo_server", "run"]
+
+OBJECTS = 500
+_TIMEOUT = 30.0
+_PIECE = 64 * 1024
+_UPLOAD = 1024 * 1024
+_ROW = "{:<36}{:>6}{:>14}{:>10}"
+
+
+class CheckFailed(Exception):
+    """Something was not as it has to be."""
+
+
+def demo(objects: int = OBJECTS) -> int:
+    """Start the server and run everything against it; return the exit status."""
+    with demo_server() as (host, port):
+        return run(host, port, objects)
+
+
+@contextmanager
+def demo_server() -> Iterator[tuple[str, int]]:
+    """Run a server process while the block runs; give its address."""
+    command = [sys.executable, "-m", "dugong.cli.demo_server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            port = process.stdout.readline()
+            if not port:
+                raise OSError("the server of the demo has not started")
+            yield "127.0.0.1", int(port)
+        finally:
+            process.stdin.close()  # which ends it
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def run(host: str, port: int, objects: int) -> int:
+    """Do everything with the server at *host* and *port*, print a table, return the exit status."""
+    digests = {f"/objects/{i}": _sha256(content(str(i))) for i in range(objects)}
+    failures: list[str] = []
+
+    def timed(what: str, how_many: int, do: Callable[[HTTPConnection], int]) -> tuple[str, float]:
+        with HTTPConnection(host, port) as conn:
+            conn.timeout = _TIMEOUT
+            start = perf_counter()
+            try:
+                size = f"{do(conn) / 1024:,.0f} KiB"
+            except (CheckFailed, DugongError, OSError) as exc:
+                failures.append(f"{what}: {exc}")
+                size = "FAILED"
+            seconds = perf_counter() - start
+        return _ROW.format(what, how_many, size, f"{seconds:.2f} s"), seconds
+
+    print(f"The server at {host}:{port} looks {DELAY * 1000:.0f} ms away.\n")
+    print(_ROW.format("what", "count", "bodies", "time"), flush=True)
+    row, slow = timed("GET, one at a time", objects, lambda conn: one_by_one(conn, digests))
+    print(row, flush=True)
+    row, fast = timed("GET, pipelined", objects, lambda conn: all_pipelined(conn, digests))
+    print(row if failures else f"{row}   {slow / fast:.0f}x as fast", flush=True)
+    print(timed("upload accepted after 100-continue", 1, accepted_upload)[0], flush=True)
+    print(timed("upload refused before its body", 1, refused_upload)[0], flush=True)
+    print()
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    if not failures:
+        print("Every body had the SHA-256 that it has to have. Nothing was sent that was refused.")
+    return 1 if failures else 0
+
+
+def one_by_one(conn: HTTPConnection, digests: Mapping[str, str]) -> int:
+    """GET all targets of *digests*, each after the answer to the last; return the size of all.
+
+    Raises `CheckFailed` if a body does not have the SHA-256 that *digests* says.
+    """
+    size = 0
+    for target, digest in digests.items():
+        conn.send_request("GET", target)
+        size += _check_answer(conn, target, digest)
+    return size
+
+
+def all_pipelined(conn: HTTPConnection, digests: Mapping[str, str]) -> int:
+    """Do the same with one thread that sends and one, this, that receives."""
+    size = 0
+    with closing(pipelined(conn, list(digests))) as sent:
+        for target in sent:
+            size += _check_answer(conn, target, digests[target])
+    return size
+
+
+def accepted_upload(conn: HTTPConnection) -> int:
+    """Upload after asking for leave; return the size. Raises `CheckFailed`."""
+    body = memoryview(hashlib.shake_256(b"upload").digest(_UPLOAD))
+    conn.send_request("PUT", "/uploads/1", body=BodyFollowing(len(body)), expect100=True)
+    _expect(conn.read_response().status, 100, "status before the body")
+    for start in range(0, len(body), _PIECE):
+        conn.write(body[start : start + _PIECE])
+    _expect(conn.read_response().status, 201, "status")
+    _expect(conn.readall().decode("latin-1"), _sha256(body), "SHA-256 that the server found")
+    return len(body)
+
+
+def refused_upload(conn: HTTPConnection) -> int:
+    """Ask for leave to upload too much, and go on without; return 0. Raises `CheckFailed`."""
+    conn.send_request("PUT", "/uploads/2", body=BodyFollowing(MAX_UPLOAD + 1), expect100=True)
+    _expect(conn.read_response().status, 413, "status before the body")
+    conn.discard()
+    conn.send_request("GET", "/uploads/unasked")
+    _expect(conn.read_response().status, 200, "status of the next request")
+    _expect(conn.readall(), b"0", "count of bytes that were sent all the same")
+    return 0
+
+
+def _check_answer(conn: HTTPConnection, target: str, digest: str) -> int:
+    _expect(conn.read_response().status, 200, f"{target}: status")
+    body = conn.readall()
+    _expect(_sha256(body), digest, f"{target}: SHA-256")
+    return len(body)
+
+
+def _expect(actual: object, expected: object, what: str) -> None:
+    if actual != expected:
+        raise CheckFailed(f"{what} is {actual}, not {expected}")
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

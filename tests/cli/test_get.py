@@ -1,0 +1,250 @@
+"""`get`: many URLs, several origins, files or standard output."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from dugong.cli.get import MAX_ORIGINS, get
+from tests.support.server import Peer, ScriptedServer
+
+TIMEOUT = 10.0
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the path; 404 below /missing."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        body = self.path.encode()
+        self.send_response(404 if self.path.startswith("/missing") else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def http_server(context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Run a real server; give the start of its URLs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = False  # so that closing waits for them
+        scheme = "http"
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            scheme = "https"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"{scheme}://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http_server() as url:
+        yield url
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {entry: (directory / entry).read_bytes() for entry in os.listdir(directory)}
+
+
+def refused_url() -> str:
+    with ScriptedServer() as server:
+        return f"http://127.0.0.1:{server.port}/a"
+
+
+# --- to files -----------------------------------------------------------------------------------
+
+
+def test_urls_become_files_and_their_names_are_told(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert get([f"{server}/x/a", f"{server}/b?c"], str(tmp_path), TIMEOUT) == 0
+    assert files(tmp_path) == {"a": b"/x/a", "b": b"/b?c"}
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"{server}/x/a -> {tmp_path}/a (4 bytes)",
+        f"{server}/b?c -> {tmp_path}/b (4 bytes)",
+    ]
+    assert err == ""
+
+
+def test_the_directory_is_made(server: str, tmp_path: Path) -> None:
+    assert get([f"{server}/a"], str(tmp_path / "x" / "y"), TIMEOUT) == 0
+    assert files(tmp_path / "x" / "y") == {"a": b"/a"}
+
+
+def test_no_two_files_of_a_run_have_the_same_name(server: str, tmp_path: Path) -> None:
+    # Nor differ two names in nothing but their case, which some file systems ignore.
+    paths = ["/1/a", "/2/a", "/a.1", "/3/A", "/", "/x/", "/a"]
+    assert get([server + path for path in paths], str(tmp_path), TIMEOUT) == 0
+    assert files(tmp_path) == {
+        "a": b"/1/a",
+        "a.1": b"/2/a",
+        "a.1.1": b"/a.1",
+        "A.2": b"/3/A",
+        "index.html": b"/",
+        "index.html.1": b"/x/",
+        "a.3": b"/a",
+    }
+
+
+def test_no_file_leaves_the_directory(server: str, tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    paths = ["/..", "/%2e%2e%2fescaped", "/%2ftmp%2fescaped", "/a/..%2f..%2fescaped"]
+    assert get([server + path for path in paths], str(directory), TIMEOUT) == 0
+    assert os.listdir(tmp_path) == ["directory"]
+    assert len(files(directory)) == 4
+
+
+def test_each_failure_has_its_line_and_the_others_are_fetched(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = refused_url()
+    urls = [f"{server}/a", "gopher://h/", f"{server}/missing", refused, f"{server}/b"]
+    assert get(urls, str(tmp_path), TIMEOUT) == 1
+    assert files(tmp_path) == {"a": b"/a", "b": b"/b"}
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(
+        [
+            "dugong: gopher://h/: not an http or https URL",
+            f"dugong: {server}/missing: 404 Not Found",
+            f"dugong: {refused}: Connection refused",
+        ]
+    )
+
+
+def test_a_password_is_not_accepted_and_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert get(["http://user:secret@h/a"], str(tmp_path), TIMEOUT) == 1
+    err = capsys.readouterr().err
+    assert err == ("dugong: http://...@h/a: a user name or password in the URL is not accepted\n")
+
+
+def test_what_a_server_sends_cannot_control_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(status="404 \x1b[2J\xe4")
+
+    with ScriptedServer(script) as server:
+        url = "http://{}:{}/a".format(*server.address)
+        assert get([url], str(tmp_path), TIMEOUT) == 1
+    assert capsys.readouterr().err == f"dugong: {url}: 404 \\x1b[2Jä\n"
+
+
+def test_the_requests_to_one_origin_share_a_connection(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        for _ in range(10):
+            peer.answer(peer.head().target.encode())
+
+    with ScriptedServer(script) as server:
+        base = "http://{}:{}".format(*server.address)
+        assert get([f"{base}/{i}" for i in range(10)], str(tmp_path), TIMEOUT) == 0
+    assert len(files(tmp_path)) == 10
+
+
+def test_more_origins_than_are_served_at_once_are_all_served(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.answer(peer.head().target.encode())
+
+    count = MAX_ORIGINS + 2
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ScriptedServer(script)) for _ in range(count)]
+        urls = [f"http://127.0.0.1:{server.port}/{i}" for i, server in enumerate(servers)]
+        assert get(urls, str(tmp_path), TIMEOUT) == 0
+    assert len(files(tmp_path)) == count
+
+
+def test_nothing_asked_is_nothing_failed(tmp_path: Path) -> None:
+    assert get([], str(tmp_path), TIMEOUT) == 0
+
+
+# --- to standard output -------------------------------------------------------------------------
+
+
+def test_bodies_go_to_standard_output_in_the_order_of_the_urls(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    answered_2 = threading.Event()
+
+    def slow(peer: Peer) -> None:
+        for _ in range(2):
+            request = peer.head()
+            assert answered_2.wait(TIMEOUT)
+            peer.answer(request.target.encode())
+
+    def fast(peer: Peer) -> None:
+        peer.answer(peer.head().target.encode())
+        peer.until_eof()
+        answered_2.set()
+
+    def url(server: ScriptedServer, path: str) -> str:
+        return "http://{}:{}{}".format(*server.address, path)
+
+    with ScriptedServer(slow) as one, ScriptedServer(fast) as two:
+        urls = [url(one, "/1"), url(two, "/2"), url(one, "/3")]
+        assert get(urls, None, TIMEOUT) == 0
+    assert capsysbinary.readouterr() == (b"/1/2/3", b"")
+
+
+def test_nothing_of_a_body_that_was_cut_short_goes_to_standard_output(
+    server: str, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+    with ScriptedServer(script, repeat=True) as cutting:
+        cut = "http://{}:{}/cut".format(*cutting.address)
+        assert get([cut, f"{server}/a"], None, TIMEOUT) == 1
+    out, err = capsysbinary.readouterr()
+    assert out == b"/a"
+    assert err.decode() == f"dugong: {cut}: connection closed with 6 bytes of body to come\n"
+
+
+def test_nothing_is_left_in_the_directory_for_temporary_files(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert get([f"{server}/a", f"{server}/missing"], None, TIMEOUT) == 1
+    assert os.listdir(tmp_path) == []
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+def test_https_is_fetched(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    with http_server(server_context) as server:
+        urls = [f"{server}/{i}" for i in range(5)]
+        assert get(urls, str(tmp_path), TIMEOUT, client_context) == 0
+    assert files(tmp_path) == {str(i): f"/{i}".encode() for i in range(5)}
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
+    server_context: ssl.SSLContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with http_server(server_context) as server:
+        assert get([f"{server}/a"], str(tmp_path), TIMEOUT) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"dugong: {server}/a: the certificate was not accepted: ")
+    assert files(tmp_path) == {}

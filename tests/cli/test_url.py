@@ -1,0 +1,107 @@
+"""URLs as people write them, and the file names made of them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from dugong.cli.url import Origin, Url, file_name, parse_url
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://h/a/b", Url(Origin("http", "h", 80), "/a/b")),
+        ("https://h/a", Url(Origin("https", "h", 443), "/a")),
+        ("HTTP://H:81/A", Url(Origin("http", "h", 81), "/A")),
+        ("http://h", Url(Origin("http", "h", 80), "/")),
+        ("http://h?q=1", Url(Origin("http", "h", 80), "/?q=1")),
+        ("http://[::1]:8080/a", Url(Origin("http", "::1", 8080), "/a")),
+    ],
+)
+def test_a_url_is_an_origin_and_a_target(text: str, url: Url) -> None:
+    assert parse_url(text) == url
+
+
+def test_a_fragment_is_dropped() -> None:
+    assert parse_url("http://h/a?b#c").target == "/a?b"
+
+
+@pytest.mark.parametrize(
+    ("written", "target"),
+    [
+        ("/a b", "/a%20b"),
+        ("/ä?ö", "/%C3%A4?%C3%B6"),
+        ("/%2Fa%20b", "/%2Fa%20b"),
+        ("/a;b=c,d@e:f~!$&'()*+", "/a;b=c,d@e:f~!$&'()*+"),
+        ('/<">{}|^`\\', "/%3C%22%3E%7B%7D%7C%5E%60%5C"),
+        (os.fsdecode(b"/\xff"), "/%FF"),
+    ],
+)
+def test_what_cannot_stand_in_a_target_is_encoded_and_nothing_else(
+    written: str, target: str
+) -> None:
+    assert parse_url("http://h" + written).target == target
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "h/a",
+        "//h/a",
+        "ftp://h/a",
+        "file:///etc/passwd",
+        "http:///a",
+        "http:a",
+        "http://h:port/",
+        "http://h:99999/",
+        "http://[::1/",
+        "http://user:password@h/",
+        "http://user@h/",
+    ],
+)
+def test_anything_but_an_http_url_without_credentials_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_url(text)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("/a/b.tar.gz", "b.tar.gz"),
+        ("/a/b?c=/d", "b"),
+        ("/%C3%A4%20b", "ä b"),
+        ("/", "index.html"),
+        ("/a/", "index.html"),
+        ("/a/?b", "index.html"),
+    ],
+)
+def test_a_file_is_called_like_the_last_segment_of_the_path(target: str, name: str) -> None:
+    assert file_name(target) == name
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/..",
+        "/.",
+        "/%2e%2e",
+        "/%2E",
+        "/..%2f..%2fetc%2fpasswd",
+        "/%2fetc%2fpasswd",
+        "/..%5c..%5cx",
+        "/a%00b",
+        "/a%0ab",
+        "/%1b[31m",
+        "/%ff%fe",
+        "/" + "a" * 5000,
+        "/" + "%E2%82%AC" * 300,
+    ],
+)
+def test_a_file_name_never_leaves_its_directory(target: str) -> None:
+    name = file_name(target)
+    assert name not in ("", ".", "..")
+    assert not set(name) & set("/\\\0\n\x1b")
+    assert len(os.fsencode(name)) <= 200
