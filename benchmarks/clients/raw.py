@@ -1,0 +1,115 @@
+"""A bare socket, which knows in advance what it will be sent: the least that Python can do."""
+
+from __future__ import annotations
+
+import socket
+
+from clients.worker import (
+    BATCH,
+    BUFFER_SIZE,
+    HOST,
+    LARGE,
+    LARGE_SIZE,
+    SMALL,
+    SMALL_SIZE,
+    Round,
+    Server,
+    in_two_threads,
+    main,
+)
+
+
+def get(path: str, port: int) -> bytes:
+    return (
+        f"GET {path} HTTP/1.1\r\n"
+        f"Host: {HOST}:{port}\r\nContent-Length: 0\r\nAccept-Encoding: identity\r\n\r\n"
+    ).encode()
+
+
+def connect(port: int) -> socket.socket:
+    sock = socket.create_connection((HOST, port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def answer_size(sock: socket.socket, request: bytes) -> int:
+    """Return the size, head and body, of the answers to *request*, which is always the same."""
+    sock.sendall(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += sock.recv(65536)
+    size = answer.index(b"\r\n\r\n") + 4 + SMALL_SIZE
+    while len(answer) < size:
+        answer += sock.recv(65536)
+    return size
+
+
+def serial(server: Server) -> Round:
+    sock = connect(server.port)
+    request = get(SMALL, server.port)
+    size = answer_size(sock, request)
+
+    def perform(count: int) -> None:
+        for _ in range(count):
+            sock.sendall(request)
+            got = len(sock.recv(65536))
+            while got < size:
+                got += len(sock.recv(65536))
+
+    return perform
+
+
+def pipelined(server: Server, per_call: int = 1) -> Round:
+    sock = connect(server.port)
+    request = get(SMALL, server.port)
+    size = answer_size(sock, request)
+    surplus = 0  # bytes received of the next batch
+
+    def send() -> None:
+        for _ in range(BATCH // per_call):
+            sock.sendall(request * per_call)
+
+    def receive() -> None:
+        nonlocal surplus
+        while surplus < BATCH * size:
+            surplus += len(sock.recv(65536))
+        surplus -= BATCH * size
+
+    return lambda count: in_two_threads(send, receive, count)
+
+
+def pipelined_in_batches(server: Server) -> Round:
+    return pipelined(server, BATCH)
+
+
+def bulk(server: Server, tls: bool = False) -> Round:
+    sock = connect(server.tls_port if tls else server.port)
+    if tls:
+        sock = server.tls_context().wrap_socket(sock, server_hostname=HOST)
+    request = get(LARGE, server.tls_port if tls else server.port)
+    buffer = bytearray(BUFFER_SIZE)
+
+    def perform(count: int) -> None:
+        for _ in range(count):
+            sock.sendall(request)
+            got = sock.recv_into(buffer)
+            left = buffer.index(b"\r\n\r\n", 0, got) + 4 + LARGE_SIZE - got
+            while left:
+                left -= sock.recv_into(buffer)
+
+    return perform
+
+
+def bulk_tls(server: Server) -> Round:
+    return bulk(server, tls=True)
+
+
+main(
+    {
+        "serial": serial,
+        "pipelined": pipelined,
+        "pipelined-in-batches": pipelined_in_batches,
+        "bulk": bulk,
+        "bulk-tls": bulk_tls,
+    }
+)

@@ -1,0 +1,234 @@
+"""What the measurements stand on: nginx on one CPU, clients on another, nothing left behind.
+
+Guarantees: leaving `Rig` ends nginx and every client, whatever happened; no wait is without limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import trustme
+from clients.worker import HOST, LARGE, LARGE_SIZE, SMALL, SMALL_SIZE
+
+HERE = Path(__file__).resolve().parent
+#: Seconds after which a client that has not finished a round is given up.
+ROUND_LIMIT = 60
+
+_CONFIG = """\
+daemon off;
+worker_processes 1;
+pid nginx.pid;
+error_log error.log warn;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    open_file_cache max=10 inactive=1h;
+    open_file_cache_valid 1h;
+    output_buffers 4 256k;
+    default_type application/octet-stream;
+    root files;
+{temporary}
+    server {{
+        listen {host}:{port};
+        location {large} {{ sendfile on; }}
+    }}
+    server {{
+        listen {host}:{tls_port} ssl;
+        ssl_certificate server.pem;
+        ssl_certificate_key server.pem;
+    }}
+}}
+"""
+
+
+class RigError(Exception):
+    """The measurement cannot be made; the message says why."""
+
+
+class Rig:
+    """nginx with its files and certificates in a temporary directory, and who talks to it.
+
+    To be used in ``with``. *cpus* is what was pinned where, for people.
+    """
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="dugong-bench-"))
+        self._nginx: subprocess.Popen[bytes] | None = None
+        self._clients: list[Client] = []
+        self._affinity = os.sched_getaffinity(0)
+        self.cpus = ""
+
+    def __enter__(self) -> Rig:
+        try:
+            server_cpu, client_cpu = self._choose_cpus()
+            self._write_files()
+            # Children inherit the CPU: first nginx, then everything else.
+            os.sched_setaffinity(0, {server_cpu})
+            self._start_nginx()
+            os.sched_setaffinity(0, {client_cpu})
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def client(self, name: str, python: Path | None = None, **environment: str) -> Client:
+        """Start the program clients/*name*.py, by default in the interpreter of this process."""
+        addresses = [str(self._port), str(self._tls_port), str(self._directory / "ca.pem")]
+        client = Client(name, python or Path(sys.executable), addresses, environment)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        """End all processes and remove all files."""
+        for client in self._clients:
+            client.close()
+        if self._nginx is not None:
+            self._nginx.terminate()
+            try:
+                self._nginx.wait(10)
+            except subprocess.TimeoutExpired:
+                self._nginx.kill()
+                self._nginx.wait()
+        os.sched_setaffinity(0, self._affinity)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _choose_cpus(self) -> tuple[int, int]:
+        available = sorted(self._affinity)
+        server_cpu, client_cpu = available[0], available[-1]
+        self.cpus = f"nginx on CPU {server_cpu}, clients on CPU {client_cpu}"
+        if server_cpu == client_cpu:
+            self.cpus += " (there is no other: rates mean little)"
+        return server_cpu, client_cpu
+
+    def _write_files(self) -> None:
+        self._directory.chmod(0o755)  # started by root, nginx reads its files as somebody else
+        files = self._directory / "files"
+        files.mkdir()
+        (files / SMALL.strip("/")).write_bytes(os.urandom(SMALL_SIZE))
+        with open(files / LARGE.strip("/"), "wb") as file:
+            file.truncate(LARGE_SIZE)  # a hole: no disk is needed, or read
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self._directory / "ca.pem")
+        certificate = authority.issue_cert(HOST)
+        certificate.private_key_and_cert_chain_pem.write_to_path(self._directory / "server.pem")
+
+    def _start_nginx(self) -> None:
+        nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if nginx is None:
+            raise RigError("nginx is not installed (Debian: apt-get install nginx-light)")
+        for _ in range(3):  # somebody else may take a free port before nginx does
+            self._port, self._tls_port = free_ports()
+            if self._try_nginx(nginx):
+                return
+        raise RigError(f"nginx does not start:\n{self._nginx_errors()}")
+
+    def _try_nginx(self, nginx: str) -> bool:
+        config = self._directory / "nginx.conf"
+        config.write_text(
+            _CONFIG.format(
+                host=HOST,
+                large=LARGE,
+                port=self._port,
+                tls_port=self._tls_port,
+                temporary=_temporary_paths(nginx),
+            )
+        )
+        with open(self._directory / "output.log", "ab") as output:
+            self._nginx = subprocess.Popen(
+                [nginx, "-p", f"{self._directory}/", "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        give_up = time.monotonic() + 10
+        while time.monotonic() < give_up and self._nginx.poll() is None:
+            try:
+                socket.create_connection((HOST, self._port), 1).close()
+                return True
+            except OSError:
+                time.sleep(0.02)
+        self._nginx.kill()
+        self._nginx.wait()
+        return False
+
+    def _nginx_errors(self) -> str:
+        logs = [self._directory / name for name in ("output.log", "error.log")]
+        return "".join(log.read_text() for log in logs if log.exists())
+
+
+def free_ports() -> tuple[int, int]:
+    """Return two ports that nobody listens on at the moment."""
+    with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+def _temporary_paths(nginx: str) -> str:
+    """Return the directives for temporary files: the built-in places may not be ours to write."""
+    built = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
+    modules = ["client_body"] + [
+        name
+        for name in ("proxy", "fastcgi", "uwsgi", "scgi")
+        if f"--without-http_{name}_module" not in built
+    ]
+    return "\n".join(f"    {name}_temp_path temporary-{name};" for name in modules)
+
+
+class Client:
+    """A running client program (see `clients.worker`)."""
+
+    def __init__(
+        self, name: str, python: Path, addresses: list[str], environment: dict[str, str]
+    ) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [python, "-m", f"clients.{name}", *addresses],
+            cwd=HERE,
+            env=os.environ | environment,
+            start_new_session=True,  # Ctrl-C is for the program that started it
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def perform(self, work: str, count: int) -> dict[str, float]:
+        """Have a round of *count* requests performed; return its ``wall`` and ``cpu`` seconds."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(f"{work} {count}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise RigError(f"the client {self.name} has ended") from None
+        ready, _, _ = select.select([self._process.stdout], [], [], ROUND_LIMIT)
+        if not ready:
+            raise RigError(f"the client {self.name} took more than {ROUND_LIMIT} s for {work}")
+        reply = self._process.stdout.readline()
+        if not reply:
+            raise RigError(f"the client {self.name} has ended")
+        took: dict[str, float] = json.loads(reply)
+        return took
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
