@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded
 
@@ -16,9 +16,17 @@ __all__ = ["AioFuture"]
 
 T = TypeVar("T")
 
+
+class _Waiting(list["AioFuture[Any]"]):
+    """Those who wait for one descriptor and direction. The loop owns it, with its callback."""
+
+    __slots__ = ("__weakref__",)
+
+
 # asyncio keeps one callback for each descriptor and direction, but two coroutines may wait for the
 # same (a TLS upload can need to read). Each loop's table is touched only from that loop's thread.
-_Watched = dict[tuple[int, int], list["AioFuture[Any]"]]
+# It is weak at both ends, so that a loop which is closed takes everything along.
+_Watched = WeakValueDictionary[tuple[int, int], _Waiting]
 _watched_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watched] = WeakKeyDictionary()
 
 
@@ -53,13 +61,22 @@ class AioFuture(asyncio.Future[T]):
         except BaseException as exc:
             self.set_exception(exc)
         else:
-            self._wait_for(needed)
+            try:
+                self._wait_for(needed)
+            except Exception as exc:  # this loop cannot watch this descriptor
+                self._stop_waiting()
+                self._crt.close()
+                self.set_exception(exc)
 
     def _wait_for(self, needed: PollNeeded) -> None:
         self._waiting = needed
-        watched = _watched_by_loop.setdefault(self._loop_used, {})
+        watched = _watched_by_loop.get(self._loop_used)
+        if watched is None:
+            watched = _watched_by_loop[self._loop_used] = WeakValueDictionary()
         for direction in _directions(needed):
-            waiting = watched.setdefault((needed.fd, direction), [])
+            waiting = watched.get((needed.fd, direction))
+            if waiting is None:
+                waiting = watched[needed.fd, direction] = _Waiting()
             waiting.append(self)
             if len(waiting) == 1:
                 add = (
@@ -79,15 +96,18 @@ class AioFuture(asyncio.Future[T]):
         if needed is None:
             return
         loop = self._loop_used
+        if loop.is_closed():
+            return  # it has forgotten its descriptors
         watched = _watched_by_loop[loop]
         for direction in _directions(needed):
-            waiting = watched[needed.fd, direction]
+            waiting = watched.get((needed.fd, direction))
+            if waiting is None:
+                continue  # watching it has failed
             waiting.remove(self)
             if not waiting:
                 del watched[needed.fd, direction]
-                if not loop.is_closed():  # a closed loop has forgotten its descriptors
-                    remove = loop.remove_reader if direction == POLLIN else loop.remove_writer
-                    remove(needed.fd)
+                remove = loop.remove_reader if direction == POLLIN else loop.remove_writer
+                remove(needed.fd)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Close the coroutine and cancel the future; return False if it was done already."""
@@ -98,16 +118,11 @@ class AioFuture(asyncio.Future[T]):
         self._crt.close()
         return super().cancel(msg)
 
-    def __del__(self) -> None:
-        # Reached with a waiting coroutine only if the loop is gone: while it runs, it holds us.
-        if (crt := getattr(self, "_crt", None)) is not None:
-            crt.close()
-
 
 def _directions(needed: PollNeeded) -> list[int]:
     return [direction for direction in (POLLIN, POLLOUT) if needed.mask & direction]
 
 
-def _ready(waiting: list[AioFuture[Any]]) -> None:
+def _ready(waiting: _Waiting) -> None:
     for future in list(waiting):
         future._step()

@@ -8,6 +8,7 @@ wait; the blocking method of the same name drives it. What happens on the wire i
 from __future__ import annotations
 
 import math
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dugong.connection.dial import Proxy, check_address, co_dial, netloc
@@ -17,7 +18,7 @@ from dugong.connection.polling import Coroutine, eval_coroutine
 from dugong.connection.request import RequestBuilder, byte_view, writable_view
 from dugong.connection.transport import Transport
 from dugong.connection.writers import ChunkedWriter
-from dugong.errors import StateError
+from dugong.errors import ConnectionClosed, StateError
 
 if TYPE_CHECKING:
     import ssl
@@ -79,6 +80,7 @@ class HTTPConnection:
         else:
             self._builder = RequestBuilder(host)
         # Replaced as a whole by disconnect(), so that calls in flight keep to what they began with.
+        self._replacing = RLock()  # guards that; a signal handler may disconnect, too
         self._duplexer = Duplexer(self._co_dial)
 
     def _co_dial(self) -> Coroutine[Transport]:
@@ -124,10 +126,12 @@ class HTTPConnection:
         The next `send_request` connects again. A body that was being read will not look complete:
         until then, reading raises `ConnectionClosed`. May be called from any thread.
         """
-        old = self._duplexer
-        cut = "disconnected before all answers were read" if old.unread or old.failure else None
-        self._duplexer = Duplexer(self._co_dial, cut)
-        old.abort()
+        with self._replacing:
+            old = self._duplexer
+            old.abort()
+            # Asked after abort(), since when no answer can be begun there.
+            cut = "disconnected before all answers were read" if old.unread or old.cut else None
+            self._duplexer = Duplexer(self._co_dial, cut)
 
     def reset(self) -> None:
         """Return to the state before the first request; does the same as `disconnect`."""
@@ -251,7 +255,7 @@ class HTTPConnection:
     def write_eof(self) -> None:
         """End a chunked body (RFC 9112 §7.1).
 
-        `read_response` in the thread that wrote the body does this by itself. With a body of known
+        `read_response` in the thread that sent the request does it by itself. With a body of known
         length it only checks: `StateError` if there is a rest. For the sending thread.
         """
         eval_coroutine(self._duplexer.co_write_eof(), self._timeout)
@@ -282,7 +286,10 @@ class HTTPConnection:
         if owed is not None:
             if not isinstance(owed.writer, ChunkedWriter):
                 raise StateError("the body of the request has not been written completely yet")
-            self.write_eof()
+            try:
+                self.write_eof()
+            except ConnectionClosed:
+                pass  # the server may have said why
         return eval_coroutine(duplexer.co_read_response(self._timeout), self._timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:

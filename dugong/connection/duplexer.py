@@ -25,7 +25,6 @@ from dugong.errors import (
     ConnectionTimedOut,
     InvalidResponse,
     StateError,
-    UnsupportedResponse,
 )
 from dugong.headers import Headers
 
@@ -34,8 +33,9 @@ __all__ = ["Duplexer"]
 _READ_SIZE = 256 * 1024
 _SMALL_BODY = 64 * 1024
 
-# What ends a connection for the receiver. A time-out does not: it may go on waiting.
-_FATAL = (ConnectionClosed, InvalidResponse, UnsupportedResponse, OSError)
+# What may come out of a wait, with nothing lost. After anything else (KeyboardInterrupt between any
+# two steps, MemoryError), bytes may have been taken and not given to anybody.
+_RESUMABLE = (ConnectionTimedOut, GeneratorExit)
 
 _UNFINISHED = (RequestSide.CONTINUE, RequestSide.BODY)
 
@@ -50,7 +50,9 @@ class Duplexer:
     `transport` is set by the sender when nothing is under way, and read by both. `buffer` is the
     receiver's, but the sender may clear it when nothing is under way. `closing` (no further
     request may be sent) and `failure` (no further answer will come) are set by either side, cleared
-    only by the sender when nothing is under way. `aborted` is set by any thread, never cleared.
+    only by the sender when nothing is under way, as is `ended` (why the answer that began last is
+    the last of this connection), which the receiver sets. `cut` (why the body that was read last
+    has no end) and `reading_raw` are the receiver's. `aborted` is set by any thread, never cleared.
 
     What receives takes the *patience* that `dugong.connection.transport` describes: 0 for
     coroutines.
@@ -60,9 +62,8 @@ class Duplexer:
         self._dial = dial
         self._send_turn = Lock()
         self._receive_turn = Lock()
-        self._waiters: list[
-            socket.socket
-        ] = []  # appended and removed by waiters, read by the sender
+        # Appended and removed by the receiver, read by whoever wakes it.
+        self._waiters: list[socket.socket] = []
         self.transport: Transport | None = None
         self.buffer = ReceiveBuffer()
         self.pipeline: deque[Exchange] = deque()
@@ -70,6 +71,9 @@ class Duplexer:
         self.incoming: Exchange | None = None
         self.closing = False
         self.failure = failure
+        self.cut = failure
+        self.ended: str | None = None
+        self.reading_raw = False
         self.aborted = False
         self._interrupt: socket.socket | None = None  # set by the sender; closing it ends dialling
 
@@ -92,7 +96,11 @@ class Duplexer:
         if not self._send_turn.acquire(False):
             raise _busy("sending")
         try:
-            if self.outgoing is not None and self.outgoing.request_side in _UNFINISHED:
+            if (
+                self.outgoing is not None
+                and self.outgoing.request_side in _UNFINISHED
+                and self.failure is None
+            ):
                 raise StateError(
                     "body data of the previous request has not been sent completely yet"
                 )
@@ -151,6 +159,8 @@ class Duplexer:
 
     def _writable(self) -> tuple[Exchange, Transport]:
         exchange = self.outgoing
+        if exchange is None and self.failure is not None:
+            raise ConnectionClosed(self.failure)
         if exchange is None or exchange.request_side is RequestSide.REFUSED:
             raise StateError("no request is waiting for body data")
         if exchange.request_side is RequestSide.CONTINUE:
@@ -203,7 +213,7 @@ class Duplexer:
         self.buffer.clear()
         self.incoming = self.outgoing = None
         self.closing = False
-        self.failure = None
+        self.failure = self.ended = None
         self.transport = transport
         if self.aborted:
             transport.close()
@@ -235,9 +245,12 @@ class Duplexer:
                 while isinstance(answer := self._receive_answer(exchange, patience), PollNeeded):
                     yield answer
                 return answer
-            except _FATAL as exc:
-                self._fail(f"the connection failed earlier: {exc}")
-                self.pipeline.popleft()
+            except _RESUMABLE:
+                raise
+            except BaseException as exc:
+                if self.pipeline and self.pipeline[0] is exchange:
+                    self._fail(f"the connection failed earlier: {exc}")
+                    self.pipeline.popleft()
                 raise
         finally:
             self._release(self._receive_turn)
@@ -247,6 +260,9 @@ class Duplexer:
     ) -> HTTPResponse | PollNeeded:
         """Like a reader: do what can be done without waiting, or with *patience*."""
         transport = self._transport_in_use()
+        if self.ended is not None:
+            # Whatever follows a last answer is none, even if it looks like one (RFC 9112 §9.6).
+            raise ConnectionClosed(self.ended)
         transport.patience = patience
         while True:
             head = receive_head(transport, self.buffer)
@@ -276,20 +292,25 @@ class Duplexer:
         switched = head.status == 101 or (exchange.method == "CONNECT" and head.status < 300)
         if switched or not persistent:
             self.closing = True
+            self.ended = (
+                "the connection has changed its protocol"
+                if switched
+                else "the connection ended with an earlier answer"
+            )
+        self.cut = None
         exchange.persistent = persistent
         exchange.reader = reader_for(framing, self.buffer, transport)
         if exchange.reader is not None:
             self.incoming = exchange
         elif not persistent and not switched:
-            self._end(transport)
-        # Last, for as long as the exchange is here, the sender knows that something is under way.
-        self.pipeline.popleft()
-        if switched and self.pipeline:
-            self._fail("the connection has changed its protocol")
+            self._end(exchange, transport)
         headers = Headers._from_parsed(head.fields)
-        return HTTPResponse(
+        response = HTTPResponse(
             exchange.method, exchange.path, head.status, head.reason, headers, framing.length
         )
+        # Last, for as long as the exchange is here, the sender knows that something is under way.
+        self.pipeline.popleft()
+        return response
 
     def co_readinto(self, view: memoryview, patience: float | None = 0) -> Coroutine[int]:
         """Receive the next part of the incoming body into *view*; 0 means that it has ended."""
@@ -331,9 +352,9 @@ class Duplexer:
                 if got == len(view) and got < _READ_SIZE:
                     view = memoryview(bytearray(_READ_SIZE))
             return b"".join(parts)
-        except (GeneratorExit, ConnectionTimedOut):
-            if parts:  # a later call must not return the rest as if it were all
-                self._fail("an earlier read was given up within the body")
+        except BaseException as exc:
+            if parts or not isinstance(exc, _RESUMABLE):
+                self._lose_body()
             raise
         finally:
             self._release(self._receive_turn)
@@ -348,23 +369,29 @@ class Duplexer:
         """Receive into *view* whatever comes next, as it is on the wire."""
         if not self._receive_turn.acquire(False):
             raise _busy("receiving")
+        self.reading_raw = True
         try:
-            if self.buffer:
-                return self.buffer.readinto(view)
             transport = self.transport
             if transport is None:
                 return 0
             transport.patience = patience
-            while not isinstance(got := transport.recv_into(view), int):
+            got = self.buffer.readinto(view) if self.buffer else transport.recv_into(view)
+            while not isinstance(got, int):
                 yield got
+                got = transport.recv_into(view)
+            if got:  # and if it was a part of something, the rest is nothing
+                self._fail("the connection has been read from with read_raw()")
             return got
         finally:
+            self.reading_raw = False
             self._release(self._receive_turn)
 
     def _co_readinto(self, view: memoryview, patience: float | None) -> Coroutine[int]:
         exchange = self.incoming
         if self.failure is not None:
             raise ConnectionClosed(self.failure)
+        if exchange is None and self.cut is not None:
+            raise ConnectionClosed(self.cut)
         if exchange is None or not len(view):
             return 0
         reader, transport = exchange.reader, self.transport
@@ -374,7 +401,9 @@ class Duplexer:
         try:
             while not isinstance(got := reader.readinto(view), int):
                 yield got
-        except _FATAL as exc:
+        except _RESUMABLE:
+            raise
+        except BaseException as exc:
             self._fail(f"the connection failed earlier: {exc}")
             raise
         if reader.done:
@@ -384,16 +413,28 @@ class Duplexer:
     def _finish_answer(self, exchange: Exchange) -> None:
         if not exchange.persistent:
             assert self.transport is not None
-            self._end(self.transport)
+            self._end(exchange, self.transport)
+        # Last, for the sender may open the next connection now.
         self.incoming = None
 
-    def _end(self, transport: Transport) -> None:
+    def _end(self, exchange: Exchange, transport: Transport) -> None:
         """End the connection after an answer; a sender that is at work is woken to hear so."""
         self.closing = True
+        if exchange.request_side is RequestSide.BODY:
+            exchange.request_side = RequestSide.CANCELLED
         transport.shutdown()
         self.buffer.clear()
 
+    def _lose_body(self) -> None:
+        """See to it that the rest of the incoming body is not taken for all of it."""
+        self.cut = "an earlier read was given up within the body"
+        # Looked at in the order opposite to that in which the sender clears them.
+        if self.failure is None and self.incoming is not None:
+            self._fail(self.cut)
+
     def _fail(self, failure: str) -> None:
+        """End the connection for the receiver, who calls this while something is under way."""
+        self.cut = failure
         self.closing = True
         if self.failure is None:
             self.failure = failure
@@ -402,16 +443,17 @@ class Duplexer:
 
     def pending(self) -> bool:
         """Return True if there is an answer, or a rest of one, to be read."""
-        if self.incoming is not None:
-            return True
+        # In this order, for the receiver moves an exchange from there to here.
         try:
-            return self.pipeline[0].request_side is not RequestSide.BODY
+            if self.pipeline[0].request_side is not RequestSide.BODY:
+                return True
         except IndexError:
-            return False
+            pass
+        return self.incoming is not None
 
     def owed_body(self) -> Exchange | None:
         """Return the oldest exchange if its answer waits for body data of this very thread."""
-        if self.outgoing is None:
+        if self.outgoing is None or self.incoming is not None or self.failure is not None:
             return None
         try:
             oldest = self.pipeline[0]
@@ -424,7 +466,8 @@ class Duplexer:
         """End the connection now, from any thread; whoever waits for it gets `ConnectionClosed`."""
         self.aborted = True
         self.closing = True
-        self._fail("disconnected")
+        if self.failure is None:
+            self.failure = "disconnected"
         transport = self.transport
         if transport is not None:
             transport.shutdown()
@@ -437,10 +480,15 @@ class Duplexer:
     @property
     def unread(self) -> bool:
         """True if answers, or a rest of one, have not been read."""
-        return self.incoming is not None or bool(self.pipeline)
+        # In this order, as in pending().
+        return bool(self.pipeline) or self.incoming is not None
 
     def _nothing_under_way(self) -> bool:
-        return not self.pipeline and (self.incoming is None or self.failure is not None)
+        return (
+            not self.pipeline
+            and not self.reading_raw
+            and (self.incoming is None or self.failure is not None)
+        )
 
     def _transport_in_use(self) -> Transport:
         transport = self.transport
@@ -471,6 +519,7 @@ class Duplexer:
         """Wait until the sender has put a request into the pipeline, or has given its turn back."""
         ours, theirs = socket.socketpair()
         try:
+            theirs.setblocking(False)  # one wake-up is enough, however slow we are to see it
             self._waiters.append(theirs)
             try:
                 # Looked at after `theirs` can be seen, so that no change goes unnoticed.
@@ -487,7 +536,7 @@ class Duplexer:
             try:
                 waiter.send(b"\0")
             except OSError:
-                pass  # it has stopped waiting
+                pass  # it has stopped waiting, or has been woken often enough
 
 
 def _continue(exchange: Exchange, reason: str, headers: Headers) -> HTTPResponse:

@@ -191,10 +191,10 @@ class ChunkedReader:
         else:
             scan = buffer.start + max(0, buffer.scanned - 3)
             stop = end_of_head(buffer.data, buffer.start, scan, buffer.end)
-        buffer.scanned = buffer.end - buffer.start
         if (stop if stop >= 0 else buffer.end) - buffer.start > MAX_HEADER_SIZE:
             raise InvalidResponse(f"the trailer section is longer than {MAX_HEADER_SIZE} bytes")
         if stop < 0:
+            buffer.scanned = buffer.end - buffer.start
             return False
         parse_fields(split_trailer(buffer.peek(stop - buffer.start)))
         buffer.start = stop

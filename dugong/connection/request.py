@@ -139,7 +139,10 @@ def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
             raise ValueError("Expect is set by dugong: use expect100=True")
         if lower in ("content-length", "host") and lower in given.names:
             raise ValueError(f"more than one {name} header")
-        if lower == "content-length" and parse_content_length(value.strip(" \t")) != length:
+        if lower == "content-length" and (
+            # A list of equal lengths is something to be understood, but not to be sent.
+            "," in value or parse_content_length(value.strip(" \t")) != length
+        ):
             raise ValueError(f"Content-Length {value} contradicts the body")
         if lower == "host":
             check_host(value)

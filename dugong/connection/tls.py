@@ -43,6 +43,9 @@ class TlsTransport(Transport):
         filled = 0
         read = self.ssl_sock.read
         with self._lock:
+            if self.is_shut:
+                # The good-bye may have dropped a record; do not go on behind it.
+                raise ConnectionClosed("disconnected")
             try:
                 while filled < len(view):
                     got = read(len(view) - filled, cast(bytearray, view[filled:]))
@@ -61,6 +64,8 @@ class TlsTransport(Transport):
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
         with self._lock:
+            if self.is_shut:
+                raise ConnectionClosed("disconnected")
             try:
                 return self.ssl_sock.send(data)
             except ssl.SSLWantReadError:
@@ -69,6 +74,24 @@ class TlsTransport(Transport):
                 return self._write_wants[1]
             except (OSError, ValueError) as exc:
                 raise _as_closed(exc) from exc
+
+    def shutdown(self) -> None:
+        with self._lock:
+            if not self.is_shut:
+                self._say_goodbye()
+            super().shutdown()
+
+    def close(self) -> None:
+        with self._lock:
+            if not self.is_shut:
+                self._say_goodbye()
+            super().close()
+
+    def _say_goodbye(self) -> None:
+        try:
+            self.ssl_sock.unwrap()  # sends close_notify, as RFC 9112 §9.8 wants
+        except (OSError, ValueError):
+            pass  # in nearly all cases: that the peer's has not come, which we do not wait for
 
     def is_quiet(self) -> bool:
         if self.is_shut or self.ssl_sock.pending():
@@ -105,6 +128,9 @@ def co_start_tls(
     """
     transport = None
     try:
+        # Both of these would also fail in wrap_socket, but there the descriptor would be lost.
+        hostname.encode("idna")
+        sock.getpeername()
         # Without suppress_ragged_eofs=False, a cut connection would look like an orderly end.
         sock.setblocking(False)
         ssl_sock = context.wrap_socket(

@@ -1,0 +1,38 @@
+"""PUT a file, asking the server first whether it wants it.
+
+    python examples/upload.py FILE URL
+
+Prints the answer; the exit status is 0 if the server took the file.
+"""
+
+import os
+import sys
+
+from urls import connection_to, target
+
+from dugong import BodyFollowing, ConnectionClosed
+
+
+def main(filename: str, url: str) -> int:
+    with open(filename, "rb") as file, connection_to(url) as conn:
+        size = os.fstat(file.fileno()).st_size
+        conn.send_request("PUT", target(url), body=BodyFollowing(size), expect100=True)
+        resp = conn.read_response()
+        if resp.status == 100:
+            try:
+                while data := file.read(64 * 1024):
+                    conn.write(data)
+            except ConnectionClosed:
+                pass  # the server may have said why
+            resp = conn.read_response()
+        print(resp.status, resp.reason)
+        sys.stdout.flush()
+        while data := conn.read(64 * 1024):
+            sys.stdout.buffer.write(data)
+        return 0 if 200 <= resp.status < 300 else 1
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: upload.py FILE URL")
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""A small web site: what the examples of the documentation and `examples/` talk to.
+
+    with ScriptedServer(Site(context), repeat=True) as server: ...
+
+It is a proxy too: it answers absolute-form requests itself and puts itself at the other end of
+tunnels, with *context* for TLS. A tunnel needs credentials.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+from tests.support.server import Peer, ReceivedRequest
+
+POEM = "Der Kühlschrank, ach,\nsteht still und wach.\n"
+
+
+class Site:
+    """A script for `tests.support.server.ScriptedServer`, for any number of connections."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._dropped_flaky = False
+
+    def __call__(self, peer: Peer) -> None:
+        try:
+            while self._answer(peer, peer.head()):
+                pass
+        except (EOFError, ConnectionError):
+            pass  # the client has gone, as it may at any time
+
+    def _answer(self, peer: Peer, request: ReceivedRequest) -> bool:
+        """Answer *request*, whose body is still to come; return True if another may follow."""
+        target = request.target.removeprefix("http://www.example.com")
+        if request.method == "CONNECT":
+            return self._tunnel(peer, request)
+        if request.method in ("PUT", "POST"):
+            return self._take_upload(peer, request, target)
+        if target == "/hello":
+            peer.answer(b"Hello, world!\n", headers="Content-Type: text/plain; charset=utf-8\r\n")
+        elif target == "/poem":
+            content_type = "Content-Type: text/plain; charset=iso-8859-1\r\n"
+            peer.answer(POEM.encode("latin-1"), headers=content_type)
+        elif target.startswith("/objects/"):
+            peer.answer(f"object {target.removeprefix('/objects/')}\n".encode())
+        elif target == "/video":
+            peer.answer(bytes(range(256)) * 1200)
+        elif target == "/slow":
+            peer.until_eof()
+            return False
+        elif target == "/flaky" and not self._dropped_flaky:
+            self._dropped_flaky = True
+            return False
+        elif target == "/flaky":
+            peer.answer(b"at last\n")
+        else:
+            peer.answer(b"no such page\n", status="404 Not Found")
+        return True
+
+    def _take_upload(self, peer: Peer, request: ReceivedRequest, target: str) -> bool:
+        if target == "/full":
+            # Before the body, and without waiting for it.
+            peer.answer(b"disk full\n", status="413 Content Too Large")
+            return False
+        if "expect" in request.headers:
+            peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if target == "/upper":
+            # While the body still comes.
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for data in _chunks(peer):
+                peer.send(b"%x\r\n%b\r\n" % (len(data), data.upper()))
+            peer.send(b"0\r\n\r\n")
+        else:
+            if "transfer-encoding" in request.headers:
+                size = sum(len(data) for data in _chunks(peer))
+            else:
+                size = len(peer.exactly(int(request.headers["content-length"])))
+            peer.answer(f"stored {size} bytes\n".encode(), status="201 Created")
+        return True
+
+    def _tunnel(self, peer: Peer, request: ReceivedRequest) -> bool:
+        if "proxy-authorization" not in request.headers:
+            peer.answer(status="407 Proxy Authentication Required")
+            return True
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        with self._context.wrap_socket(peer.sock, server_side=True) as inner:
+            self(Peer(inner))
+        return False
+
+
+def _chunks(peer: Peer) -> Iterator[bytes]:
+    while size := int(_line(peer), 16):
+        yield peer.exactly(size)
+        peer.exactly(2)
+    peer.exactly(2)
+
+
+def _line(peer: Peer) -> bytes:
+    line = b""
+    while not line.endswith(b"\r\n"):
+        line += peer.exactly(1)
+    return line

@@ -1,0 +1,162 @@
+"""The documentation: every Python example in it runs, and prints what it says it prints.
+
+The examples of one section run one after the other in one namespace, after those that stand
+before the page's first section. What an example prints stands behind ``#>`` in it. Its
+``www.example.com`` and ``proxy.example.com`` are `tests.support.site` on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+
+import dugong
+from tests.support.server import ScriptedServer
+from tests.support.site import Site
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/index.rst", "docs/tutorial.rst", "docs/coroutines.rst")
+
+
+class Example(NamedTuple):
+    """One block of Python, and the line of *page* that it begins at."""
+
+    page: str
+    section: str
+    line: int
+    code: str
+
+    def run(self, namespace: dict[str, object]) -> None:
+        source = "\n" * (self.line - 1) + self.code
+        exec(compile(source, str(ROOT / self.page), "exec"), namespace)
+
+    @property
+    def output(self) -> list[str]:
+        return re.findall(r"#> ?(.*)", self.code)
+
+
+def examples_of_markdown(page: str) -> Iterator[Example]:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    section = ""
+    start: int | None = None
+    language = ""
+    for number, line in enumerate(lines):
+        if line.startswith("```"):
+            if start is None:
+                start, language = number + 1, line[3:]
+                continue
+            if language == "python":
+                yield Example(page, section, start + 1, "\n".join(lines[start:number]))
+            start = None
+        elif start is None and line.startswith("##"):
+            section = line.strip("# ")
+
+
+def examples_of_rst(page: str) -> Iterator[Example]:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    section = ""
+    titles = 0
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"[=\-~]{4,}", line):
+            titles += 1
+            section = lines[number - 1] if titles > 1 else ""  # the first is the page's own
+        elif line == ".. code-block:: python":
+            end = number + 1
+            while end < len(lines) and (not lines[end] or lines[end].startswith("   ")):
+                end += 1
+            code = "\n".join(text[3:] for text in lines[number + 1 : end])
+            yield Example(page, section, number + 2, code)
+
+
+def examples_of(page: str) -> list[Example]:
+    return list((examples_of_markdown if page.endswith(".md") else examples_of_rst)(page))
+
+
+def sections() -> list[tuple[str, str]]:
+    return [
+        (page, section)
+        for page in PAGES
+        for section in dict.fromkeys(example.section for example in examples_of(page))
+    ]
+
+
+@pytest.fixture
+def _example_com(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
+    """Let the names of the examples lead to a local site, and trust its certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("www.example.com").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("DUGONG_TRACEFILE", "")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.chdir(tmp_path)
+    site = Site(context)
+    with (
+        ScriptedServer(site, repeat=True) as plain,
+        ScriptedServer(site, repeat=True, context=context) as tls,
+    ):
+        addresses = {
+            ("www.example.com", 80): plain.address,
+            ("www.example.com", 443): tls.address,
+            ("proxy.example.com", 3128): plain.address,
+        }
+        getaddrinfo = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, port, **kwargs: getaddrinfo(*addresses[host, port], **kwargs),
+        )
+        yield
+
+
+@pytest.mark.usefixtures("_example_com")
+@pytest.mark.parametrize(("page", "section"), sections())
+def test_the_examples_do_what_they_say(
+    page: str, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    examples = examples_of(page)
+    for example in examples:
+        if example.section == "" and section:
+            example.run(namespace)
+    for example in examples:
+        if example.section == section:
+            capsys.readouterr()
+            example.run(namespace)
+            assert capsys.readouterr().out.splitlines() == example.output, f"line {example.line}"
+
+
+def test_every_section_of_the_tutorial_has_an_example() -> None:
+    text = (ROOT / "docs/tutorial.rst").read_text(encoding="utf-8")
+    titles = re.findall(r"^(.+)\n-{4,}$", text, re.MULTILINE)
+    assert titles
+    assert set(titles) - {example.section for example in examples_of("docs/tutorial.rst")} == set()
+
+
+def test_the_reference_describes_every_public_name() -> None:
+    text = (ROOT / "docs/reference.rst").read_text(encoding="utf-8")
+    directive = r"^\.\. (?:autoclass|autoexception|autofunction|data):: dugong\.(\S+)"
+    described = re.findall(directive, text, re.MULTILINE)
+    assert sorted(described) == sorted(dugong.__all__)
+
+
+def test_the_reference_gives_the_constants_their_values() -> None:
+    text = (ROOT / "docs/reference.rst").read_text(encoding="utf-8")
+    values = re.findall(r"^\.\. data:: dugong\.(\S+)\n   :value: (\d+)$", text, re.MULTILINE)
+    assert values
+    assert values == [(name, str(getattr(dugong, name))) for name, _ in values]
+
+
+def test_the_changelog_has_an_entry_for_this_version() -> None:
+    version = dugong.__version__.partition(".dev")[0]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
