@@ -79,8 +79,9 @@ class HTTPConnection:
             self._builder = RequestBuilder(host, f"http://{host}", fixed)
         else:
             self._builder = RequestBuilder(host)
+        # Held while `_duplexer` is replaced. Reentrant, for a signal handler may disconnect, too.
+        self._replacing = RLock()
         # Replaced as a whole by disconnect(), so that calls in flight keep to what they began with.
-        self._replacing = RLock()  # guards that; a signal handler may disconnect, too
         self._duplexer = Duplexer(self._co_dial)
 
     def _co_dial(self) -> Coroutine[Transport]:
@@ -348,7 +349,8 @@ class HTTPConnection:
         """Receive up to *size* bytes as they are on the wire, whatever they belong to.
 
         For looking at what came after `InvalidResponse` or `UnsupportedResponse`, and for another
-        protocol after 101. b"" is the end of the connection. For the receiving thread.
+        protocol after 101. b"" is the end of the connection. Once bytes have been taken like this,
+        nothing else can be read from the connection. For the receiving thread.
         """
         view = memoryview(bytearray(size))
         return bytes(

@@ -41,6 +41,7 @@ Field = tuple[str, str, str]  # (lower-case name, name as sent, value)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"))
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 
@@ -96,7 +97,7 @@ def check_target(method: str, target: str) -> None:
             "characters must be percent-encoded"
         )
     if target[0] != "/" and not (
-        "://" in target or method == "CONNECT" or (target == "*" and method == "OPTIONS")
+        _ABSOLUTE_FORM.match(target) or method == "CONNECT" or (target == "*" and method == "OPTIONS")
     ):
         raise ValueError(f"invalid request target {target!r}: it must start with '/'")
 

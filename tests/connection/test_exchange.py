@@ -1,0 +1,46 @@
+"""One request and its answer, as data."""
+
+from __future__ import annotations
+
+from dugong import Headers, HTTPResponse
+from dugong.connection.exchange import Exchange, RequestSide
+
+
+def test_a_response_says_what_was_asked_and_what_came() -> None:
+    headers = Headers([("A", "b")])
+    response = HTTPResponse("PUT", "/a", 201, "Created", headers, 5)
+    assert (response.method, response.path) == ("PUT", "/a")
+    assert (response.status, response.reason, response.length) == (201, "Created", 5)
+    assert response.headers is headers
+
+
+def test_a_length_is_not_known_unless_it_is_given() -> None:
+    assert HTTPResponse("GET", "/", 200, "OK", Headers()).length is None
+
+
+def test_the_repr_of_a_response() -> None:
+    response = HTTPResponse("GET", "/a", 404, "Not Found", Headers())
+    assert repr(response) == "<HTTPResponse 404 Not Found to GET /a>"
+
+
+def test_a_new_exchange_has_been_sent_and_asks_for_nothing_special() -> None:
+    exchange = Exchange("GET", "/a")
+    assert (exchange.method, exchange.path) == ("GET", "/a")
+    assert exchange.request_side is RequestSide.SENT
+    assert exchange.writer is exchange.reader is None
+    special = ("close", "upgrade", "answer_100", "persistent")
+    assert [name for name in special if getattr(exchange, name)] == []
+    assert exchange.interim == 0
+
+
+def test_exchanges_share_nothing() -> None:
+    one, other = Exchange("GET", "/"), Exchange("GET", "/")
+    one.interim += 1
+    one.request_side = RequestSide.BODY
+    assert (other.interim, other.request_side) == (0, RequestSide.SENT)
+
+
+def test_the_repr_of_an_exchange_says_where_the_request_is() -> None:
+    exchange = Exchange("PUT", "/a")
+    exchange.request_side = RequestSide.CONTINUE
+    assert repr(exchange) == "<Exchange PUT /a waiting for 100 (Continue)>"
