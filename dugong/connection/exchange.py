@@ -21,7 +21,8 @@ class RequestSide(Enum):
     """Where the request is.
 
     The receiver moves it from CONTINUE to BODY or REFUSED, when an answer comes, and from BODY to
-    CANCELLED, when an answer refuses the rest or is the connection's last; everything else is the sender's.
+    CANCELLED, when an answer refuses the rest or is the connection's last; everything else is the
+    sender's.
     """
 
     CONTINUE = "waiting for 100 (Continue)"

@@ -97,7 +97,9 @@ def check_target(method: str, target: str) -> None:
             "characters must be percent-encoded"
         )
     if target[0] != "/" and not (
-        _ABSOLUTE_FORM.match(target) or method == "CONNECT" or (target == "*" and method == "OPTIONS")
+        _ABSOLUTE_FORM.match(target)
+        or method == "CONNECT"
+        or (target == "*" and method == "OPTIONS")
     ):
         raise ValueError(f"invalid request target {target!r}: it must start with '/'")
 
