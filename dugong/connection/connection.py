@@ -256,8 +256,9 @@ class HTTPConnection:
     def write_eof(self) -> None:
         """End a chunked body (RFC 9112 §7.1).
 
-        `read_response` in the thread that sent the request does it by itself. With a body of known
-        length it only checks: `StateError` if there is a rest. For the sending thread.
+        `read_response` does it by itself, in the thread that last wrote to the body (or that sent
+        the request, if nothing was written). With a body of known length it only checks:
+        `StateError` if there is a rest. For the sending thread.
         """
         eval_coroutine(self._duplexer.co_write_eof(), self._timeout)
 
@@ -331,7 +332,11 @@ class HTTPConnection:
 
         Raises as `read`. For the receiving thread.
         """
-        return eval_coroutine(self._duplexer.co_readall(self._timeout), self._timeout)
+        duplexer = self._duplexer
+        body = duplexer.take_body()
+        if body is not None:  # which it mostly is, if it is small
+            return body
+        return eval_coroutine(duplexer.co_readall(self._timeout), self._timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """As `readall`, as a coroutine."""

@@ -65,9 +65,10 @@ class HTTPResponse:
 class Exchange:
     """A request whose answer has not been read to its end.
 
-    `method`, `path`, `close` (the request asked for the connection to be closed), `upgrade` (it
-    offered another protocol) and `thread` (who owes the body) never change. `request_side`: see
-    there. `writer` belongs to the sender; `answer_100` (an answer 100 that we give ourselves),
+    `method`, `path`, `close` (the request asked for the connection to be closed) and `upgrade` (it
+    offered another protocol) never change. `request_side`: see there. `thread` (who wrote to the
+    body last) is set by the sender and read by any thread. `writer` belongs to the sender, except
+    that anybody may see if there is one; `answer_100` (an answer 100 that we give ourselves),
     `interim` (how many 1xx came), `reader` and `persistent` belong to the receiver.
     """
 

@@ -79,8 +79,9 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
     except StopIteration as exc:
         result: T = exc.value
         return result
-    finally:
+    except BaseException:
         crt.close()
+        raise
 
 
 def co_interruptible(crt: Coroutine[T], interrupt: int) -> Coroutine[T]:

@@ -21,9 +21,10 @@ _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
 
 
 class TlsTransport(Transport):
-    """TLS. `_lock` guards the OpenSSL object, which no two threads may enter at once; as the
+    """TLS. Says good-bye (close_notify) before it closes.
 
-    socket never blocks, it is held only for the time of the encryption.
+    `_lock` guards the OpenSSL object, which no two threads may enter at once; as the socket never
+    blocks, it is held only for the time of the encryption.
     """
 
     __slots__ = ("_lock", "_read_wants", "_write_wants", "ssl_sock")

@@ -313,7 +313,7 @@ def test_an_interrupted_answer_is_not_taken_up_again(
     line.ask("/a", "/b")
     line.peer.sendall(EMPTY + EMPTY)
     with monkeypatch.context() as patch:
-        patch.setattr("dugong.connection.duplexer.response_framing", interrupted)
+        patch.setattr("dugong.connection.receiving.response_framing", interrupted)
         with pytest.raises(Interrupt):
             line.read_response()
     # The head of /a is gone: what comes next must not be given to it.
@@ -409,7 +409,7 @@ def test_a_body_that_did_not_fit_into_memory_has_no_end(
         def no_memory(*args: object) -> bytes:
             raise MemoryError
 
-        patch.setattr("dugong.connection.duplexer.bytes", no_memory, raising=False)
+        patch.setattr("dugong.connection.receiving.bytes", no_memory, raising=False)
         with pytest.raises(MemoryError):
             line.readall()
     with pytest.raises(ConnectionClosed):
@@ -551,7 +551,7 @@ def test_a_receiver_does_not_wait_if_the_request_comes_at_this_moment(
         line.peer.sendall(EMPTY)
         return pair
 
-    monkeypatch.setattr("dugong.connection.duplexer.socket.socketpair", and_then_send)
+    monkeypatch.setattr("dugong.connection.receiving.socket.socketpair", and_then_send)
     assert line.read_response().path == "/a"
 
 

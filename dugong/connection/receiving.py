@@ -1,0 +1,283 @@
+"""The receiving direction: read answers and their bodies. For whoever holds the receive turn.
+
+Guarantees: answer n is given to request n or to nobody; a body that was cut short is an
+exception, never an end; a wait that was given up has lost nothing.
+
+What receives takes the *patience* that `dugong.connection.transport` describes: 0 for coroutines.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
+from dugong.connection.framing import response_framing
+from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.readers import LengthReader, reader_for
+from dugong.connection.shared import Shared, busy
+from dugong.connection.transport import Transport
+from dugong.connection.wire import MAX_INTERIM, receive_head
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, InvalidResponse, StateError
+from dugong.headers import Headers
+
+__all__ = ["Receiving"]
+
+_FIRST_READ = 64 * 1024  # bytes at a time, of a body whose size is not known to be large
+_READ_SIZE = 256 * 1024  # bytes at a time, of others
+
+# What may come out of a wait, with nothing lost. After anything else (KeyboardInterrupt between any
+# two steps, MemoryError), bytes may have been taken and not given to anybody.
+_RESUMABLE = (ConnectionTimedOut, GeneratorExit)
+
+
+class Receiving(Shared):
+    """The receiver's half of a `dugong.connection.duplexer.Duplexer`."""
+
+    def co_read_response(self, patience: float | None = 0) -> Coroutine[HTTPResponse]:
+        """Receive the head of the next answer that is not an unasked 1xx."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        try:
+            if self.incoming is not None and self.failure is None:
+                raise StateError(
+                    "the body of the previous response has not been read completely yet"
+                )
+            while not self.pipeline:
+                if self._send_turn.locked() and not self.aborted:
+                    yield from self._co_wait_for_sender()
+                elif not self.pipeline:
+                    if self.failure or self.aborted:
+                        raise ConnectionClosed(self.failure or "disconnected")
+                    raise StateError("No pending requests")
+            exchange = self.pipeline[0]
+            if exchange.answer_100:
+                exchange.answer_100 = False
+                return _continue(exchange, "Continue", Headers())
+            try:
+                while isinstance(answer := self._receive_answer(exchange, patience), PollNeeded):
+                    yield answer
+                return answer
+            except _RESUMABLE:
+                raise
+            except BaseException as exc:
+                if self.pipeline and self.pipeline[0] is exchange:
+                    self._fail(f"the connection failed earlier: {exc}")
+                    self.pipeline.popleft()
+                raise
+        finally:
+            self._release(self._receive_turn)
+
+    def _receive_answer(
+        self, exchange: Exchange, patience: float | None
+    ) -> HTTPResponse | PollNeeded:
+        """Like a reader: do what can be done without waiting, or with *patience*."""
+        transport = self._transport_in_use()
+        if self.ended is not None:
+            # Whatever follows a last answer is none, even if it looks like one (RFC 9112 §9.6).
+            raise ConnectionClosed(self.ended)
+        transport.patience = patience
+        while True:
+            head = receive_head(transport, self.buffer)
+            if isinstance(head, PollNeeded):
+                return head
+            if head.status >= 200 or (head.status == 101 and exchange.upgrade):
+                break
+            exchange.interim += 1
+            if head.status == 101 or exchange.interim > MAX_INTERIM:
+                raise InvalidResponse(f"unexpected {head.status} response")
+            if head.status == 100 and exchange.request_side is RequestSide.CONTINUE:
+                exchange.request_side = RequestSide.BODY
+                return _continue(exchange, head.reason, Headers._from_parsed(head.fields))
+
+        framing = response_framing(exchange.method, head.minor_version, head.status, head.fields)
+        persistent = framing.persistent and not exchange.close
+        if exchange.writer is None:
+            pass
+        elif exchange.request_side is RequestSide.CONTINUE:
+            # The server may still count on the body that it has not asked for, and would take the
+            # next request for it (RFC 9110 §10.1.1). So nothing is sent after this.
+            exchange.request_side = RequestSide.REFUSED
+            persistent = False
+        elif exchange.request_side is RequestSide.BODY and head.status >= 300:
+            exchange.request_side = RequestSide.CANCELLED  # RFC 9112 §9.5
+            persistent = False
+        switched = head.status == 101 or (exchange.method == "CONNECT" and head.status < 300)
+        if switched or not persistent:
+            self.closing = True
+            self.ended = (
+                "the connection has changed its protocol"
+                if switched
+                else "the connection ended with an earlier answer"
+            )
+        self.cut = None
+        exchange.persistent = persistent
+        exchange.reader = reader_for(framing, self.buffer, transport)
+        if exchange.reader is not None:
+            self.incoming = exchange
+        elif not persistent and not switched:
+            self._end(exchange, transport)
+        headers = Headers._from_parsed(head.fields)
+        response = HTTPResponse(
+            exchange.method, exchange.path, head.status, head.reason, headers, framing.length
+        )
+        # Last, for as long as the exchange is here, the sender knows that something is under way.
+        self.pipeline.popleft()
+        return response
+
+    def co_readinto(self, view: memoryview, patience: float | None = 0) -> Coroutine[int]:
+        """Receive the next part of the incoming body into *view*; 0 means that it has ended."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        try:
+            return (yield from self._co_readinto(view, patience))
+        finally:
+            self._release(self._receive_turn)
+
+    def co_read(self, size: int, patience: float | None = 0) -> Coroutine[bytes]:
+        """Receive at least one and at most *size* bytes of the incoming body; b"" is its end."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        try:
+            reader = self.incoming.reader if self.incoming is not None else None
+            if isinstance(reader, LengthReader):
+                size = min(size, reader.remaining)
+            view = memoryview(bytearray(min(size, _READ_SIZE)))
+            got = yield from self._co_readinto(view, patience)
+            return bytes(view[:got])
+        finally:
+            self._release(self._receive_turn)
+
+    def take_body(self) -> bytes | None:
+        """Return the rest of the incoming body if all of it has been received, else None."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        try:
+            exchange = self.incoming
+            if exchange is None or self.failure is not None:
+                return None
+            reader = exchange.reader
+            body = reader.take_if_buffered() if isinstance(reader, LengthReader) else None
+            if body is not None:
+                self._finish_answer(exchange)
+            return body
+        finally:
+            self._release(self._receive_turn)
+
+    def co_readall(self, patience: float | None = 0) -> Coroutine[bytes]:
+        """Receive the rest of the incoming body."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        parts: list[bytes] = []
+        try:
+            view = memoryview(bytearray(_FIRST_READ))
+            while got := (yield from self._co_readinto(view, patience)):
+                parts.append(bytes(view[:got]))
+                if got == len(view) and got < _READ_SIZE:
+                    view = memoryview(bytearray(_READ_SIZE))
+            return b"".join(parts)
+        except BaseException as exc:
+            if parts or not isinstance(exc, _RESUMABLE):
+                self._lose_body()
+            raise
+        finally:
+            self._release(self._receive_turn)
+
+    def co_discard(self, patience: float | None = 0) -> Coroutine[None]:
+        """Receive the rest of the incoming body and drop it."""
+        view = memoryview(bytearray(_FIRST_READ))
+        while (yield from self.co_readinto(view, patience)):
+            pass
+
+    def co_read_raw(self, view: memoryview, patience: float | None = 0) -> Coroutine[int]:
+        """Receive into *view* whatever comes next, as it is on the wire."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        self.reading_raw = True
+        try:
+            transport = self.transport
+            if transport is None:
+                return 0
+            transport.patience = patience
+            got = self.buffer.readinto(view) if self.buffer else transport.recv_into(view)
+            while not isinstance(got, int):
+                yield got
+                got = transport.recv_into(view)
+            if got:  # and if it was a part of something, the rest is nothing
+                self._fail("the connection has been read from with read_raw()")
+            return got
+        finally:
+            self.reading_raw = False
+            self._release(self._receive_turn)
+
+    def _co_readinto(self, view: memoryview, patience: float | None) -> Coroutine[int]:
+        exchange = self.incoming
+        if self.failure is not None:
+            raise ConnectionClosed(self.failure)
+        if exchange is None and self.cut is not None:
+            raise ConnectionClosed(self.cut)
+        if exchange is None or not len(view):
+            return 0
+        reader, transport = exchange.reader, self.transport
+        assert reader is not None
+        assert transport is not None
+        transport.patience = patience
+        try:
+            while not isinstance(got := reader.readinto(view), int):
+                yield got
+        except _RESUMABLE:
+            raise
+        except BaseException as exc:
+            self._fail(f"the connection failed earlier: {exc}")
+            raise
+        if reader.done:
+            self._finish_answer(exchange)
+        return got
+
+    def _finish_answer(self, exchange: Exchange) -> None:
+        if not exchange.persistent:
+            assert self.transport is not None
+            self._end(exchange, self.transport)
+        # Last, for the sender may open the next connection now.
+        self.incoming = None
+
+    def _end(self, exchange: Exchange, transport: Transport) -> None:
+        """End the connection after an answer; a sender that is at work is woken to hear so."""
+        self.closing = True
+        if exchange.request_side is RequestSide.BODY:
+            exchange.request_side = RequestSide.CANCELLED
+        transport.shutdown()
+        self.buffer.clear()
+
+    def _lose_body(self) -> None:
+        """See to it that the rest of the incoming body is not taken for all of it."""
+        self.cut = "an earlier read was given up within the body"
+        # Looked at in the order opposite to that in which the sender clears them.
+        if self.failure is None and self.incoming is not None:
+            self._fail(self.cut)
+
+    def _fail(self, failure: str) -> None:
+        """End the connection for the receiver, who calls this while something is under way."""
+        self.cut = failure
+        self.closing = True
+        if self.failure is None:
+            self.failure = failure
+
+    def _co_wait_for_sender(self) -> Coroutine[None]:
+        """Wait until the sender has put a request into the pipeline, or has given its turn back."""
+        ours, theirs = socket.socketpair()
+        try:
+            theirs.setblocking(False)  # one wake-up is enough, however slow we are to see it
+            self._waiters.append(theirs)
+            try:
+                # Looked at after `theirs` can be seen, so that no change goes unnoticed.
+                if not self.pipeline and self._send_turn.locked() and not self.aborted:
+                    yield PollNeeded(ours.fileno(), POLLIN)
+            finally:
+                self._waiters.remove(theirs)
+        finally:
+            ours.close()
+            theirs.close()
+
+
+def _continue(exchange: Exchange, reason: str, headers: Headers) -> HTTPResponse:
+    return HTTPResponse(exchange.method, exchange.path, 100, reason, headers, 0)

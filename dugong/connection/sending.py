@@ -1,0 +1,168 @@
+"""The sending direction: connect, send requests and their bodies. For whoever holds the send turn.
+
+Guarantees: nothing is sent behind half a message, or on a connection that is ending; an exchange
+is in the pipeline before the first byte of its request is on the wire.
+"""
+
+from __future__ import annotations
+
+import socket
+from threading import get_ident
+
+from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.polling import Coroutine, co_interruptible
+from dugong.connection.shared import Shared, busy
+from dugong.connection.transport import Transport
+from dugong.connection.wire import co_send_all
+from dugong.errors import ConnectionClosed, StateError
+
+__all__ = ["Sending"]
+
+_SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
+
+_UNFINISHED = (RequestSide.CONTINUE, RequestSide.BODY)
+
+
+class Sending(Shared):
+    """The sender's half of a `dugong.connection.duplexer.Duplexer`."""
+
+    def co_connect(self) -> Coroutine[None]:
+        """Connect, unless there is a connection. Raises as `dugong.connection.dial.co_dial`."""
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        try:
+            if self.transport is None or (self.closing and self._nothing_under_way()):
+                yield from self._co_open()
+        finally:
+            self._release(self._send_turn)
+
+    def co_send_request(
+        self, exchange: Exchange, head: bytes, body: memoryview | None
+    ) -> Coroutine[None]:
+        """Connect if necessary, then send *head* and *body*."""
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        try:
+            if (
+                self.outgoing is not None
+                and self.outgoing.request_side in _UNFINISHED
+                and self.failure is None
+            ):
+                raise StateError(
+                    "body data of the previous request has not been sent completely yet"
+                )
+            if self._nothing_under_way():
+                if (
+                    self.closing
+                    or self.buffer
+                    or not self.transport
+                    or not self.transport.is_quiet()
+                ):
+                    yield from self._co_open()
+            elif self.closing:
+                raise ConnectionClosed(
+                    "the connection is ending; read the answers that are due first"
+                )
+            transport = self._transport_in_use()
+            self.outgoing = exchange if exchange.writer is not None else None
+            self.pipeline.append(exchange)
+            if self._waiters:
+                self._wake_waiters()
+            if body is None:
+                yield from self._co_send(transport, exchange, head)
+            elif body.nbytes <= _SMALL_BODY:
+                yield from self._co_send(transport, exchange, head + body)
+            else:
+                yield from self._co_send(transport, exchange, head, body)
+        finally:
+            self._release(self._send_turn)
+
+    def co_write(self, view: memoryview) -> Coroutine[int]:
+        """Send *view* as the next piece of the outgoing body; return its size."""
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        try:
+            exchange, transport = self._writable()
+            assert exchange.writer is not None
+            exchange.thread = get_ident()
+            yield from self._co_send(transport, exchange, *exchange.writer.frame(view))
+            self._finish_request_if_complete(exchange)
+            return view.nbytes
+        finally:
+            self._release(self._send_turn)
+
+    def co_write_eof(self) -> Coroutine[None]:
+        """End the outgoing body: send the last chunk, or check that nothing is missing."""
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        try:
+            if self.outgoing is None:
+                return
+            exchange, transport = self._writable()
+            assert exchange.writer is not None
+            yield from self._co_send(transport, exchange, *exchange.writer.end())
+            self._finish_request_if_complete(exchange)
+        finally:
+            self._release(self._send_turn)
+
+    def _writable(self) -> tuple[Exchange, Transport]:
+        exchange = self.outgoing
+        if exchange is None and self.failure is not None:
+            raise ConnectionClosed(self.failure)
+        if exchange is None or exchange.request_side is RequestSide.REFUSED:
+            raise StateError("no request is waiting for body data")
+        if exchange.request_side is RequestSide.CONTINUE:
+            raise StateError(
+                "read_response() must return 100 (Continue) before the body is written"
+            )
+        if exchange.request_side is RequestSide.CANCELLED:
+            raise ConnectionClosed("the server answered, or went, before the body was complete")
+        return exchange, self._transport_in_use()
+
+    def _finish_request_if_complete(self, exchange: Exchange) -> None:
+        assert exchange.writer is not None
+        if exchange.writer.complete:
+            exchange.request_side = RequestSide.SENT
+            self.outgoing = None
+
+    def _co_send(
+        self, transport: Transport, exchange: Exchange, *buffers: bytes | memoryview
+    ) -> Coroutine[None]:
+        """Send all *buffers*. If that fails or is given up, nothing can be sent after them."""
+        try:
+            for data in buffers:
+                yield from co_send_all(transport, data)
+        except BaseException as exc:
+            self.closing = True
+            if exchange.request_side in _UNFINISHED:
+                exchange.request_side = RequestSide.CANCELLED
+            if not isinstance(exc, ConnectionClosed):
+                # Half a message is out, and no answer will come to it. If on the other hand the
+                # peer has closed, it may have said why: that is left for the receiver to read.
+                transport.shutdown()
+            raise
+
+    def _co_open(self) -> Coroutine[None]:
+        """Replace the connection, on which nothing is under way, by a new one."""
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
+        ours, theirs = socket.socketpair()
+        self._interrupt = theirs
+        try:
+            # Looked at after `theirs` can be seen, so that no abort goes unnoticed.
+            if self.aborted:
+                raise ConnectionClosed("disconnected")
+            transport = yield from co_interruptible(self._dial(), ours.fileno())
+        finally:
+            self._interrupt = None
+            ours.close()
+            theirs.close()
+        self.buffer.clear()
+        self.incoming = self.outgoing = None
+        self.closing = False
+        self.failure = self.ended = None
+        self.transport = transport
+        if self.aborted:
+            transport.close()
+            raise ConnectionClosed("disconnected while connecting")

@@ -1,0 +1,198 @@
+"""PollNeeded, and driving a coroutine in a thread that blocks."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from dugong import ConnectionClosed, ConnectionTimedOut, HTTPConnection, PollNeeded, eval_coroutine
+from dugong.connection.polling import Coroutine, co_interruptible
+from tests.support.server import ScriptedServer
+
+SHORT = 0.01  # seconds, where running into the limit is what is tested
+MANY_YEARS = 1e12
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+class Steps:
+    """A coroutine that waits for *needed* in turn, and remembers what became of it."""
+
+    def __init__(self, *needed: PollNeeded, error: Exception | None = None) -> None:
+        self.needed = needed
+        self.error = error
+        self.resumed = 0
+        self.closed = False
+
+    def run(self) -> Coroutine[str]:
+        try:
+            for needed in self.needed:
+                yield needed
+                self.resumed += 1
+            if self.error is not None:
+                raise self.error
+            return "result"
+        finally:
+            self.closed = True
+
+
+def test_poll_says_whether_it_is_time_to_resume(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    needed = PollNeeded(pair[0].fileno(), select.POLLIN)
+    assert needed.poll(0) is False
+    assert needed.poll(SHORT) is False
+    assert needed.is_ready() is False
+    pair[1].send(b"x")
+    assert needed.poll(0) is True
+    assert needed.poll() is True
+    assert needed.is_ready() is True
+    assert PollNeeded(pair[0].fileno(), select.POLLOUT).poll() is True
+
+
+def test_the_attributes_say_what_is_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
+    fd = pair[0].fileno()
+    needed = PollNeeded(fd, select.POLLIN | select.POLLOUT, 3)
+    assert (needed.fd, needed.mask, needed.timeout) == (fd, select.POLLIN | select.POLLOUT, 3)
+    assert repr(needed) == f"<PollNeeded fd={fd} in|out>"
+    assert repr(PollNeeded(fd, select.POLLIN)) == f"<PollNeeded fd={fd} in>"
+
+
+def test_a_coroutine_may_ask_to_be_resumed_though_nothing_happens(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    needed = PollNeeded(pair[0].fileno(), select.POLLIN, SHORT)
+    assert needed.poll() is True
+    assert needed.poll(MANY_YEARS) is True
+    assert needed.is_ready() is False
+    assert needed.poll(0) is False  # the caller's limit comes first
+
+
+def test_the_end_of_the_peer_is_a_reason_to_resume(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    pair[1].close()
+    assert PollNeeded(pair[0].fileno(), select.POLLIN).poll()
+
+
+@pytest.mark.parametrize("seconds", [-1, -MANY_YEARS])
+def test_a_limit_that_is_over_does_not_wait(
+    seconds: float, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    assert PollNeeded(pair[0].fileno(), select.POLLIN).poll(seconds) is False
+    assert PollNeeded(pair[0].fileno(), select.POLLIN, seconds).poll() is True
+
+
+def test_a_limit_may_be_longer_than_poll_can_wait(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    pair[1].send(b"x")
+    assert PollNeeded(pair[0].fileno(), select.POLLIN).poll(MANY_YEARS) is True
+    assert PollNeeded(pair[0].fileno(), select.POLLIN, MANY_YEARS).poll() is True
+
+
+def test_a_connection_may_have_a_timeout_of_many_years() -> None:
+    with (
+        ScriptedServer(lambda peer: (peer.request(), peer.answer())) as server,
+        HTTPConnection(*server.address) as conn,
+    ):
+        conn.timeout = MANY_YEARS
+        conn.send_request("GET", "/")
+        assert conn.read_response().status == 200
+
+
+def test_a_coroutine_is_run_to_its_result(pair: tuple[socket.socket, socket.socket]) -> None:
+    steps = Steps(*[PollNeeded(pair[0].fileno(), select.POLLOUT)] * 3)
+    assert eval_coroutine(steps.run()) == "result"
+    assert (steps.resumed, steps.closed) == (3, True)
+
+
+def test_a_coroutine_that_never_waits_has_a_result_too() -> None:
+    assert eval_coroutine(Steps().run(), timeout=0) == "result"
+
+
+def test_what_a_coroutine_raises_reaches_the_caller() -> None:
+    error = LookupError("from within")
+    steps = Steps(error=error)
+    with pytest.raises(LookupError) as caught:
+        eval_coroutine(steps.run())
+    assert caught.value is error
+    assert steps.closed
+
+
+def test_a_wait_that_is_too_long_closes_the_coroutine(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    steps = Steps(PollNeeded(pair[0].fileno(), select.POLLIN))
+    crt = steps.run()
+    with pytest.raises(ConnectionTimedOut):
+        eval_coroutine(crt, timeout=SHORT)
+    assert (steps.resumed, steps.closed) == (0, True)
+
+
+def test_the_timeout_is_for_each_wait(pair: tuple[socket.socket, socket.socket]) -> None:
+    asks_back = PollNeeded(pair[0].fileno(), select.POLLIN, SHORT)
+    steps = Steps(*[asks_back] * 5)
+    assert eval_coroutine(steps.run(), timeout=2 * SHORT) == "result"
+
+
+def test_an_interrupt_of_the_wait_closes_the_coroutine(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    class Interrupted(PollNeeded):
+        def poll(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    steps = Steps(Interrupted(pair[0].fileno(), select.POLLIN))
+    crt = steps.run()
+    with pytest.raises(KeyboardInterrupt):
+        eval_coroutine(crt)
+    assert steps.closed
+
+
+# --- co_interruptible ---------------------------------------------------------------------------
+
+
+def test_without_an_interrupt_nothing_changes(pair: tuple[socket.socket, socket.socket]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        both = select.POLLIN | select.POLLOUT
+        with socket.create_connection(listener.getsockname()) as sock:
+            steps = Steps(
+                PollNeeded(sock.fileno(), select.POLLOUT),
+                PollNeeded(sock.fileno(), both),
+                PollNeeded(sock.fileno(), select.POLLIN, SHORT),
+            )
+            assert eval_coroutine(co_interruptible(steps.run(), pair[0].fileno())) == "result"
+            assert steps.resumed == 3
+
+
+def test_an_interrupt_ends_any_wait(pair: tuple[socket.socket, socket.socket]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        steps = Steps(PollNeeded(listener.fileno(), select.POLLIN))
+        crt = co_interruptible(steps.run(), pair[0].fileno())
+        needed = next(crt)
+        assert not needed.is_ready()
+        pair[1].close()
+        assert needed.is_ready()
+        with pytest.raises(ConnectionClosed):
+            next(crt)
+        assert (steps.resumed, steps.closed) == (0, True)
+
+
+def test_closing_an_interruptible_coroutine_closes_the_one_within(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        steps = Steps(PollNeeded(listener.fileno(), select.POLLIN))
+        crt = co_interruptible(steps.run(), pair[0].fileno())
+        next(crt)
+        crt.close()
+        assert steps.closed

@@ -1,0 +1,539 @@
+"""TLS: what is checked, which ends are orderly, and two threads over one TLS object."""
+
+from __future__ import annotations
+
+import gc
+import select
+import socket
+import ssl
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+import pytest
+import trustme
+
+from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded, eval_coroutine
+from dugong.connection.tls import TlsTransport, co_start_tls
+from tests.support.server import TIMEOUT, Peer, ScriptedServer
+
+
+@pytest.fixture
+def resolves_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is an address of the loopback interface."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        return real("127.0.0.1", port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def refused_handshake(context: ssl.SSLContext) -> Callable[[Peer], None]:
+    """A script in which the client breaks the handshake off."""
+
+    def script(peer: Peer) -> None:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            context.wrap_socket(peer.sock, server_side=True).close()
+
+    return script
+
+
+# --- what the context decides ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("resolves_to_loopback")
+@pytest.mark.parametrize(
+    ("host", "sni"),
+    [
+        ("localhost", "localhost"),
+        ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test", "xn--bcher-kva.test"),
+        ("127.0.0.1", None),  # an address is no name (RFC 6066 §3)
+    ],
+)
+def test_the_name_of_the_server_is_sent(
+    host: str, sni: str | None, authority: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    seen: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1", "xn--bcher-kva.test").configure_cert(context)
+    context.sni_callback = lambda sock, name, ctx: seen.append(name)
+
+    def script(peer: Peer) -> None:
+        assert peer.request().headers["host"] == f"{sni or host}:{server.port}"
+        peer.answer()
+
+    with (
+        ScriptedServer(script, context=context) as server,
+        HTTPConnection(host, server.port, ssl_context=client_context) as conn,
+    ):
+        conn.send_request("GET", "/")
+        conn.read_response()
+    assert seen == [sni]
+
+
+@pytest.mark.usefixtures("resolves_to_loopback")
+def test_a_certificate_for_another_host_is_refused(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with ScriptedServer(refused_handshake(server_context)) as server:
+        conn = HTTPConnection("other.test", server.port, ssl_context=client_context)
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"other\.test"):
+            conn.send_request("GET", "/")
+        assert not conn.response_pending()
+
+
+@pytest.mark.usefixtures("resolves_to_loopback")
+def test_a_context_may_accept_another_host(
+    authority: trustme.CA, server_context: ssl.SSLContext
+) -> None:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.check_hostname = False
+    with (
+        ScriptedServer(lambda peer: peer.until_eof(), context=server_context) as server,
+        HTTPConnection("other.test", server.port, ssl_context=context) as conn,
+    ):
+        conn.connect()
+
+
+def test_an_authority_that_the_context_does_not_trust_is_refused(
+    server_context: ssl.SSLContext,
+) -> None:
+    with ScriptedServer(refused_handshake(server_context)) as server:
+        conn = HTTPConnection(*server.address, ssl_context=ssl.create_default_context())
+        with pytest.raises(ssl.SSLCertVerificationError):
+            conn.connect()
+
+
+def test_a_context_may_trust_anybody(server_context: ssl.SSLContext) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        ScriptedServer(lambda peer: peer.until_eof(), context=server_context) as server,
+        HTTPConnection(*server.address, ssl_context=context) as conn,
+    ):
+        conn.connect()
+        assert conn.get_ssl_peercert() == {}  # as ssl has it: it was not verified
+        assert conn.get_ssl_peercert(binary_form=True)
+
+
+def test_a_context_without_a_common_version_is_an_ssl_error(
+    authority: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(old)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    new = ssl.create_default_context()
+    authority.configure_trust(new)
+    new.minimum_version = ssl.TLSVersion.TLSv1_3
+    with ScriptedServer(refused_handshake(old)) as server:
+        conn = HTTPConnection(*server.address, ssl_context=new)
+        with pytest.raises(ssl.SSLError):
+            conn.connect()
+
+
+def test_the_certificate_and_the_cipher_can_be_looked_at(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with ScriptedServer(lambda peer: peer.until_eof(), context=server_context) as server:
+        conn = HTTPConnection(*server.address, ssl_context=client_context)
+        assert conn.get_ssl_peercert() is None
+        assert conn.get_ssl_cipher() is None
+        conn.connect()
+        cert = conn.get_ssl_peercert()
+        assert cert is not None
+        assert ("DNS", "localhost") in cert["subjectAltName"]
+        der = conn.get_ssl_peercert(binary_form=True)
+        assert der is not None
+        assert ssl.DER_cert_to_PEM_cert(der).startswith("-----BEGIN CERTIFICATE-----")
+        cipher = conn.get_ssl_cipher()
+        assert cipher is not None
+        name, version, bits = cipher
+        assert (name[:4], version, bits >= 128) == ("TLS_", "TLSv1.3", True)
+        conn.disconnect()
+        assert conn.get_ssl_peercert() is None
+        assert conn.get_ssl_cipher() is None
+
+
+def test_without_tls_there_is_no_certificate() -> None:
+    with (
+        ScriptedServer(lambda peer: peer.until_eof()) as server,
+        HTTPConnection(*server.address) as conn,
+    ):
+        conn.connect()
+        assert conn.get_ssl_peercert() is None
+        assert conn.get_ssl_cipher() is None
+
+
+# --- the handshake --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [Peer.cut, Peer.reset], ids=["eof", "reset"])
+def test_an_end_within_the_handshake_is_a_closed_connection(
+    end: Callable[[Peer], None], client_context: ssl.SSLContext
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.exactly(5)
+        end(peer)
+
+    with ScriptedServer(script) as server:
+        conn = HTTPConnection(*server.address, ssl_context=client_context)
+        with pytest.raises(ConnectionClosed):
+            conn.connect()
+
+
+def test_a_server_that_does_not_speak_tls_is_an_ssl_error(client_context: ssl.SSLContext) -> None:
+    def script(peer: Peer) -> None:
+        peer.exactly(5)
+        peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with ScriptedServer(script) as server:
+        conn = HTTPConnection(*server.address, ssl_context=client_context)
+        with pytest.raises(ssl.SSLError):
+            conn.connect()
+
+
+@pytest.mark.parametrize("answer", [b"", b"data"])
+def test_a_connection_that_is_reset_before_the_handshake_is_closed(
+    answer: bytes, client_context: ssl.SSLContext
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        sock.setblocking(False)
+        peer, _ = listener.accept()
+    peer.sendall(answer)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    poller = select.poll()
+    poller.register(sock, 0)  # errors and hang-up only
+    assert poller.poll(10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a socket that is only found by the garbage collector
+        with pytest.raises(ConnectionClosed):
+            eval_coroutine(co_start_tls(sock, client_context, "localhost"))
+        gc.collect()
+
+
+def test_a_name_that_tls_cannot_send_is_a_value_error(client_context: ssl.SSLContext) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        peer.until_eof()
+
+    with ScriptedServer(script) as server:
+        conn = HTTPConnection(".test", ssl_context=client_context, proxy=server.address)
+        with pytest.raises(UnicodeError):
+            conn.connect()
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"hello"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n", None),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", None),
+        (b"HTTP/1.0 200 OK\r\n\r\nhello", None),
+        (b"HTTP/1.1 200 OK\r\n\r\n", None),
+    ],
+)
+@pytest.mark.parametrize("end", [Peer.cut, Peer.reset], ids=["eof", "reset"])
+def test_an_end_without_close_notify_ends_no_body(
+    end: Callable[[Peer], None],
+    answer: bytes,
+    body: bytes | None,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer)
+        received.wait()  # a reset may overtake what was sent before
+        end(peer)
+
+    received = threading.Event()
+    with (
+        ScriptedServer(script, context=server_context) as server,
+        HTTPConnection(*server.address, ssl_context=client_context) as conn,
+    ):
+        conn.send_request("GET", "/")
+        conn.read_response()
+        got = b""
+        while len(got) < 5 and b"hello" in answer:
+            got += conn.read(5 - len(got))
+        if body is not None:
+            assert got + conn.readall() == body
+        received.set()
+        if body is None:
+            with pytest.raises(ConnectionClosed):
+                conn.readall()
+
+
+def test_with_close_notify_the_end_of_the_connection_is_the_end_of_the_body(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        assert isinstance(peer.sock, ssl.SSLSocket)
+        try:
+            peer.sock.unwrap()
+        except OSError:
+            pass  # whether the client answers is not the question
+
+    with (
+        ScriptedServer(script, context=server_context) as server,
+        HTTPConnection(*server.address, ssl_context=client_context) as conn,
+    ):
+        conn.send_request("GET", "/")
+        conn.read_response()
+        assert conn.readall() == b"hello"
+        assert conn.read(10) == b""
+
+
+@pytest.mark.parametrize("how", ["disconnect", "Connection: close"])
+def test_we_say_close_notify_ourselves(
+    how: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    # RFC 9112 §9.8: clients MUST send a closure alert before closing the connection.
+    def script(peer: Peer) -> None:
+        assert isinstance(peer.sock, ssl.SSLSocket)
+        peer.sock.suppress_ragged_eofs = False
+        peer.request()
+        peer.answer(headers=f"{how}\r\n" if ":" in how else "")
+        assert peer.until_eof() == b""  # raises SSLEOFError if it is not said
+
+    with ScriptedServer(script, context=server_context) as server:
+        conn = HTTPConnection(*server.address, ssl_context=client_context)
+        conn.send_request("GET", "/")
+        conn.read_response()
+        conn.readall()
+        if how == "disconnect":
+            conn.disconnect()
+    conn.disconnect()
+
+
+# --- an idle connection ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def idle(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> Iterator[tuple[TlsTransport, ssl.SSLSocket]]:
+    """Both ends of a TLS connection; the server's session tickets have arrived."""
+    accepted: list[ssl.SSLSocket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            sock, _ = listener.accept()
+            accepted.append(server_context.wrap_socket(sock, server_side=True))
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        sock = socket.create_connection(listener.getsockname())
+        sock.setblocking(False)
+        transport = eval_coroutine(co_start_tls(sock, client_context, "localhost"))
+        thread.join()
+    wait_readable(transport)
+    yield transport, accepted[0]
+    accepted[0].close()
+    transport.close()
+
+
+def wait_readable(transport: TlsTransport) -> None:
+    poller = select.poll()
+    poller.register(transport.sock, select.POLLIN)
+    assert poller.poll(10_000)
+
+
+def test_session_tickets_do_not_disturb_an_idle_connection(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    assert transport.is_quiet()
+    transport.send(b"ping")
+    assert peer.recv(10) == b"ping"
+
+
+def test_an_idle_connection_is_not_replaced_because_of_session_tickets(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def script(peer: Peer) -> None:
+        for _ in range(3):
+            peer.request()
+            peer.answer()
+
+    with (
+        ScriptedServer(script, context=server_context) as server,
+        HTTPConnection(*server.address, ssl_context=client_context) as conn,
+    ):
+        conn.connect()
+        transport = conn._duplexer.transport
+        assert isinstance(transport, TlsTransport)
+        wait_readable(transport)
+        for _ in range(3):
+            conn.send_request("GET", "/")
+            conn.read_response()
+        assert server.connections == 1
+
+
+def test_stray_data_is_noticed_behind_session_tickets(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"stray")
+    wait_readable(transport)
+    assert not transport.is_quiet()
+    assert not transport.is_quiet()  # four of the five bytes are still there
+
+
+@pytest.mark.parametrize("end", ["close_notify", "eof", "reset"])
+def test_the_end_of_an_idle_connection_is_noticed(
+    idle: tuple[TlsTransport, ssl.SSLSocket], end: str
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    if end == "close_notify":
+        peer.setblocking(False)
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.unwrap()
+    elif end == "eof":
+        socket.socket.shutdown(peer, socket.SHUT_WR)
+    else:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        socket.socket.close(peer)
+    wait_readable(transport)
+    assert not transport.is_quiet()
+
+
+def test_an_idle_connection_that_was_closed_is_replaced(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer()
+
+    with (
+        ScriptedServer(script, script, context=server_context) as server,
+        HTTPConnection(*server.address, ssl_context=client_context) as conn,
+    ):
+        conn.send_request("GET", "/")
+        conn.read_response()
+        transport = conn._duplexer.transport
+        assert isinstance(transport, TlsTransport)
+        while transport.is_quiet():
+            wait_readable(transport)
+        conn.send_request("GET", "/")
+        conn.read_response()
+        assert server.connections == 2
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def test_a_large_view_is_filled_with_as_many_records_as_there_are(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    data = Random(1).randbytes(100_000)
+    view = memoryview(bytearray(200_000))
+    sender = threading.Thread(target=peer.sendall, args=(data,))
+    sender.start()
+    filled = 0
+    while filled < len(data):
+        got = transport.recv_into(view[filled:])
+        if isinstance(got, PollNeeded):
+            assert got.poll(10)
+        else:
+            filled += got
+    sender.join()
+    assert bytes(view[:filled]) == data
+
+
+def test_after_our_own_shutdown_nothing_is_received_that_might_have_a_gap(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"first")
+    wait_readable(transport)
+    peer.sendall(b"second")
+    transport.shutdown()
+    with pytest.raises(ConnectionClosed):
+        transport.recv_into(memoryview(bytearray(100)))
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+
+
+def test_data_before_the_end_is_not_lost_with_it(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"last words")
+    socket.socket.shutdown(peer, socket.SHUT_WR)
+    view = memoryview(bytearray(100))
+    while isinstance(got := transport.recv_into(view), PollNeeded):
+        assert got.poll(10)
+    assert bytes(view[:got]) == b"last words"
+    wait_readable(transport)
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed):
+            transport.recv_into(view)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_large_bodies_go_both_ways_at_the_same_time(
+    version: ssl.TLSVersion, authority: trustme.CA, server_context: ssl.SSLContext
+) -> None:
+    size = 8 * 2**20
+    data = Random(2).randbytes(size)
+
+    def echo(peer: Peer) -> None:
+        request = peer.head()
+        assert request.headers["content-length"] == str(size)
+        peer.send(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+        for _ in range(size // 2**16):
+            peer.send(peer.exactly(2**16))
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.maximum_version = version
+    with (
+        ScriptedServer(echo, context=server_context) as server,
+        HTTPConnection(*server.address, ssl_context=context) as conn,
+    ):
+        begun = threading.Event()
+
+        def send() -> None:
+            conn.send_request("PUT", "/", body=BodyFollowing(size))
+            begun.set()
+            for start in range(0, size, 300_000):
+                conn.write(memoryview(data)[start : start + 300_000])
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        begun.wait(TIMEOUT)
+        conn.read_response()
+        digest = sha256()
+        buffer = bytearray(200_000)
+        total = 0
+        while got := conn.readinto(buffer):
+            digest.update(memoryview(buffer)[:got])
+            total += got
+        sender.join()
+        assert total == size
+        assert digest.digest() == sha256(data).digest()

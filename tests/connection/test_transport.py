@@ -1,0 +1,403 @@
+"""Transports without TLS: what their ends mean, tracing, and being cut off by another thread."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded
+from dugong.connection.transport import PlainTransport, TracingTransport, Transport, traced
+from tests.support.server import TIMEOUT, Peer, ScriptedServer
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection; the first does not block."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield ours, theirs
+
+
+@pytest.fixture(params=["plain", "traced"])
+def transport(
+    request: pytest.FixtureRequest, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> Iterator[Transport]:
+    transport: Transport = PlainTransport(pair[0])
+    if request.param == "traced":
+        transport = TracingTransport(transport, str(tmp_path / "trace-%d"))
+    yield transport
+    transport.close()
+
+
+def wait_for(sock: socket.socket, event: int = select.POLLIN) -> None:
+    poller = select.poll()
+    poller.register(sock, event)
+    assert poller.poll(10_000)
+
+
+def receive(transport: Transport, size: int = 100) -> bytes:
+    """Receive once, waiting for it."""
+    view = memoryview(bytearray(size))
+    while not isinstance(got := transport.recv_into(view), int):
+        assert got.poll(10)
+    return bytes(view[:got])
+
+
+def test_receiving_takes_what_there_is_or_says_what_to_wait_for(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    view = memoryview(bytearray(10))
+    wanted = transport.recv_into(view)
+    assert isinstance(wanted, PollNeeded)
+    assert (wanted.fd, wanted.mask) == (pair[0].fileno(), select.POLLIN)
+    pair[1].sendall(b"hello")
+    assert wanted.poll(10)
+    assert transport.recv_into(view) == 5
+    assert bytes(view[:5]) == b"hello"
+    assert isinstance(transport.recv_into(view), PollNeeded)
+
+
+def test_a_full_view_may_leave_more_behind(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].sendall(b"hello")
+    wait_for(pair[0])
+    assert [receive(transport, 2), receive(transport, 2), receive(transport, 2)] == [
+        b"he",
+        b"ll",
+        b"o",
+    ]
+
+
+def test_sending_into_a_full_socket_says_what_to_wait_for(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    data = bytes(2**20)
+    total = 0
+    while isinstance(sent := transport.send(data), int):
+        total += sent
+    assert (sent.fd, sent.mask) == (pair[0].fileno(), select.POLLOUT)
+    assert not sent.poll(0)
+    while total:
+        total -= len(pair[1].recv(2**20))
+    assert sent.poll(10)
+
+
+def test_an_orderly_end_is_zero_each_time(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].sendall(b"last")
+    pair[1].close()
+    assert receive(transport) == b"last"
+    assert receive(transport) == b""
+    assert receive(transport) == b""
+
+
+def test_a_reset_is_no_orderly_end(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    wait_for(pair[0])
+    with pytest.raises(ConnectionClosed, match="reset"):
+        transport.recv_into(memoryview(bytearray(1)))
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+
+
+def test_our_own_shutdown_is_no_orderly_end(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    transport.shutdown()
+    assert transport.is_shut
+    assert pair[1].recv(1) == b""
+    with pytest.raises(ConnectionClosed):
+        transport.recv_into(memoryview(bytearray(1)))
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+
+
+def test_nobody_is_told_to_wait_for_a_descriptor_that_is_gone(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].sendall(b"data")
+    assert receive(transport) == b"data"  # the next call would advise to wait
+    transport.shutdown()
+    transport.close()
+    with pytest.raises(ConnectionClosed):
+        transport.recv_into(memoryview(bytearray(1)))
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+    assert not transport.is_quiet()
+
+
+def test_closing_and_shutting_may_be_repeated(transport: Transport) -> None:
+    transport.shutdown()
+    transport.shutdown()
+    transport.close()
+    transport.close()
+    transport.shutdown()
+    assert transport.sock.fileno() == -1
+
+
+def test_only_an_open_connection_without_stray_bytes_is_quiet(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    assert transport.is_quiet()
+    pair[1].sendall(b"stray")
+    wait_for(pair[0])
+    assert not transport.is_quiet()
+    receive(transport)
+    assert transport.is_quiet()
+    pair[1].close()
+    wait_for(pair[0])
+    assert not transport.is_quiet()
+
+
+# --- DUGONG_TRACEFILE -----------------------------------------------------------------------------
+
+
+def test_without_the_variable_nothing_is_traced(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    monkeypatch.delenv("DUGONG_TRACEFILE", raising=False)
+    transport = PlainTransport(pair[0])
+    assert traced(transport) is transport
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_trace_holds_exactly_what_was_sent_and_received(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tls: bool,
+    server_context: Any,
+    client_context: Any,
+) -> None:
+    monkeypatch.setenv("DUGONG_TRACEFILE", str(tmp_path / "100%-%d"))
+    sent: list[bytes] = []
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            request = peer.request()
+            sent.append(request.head + request.body)
+            peer.send(answer)
+
+    contexts = (server_context, client_context) if tls else (None, None)
+    with (
+        ScriptedServer(script, context=contexts[0]) as server,
+        HTTPConnection(*server.address, ssl_context=contexts[1]) as conn,
+    ):
+        for _ in range(2):
+            conn.send_request("PUT", "/", body=b"\0binary\xff")
+            conn.read_response()
+            assert conn.readall() == b"abc"
+        (file,) = tmp_path.iterdir()
+        assert file.read_bytes() == sent[0] + answer + sent[1] + answer  # unbuffered
+
+
+def test_each_connection_has_a_trace_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DUGONG_TRACEFILE", str(tmp_path / "trace-%d"))
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer()
+
+    with (
+        ScriptedServer(script, repeat=True) as server,
+        HTTPConnection(*server.address) as conn,
+    ):
+        for i in range(5):
+            conn.send_request("GET", f"/{i}")
+            conn.read_response()
+            conn.disconnect()
+    traces = [file.read_bytes() for file in tmp_path.glob("trace-*")]
+    assert sorted(trace[:6] for trace in traces) == [b"GET /%d" % i for i in range(5)]
+
+
+# --- disconnecting while another thread waits ---------------------------------------------------
+
+
+class Outcome:
+    """A call in a thread of its own; `result` waits for it and returns what it raised."""
+
+    def __init__(self, call: Any, *args: Any) -> None:
+        self._raised: BaseException | None = None
+        self._call = call
+        self._args = args
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call(*self._args)
+        except BaseException as exc:
+            self._raised = exc
+
+    def result(self) -> BaseException | None:
+        self._thread.join()
+        return self._raised
+
+
+@pytest.fixture(params=["plain", "tls"])
+def contexts(request: pytest.FixtureRequest, server_context: Any, client_context: Any) -> Any:
+    return (server_context, client_context) if request.param == "tls" else (None, None)
+
+
+def fd_is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def descriptor(conn: HTTPConnection) -> int:
+    transport = conn._duplexer.transport
+    assert transport is not None
+    return transport.sock.fileno()
+
+
+def test_disconnecting_ends_a_wait_for_an_answer(contexts: Any) -> None:
+    asked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        asked.set()
+        peer.until_eof()
+
+    with ScriptedServer(script, context=contexts[0]) as server:
+        conn = HTTPConnection(*server.address, ssl_context=contexts[1])
+        conn.send_request("GET", "/")
+        fd = descriptor(conn)
+        reader = Outcome(conn.read_response)
+        asked.wait()
+        conn.disconnect()
+        assert isinstance(reader.result(), ConnectionClosed)
+        assert not fd_is_open(fd)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+    ],
+    ids=["length", "chunked", "until-close"],
+)
+def test_a_body_that_we_cut_short_ourselves_is_not_complete(contexts: Any, head: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(head)
+        peer.until_eof()
+
+    with ScriptedServer(script, context=contexts[0]) as server:
+        conn = HTTPConnection(*server.address, ssl_context=contexts[1])
+        conn.send_request("GET", "/")
+        conn.read_response()
+        crt = conn.co_readall()
+        next(crt)  # it waits for the body
+        conn.disconnect()
+        with pytest.raises(ConnectionClosed):
+            next(crt)
+        with pytest.raises(ConnectionClosed):
+            conn.read(10)
+
+
+def test_disconnecting_ends_a_send_that_nobody_receives(contexts: Any) -> None:
+    begun = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.exactly(2**20)
+        begun.set()
+        gone.wait(TIMEOUT)
+
+    gone = threading.Event()
+    with ScriptedServer(script, context=contexts[0]) as server:
+        conn = HTTPConnection(*server.address, ssl_context=contexts[1])
+        conn.send_request("PUT", "/", body=BodyFollowing())
+        fd = descriptor(conn)
+
+        sender = Outcome(conn.write, bytes(2**26))
+        begun.wait()
+        conn.disconnect()
+        assert isinstance(sender.result(), ConnectionClosed)
+        assert not fd_is_open(fd)
+        gone.set()
+
+
+def test_a_sender_between_two_writes_hears_of_the_disconnection() -> None:
+    with ScriptedServer(lambda peer: peer.until_eof()) as server:
+        conn = HTTPConnection(*server.address)
+        conn.send_request("PUT", "/", body=BodyFollowing(10))
+        conn.write(b"12345")
+        conn.disconnect()
+        with pytest.raises(ConnectionClosed):
+            conn.write(b"12345")
+
+
+def test_disconnecting_ends_both_directions_and_the_last_one_out_closes(contexts: Any) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        gone.wait(TIMEOUT)
+
+    gone = threading.Event()
+    with ScriptedServer(script, context=contexts[0]) as server:
+        conn = HTTPConnection(*server.address, ssl_context=contexts[1])
+        conn.send_request("PUT", "/", body=BodyFollowing(2**30))
+        fd = descriptor(conn)
+        conn._duplexer.pipeline[0].thread = 0  # as if another thread had sent the request
+        conn.read_response()
+        receiving = conn.co_read(10)
+        next(receiving)
+        sending = conn.co_write(bytes(2**26))
+        next(sending)
+        conn.disconnect()
+        with pytest.raises(ConnectionClosed):
+            next(sending)
+        assert fd_is_open(fd)  # the receiver might be waiting for it, and must not see a stranger
+        with pytest.raises(ConnectionClosed):
+            next(receiving)
+        assert not fd_is_open(fd)
+        gone.set()
+
+
+def test_a_descriptor_in_use_survives_until_its_waiter_is_gone(contexts: Any) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.until_eof()
+
+    def second(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"second")
+
+    with (
+        ScriptedServer(script, second, context=contexts[0]) as server,
+        HTTPConnection(*server.address, ssl_context=contexts[1]) as conn,
+    ):
+        conn.send_request("GET", "/first")
+        fd = descriptor(conn)
+        old = conn.co_read_response()
+        next(old)
+        conn.disconnect()
+        conn.send_request("GET", "/second")
+        assert descriptor(conn) != fd
+        with pytest.raises(ConnectionClosed):
+            next(old)
+        conn.read_response()
+        assert conn.readall() == b"second"
