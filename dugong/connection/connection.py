@@ -223,7 +223,9 @@ class HTTPConnection:
         (`read_response` may still return an answer then); and whatever `connect` raises. For the
         sending thread.
         """
-        eval_coroutine(self.co_send_request(method, path, headers, body, expect100), self._timeout)
+        request = self._builder.build(method, path, headers, body, expect100)
+        self._closed = False
+        eval_coroutine(self._duplexer.co_send_request(*request), self._timeout)
 
     def co_send_request(
         self,
@@ -292,7 +294,7 @@ class HTTPConnection:
                 self.write_eof()
             except ConnectionClosed:
                 pass  # the server may have said why
-        return eval_coroutine(duplexer.co_read_response(self._timeout), self._timeout)
+        return duplexer.read_response(self._timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """As `read_response`, as a coroutine; it never ends a chunked body by itself."""
@@ -320,8 +322,7 @@ class HTTPConnection:
 
         0 is the end of the body. Raises as `read`. For the receiving thread.
         """
-        view = writable_view(buf)
-        return eval_coroutine(self._duplexer.co_readinto(view, self._timeout), self._timeout)
+        return self._duplexer.readinto(writable_view(buf), self._timeout)
 
     def co_readinto(self, buf: bytearray | memoryview) -> Coroutine[int]:
         """As `readinto`, as a coroutine."""

@@ -49,6 +49,11 @@ class PollNeeded:
             return True
         return bool(self._poller.poll(None if timeout is None else _milliseconds(timeout)))
 
+    def block(self, timeout: float | None) -> None:
+        """Block until the coroutine should be resumed; raise `ConnectionTimedOut` if it is late."""
+        if not self.poll(timeout):
+            raise ConnectionTimedOut(f"nothing happened for {timeout} seconds")
+
     def is_ready(self) -> bool:
         """Return True if there would be nothing to wait for."""
         return bool(self._poller.poll(0))
@@ -74,8 +79,7 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
     """
     try:
         while True:
-            if not next(crt).poll(timeout):
-                raise ConnectionTimedOut(f"nothing happened for {timeout} seconds")
+            next(crt).block(timeout)
     except StopIteration as exc:
         result: T = exc.value
         return result

@@ -208,11 +208,12 @@ Reader = LengthReader | ChunkedReader | UntilCloseReader
 
 def reader_for(framing: Framing, buffer: ReceiveBuffer, transport: Transport) -> Reader | None:
     """Return the reader for a body that is framed so, or None if there is no body."""
-    if framing.kind is BodyKind.LENGTH:
-        assert framing.length is not None
-        return LengthReader(buffer, transport, framing.length)
-    if framing.kind is BodyKind.CHUNKED:
+    kind, length, _ = framing
+    if kind is BodyKind.LENGTH:
+        assert length is not None
+        return LengthReader(buffer, transport, length)
+    if kind is BodyKind.CHUNKED:
         return ChunkedReader(buffer, transport)
-    if framing.kind is BodyKind.UNTIL_CLOSE:
+    if kind is BodyKind.UNTIL_CLOSE:
         return UntilCloseReader(buffer, transport)
     return None

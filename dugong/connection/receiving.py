@@ -4,6 +4,7 @@ Guarantees: answer n is given to request n or to nobody; a body that was cut sho
 exception, never an end; a wait that was given up has lost nothing.
 
 What receives takes the *patience* that `dugong.connection.transport` describes: 0 for coroutines.
+The two calls that matter most have a blocking form, which takes the same steps without a coroutine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
 from dugong.connection.framing import response_framing
-from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.readers import LengthReader, reader_for
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
@@ -33,44 +34,66 @@ _RESUMABLE = (ConnectionTimedOut, GeneratorExit)
 class Receiving(Shared):
     """The receiver's half of a `dugong.connection.duplexer.Duplexer`."""
 
-    def co_read_response(self, patience: float | None = 0) -> Coroutine[HTTPResponse]:
-        """Receive the head of the next answer that is not an unasked 1xx."""
+    def read_response(self, patience: float | None) -> HTTPResponse:
+        """Receive the head of the next answer that is not an unasked 1xx, blocking."""
         if not self._receive_turn.acquire(False):
             raise busy("receiving")
         try:
-            if self.incoming is not None and self.failure is None:
-                raise StateError(
-                    "the body of the previous response has not been read completely yet"
-                )
-            while not self.pipeline:
-                if self._send_turn.locked() and not self.aborted:
-                    yield from self._co_wait_for_sender()
-                elif not self.pipeline:
-                    if self.failure or self.aborted:
-                        raise ConnectionClosed(self.failure or "disconnected")
-                    raise StateError("No pending requests")
-            exchange = self.pipeline[0]
-            if exchange.answer_100:
-                exchange.answer_100 = False
-                return _continue(exchange, "Continue", Headers())
-            try:
-                while isinstance(answer := self._receive_answer(exchange, patience), PollNeeded):
-                    yield answer
-                return answer
-            except _RESUMABLE:
-                raise
-            except BaseException as exc:
-                if self.pipeline and self.pipeline[0] is exchange:
-                    self._fail(f"the connection failed earlier: {exc}")
-                    self.pipeline.popleft()
-                raise
+            while not isinstance(answer := self._next_answer(patience), HTTPResponse):
+                if answer is None:
+                    eval_coroutine(self._co_wait_for_sender(), patience)
+                else:
+                    answer.block(patience)
+            return answer
         finally:
             self._release(self._receive_turn)
+
+    def co_read_response(self, patience: float | None = 0) -> Coroutine[HTTPResponse]:
+        """As `read_response`, as a coroutine."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        try:
+            while not isinstance(answer := self._next_answer(patience), HTTPResponse):
+                if answer is None:
+                    yield from self._co_wait_for_sender()
+                else:
+                    yield answer
+            return answer
+        finally:
+            self._release(self._receive_turn)
+
+    def _next_answer(self, patience: float | None) -> HTTPResponse | PollNeeded | None:
+        """Like a reader: do what can be done without waiting, or with *patience*.
+
+        None means that the sender must be waited for.
+        """
+        if self.incoming is not None and self.failure is None:
+            raise StateError("the body of the previous response has not been read completely yet")
+        if not self.pipeline:
+            if self._send_turn.locked() and not self.aborted:
+                return None
+            if not self.pipeline:  # still, now that the sender is known to have finished
+                if self.failure or self.aborted:
+                    raise ConnectionClosed(self.failure or "disconnected")
+                raise StateError("No pending requests")
+        exchange = self.pipeline[0]
+        if exchange.answer_100:
+            exchange.answer_100 = False
+            return _continue(exchange, "Continue", Headers())
+        try:
+            return self._receive_answer(exchange, patience)
+        except _RESUMABLE:
+            raise
+        except BaseException as exc:
+            if self.pipeline and self.pipeline[0] is exchange:
+                self._fail(f"the connection failed earlier: {exc}")
+                self.pipeline.popleft()
+            raise
 
     def _receive_answer(
         self, exchange: Exchange, patience: float | None
     ) -> HTTPResponse | PollNeeded:
-        """Like a reader: do what can be done without waiting, or with *patience*."""
+        """Receive an answer to *exchange*, or return what to wait for."""
         transport = self._transport_in_use()
         if self.ended is not None:
             # Whatever follows a last answer is none, even if it looks like one (RFC 9112 §9.6).
@@ -80,16 +103,18 @@ class Receiving(Shared):
             head = receive_head(transport, self.buffer)
             if isinstance(head, PollNeeded):
                 return head
-            if head.status >= 200 or (head.status == 101 and exchange.upgrade):
+            minor_version, status, reason, fields = head
+            if status >= 200 or (status == 101 and exchange.upgrade):
                 break
             exchange.interim += 1
-            if head.status == 101 or exchange.interim > MAX_INTERIM:
-                raise InvalidResponse(f"unexpected {head.status} response")
-            if head.status == 100 and exchange.request_side is RequestSide.CONTINUE:
+            if status == 101 or exchange.interim > MAX_INTERIM:
+                raise InvalidResponse(f"unexpected {status} response")
+            if status == 100 and exchange.request_side is RequestSide.CONTINUE:
                 exchange.request_side = RequestSide.BODY
-                return _continue(exchange, head.reason, Headers._from_parsed(head.fields))
+                return _continue(exchange, reason, Headers._from_parsed(fields))
 
-        framing = response_framing(exchange.method, head.minor_version, head.status, head.fields)
+        method = exchange.method
+        framing = response_framing(method, minor_version, status, fields)
         persistent = framing.persistent and not exchange.close
         if exchange.writer is None:
             pass
@@ -98,10 +123,10 @@ class Receiving(Shared):
             # next request for it (RFC 9110 §10.1.1). So nothing is sent after this.
             exchange.request_side = RequestSide.REFUSED
             persistent = False
-        elif exchange.request_side is RequestSide.BODY and head.status >= 300:
+        elif exchange.request_side is RequestSide.BODY and status >= 300:
             exchange.request_side = RequestSide.CANCELLED  # RFC 9112 §9.5
             persistent = False
-        switched = head.status == 101 or (exchange.method == "CONNECT" and head.status < 300)
+        switched = status == 101 or (method == "CONNECT" and status < 300)
         if switched or not persistent:
             self.closing = True
             self.ended = (
@@ -116,22 +141,60 @@ class Receiving(Shared):
             self.incoming = exchange
         elif not persistent and not switched:
             self._end(exchange, transport)
-        headers = Headers._from_parsed(head.fields)
-        response = HTTPResponse(
-            exchange.method, exchange.path, head.status, head.reason, headers, framing.length
-        )
+        headers = Headers._from_parsed(fields)
+        response = HTTPResponse(method, exchange.path, status, reason, headers, framing.length)
         # Last, for as long as the exchange is here, the sender knows that something is under way.
         self.pipeline.popleft()
         return response
 
+    def readinto(self, view: memoryview, patience: float | None) -> int:
+        """Receive the next part of the incoming body into *view*, blocking; 0 is its end."""
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        try:
+            while not isinstance(got := self._next_part(view, patience), int):
+                got.block(patience)
+            return got
+        finally:
+            self._release(self._receive_turn)
+
     def co_readinto(self, view: memoryview, patience: float | None = 0) -> Coroutine[int]:
-        """Receive the next part of the incoming body into *view*; 0 means that it has ended."""
+        """As `readinto`, as a coroutine."""
         if not self._receive_turn.acquire(False):
             raise busy("receiving")
         try:
             return (yield from self._co_readinto(view, patience))
         finally:
             self._release(self._receive_turn)
+
+    def _co_readinto(self, view: memoryview, patience: float | None) -> Coroutine[int]:
+        while not isinstance(got := self._next_part(view, patience), int):
+            yield got
+        return got
+
+    def _next_part(self, view: memoryview, patience: float | None) -> int | PollNeeded:
+        """Like a reader: do what can be done without waiting, or with *patience*."""
+        exchange = self.incoming
+        if self.failure is not None:
+            raise ConnectionClosed(self.failure)
+        if exchange is None and self.cut is not None:
+            raise ConnectionClosed(self.cut)
+        if exchange is None or not len(view):
+            return 0
+        reader, transport = exchange.reader, self.transport
+        assert reader is not None
+        assert transport is not None
+        transport.patience = patience
+        try:
+            got = reader.readinto(view)
+        except _RESUMABLE:
+            raise
+        except BaseException as exc:
+            self._fail(f"the connection failed earlier: {exc}")
+            raise
+        if reader.done:
+            self._finish_answer(exchange)
+        return got
 
     def co_read(self, size: int, patience: float | None = 0) -> Coroutine[bytes]:
         """Receive at least one and at most *size* bytes of the incoming body; b"" is its end."""
@@ -208,30 +271,6 @@ class Receiving(Shared):
         finally:
             self.reading_raw = False
             self._release(self._receive_turn)
-
-    def _co_readinto(self, view: memoryview, patience: float | None) -> Coroutine[int]:
-        exchange = self.incoming
-        if self.failure is not None:
-            raise ConnectionClosed(self.failure)
-        if exchange is None and self.cut is not None:
-            raise ConnectionClosed(self.cut)
-        if exchange is None or not len(view):
-            return 0
-        reader, transport = exchange.reader, self.transport
-        assert reader is not None
-        assert transport is not None
-        transport.patience = patience
-        try:
-            while not isinstance(got := reader.readinto(view), int):
-                yield got
-        except _RESUMABLE:
-            raise
-        except BaseException as exc:
-            self._fail(f"the connection failed earlier: {exc}")
-            raise
-        if reader.done:
-            self._finish_answer(exchange)
-        return got
 
     def _finish_answer(self, exchange: Exchange) -> None:
         if not exchange.persistent:

@@ -54,7 +54,7 @@ class Sending(Shared):
             if self._nothing_under_way():
                 if (
                     self.closing
-                    or self.buffer
+                    or self.buffer.start != self.buffer.end
                     or not self.transport
                     or not self.transport.is_quiet()
                 ):
