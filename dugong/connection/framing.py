@@ -31,6 +31,9 @@ class BodyKind(Enum):
     UNTIL_CLOSE = "until close"
 
 
+_LENGTH = BodyKind.LENGTH  # a member is looked up slowly in its class
+
+
 class Framing(NamedTuple):
     """`length` is None unless it is known; `persistent` says if another answer may follow."""
 
@@ -113,5 +116,7 @@ def response_framing(
             raise InvalidResponse(f"malformed Transfer-Encoding {', '.join(codings)!r}")
         raise UnsupportedResponse(f"unsupported Transfer-Encoding {', '.join(codings)!r}")
     if length is not None:
-        return Framing(BodyKind.LENGTH if length else BodyKind.NONE, length, persistent)
+        # The class itself would go through a function in Python, at twice the cost.
+        kind = _LENGTH if length else BodyKind.NONE
+        return tuple.__new__(Framing, (kind, length, persistent))
     return Framing(BodyKind.UNTIL_CLOSE, None, False)

@@ -66,7 +66,9 @@ class RequestBuilder:
             target = self._prefix + path if path != "*" else self._prefix  # RFC 9112 §3.2.4
         request_line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
         if body is None and not headers and not expect100:
-            return Request(Exchange(method, path), request_line + self._plain_tail, None)
+            head = request_line + self._plain_tail
+            # The class itself would go through a function in Python, at twice the cost.
+            return tuple.__new__(Request, (Exchange(method, path), head, None))
 
         following = isinstance(body, BodyFollowing)
         if expect100 and not following:
