@@ -52,7 +52,7 @@ class ReceiveBuffer:
             waiting = self.end - self.start
             self._view[:waiting] = self._view[self.start : self.end]
             self.start, self.end = 0, waiting
-        got = transport.recv_into(self._view[self.end :])
+        got = transport.recv_into(self._view[self.end :] if self.end else self._view)
         if isinstance(got, int):
             self.end += got
         return got

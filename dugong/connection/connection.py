@@ -286,8 +286,7 @@ class HTTPConnection:
         receiving thread.
         """
         duplexer = self._duplexer
-        owed = duplexer.owed_body()
-        if owed is not None:
+        if duplexer.outgoing is not None and (owed := duplexer.owed_body()) is not None:
             if not isinstance(owed.writer, ChunkedWriter):
                 raise StateError("the body of the request has not been written completely yet")
             try:

@@ -31,7 +31,7 @@ class Duplexer(Sending, Receiving):
 
     def owed_body(self) -> Exchange | None:
         """Return the oldest exchange if its answer waits for body data of this very thread."""
-        if self.outgoing is None or self.incoming is not None or self.failure is not None:
+        if self.incoming is not None or self.failure is not None:
             return None
         try:
             oldest = self.pipeline[0]

@@ -13,7 +13,7 @@ from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import Coroutine, co_interruptible
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
-from dugong.connection.wire import co_send_all
+from dugong.connection.wire import co_send_rest
 from dugong.errors import ConnectionClosed, StateError
 
 __all__ = ["Sending"]
@@ -131,7 +131,9 @@ class Sending(Shared):
         """Send all *buffers*. If that fails or is given up, nothing can be sent after them."""
         try:
             for data in buffers:
-                yield from co_send_all(transport, data)
+                sent = transport.send(data)  # mostly all of it, with no need for a coroutine
+                if sent != len(data):
+                    yield from co_send_rest(transport, data, sent)
         except BaseException as exc:
             self.closing = True
             if exchange.request_side in _UNFINISHED:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine, PollNeeded
     from dugong.connection.transport import Transport
 
-__all__ = ["MAX_INTERIM", "co_send_all", "receive_head"]
+__all__ = ["MAX_INTERIM", "co_send_all", "co_send_rest", "receive_head"]
 
 #: How many 1xx answers to one request are believed, so that a stream of them cannot go on for ever.
 MAX_INTERIM = 1000
@@ -30,14 +30,19 @@ MAX_INTERIM = 1000
 
 def co_send_all(transport: Transport, data: bytes | memoryview) -> Coroutine[None]:
     """Send *data*. Raises `ConnectionClosed`. If it is given up, part of it may have been sent."""
-    while True:
-        sent = transport.send(data)
-        if not isinstance(sent, int):
-            yield sent
-        elif sent == len(data):
-            return
-        else:
+    yield from co_send_rest(transport, data, transport.send(data))
+
+
+def co_send_rest(
+    transport: Transport, data: bytes | memoryview, sent: int | PollNeeded
+) -> Coroutine[None]:
+    """Send what is left of *data* after ``transport.send(data)`` has returned *sent*."""
+    while sent != len(data):
+        if isinstance(sent, int):
             data = memoryview(data)[sent:]
+        else:
+            yield sent
+        sent = transport.send(data)
 
 
 def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | PollNeeded:
