@@ -6,7 +6,7 @@ Guarantees: no bytes of any peer can make these raise. Touches nothing but its a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TypeVar, overload
 
 __all__ = ["CaseInsensitiveDict", "Headers"]
@@ -34,7 +34,7 @@ class Headers:
 
     __slots__ = ("_fields",)
 
-    _fields: tuple[tuple[str, str, str], ...]  # (lower-case name, name as sent, value)
+    _fields: Sequence[tuple[str, str, str]]  # (lower-case name, name as sent, value)
 
     def __init__(
         self, fields: Mapping[str, str] | Headers | Iterable[tuple[str, str]] = ()
@@ -43,10 +43,10 @@ class Headers:
         self._fields = tuple((name.lower(), name, value) for name, value in pairs)
 
     @classmethod
-    def _from_parsed(cls, fields: Iterable[tuple[str, str, str]]) -> Headers:
-        """Wrap (lower-case name, name, value) triples without copying each of them."""
+    def _from_parsed(cls, fields: Sequence[tuple[str, str, str]]) -> Headers:
+        """Wrap (lower-case name, name, value) triples, which nobody else may change."""
         self = cls.__new__(cls)
-        self._fields = tuple(fields)
+        self._fields = fields
         return self
 
     def __getitem__(self, name: str) -> str | None:

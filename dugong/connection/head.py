@@ -172,14 +172,15 @@ def _parse_lines(lines: list[bytes]) -> ResponseHead:
     status_line = lines[0]
     status = _known_statuses.get(status_line) or _parse_status_line(status_line)
     del lines[0]
+    known = _known_fields.get
+    fields = [known(line) or _parse_field(line) for line in lines]
     # The class itself would go through a function in Python, at twice the cost.
-    return tuple.__new__(ResponseHead, (*status, parse_fields(lines)))
+    return tuple.__new__(ResponseHead, (*status, fields))
 
 
 def parse_fields(lines: list[bytes]) -> list[Field]:
-    """Parse header or trailer lines that were split and unfolded. Raises `InvalidResponse`."""
-    known = _known_fields.get
-    return [known(line) or _parse_field(line) for line in lines]
+    """Parse trailer lines that were split and unfolded. Raises `InvalidResponse`."""
+    return [_parse_field(line) for line in lines]
 
 
 def split_trailer(block: bytes) -> list[bytes]:
