@@ -225,7 +225,7 @@ class HTTPConnection:
         """
         request = self._builder.build(method, path, headers, body, expect100)
         self._closed = False
-        eval_coroutine(self._duplexer.co_send_request(*request), self._timeout)
+        self._duplexer.send_request(*request, self._timeout)
 
     def co_send_request(
         self,

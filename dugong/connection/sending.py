@@ -10,10 +10,10 @@ import socket
 from threading import get_ident
 
 from dugong.connection.exchange import Exchange, RequestSide
-from dugong.connection.polling import Coroutine, co_interruptible
+from dugong.connection.polling import Coroutine, co_interruptible, eval_coroutine
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
-from dugong.connection.wire import co_send_rest
+from dugong.connection.wire import co_send_all, co_send_rest
 from dugong.errors import ConnectionClosed, StateError
 
 __all__ = ["Sending"]
@@ -36,46 +36,74 @@ class Sending(Shared):
         finally:
             self._release(self._send_turn)
 
-    def co_send_request(
-        self, exchange: Exchange, head: bytes, body: memoryview | None
-    ) -> Coroutine[None]:
-        """Connect if necessary, then send *head* and *body*."""
+    def send_request(
+        self, exchange: Exchange, head: bytes, body: memoryview | None, timeout: float | None
+    ) -> None:
+        """Connect if necessary, then send *head* and *body*, blocking."""
         if not self._send_turn.acquire(False):
             raise busy("sending")
         try:
-            if (
-                self.outgoing is not None
-                and self.outgoing.request_side in _UNFINISHED
-                and self.failure is None
-            ):
-                raise StateError(
-                    "body data of the previous request has not been sent completely yet"
-                )
-            if self._nothing_under_way():
-                if (
-                    self.closing
-                    or self.buffer.start != self.buffer.end
-                    or not self.transport
-                    or not self.transport.is_quiet()
-                ):
-                    yield from self._co_open()
-            elif self.closing:
-                raise ConnectionClosed(
-                    "the connection is ending; read the answers that are due first"
-                )
-            transport = self._transport_in_use()
-            self.outgoing = exchange if exchange.writer is not None else None
-            self.pipeline.append(exchange)
-            if self._waiters:
-                self._wake_waiters()
-            if body is None:
-                yield from self._co_send(transport, exchange, head)
-            elif body.nbytes <= _SMALL_BODY:
-                yield from self._co_send(transport, exchange, head + body)
-            else:
-                yield from self._co_send(transport, exchange, head, body)
+            if not self._may_send_request():
+                eval_coroutine(self._co_open(), timeout)
+            transport = self._begin_request(exchange)
+            if body is not None and body.nbytes <= _SMALL_BODY:
+                head, body = head + body, None
+            try:
+                sent = transport.send(head)
+                if sent != len(head):
+                    eval_coroutine(co_send_rest(transport, head, sent), timeout)
+                if body is not None:
+                    eval_coroutine(co_send_all(transport, body), timeout)
+            except BaseException as exc:
+                self._fail_to_send(transport, exchange, exc)
+                raise
         finally:
             self._release(self._send_turn)
+
+    def co_send_request(
+        self, exchange: Exchange, head: bytes, body: memoryview | None
+    ) -> Coroutine[None]:
+        """As `send_request`, as a coroutine."""
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        try:
+            if not self._may_send_request():
+                yield from self._co_open()
+            transport = self._begin_request(exchange)
+            if body is not None and body.nbytes <= _SMALL_BODY:
+                head, body = head + body, None
+            yield from self._co_send(transport, exchange, head, *(() if body is None else (body,)))
+        finally:
+            self._release(self._send_turn)
+
+    def _may_send_request(self) -> bool:
+        """Return True if a request may be sent now, False if a connection must be opened first."""
+        if (
+            self.outgoing is not None
+            and self.outgoing.request_side in _UNFINISHED
+            and self.failure is None
+        ):
+            raise StateError("body data of the previous request has not been sent completely yet")
+        if self._nothing_under_way():
+            transport = self.transport
+            return (
+                transport is not None
+                and not self.closing
+                and self.buffer.start == self.buffer.end
+                and transport.is_quiet()
+            )
+        if self.closing:
+            raise ConnectionClosed("the connection is ending; read the answers that are due first")
+        return True
+
+    def _begin_request(self, exchange: Exchange) -> Transport:
+        """Put *exchange* into the pipeline; return what its request is to be sent over."""
+        transport = self._transport_in_use()
+        self.outgoing = exchange if exchange.writer is not None else None
+        self.pipeline.append(exchange)
+        if self._waiters:
+            self._wake_waiters()
+        return transport
 
     def co_write(self, view: memoryview) -> Coroutine[int]:
         """Send *view* as the next piece of the outgoing body; return its size."""
@@ -131,18 +159,19 @@ class Sending(Shared):
         """Send all *buffers*. If that fails or is given up, nothing can be sent after them."""
         try:
             for data in buffers:
-                sent = transport.send(data)  # mostly all of it, with no need for a coroutine
-                if sent != len(data):
-                    yield from co_send_rest(transport, data, sent)
+                yield from co_send_all(transport, data)
         except BaseException as exc:
-            self.closing = True
-            if exchange.request_side in _UNFINISHED:
-                exchange.request_side = RequestSide.CANCELLED
-            if not isinstance(exc, ConnectionClosed):
-                # Half a message is out, and no answer will come to it. If on the other hand the
-                # peer has closed, it may have said why: that is left for the receiver to read.
-                transport.shutdown()
+            self._fail_to_send(transport, exchange, exc)
             raise
+
+    def _fail_to_send(self, transport: Transport, exchange: Exchange, exc: BaseException) -> None:
+        self.closing = True
+        if exchange.request_side in _UNFINISHED:
+            exchange.request_side = RequestSide.CANCELLED
+        if not isinstance(exc, ConnectionClosed):
+            # Half a message is out, and no answer will come to it. If on the other hand the
+            # peer has closed, it may have said why: that is left for the receiver to read.
+            transport.shutdown()
 
     def _co_open(self) -> Coroutine[None]:
         """Replace the connection, on which nothing is under way, by a new one."""
