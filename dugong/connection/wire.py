@@ -55,7 +55,7 @@ def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | 
     while True:
         start, end = buffer.start, buffer.end
         if start < end:
-            scan = start + max(0, buffer.scanned - 3)
+            scan = start + max(0, buffer.scanned - 3) if buffer.scanned else start
             stop = buffer.data.find(b"\r\n\r\n", scan, end) + 4
             head = parse_plain_head(buffer.peek(stop - 4 - start)) if stop >= 4 else None
             if head is None:
