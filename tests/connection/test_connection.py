@@ -28,7 +28,7 @@ from dugong import (
 from dugong.connection import connection as module
 from dugong.connection.duplexer import Duplexer
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
-from dugong.connection.transport import Transport
+from dugong.connection.transport import PlainTransport, Transport
 from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
 
 T = TypeVar("T")
@@ -189,6 +189,47 @@ def test_a_body_is_read_into_the_buffers_of_the_caller() -> None:
         assert conn.readinto(bytearray()) == 0
         assert conn.read(0) == b""
         assert conn.read(-1) == body[90:]
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_body_that_is_here_is_read_without_waiting(
+    monkeypatch: pytest.MonkeyPatch, read: int
+) -> None:
+    def script(peer: Peer) -> None:
+        # In one segment, so that what has a head has everything.
+        peer.send(b"".join(ok(peer.request().target.encode()) for _ in "ab"))
+
+    def ok(body: bytes) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    def wait(*args: object) -> bool:
+        pytest.fail("waited for what has been received")
+
+    with served(script) as conn:
+        for path in ("/first", "/second"):
+            conn.send_request("GET", path)
+        for path in ("/first", "/second"):
+            conn.read_response()
+            with monkeypatch.context() as patch:
+                patch.setattr(PollNeeded, "poll", wait)
+                patch.setattr(PlainTransport, "recv_into", wait)
+                assert conn.read(read) + conn.readall() == path.encode()
+                assert conn.readall() == b""
+
+
+def test_a_body_that_is_partly_here_is_waited_for() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc")
+        asked.wait(TIMEOUT)
+        peer.send(b"def")
+
+    asked = threading.Event()
+    with served(script) as conn:
+        conn.send_request("GET", "/")
+        conn.read_response()
+        asked.set()
+        assert conn.readall() == b"abcdef"
 
 
 def test_text_is_read_line_by_line() -> None:
@@ -852,17 +893,20 @@ def test_a_send_that_timed_out_ends_the_connection(streamed: bool) -> None:
 
 def test_two_threads_pipeline_without_a_lock() -> None:
     count = 3000
+    asked = threading.Semaphore(0)
     with served(echo_targets) as conn, other_thread() as submit:
 
         def send() -> None:
             for i in range(count):
                 conn.send_request("GET", f"/{i}" + "x" * (i % 100))
+                asked.release()
 
         sending = submit(send)
         for i in range(count):
             # Before the first request, or between two, there may be nothing to wait for.
-            while not conn.response_pending() and not sending.done():
+            while not conn.response_pending():
                 asked_early(conn)
+                assert asked.acquire(timeout=TIMEOUT)
             response = conn.read_response()
             assert response.path == f"/{i}" + "x" * (i % 100)
             assert conn.readall() == response.path.encode()
@@ -908,6 +952,48 @@ def test_two_threads_pipeline_bodies_in_both_directions() -> None:
             assert conn.read_response().path == f"/{i}"
             assert conn.readall() == body
         sending.result()
+
+
+def test_a_chunked_body_is_not_ended_under_the_hands_of_the_thread_that_writes_it() -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        assert peer.exactly(8) == b"3\r\nabc\r\n"
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert peer.exactly(13) == b"3\r\ndef\r\n0\r\n\r\n"
+        peer.send(b"6\r\nabcdef\r\n0\r\n\r\n")
+
+    answered = threading.Event()
+
+    def write_the_rest() -> None:
+        assert answered.wait(TIMEOUT)
+        conn.write(b"def")
+        conn.write_eof()
+
+    with served(script) as conn, other_thread() as submit:
+        conn.send_request("PUT", "/a", body=BodyFollowing())
+        submit(conn.write, b"abc").result()
+        writing = submit(write_the_rest)
+        assert conn.read_response().status == 200
+        answered.set()
+        assert conn.readall() == b"abcdef"
+        writing.result()
+
+
+def test_asking_for_the_answer_in_the_thread_that_wrote_last_ends_a_chunked_body() -> None:
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            peer.answer(peer.request().body)
+
+    with served(script) as conn, other_thread() as submit:
+        conn.send_request("PUT", "/a", body=BodyFollowing())
+        submit(conn.write, b"abc").result()
+        submit(conn.read_response).result()
+        assert conn.readall() == b"abc"
+        conn.send_request("PUT", "/b", body=BodyFollowing())
+        submit(conn.write, b"abc").result()
+        conn.write(b"def")
+        assert conn.read_response().path == "/b"
+        assert conn.readall() == b"abcdef"
 
 
 def test_read_response_waits_for_a_request_that_is_still_connecting(
@@ -960,15 +1046,16 @@ def test_disconnecting_ends_a_request_that_is_still_connecting(
 
 def test_read_response_waits_while_the_request_is_still_being_sent() -> None:
     def script(peer: Peer) -> None:
+        peer.head()
+        begun.set()
         read.wait(TIMEOUT)
-        peer.answer(b"%d" % len(peer.request().body))
+        peer.answer(b"%d" % len(peer.exactly(len(LONG))))
 
-    read = threading.Event()
+    begun, read = threading.Event(), threading.Event()
     with served(script) as conn, other_thread() as submit:
-        conn.connect()
         sending = submit(conn.send_request, "PUT", "/a", None, LONG)
-        while not conn.response_pending():
-            pass  # until the request is on its way
+        assert begun.wait(TIMEOUT)
+        assert conn.response_pending()
         with pytest.raises(StateError, match="sending"):
             conn.send_request("GET", "/b")
         receiving = conn.co_read_response()

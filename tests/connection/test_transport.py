@@ -7,13 +7,20 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded
+from dugong import (
+    BodyFollowing,
+    ConnectionClosed,
+    ConnectionTimedOut,
+    HTTPConnection,
+    PollNeeded,
+)
 from dugong.connection.transport import PlainTransport, TracingTransport, Transport, traced
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
@@ -163,6 +170,131 @@ def test_only_an_open_connection_without_stray_bytes_is_quiet(
     pair[1].close()
     wait_for(pair[0])
     assert not transport.is_quiet()
+
+
+# --- gathering ------------------------------------------------------------------------------------
+
+LARGE = 256 * 1024  # bytes; so large a view is worth a moment of waiting
+MOMENT = 1  # seconds; the moment is much shorter, but tests may be slow
+
+
+@pytest.fixture
+def patient(transport: Transport, pair: tuple[socket.socket, socket.socket]) -> Transport:
+    """A transport that may block, and has just received less than it had room for."""
+    transport.patience = TIMEOUT
+    pair[1].settimeout(TIMEOUT)
+    pair[1].sendall(b"small")
+    assert receive(transport) == b"small"
+    return transport
+
+
+@pytest.fixture
+def while_gathering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[], object]], list[bool]]:
+    """Return a function that has something done when the next wait begins.
+
+    The wait may then last long; the list that is returned gets whether something ended it earlier.
+    """
+    poll = PollNeeded.poll
+    ended: list[bool] = []
+
+    def wait_for(action: Callable[[], object]) -> list[bool]:
+        def act_and_poll(wanted: PollNeeded, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            assert timeout < MOMENT
+            monkeypatch.undo()
+            action()
+            ended.append(poll(wanted, TIMEOUT))
+            return ended[-1]
+
+        monkeypatch.setattr(PollNeeded, "poll", act_and_poll)
+        return ended
+
+    return wait_for
+
+
+def low_water_mark(transport: Transport) -> int:
+    return transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+def test_a_large_view_is_filled_with_what_comes_within_a_moment(
+    patient: Transport, pair: tuple[socket.socket, socket.socket], while_gathering: Any
+) -> None:
+    pair[1].sendall(b"x")
+    wait_for(pair[0])
+    ended = while_gathering(lambda: pair[1].sendall(bytes(LARGE - 1)))
+    assert patient.recv_into(memoryview(bytearray(LARGE))) == LARGE
+    assert ended == [True]
+    assert low_water_mark(patient) == 1
+
+
+@pytest.mark.parametrize("size", [LARGE, 2 * LARGE])
+def test_a_small_piece_is_given_after_a_moment_though_no_more_comes(
+    patient: Transport, pair: tuple[socket.socket, socket.socket], size: int
+) -> None:
+    for piece in (b"a", b"bc"):
+        pair[1].sendall(piece)
+        began = time.monotonic()
+        assert receive(patient, size) == piece
+        assert time.monotonic() - began < MOMENT
+        assert low_water_mark(patient) == 1
+
+
+def test_a_time_out_leaves_nothing_of_the_gathering_behind(patient: Transport) -> None:
+    patient.patience = 0.001
+    for _ in range(2):
+        with pytest.raises(ConnectionTimedOut):
+            patient.recv_into(memoryview(bytearray(LARGE)))
+        assert low_water_mark(patient) == 1
+
+
+@pytest.mark.parametrize("last", [b"last", b""])
+def test_the_end_ends_the_gathering(
+    patient: Transport,
+    pair: tuple[socket.socket, socket.socket],
+    while_gathering: Any,
+    last: bytes,
+) -> None:
+    pair[1].sendall(last)
+    ended = while_gathering(pair[1].close)
+    assert receive(patient, LARGE) == last
+    assert ended == [True]
+    assert receive(patient, LARGE) == b""
+    assert low_water_mark(patient) == 1
+
+
+def test_our_own_shutdown_ends_the_gathering(patient: Transport, while_gathering: Any) -> None:
+    ended = while_gathering(patient.shutdown)
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed):
+            patient.recv_into(memoryview(bytearray(LARGE)))
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("patience", "size"), [(0, LARGE), (TIMEOUT, LARGE - 1)], ids=["impatient", "small view"]
+)
+def test_otherwise_nothing_is_gathered(
+    patient: Transport,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    patience: float,
+    size: int,
+) -> None:
+    def poll(*args: object) -> bool:
+        pytest.fail("waited")
+
+    pair[1].sendall(b"x")
+    wait_for(pair[0])
+    patient.patience = patience
+    view = memoryview(bytearray(size))
+    with monkeypatch.context() as patch:
+        patch.setattr(PollNeeded, "poll", poll)
+        got = patient.recv_into(view)
+        if isinstance(got, PollNeeded):  # which is what a coroutine does instead
+            got = patient.recv_into(view)
+    assert got == 1
 
 
 # --- DUGONG_TRACEFILE -----------------------------------------------------------------------------

@@ -1,0 +1,322 @@
+"""Receiving: which answer belongs to whom, and which bodies have an end."""
+
+from __future__ import annotations
+
+import pytest
+
+from dugong import ConnectionClosed, InvalidResponse, StateError
+from dugong.connection.polling import PollNeeded
+from dugong.connection.request import RequestBuilder
+from dugong.connection.transport import PlainTransport
+from tests.support.duplexer import (
+    CHUNKED,
+    EMPTY,
+    OK,
+    UNTIL_CLOSE,
+    HookedDeque,
+    Interrupt,
+    Line,
+    closing,
+    interrupted,
+    run,
+)
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_answers_belong_to_the_requests_in_their_order(line: Line) -> None:
+    line.ask("/a", "/b", "/c")
+    line.peer.sendall(OK + EMPTY + OK)
+    for path, body in (("/a", b"ok"), ("/b", b""), ("/c", b"ok")):
+        assert line.read_response().path == path
+        assert line.readall() == body
+    assert len(line.peers) == 1
+
+
+def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(OK[:20])
+    receiving = line.duplexer.co_read_response()
+    next(receiving)
+    receiving.close()
+    line.peer.sendall(OK[20:])
+    assert line.read_response().path == "/a"
+    assert line.readall() == b"ok"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        closing(EMPTY),
+        closing(OK),
+        OK.replace(b"1.1", b"1.0"),
+        CHUNKED.replace(b"\r\n", b"\r\nContent-Length: 5\r\n", 1) + b"0\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_nothing_behind_a_last_answer_is_an_answer(line: Line, last: bytes, at_once: bool) -> None:
+    class Slow(PlainTransport):
+        """Leaves in the socket what follows the answer."""
+
+        def recv_into(self, view: memoryview) -> int | PollNeeded:
+            return super().recv_into(view[: len(last)])
+
+    if not at_once:
+        line.transport_class = Slow
+    line.ask("/a", "/b", "/c")
+    line.peer.sendall(last + OK)
+    assert line.read_response().path == "/a"
+    line.readall()
+    for _ in "bc":
+        with pytest.raises(ConnectionClosed):
+            line.read_response()
+    line.transport_class = PlainTransport
+    assert line.gets_an_answer_over_a_new_connection()
+
+
+def test_nothing_that_comes_out_of_a_tunnel_is_an_answer(line: Line) -> None:
+    run(line.send_request("host:443", method="CONNECT"))
+    line.ask("/b")
+    line.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + OK)
+    assert line.read_response().status == 200
+    with pytest.raises(ConnectionClosed, match="protocol"):
+        line.read_response()
+
+
+def test_a_request_sent_while_the_protocol_changes_gets_no_answer(line: Line) -> None:
+    line.duplexer.pipeline = HookedDeque()
+    run(line.send_request("host:443", method="CONNECT"))
+    request = RequestBuilder("host").build("GET", "/b", None, None, False)
+    # The sender has found the connection in order, and gets as far as this after the answer.
+    line.duplexer.pipeline.hook = lambda: line.duplexer.pipeline.append(request.exchange)
+    line.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert line.read_response().status == 200
+    line.peer.sendall(OK)
+    with pytest.raises(ConnectionClosed, match="protocol"):
+        line.read_response()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"nonsense\r\n\r\n"])
+def test_the_end_of_a_connection_does_not_touch_the_next(line: Line, answer: bytes) -> None:
+    # The sender may open the next one as soon as the last exchange has left the pipeline.
+    line.duplexer.pipeline = HookedDeque()
+    run(line.send_request("host:443", method="CONNECT"))
+    line.duplexer.pipeline.hook = lambda: line.ask("/next")
+    line.peer.sendall(answer)
+    try:
+        line.read_response()
+    except InvalidResponse:
+        pass
+    line.peer.sendall(OK)
+    assert line.read_response().path == "/next"
+    assert line.readall() == b"ok"
+
+
+def test_each_of_the_requests_that_were_lost_is_reported(line: Line) -> None:
+    line.ask("/a", "/b", "/c")
+    line.peer.sendall(OK)
+    line.peer.close()
+    assert line.read_response().path == "/a"
+    assert line.readall() == b"ok"
+    for _ in "bc":
+        with pytest.raises(ConnectionClosed):
+            line.read_response()
+    assert line.gets_an_answer_over_a_new_connection()
+
+
+def test_no_answer_follows_an_invalid_one(line: Line) -> None:
+    line.ask("/a", "/b")
+    line.peer.sendall(b"nonsense\r\n\r\n" + OK)
+    with pytest.raises(InvalidResponse):
+        line.read_response()
+    with pytest.raises(ConnectionClosed):
+        line.read_response()
+    assert line.gets_an_answer_over_a_new_connection()
+
+
+def test_an_interrupted_answer_is_not_taken_up_again(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.ask("/a", "/b")
+    line.peer.sendall(EMPTY + EMPTY)
+    with monkeypatch.context() as patch:
+        patch.setattr("dugong.connection.receiving.response_framing", interrupted)
+        with pytest.raises(Interrupt):
+            line.read_response()
+    # The head of /a is gone: what comes next must not be given to it.
+    with pytest.raises(ConnectionClosed):
+        line.read_response()
+
+
+def test_reading_with_nothing_asked_changes_nothing(line: Line) -> None:
+    with pytest.raises(StateError):
+        line.read_response()
+    line.ask("/a")
+    line.peer.sendall(OK)
+    line.read_response()
+    with pytest.raises(StateError):
+        line.read_response()
+    assert line.readall() == b"ok"
+    with pytest.raises(StateError):
+        line.read_response()
+
+
+@pytest.mark.parametrize("received", [OK[:-1], CHUNKED + b"2\r\nok\r\n0\r\n\r\n"])
+def test_a_body_is_not_taken_before_it_is_known_to_be_complete(line: Line, received: bytes) -> None:
+    assert line.duplexer.take_body() is None
+    line.ask("/a")
+    line.peer.sendall(received)
+    line.read_response()
+    assert line.duplexer.take_body() is None
+    line.peer.sendall(OK[len(received) :])
+    assert line.readall() == b"ok"
+
+
+def test_a_body_that_is_here_is_not_taken_after_the_connection_was_aborted(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(OK)
+    line.read_response()
+    line.duplexer.abort()
+    assert line.duplexer.take_body() is None
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+
+
+def test_two_cannot_receive_at_once(line: Line) -> None:
+    line.ask("/a")
+    receiving = line.duplexer.co_read_response()
+    next(receiving)
+    view = memoryview(bytearray(1))
+    for call in (
+        line.duplexer.co_read_response(),
+        line.duplexer.co_readinto(view),
+        line.duplexer.co_read(1),
+        line.duplexer.co_readall(),
+        line.duplexer.co_discard(),
+        line.duplexer.co_read_raw(view),
+    ):
+        with pytest.raises(StateError, match="receiving"):
+            run(call)
+    for blocking in (
+        lambda: line.duplexer.read_response(5),
+        lambda: line.duplexer.readinto(view, 5),
+        line.duplexer.take_body,
+    ):
+        with pytest.raises(StateError, match="receiving"):
+            blocking()
+    line.peer.sendall(OK)
+    assert run(receiving).path == "/a"
+    assert line.readall() == b"ok"
+
+
+# --- bodies that are cut short --------------------------------------------------------------------
+
+
+def test_giving_up_a_read_before_any_data_loses_nothing(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(OK[:-2])
+    line.read_response()
+    for reading in (line.duplexer.co_readall(), line.duplexer.co_read(10)):
+        next(reading)
+        reading.close()
+    line.peer.sendall(OK[-2:])
+    assert line.readall() == b"ok"
+
+
+def test_a_body_until_the_end_has_none_if_the_sender_has_ended_the_connection(line: Line) -> None:
+    line.ask("/a")
+    sending = line.send_request("/b", b"x" * 10_000_000)
+    next(sending)
+    line.peer.sendall(UNTIL_CLOSE + b"ab")
+    line.read_response()
+    assert line.readinto() == b"ab"
+    sending.close()  # as when it has timed out
+    with pytest.raises(ConnectionClosed):
+        line.readinto()
+
+
+def test_a_body_that_was_cut_short_has_no_end_later_either(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(OK[:-1])
+    line.peer.close()
+    line.read_response()
+    assert line.readinto() == b"o"
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed):
+            line.readinto()
+    line.ask("/b")  # by the sending thread, which knows nothing of it
+    with pytest.raises(ConnectionClosed):
+        line.readinto()
+    line.peer.sendall(OK)
+    assert line.read_response().path == "/b"
+    assert line.readall() == b"ok"
+    assert line.readinto() == b""
+
+
+def test_a_body_of_which_a_part_was_lost_has_no_end(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(CHUNKED + b"2\r\nab\r\n")
+    line.read_response()
+    reading = line.duplexer.co_readall()
+    next(reading)
+    reading.close()  # as when it has timed out
+    line.peer.sendall(b"2\r\ncd\r\n0\r\n\r\n")
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+    line.ask("/b")
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+
+
+@pytest.mark.parametrize("rest", [b"", b"0\r\n\r\n"])
+def test_a_body_that_did_not_fit_into_memory_has_no_end(
+    line: Line, monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    line.ask("/a")
+    line.peer.sendall(CHUNKED + b"2\r\nab\r\n" + rest)
+    line.read_response()
+    with monkeypatch.context() as patch:
+
+        def no_memory(*args: object) -> bytes:
+            raise MemoryError
+
+        patch.setattr("dugong.connection.receiving.bytes", no_memory, raising=False)
+        with pytest.raises(MemoryError):
+            line.readall()
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+
+
+def test_an_interrupted_read_is_not_taken_up_again(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.ask("/a")
+    line.peer.sendall(CHUNKED + b"2\r\nab\r\n0\r\n\r\n")
+    line.read_response()
+    with monkeypatch.context() as patch:
+        patch.setattr("dugong.connection.readers.ChunkedReader.readinto", interrupted)
+        with pytest.raises(Interrupt):
+            line.readinto()
+    with pytest.raises(ConnectionClosed):
+        line.readinto()
+
+
+def test_a_body_that_was_read_from_raw_has_no_end(line: Line) -> None:
+    line.ask("/a", "/b")
+    line.peer.sendall(OK + OK)
+    line.read_response()
+    view = memoryview(bytearray(1))
+    assert run(line.duplexer.co_read_raw(view)) == 1
+    assert bytes(view) == b"o"
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+    with pytest.raises(ConnectionClosed):
+        line.read_response()
+
+
+def test_a_connection_that_was_read_from_raw_takes_no_request(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(EMPTY + OK[:1])
+    line.read_response()
+    assert run(line.duplexer.co_read_raw(memoryview(bytearray(10)))) == 1
+    assert line.gets_an_answer_over_a_new_connection()
