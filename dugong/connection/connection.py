@@ -290,7 +290,7 @@ class HTTPConnection:
             if not isinstance(owed.writer, ChunkedWriter):
                 raise StateError("the body of the request has not been written completely yet")
             try:
-                self.write_eof()
+                eval_coroutine(duplexer.co_write_eof(), self._timeout)
             except ConnectionClosed:
                 pass  # the server may have said why
         return duplexer.read_response(self._timeout)

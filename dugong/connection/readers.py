@@ -69,8 +69,9 @@ class LengthReader:
         """Return the rest of the body if all of it is in the buffer."""
         if self.remaining > len(self._buffer):
             return None
-        size, self.remaining = self.remaining, 0
-        return self._buffer.take(size)
+        body = self._buffer.take(self.remaining)
+        self.remaining = 0
+        return body
 
 
 class UntilCloseReader:

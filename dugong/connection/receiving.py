@@ -18,7 +18,13 @@ from dugong.connection.readers import LengthReader, reader_for
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
 from dugong.connection.wire import MAX_INTERIM, receive_head
-from dugong.errors import ConnectionClosed, ConnectionTimedOut, InvalidResponse, StateError
+from dugong.errors import (
+    ConnectionClosed,
+    ConnectionTimedOut,
+    DugongError,
+    InvalidResponse,
+    StateError,
+)
 from dugong.headers import Headers
 
 __all__ = ["Receiving"]
@@ -155,6 +161,9 @@ class Receiving(Shared):
             while not isinstance(got := self._next_part(view, patience), int):
                 got.block(patience)
             return got
+        except BaseException as exc:
+            self._lose_body_unless_harmless(exc)
+            raise
         finally:
             self._release(self._receive_turn)
 
@@ -164,6 +173,9 @@ class Receiving(Shared):
             raise busy("receiving")
         try:
             return (yield from self._co_readinto(view, patience))
+        except BaseException as exc:
+            self._lose_body_unless_harmless(exc)
+            raise
         finally:
             self._release(self._receive_turn)
 
@@ -207,6 +219,9 @@ class Receiving(Shared):
             view = memoryview(bytearray(min(size, _READ_SIZE)))
             got = yield from self._co_readinto(view, patience)
             return bytes(view[:got])
+        except BaseException as exc:
+            self._lose_body_unless_harmless(exc)
+            raise
         finally:
             self._release(self._receive_turn)
 
@@ -223,6 +238,9 @@ class Receiving(Shared):
             if body is not None:
                 self._finish_answer(exchange)
             return body
+        except BaseException as exc:
+            self._lose_body_unless_harmless(exc)
+            raise
         finally:
             self._release(self._receive_turn)
 
@@ -286,6 +304,11 @@ class Receiving(Shared):
             exchange.request_side = RequestSide.CANCELLED
         transport.shutdown()
         self.buffer.clear()
+
+    def _lose_body_unless_harmless(self, exc: BaseException) -> None:
+        """An exception from anywhere (a signal handler's) may come after bytes have been taken."""
+        if not isinstance(exc, (*_RESUMABLE, DugongError, OSError)):
+            self._lose_body()
 
     def _lose_body(self) -> None:
         """See to it that the rest of the incoming body is not taken for all of it."""

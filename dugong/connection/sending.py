@@ -45,10 +45,11 @@ class Sending(Shared):
         try:
             if not self._may_send_request():
                 eval_coroutine(self._co_open(), timeout)
-            transport = self._begin_request(exchange)
+            transport = self._transport_in_use()
             if body is not None and body.nbytes <= _SMALL_BODY:
                 head, body = head + body, None
             try:
+                self._begin_request(exchange)
                 sent = transport.send(head)
                 if sent != len(head):
                     eval_coroutine(co_send_rest(transport, head, sent), timeout)
@@ -69,10 +70,17 @@ class Sending(Shared):
         try:
             if not self._may_send_request():
                 yield from self._co_open()
-            transport = self._begin_request(exchange)
+            transport = self._transport_in_use()
             if body is not None and body.nbytes <= _SMALL_BODY:
                 head, body = head + body, None
-            yield from self._co_send(transport, exchange, head, *(() if body is None else (body,)))
+            try:
+                self._begin_request(exchange)
+                yield from co_send_all(transport, head)
+                if body is not None:
+                    yield from co_send_all(transport, body)
+            except BaseException as exc:
+                self._fail_to_send(transport, exchange, exc)
+                raise
         finally:
             self._release(self._send_turn)
 
@@ -96,14 +104,12 @@ class Sending(Shared):
             raise ConnectionClosed("the connection is ending; read the answers that are due first")
         return True
 
-    def _begin_request(self, exchange: Exchange) -> Transport:
-        """Put *exchange* into the pipeline; return what its request is to be sent over."""
-        transport = self._transport_in_use()
+    def _begin_request(self, exchange: Exchange) -> None:
+        """Put *exchange* into the pipeline. What goes wrong from here on breaks the connection."""
         self.outgoing = exchange if exchange.writer is not None else None
         self.pipeline.append(exchange)
         if self._waiters:
             self._wake_waiters()
-        return transport
 
     def co_write(self, view: memoryview) -> Coroutine[int]:
         """Send *view* as the next piece of the outgoing body; return its size."""
@@ -175,6 +181,8 @@ class Sending(Shared):
 
     def _co_open(self) -> Coroutine[None]:
         """Replace the connection, on which nothing is under way, by a new one."""
+        if self.aborted:  # then something may be under way, and is abort()'s to end
+            raise ConnectionClosed("disconnected")
         if self.transport is not None:
             self.transport.close()
             self.transport = None

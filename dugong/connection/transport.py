@@ -12,6 +12,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from itertools import count
+from threading import Lock
 from typing import BinaryIO
 
 from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded
@@ -78,10 +79,18 @@ _GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 class PlainTransport(Transport):
     """TCP. Takes the offer to block, because one system call is cheaper than three.
 
-    `_drained` and `_receive_timeout` belong to the receiving thread.
+    `_drained` and `_receive_timeout` belong to the receiving thread. `_send_lock` guards
+    `_was_reset`: a reset is reported once, and if a send hears of it, a receive hears of an end.
     """
 
-    __slots__ = ("_drained", "_receive_timeout", "_want_read", "_want_write")
+    __slots__ = (
+        "_drained",
+        "_receive_timeout",
+        "_send_lock",
+        "_want_read",
+        "_want_write",
+        "_was_reset",
+    )
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -89,16 +98,20 @@ class PlainTransport(Transport):
         self._want_read = PollNeeded(sock.fileno(), POLLIN)
         self._want_write = PollNeeded(sock.fileno(), POLLOUT)
         self._drained = False
+        self._send_lock = Lock()
+        self._was_reset = False
         self._receive_timeout: float | None = None  # what the socket has been told
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
+        if self.is_shut:
+            raise ConnectionClosed("disconnected")  # by us, which is no end of a body
         may_block = self.patience != 0
         if may_block:
-            if self._drained and len(view) >= _LARGE and not self.is_shut:
+            if self._drained and len(view) >= _LARGE:
                 self._gather()
             if self.patience != self._receive_timeout:
                 self._set_receive_timeout(self.patience)
-        elif self._drained and not self.is_shut:
+        elif self._drained:
             # The last call emptied the socket. Waiting first is cheaper than failing first.
             self._drained = False
             return self._want_read
@@ -111,10 +124,19 @@ class PlainTransport(Transport):
             return self._want_read
         except OSError as exc:
             raise closed_by_peer(exc) from exc
-        if got == 0 and self.is_shut:
-            raise ConnectionClosed("disconnected")  # by us, which is no end of a body
+        if got == 0:
+            self._check_end()
         self._drained = 0 < got < len(view)
         return got
+
+    def _check_end(self) -> None:
+        """Raise `ConnectionClosed` unless the peer has ended the stream in good order."""
+        with self._send_lock:
+            pass  # a send that is under way has said now what it found
+        if self._was_reset:
+            raise ConnectionClosed("connection closed unexpectedly: Connection reset by peer")
+        if self.is_shut:
+            raise ConnectionClosed("disconnected")
 
     def _gather(self) -> None:
         """Wait a moment for data to gather: a large body costs less in fewer, larger steps."""
@@ -126,7 +148,8 @@ class PlainTransport(Transport):
             raise closed_by_peer(exc) from exc
 
     def _set_receive_timeout(self, seconds: float | None) -> None:
-        microseconds = 0 if seconds is None else max(1, round(seconds * 1_000_000))  # 0: for ever
+        # 0 is for ever; and more than some decades need not be told from it.
+        microseconds = 0 if seconds is None else max(1, round(min(seconds, 1e9) * 1_000_000))
         timeval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
@@ -135,12 +158,15 @@ class PlainTransport(Transport):
         self._receive_timeout = seconds
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
-        try:
-            return self.sock.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return self._want_write
-        except OSError as exc:
-            raise closed_by_peer(exc) from exc
+        with self._send_lock:
+            try:
+                return self.sock.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return self._want_write
+            except OSError as exc:
+                if isinstance(exc, ConnectionResetError):
+                    self._was_reset = True
+                raise closed_by_peer(exc) from exc
 
     def is_quiet(self) -> bool:
         return not self.is_shut and not self._want_read.is_ready()

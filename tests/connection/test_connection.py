@@ -867,6 +867,33 @@ def test_readall_that_timed_out_within_the_body_cannot_be_made_again() -> None:
         assert get(conn, "/b") == b"/b"
 
 
+def test_a_reset_that_the_sender_heard_of_is_no_end_of_a_body() -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        read.wait(TIMEOUT)
+        peer.reset()
+
+    read = threading.Event()
+    with served(script) as conn:
+        conn.send_request("PUT", "/a", body=BodyFollowing(9))
+        assert eval_coroutine(conn.co_read_response(), TIMEOUT).length is None
+        assert conn.read(3) == b"abc"
+        read.set()
+        await_event(conn, POLLIN)
+        with pytest.raises(ConnectionClosed):
+            conn.write(b"x")
+        with pytest.raises(ConnectionClosed):
+            conn.read(3)
+
+
+def test_the_longest_timeouts_are_as_good_as_none() -> None:
+    with served(echo_targets) as conn:
+        for timeout in (1e10, 1e300):
+            conn.timeout = timeout
+            assert get(conn, "/a") == b"/a"
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_send_that_timed_out_ends_the_connection(streamed: bool) -> None:
     def script(peer: Peer) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from dugong import ConnectionClosed, InvalidResponse, StateError
 from dugong.connection.polling import PollNeeded
+from dugong.connection.receiving import Receiving
 from dugong.connection.request import RequestBuilder
 from dugong.connection.transport import PlainTransport
 from tests.support.duplexer import (
@@ -285,6 +286,29 @@ def test_a_body_that_did_not_fit_into_memory_has_no_end(
             line.readall()
     with pytest.raises(ConnectionClosed):
         line.readall()
+
+
+@pytest.mark.parametrize("call", ["take_body", "readinto", "co_readinto", "co_read"])
+def test_a_body_that_was_taken_by_an_interrupted_read_does_not_look_complete(
+    line: Line, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    line.ask("/a")
+    line.peer.sendall(OK)
+    line.read_response()
+    duplexer, view = line.duplexer, memoryview(bytearray(10))
+    read = {
+        "take_body": duplexer.take_body,
+        "readinto": lambda: duplexer.readinto(view, 5),
+        "co_readinto": lambda: run(duplexer.co_readinto(view)),
+        "co_read": lambda: run(duplexer.co_read(9)),
+    }[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(Receiving, "_finish_answer", interrupted)
+        with pytest.raises(Interrupt):
+            read()
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+    assert line.gets_an_answer_over_a_new_connection()
 
 
 def test_an_interrupted_read_is_not_taken_up_again(

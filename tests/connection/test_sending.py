@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 from dugong import BodyFollowing, ConnectionClosed, StateError
-from tests.support.duplexer import EMPTY, OK, TOO_LARGE, Line, closing, run
+from dugong.connection.exchange import Exchange
+from dugong.connection.request import RequestBuilder
+from dugong.connection.sending import Sending
+from tests.support.duplexer import (
+    EMPTY,
+    OK,
+    TOO_LARGE,
+    Interrupt,
+    Line,
+    closing,
+    is_open,
+    run,
+)
 
 # --- requests -------------------------------------------------------------------------------------
 
@@ -39,6 +51,49 @@ def test_a_request_does_not_disturb_who_reads_raw(line: Line) -> None:
     line.ask("/a")
     assert len(line.peers) == 1
     assert run(reading) == 5
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_request_that_was_interrupted_before_it_was_sent_gets_no_answer(
+    line: Line, monkeypatch: pytest.MonkeyPatch, blocking: bool
+) -> None:
+    line.ask("/a")
+    line.peer.sendall(EMPTY)
+    line.read_response()
+    begin_request = Sending._begin_request
+
+    def begin_and_stop(sending: Sending, exchange: Exchange) -> None:
+        begin_request(sending, exchange)
+        raise Interrupt
+
+    def send() -> None:
+        request = RequestBuilder("host").build("GET", "/b", None, None, False)
+        if blocking:
+            line.duplexer.send_request(*request, 5)
+        else:
+            run(line.duplexer.co_send_request(*request))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sending, "_begin_request", begin_and_stop)
+        with pytest.raises(Interrupt):
+            send()
+    with pytest.raises(ConnectionClosed):
+        line.ask("/c")
+    with pytest.raises(ConnectionClosed):
+        line.read_response()
+    assert line.gets_an_answer_over_a_new_connection()
+
+
+def test_a_connection_that_is_being_aborted_is_not_closed_under_its_users(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    line.read_response()
+    line.duplexer.aborted = True  # as far as abort() has come, in another thread
+    line.duplexer.closing = True
+    line.duplexer.failure = "disconnected"
+    with pytest.raises(ConnectionClosed):
+        line.ask("/b")
+    assert is_open(line.transport)
 
 
 def test_two_cannot_send_at_once(line: Line) -> None:
