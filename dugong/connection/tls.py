@@ -27,12 +27,13 @@ class TlsTransport(Transport):
     blocks, it is held only for the time of the encryption.
     """
 
-    __slots__ = ("_lock", "_read_wants", "_write_wants", "ssl_sock")
+    __slots__ = ("_broken", "_lock", "_read_wants", "_write_wants", "ssl_sock")
 
     def __init__(self, ssl_sock: ssl.SSLSocket) -> None:
         super().__init__(ssl_sock)
         self.ssl_sock = ssl_sock
         self._lock = Lock()
+        self._broken: str | None = None  # why nothing can be received any more; guarded by _lock
         fd = ssl_sock.fileno()
         # Either direction may need either event, and a PollNeeded is for one thread.
         self._read_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
@@ -47,6 +48,8 @@ class TlsTransport(Transport):
             if self.is_shut:
                 # The good-bye may have dropped a record; do not go on behind it.
                 raise ConnectionClosed("disconnected")
+            if self._broken is not None:
+                raise ConnectionClosed(self._broken)
             try:
                 while filled < len(view):
                     got = read(len(view) - filled, cast(bytearray, view[filled:]))
@@ -58,8 +61,10 @@ class TlsTransport(Transport):
             except ssl.SSLWantWriteError:
                 return filled or self._read_wants[1]
             except (OSError, ValueError) as exc:
+                # OpenSSL reports a fatal error once, and may then report an orderly end.
+                self._broken = f"connection closed unexpectedly: {exc}"
                 if filled:
-                    return filled  # comes again at the next call
+                    return filled
                 raise _as_closed(exc) from exc
         return filled
 
@@ -67,6 +72,8 @@ class TlsTransport(Transport):
         with self._lock:
             if self.is_shut:
                 raise ConnectionClosed("disconnected")
+            if self._broken is not None:
+                raise ConnectionClosed(self._broken)
             try:
                 return self.ssl_sock.send(data)
             except ssl.SSLWantReadError:

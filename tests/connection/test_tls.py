@@ -10,6 +10,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -537,3 +538,28 @@ def test_large_bodies_go_both_ways_at_the_same_time(
         sender.join()
         assert total == size
         assert digest.digest() == sha256(data).digest()
+
+
+def test_a_fatal_error_behind_data_is_no_end_of_a_body(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """OpenSSL tells of the error once, together with the data, and of an orderly end after that."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        socket.socket.send(peer.sock, b"this is no TLS record, and is refused")
+        with suppress(OSError):  # the client says what it thinks of that
+            peer.sock.recv(1000)
+
+    with (
+        ScriptedServer(script, context=server_context) as server,
+        HTTPConnection("localhost", server.port, ssl_context=client_context) as conn,
+    ):
+        conn.timeout = 10
+        conn.send_request("GET", "/")
+        conn.read_response()
+        with pytest.raises((ConnectionClosed, ssl.SSLError)):
+            conn.readall()
+        with pytest.raises(ConnectionClosed):
+            conn.readall()
