@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from dugong.connection.buffer import BUFFER_SIZE
@@ -14,12 +15,17 @@ from dugong.connection.writers import BodyFollowing
 from dugong.errors import (
     ConnectionClosed,
     ConnectionTimedOut,
+    Delivery,
     DNSUnavailable,
     DugongError,
     ExcessBodyData,
     HostnameNotResolvable,
+    HTTPStatusError,
     InvalidResponse,
+    PoolClosed,
+    PoolFull,
     ProxyError,
+    ResponseTooLarge,
     StateError,
     UnsupportedResponse,
     is_temp_network_error,
@@ -28,28 +34,44 @@ from dugong.headers import CaseInsensitiveDict, Headers
 
 if TYPE_CHECKING:
     from dugong.connection.aio import AioFuture
+    from dugong.pool.future import ResponseFuture
+    from dugong.pool.pool import ConnectionPool
+    from dugong.pool.request import Request
+    from dugong.pool.response import Response, StreamedResponse
+    from dugong.pool.statistics import PoolStatistics
 
 __all__ = [
-    "BUFFER_SIZE",
-    "DNS_TEST_HOSTNAMES",
-    "MAX_HEADER_SIZE",
-    "MAX_LINE_SIZE",
     "AioFuture",
+    "BUFFER_SIZE",
     "BodyFollowing",
     "CaseInsensitiveDict",
     "ConnectionClosed",
+    "ConnectionPool",
     "ConnectionTimedOut",
     "DNSUnavailable",
+    "DNS_TEST_HOSTNAMES",
+    "Delivery",
     "DugongError",
     "ExcessBodyData",
     "HTTPConnection",
     "HTTPResponse",
+    "HTTPStatusError",
     "Headers",
     "HostnameNotResolvable",
     "InvalidResponse",
+    "MAX_HEADER_SIZE",
+    "MAX_LINE_SIZE",
     "PollNeeded",
+    "PoolClosed",
+    "PoolFull",
+    "PoolStatistics",
     "ProxyError",
+    "Request",
+    "Response",
+    "ResponseFuture",
+    "ResponseTooLarge",
     "StateError",
+    "StreamedResponse",
     "UnsupportedResponse",
     "eval_coroutine",
     "is_temp_network_error",
@@ -58,10 +80,22 @@ __all__ = [
 __version__ = "4.0.0.dev0"
 
 
-def __getattr__(name: str) -> object:
-    # asyncio takes longer to import than all of dugong, and few programs use both.
-    if name == "AioFuture":
-        from dugong.connection.aio import AioFuture
+# What is imported when it is first asked for: asyncio and concurrent.futures take longer to import
+# than all of the rest, and few programs use every part.
+_LAZY = {
+    "AioFuture": "dugong.connection.aio",
+    "ConnectionPool": "dugong.pool.pool",
+    "PoolStatistics": "dugong.pool.statistics",
+    "Request": "dugong.pool.request",
+    "Response": "dugong.pool.response",
+    "ResponseFuture": "dugong.pool.future",
+    "StreamedResponse": "dugong.pool.response",
+}
 
-        return AioFuture
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

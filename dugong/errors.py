@@ -10,26 +10,54 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dugong.pool.response import Response
 
 __all__ = [
     "ConnectionClosed",
     "ConnectionTimedOut",
     "DNSUnavailable",
+    "Delivery",
     "DugongError",
     "ExcessBodyData",
+    "HTTPStatusError",
     "HostnameNotResolvable",
     "InvalidResponse",
+    "PoolClosed",
+    "PoolFull",
     "ProxyError",
+    "ResponseTooLarge",
     "StateError",
     "UnsupportedResponse",
     "is_temp_network_error",
 ]
 
 
+class Delivery(Enum):
+    """How far a request got before it failed, which decides whether it may be sent again.
+
+    `UNSENT` and `DISCLAIMED` may be repeated whatever the method; the others only if the request is
+    idempotent (RFC 9110 §9.2.2).
+    """
+
+    UNSENT = "not one byte of it was sent"
+    PARTLY_SENT = "a part of it was sent"
+    SENT = "all of it was sent, and nothing of an answer came"
+    ANSWER_STARTED = "an answer had begun"
+    DISCLAIMED = "the server said that it has not processed it"
+
+
 class DugongError(Exception):
-    """Base class of all exceptions that dugong defines. `msg` says what happened."""
+    """Base class of all exceptions that dugong defines. `msg` says what happened.
+
+    `delivery` is set on whatever a `ConnectionPool` raises for a request (on an OSError, too).
+    """
 
     msg = "dugong error"
+    delivery: Delivery | None = None
 
     def __init__(self, msg: str | None = None) -> None:
         if msg is not None:
@@ -116,6 +144,38 @@ class ProxyError(DugongError, ConnectionError):
 
     def __reduce__(self) -> tuple[type[ProxyError], tuple[int, str]]:
         return type(self), (self.status, self.reason)
+
+
+class PoolClosed(DugongError):
+    """The pool was closed before the request was done. `delivery` says how far it had got."""
+
+    msg = "the pool has been closed"
+
+
+class PoolFull(DugongError):
+    """As many requests are queued as the pool takes. Nothing was sent: wait for some to be done."""
+
+    msg = "too many requests are queued"
+
+
+class ResponseTooLarge(DugongError):
+    """The body is larger than `max_body_size`. Use `ConnectionPool.stream`, or raise the limit."""
+
+    msg = "the response body is too large"
+
+
+class HTTPStatusError(DugongError):
+    """What `Response.raise_for_status` raises for 4xx and 5xx. `response` is all of the answer."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        request = response.request
+        super().__init__(
+            f"{response.status} {response.reason} for {request.method} {request.url}".strip()
+        )
+
+    def __reduce__(self) -> tuple[type[HTTPStatusError], tuple[Response]]:
+        return type(self), (self.response,)
 
 
 _TEMPORARY_ERRNOS = frozenset(

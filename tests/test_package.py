@@ -21,6 +21,8 @@ NAMES = """
     MAX_LINE_SIZE MAX_HEADER_SIZE DNS_TEST_HOSTNAMES BUFFER_SIZE
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
+    ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
+    Delivery PoolClosed PoolFull ResponseTooLarge HTTPStatusError
 """.split()
 
 METHODS = """
@@ -32,7 +34,18 @@ METHODS = """
 """.split()
 
 #: What takes long to import, and is not needed before it is used.
-EXPENSIVE = ("asyncio", "ssl", "logging", "email", "http", "urllib", "hashlib", "tempfile")
+EXPENSIVE = (
+    "asyncio",
+    "concurrent",
+    "dataclasses",
+    "ssl",
+    "logging",
+    "email",
+    "http",
+    "urllib",
+    "hashlib",
+    "tempfile",
+)
 
 
 def run_python(*lines: str) -> str:

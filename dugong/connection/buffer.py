@@ -40,6 +40,12 @@ class ReceiveBuffer:
         """Forget everything."""
         self.start = self.end = self.scanned = 0
 
+    def release(self) -> None:
+        """Give the memory back while nothing is waiting to be taken; `fill` gets it anew."""
+        self.clear()
+        self.data = bytearray()
+        self._view = memoryview(self.data)
+
     def fill(self, transport: Transport) -> int | PollNeeded:
         """Receive once into the free space; return how many bytes came, or what to wait for.
 
@@ -47,6 +53,9 @@ class ReceiveBuffer:
         """
         if self.start == self.end:
             self.start = self.end = 0
+            if not self.data:
+                self.data = bytearray(self._capacity)
+                self._view = memoryview(self.data)
         elif self.start and self._capacity - self.end < self._capacity // 4:
             # Slices of one memoryview may overlap: the copy is a memmove.
             waiting = self.end - self.start

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from dugong.errors import Delivery
+
 if TYPE_CHECKING:
     from dugong.connection.readers import Reader
     from dugong.connection.writers import Writer
@@ -22,7 +24,8 @@ class RequestSide(Enum):
 
     The receiver moves it from CONTINUE to BODY or REFUSED, when an answer comes, and from BODY to
     CANCELLED, when an answer refuses the rest or is the connection's last; everything else is the
-    sender's.
+    sender's. Both may move on from CONTINUE at the same time, if the sender will not wait any
+    longer: whoever wins, the answer is read, and is the connection's last if it was a final one.
     """
 
     CONTINUE = "waiting for 100 (Continue)"
@@ -69,7 +72,8 @@ class Exchange:
     offered another protocol) never change. `request_side`: see there. `thread` (who wrote to the
     body last) is set by the sender and read by any thread. `writer` belongs to the sender, except
     that anybody may see if there is one; `answer_100` (an answer 100 that we give ourselves),
-    `interim` (how many 1xx came), `reader` and `persistent` belong to the receiver.
+    `interim` (how many 1xx came), `reader`, `persistent` and `minor_version` (the x of the answer's
+    HTTP/1.x) belong to the receiver. `delivery` is set by the sender if sending fails.
     """
 
     request_side = RequestSide.SENT
@@ -81,6 +85,8 @@ class Exchange:
     interim = 0
     reader: Reader | None = None
     persistent = False
+    minor_version = 1
+    delivery = Delivery.SENT
 
     def __init__(self, method: str, path: str) -> None:
         self.method = method

@@ -27,7 +27,10 @@ from dugong.errors import (
 )
 from dugong.headers import Headers
 
-__all__ = ["Receiving"]
+__all__ = ["Answers", "Receiving"]
+
+#: (the exchange, the head of the answer, its body if all of it is there), ...; and what went wrong.
+Answers = tuple[list[tuple[Exchange, HTTPResponse, bytes | None]], Exception | None]
 
 _FIRST_READ = 64 * 1024  # bytes at a time, of a body whose size is not known to be large
 _READ_SIZE = 256 * 1024  # bytes at a time, of others
@@ -65,6 +68,44 @@ class Receiving(Shared):
                 else:
                     yield answer
             return answer
+        finally:
+            self._release(self._receive_turn)
+
+    def read_answers(self, patience: float | None) -> Answers:
+        """Receive an answer, blocking, and all others that have come with it.
+
+        Each comes with its body, or with None if not all of the body is there: that is the last,
+        and the body is to be read. What went wrong, if anything did, comes behind the answers that
+        were good before it.
+        """
+        if not self._receive_turn.acquire(False):
+            raise busy("receiving")
+        answers: list[tuple[Exchange, HTTPResponse, bytes | None]] = []
+        try:
+            while self.pipeline or not answers:
+                exchange = self.pipeline[0] if self.pipeline else None
+                while not isinstance(answer := self._next_answer(patience), HTTPResponse):
+                    if answers:
+                        return answers, None
+                    if answer is None:
+                        eval_coroutine(self._co_wait_for_sender(), patience)
+                        exchange = self.pipeline[0] if self.pipeline else None
+                    else:
+                        answer.block(patience)
+                assert exchange is not None
+                body: bytes | None = b""
+                if (incoming := self.incoming) is not None:
+                    reader = incoming.reader
+                    body = reader.take_if_buffered() if isinstance(reader, LengthReader) else None
+                    if body is not None:
+                        self._finish_answer(incoming)
+                answers.append((exchange, answer, body))
+                if body is None or answer.status < 200:
+                    break
+                patience = 0
+            return answers, None
+        except Exception as exc:
+            return answers, exc
         finally:
             self._release(self._receive_turn)
 
@@ -120,6 +161,7 @@ class Receiving(Shared):
                 return _continue(exchange, reason, Headers._from_parsed(fields))
 
         method = exchange.method
+        exchange.minor_version = minor_version
         framing = response_framing(method, minor_version, status, fields)
         persistent = framing.persistent and not exchange.close
         if exchange.writer is None:

@@ -7,6 +7,7 @@ is in the pipeline before the first byte of its request is on the wire.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Sequence
 from threading import get_ident
 
 from dugong.connection.exchange import Exchange, RequestSide
@@ -14,7 +15,8 @@ from dugong.connection.polling import Coroutine, co_interruptible, eval_coroutin
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
 from dugong.connection.wire import co_send_all, co_send_rest
-from dugong.errors import ConnectionClosed, StateError
+from dugong.connection.writers import LengthWriter
+from dugong.errors import ConnectionClosed, Delivery, StateError
 
 __all__ = ["Sending"]
 
@@ -84,6 +86,55 @@ class Sending(Shared):
         finally:
             self._release(self._send_turn)
 
+    def send_requests(
+        self,
+        batch: Sequence[tuple[Exchange, bytes]],
+        timeout: float | None,
+        begun: Callable[[], None],
+    ) -> None:
+        """Send requests in one go, blocking; never connects.
+
+        *batch* has, for each, all of its bytes; only the last may have a body to follow. *begun* is
+        called once a receiver may wait for their answers. If this fails, `Exchange.delivery` of
+        each of them says how far it got.
+        """
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        sent = 0
+        try:
+            if not self._may_send_request():
+                raise ConnectionClosed("the server has closed the connection")
+            transport = self._transport_in_use()
+            try:
+                self.outgoing = batch[-1][0] if batch[-1][0].writer is not None else None
+                self.pipeline.extend([exchange for exchange, _ in batch])
+                begun()
+                data = b"".join([part for _, part in batch]) if len(batch) > 1 else batch[0][1]
+                step = transport.send(data)
+                while step != len(data) - sent:
+                    if isinstance(step, int):
+                        sent += step
+                    else:
+                        step.block(timeout)
+                    step = transport.send(memoryview(data)[sent:])
+            except BaseException as exc:
+                self._fail_to_send(transport, batch[-1][0], exc)
+                raise
+        except BaseException:
+            end = 0
+            for exchange, part in batch:
+                start, end = end, end + len(part)
+                if end > sent:
+                    exchange.delivery = Delivery.PARTLY_SENT if start < sent else Delivery.UNSENT
+            raise
+        finally:
+            self._release(self._send_turn)
+
+    def proceed(self, exchange: Exchange) -> None:
+        """Let the body of *exchange* be written, though the server has not asked for it."""
+        if exchange.request_side is RequestSide.CONTINUE:
+            exchange.request_side = RequestSide.BODY
+
     def _may_send_request(self) -> bool:
         """Return True if a request may be sent now, False if a connection must be opened first."""
         if (
@@ -122,6 +173,30 @@ class Sending(Shared):
             yield from self._co_send(transport, exchange, *exchange.writer.frame(view))
             self._finish_request_if_complete(exchange)
             return view.nbytes
+        finally:
+            self._release(self._send_turn)
+
+    def co_write_file(self, fd: int, offset: int, count: int) -> Coroutine[int]:
+        """Send up to *count* bytes of the file *fd* as the next piece of the outgoing body.
+
+        Returns how many; 0 means that the file ends there. For transports that can send files.
+        """
+        if not self._send_turn.acquire(False):
+            raise busy("sending")
+        try:
+            exchange, transport = self._writable()
+            writer = exchange.writer
+            assert isinstance(writer, LengthWriter)
+            exchange.thread = get_ident()
+            try:
+                while not isinstance(sent := transport.send_file(fd, offset, count), int):
+                    yield sent
+            except BaseException as exc:
+                self._fail_to_send(transport, exchange, exc)
+                raise
+            writer.remaining -= sent
+            self._finish_request_if_complete(exchange)
+            return sent
         finally:
             self._release(self._send_turn)
 

@@ -95,6 +95,10 @@ class TlsTransport(Transport):
                 self._say_goodbye()
             super().close()
 
+    def drop(self) -> None:
+        self._lock = Lock()
+        super().drop()
+
     def _say_goodbye(self) -> None:
         try:
             self.ssl_sock.unwrap()  # sends close_notify, as RFC 9112 §9.8 wants

@@ -1,22 +1,24 @@
 """What carries the bytes: a connected socket behind a few calls that wait only if they are told to.
 
-Guarantees: `recv_into` and `send` do one step at once or return the `PollNeeded` to wait for; the
-end of a connection in any of its forms is 0 from `recv_into` (orderly) or `ConnectionClosed`.
+Guarantees: `recv_into` and `send` do one step at once or return the `PollNeeded` to wait for, and
+so does `send_file`, for which "at once" may take some ticks of the system's clock; the end of a
+connection in any of its forms is 0 from `recv_into` (orderly) or `ConnectionClosed`.
 One thread may receive while another sends; `shutdown` may come from any thread.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import struct
 from abc import ABC, abstractmethod
 from itertools import count
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded
-from dugong.errors import ConnectionClosed, ConnectionTimedOut
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, is_temp_network_error
 
 __all__ = ["PlainTransport", "TracingTransport", "Transport", "closed_by_peer"]
 
@@ -27,10 +29,12 @@ class Transport(ABC):
     `is_shut` may be set by any thread and is never cleared: nothing more can be sent or received.
     `patience` belongs to the receiving thread: for how many seconds `recv_into` may block before it
     raises `ConnectionTimedOut` (None: for ever; 0: not at all, the caller is a coroutine). It is
-    an offer, which a transport need not take.
+    an offer, which a transport need not take. `can_send_files` never changes.
     """
 
     __slots__ = ("is_shut", "patience", "sock")
+
+    can_send_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -44,6 +48,15 @@ class Transport(ABC):
     @abstractmethod
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
         """Send the start of *data*; return how many bytes of it were taken."""
+
+    def send_file(self, fd: int, offset: int, count: int) -> int | PollNeeded:
+        """Send from the file *fd* the start of the *count* bytes at *offset*, at least one.
+
+        Returns how many were taken, which is 0 only if the file ends before *offset*. Does not
+        move the file's own position. Raises OSError, as the system gave it, if it is the file
+        that cannot be sent, and `io.UnsupportedOperation` unless `can_send_files`.
+        """
+        raise io.UnsupportedOperation("this transport cannot send files")
 
     @abstractmethod
     def is_quiet(self) -> bool:
@@ -66,6 +79,15 @@ class Transport(ABC):
         self.is_shut = True
         self.sock.close()
 
+    def drop(self) -> None:
+        """Free the descriptor without a byte on the wire. For a forked child; may be called again.
+
+        The connection is the parent's, and goes on there. Waits for no lock, as the threads that
+        held them are not in this process; afterwards, all of them are free.
+        """
+        self.is_shut = True
+        self.sock.close()
+
 
 def closed_by_peer(exc: OSError) -> ConnectionClosed:
     """Return the `ConnectionClosed` that stands for *exc*, an error that ends a connection."""
@@ -74,23 +96,30 @@ def closed_by_peer(exc: OSError) -> ConnectionClosed:
 
 _LARGE = 256 * 1024  # bytes; what is worth a moment of waiting
 _GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
+_FILE_STEP = 4 * 1024 * 1024  # bytes; more saves nothing, and keeps others waiting for longer
+_ONE_TICK = struct.pack("@ll", 0, 1)  # a timeval; the system rounds it up to a tick of its clock
 
 
 class PlainTransport(Transport):
     """TCP. Takes the offer to block, because one system call is cheaper than three.
 
-    `_drained` and `_receive_timeout` belong to the receiving thread. `_send_lock` guards
-    `_was_reset`: a reset is reported once, and if a send hears of it, a receive hears of an end.
+    `_drained` and `_receive_timeout` belong to the receiving thread, `_filled` and
+    `_has_send_timeout` to the sending one. `_send_lock` guards `_was_reset`: a reset is reported
+    once, and if a send hears of it, a receive hears of an end.
     """
 
     __slots__ = (
         "_drained",
+        "_filled",
+        "_has_send_timeout",
         "_receive_timeout",
         "_send_lock",
         "_want_read",
         "_want_write",
         "_was_reset",
     )
+
+    can_send_files = hasattr(os, "sendfile")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -101,6 +130,8 @@ class PlainTransport(Transport):
         self._send_lock = Lock()
         self._was_reset = False
         self._receive_timeout: float | None = None  # what the socket has been told
+        self._filled = False
+        self._has_send_timeout = False
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:
@@ -168,8 +199,39 @@ class PlainTransport(Transport):
                     self._was_reset = True
                 raise closed_by_peer(exc) from exc
 
+    def send_file(self, fd: int, offset: int, count: int) -> int | PollNeeded:
+        if self.is_shut:
+            raise ConnectionClosed("disconnected")
+        if self._filled:
+            # The last call filled the socket. Waiting first is cheaper than failing first.
+            self._filled = False
+            return self._want_write
+        count = min(count, _FILE_STEP)
+        with self._send_lock:
+            try:
+                if not self._has_send_timeout:
+                    # There is no MSG_DONTWAIT for sendfile, and O_NONBLOCK would be for the
+                    # receiver, too. What is sent with MSG_DONTWAIT does not heed this.
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _ONE_TICK)
+                    self._has_send_timeout = True
+                sent = os.sendfile(self.sock.fileno(), fd, offset, count)
+            except BlockingIOError:
+                return self._want_write
+            except OSError as exc:
+                if isinstance(exc, ConnectionResetError):
+                    self._was_reset = True
+                if is_temp_network_error(exc):
+                    raise closed_by_peer(exc) from exc
+                raise  # no socket says that, so it is the file
+        self._filled = 0 < sent < count
+        return sent
+
     def is_quiet(self) -> bool:
         return not self.is_shut and not self._want_read.is_ready()
+
+    def drop(self) -> None:
+        self._send_lock = Lock()
+        super().drop()
 
 
 _connection_numbers = count(1)
@@ -209,6 +271,11 @@ class TracingTransport(Transport):
     def close(self) -> None:
         self.is_shut = True
         self._inner.close()
+        self._file.close()
+
+    def drop(self) -> None:
+        self.is_shut = True
+        self._inner.drop()
         self._file.close()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
+import os
 import select
+import signal
 import socket
 import ssl
 import struct
@@ -442,6 +445,48 @@ def test_an_idle_connection_that_was_closed_is_replaced(
         assert server.connections == 2
 
 
+# --- a forked child -------------------------------------------------------------------------------
+
+
+def test_a_child_that_drops_the_connection_leaves_it_to_the_parent(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    transport._lock.acquire()  # as a thread may have it that is not in the child
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(TIMEOUT))
+            transport.drop()
+            transport.drop()
+            transport.shutdown()
+            transport.close()
+            os._exit(0 if transport.sock.fileno() == -1 else 1)
+        finally:
+            os._exit(2)
+    transport._lock.release()
+    assert os.waitpid(pid, 0) == (pid, 0)
+    transport.send(b"ping")
+    assert peer.recv(10) == b"ping"  # and no close_notify before it
+    peer.sendall(b"pong")
+    view = memoryview(bytearray(10))
+    while isinstance(got := transport.recv_into(view), PollNeeded):
+        assert got.poll(TIMEOUT)
+    assert bytes(view[:got]) == b"pong"
+
+
+def test_every_call_is_safe_after_dropping(idle: tuple[TlsTransport, ssl.SSLSocket]) -> None:
+    transport, _ = idle
+    transport.drop()
+    with pytest.raises(ConnectionClosed):
+        transport.recv_into(memoryview(bytearray(1)))
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+    assert not transport.is_quiet()
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 
@@ -494,6 +539,15 @@ def test_data_before_the_end_is_not_lost_with_it(
     for _ in range(2):
         with pytest.raises(ConnectionClosed):
             transport.recv_into(view)
+
+
+def test_no_file_is_sent_without_being_encrypted(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, _ = idle
+    assert not transport.can_send_files
+    with open(__file__, "rb") as file, pytest.raises(io.UnsupportedOperation):
+        transport.send_file(file.fileno(), 0, 10)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

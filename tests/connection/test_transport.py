@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import select
 import socket
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,7 +23,9 @@ from dugong import (
     ConnectionTimedOut,
     HTTPConnection,
     PollNeeded,
+    eval_coroutine,
 )
+from dugong.connection.polling import Coroutine
 from dugong.connection.transport import PlainTransport, TracingTransport, Transport, traced
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
@@ -295,6 +300,261 @@ def test_otherwise_nothing_is_gathered(
         if isinstance(got, PollNeeded):  # which is what a coroutine does instead
             got = patient.recv_into(view)
     assert got == 1
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(pair: tuple[socket.socket, socket.socket]) -> PlainTransport:
+    """A transport that can send files, to a peer that does not wait for ever."""
+    pair[1].settimeout(TIMEOUT)
+    return PlainTransport(pair[0])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[io.FileIO]:
+    """An empty file."""
+    with open(tmp_path / "file", "w+b", buffering=0) as file:
+        yield file
+
+
+def co_send_file(transport: Transport, fd: int, offset: int, count: int) -> Coroutine[int]:
+    """Send *count* bytes, or what there is of them; return how many."""
+    left = count
+    while left and (sent := transport.send_file(fd, offset + count - left, left)):
+        if isinstance(sent, PollNeeded):
+            yield sent
+        else:
+            left -= sent
+    return count - left
+
+
+def receive_exactly(peer: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = peer.recv(size - len(data))
+        assert piece
+        data += piece
+    return bytes(data)
+
+
+def test_a_file_is_sent_from_the_offset_that_is_given_and_is_not_moved(
+    plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
+) -> None:
+    file.write(b"0123456789")
+    file.seek(3)
+    assert plain.can_send_files
+    assert plain.send_file(file.fileno(), 5, 4) == 4
+    assert receive_exactly(pair[1], 4) == b"5678"
+    assert file.tell() == 3
+
+
+def test_a_file_that_became_shorter_is_told_by_zero(
+    plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
+) -> None:
+    file.write(b"0123456789")
+    file.truncate(7)
+    assert eval_coroutine(co_send_file(plain, file.fileno(), 5, 5), TIMEOUT) == 2
+    assert plain.send_file(file.fileno(), 7, 3) == 0
+    assert receive_exactly(pair[1], 2) == b"56"
+
+
+def test_a_step_is_short_however_large_the_file_is(
+    plain: PlainTransport, file: io.FileIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sendfile", lambda out, fd, offset, count: count)
+    assert plain.send_file(file.fileno(), 0, 2**40) == 2**22
+
+
+def test_what_has_filled_the_socket_is_not_tried_again_before_waiting(
+    plain: PlainTransport, file: io.FileIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failing would take a tick of the system's clock."""
+    offsets: list[int] = []
+
+    def sendfile(out: int, fd: int, offset: int, count: int) -> int:
+        offsets.append(offset)
+        return min(count, 3)
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    assert plain.send_file(file.fileno(), 0, 6) == 3
+    assert isinstance(plain.send_file(file.fileno(), 3, 3), PollNeeded)
+    assert offsets == [0]
+    assert plain.send_file(file.fileno(), 3, 3) == 3
+    assert plain.send_file(file.fileno(), 6, 1) == 1
+    assert offsets == [0, 3, 6]
+
+
+def test_a_file_that_fills_the_socket_says_what_to_wait_for_and_arrives_whole(
+    plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
+) -> None:
+    size = 16 * 2**20
+    data = Random(3).randbytes(size)
+    file.write(data)
+    sending = co_send_file(plain, file.fileno(), 0, size)
+    wanted = next(sending)
+    assert (wanted.fd, wanted.mask) == (pair[0].fileno(), select.POLLOUT)
+    assert not wanted.poll(0)
+    received: list[bytes] = []
+    receiver = threading.Thread(target=lambda: received.append(receive_exactly(pair[1], size)))
+    receiver.start()
+    assert eval_coroutine(sending, TIMEOUT) == size
+    receiver.join()
+    assert received == [data]
+
+
+def test_a_peer_that_takes_nothing_of_a_file_is_a_time_out(
+    plain: PlainTransport, file: io.FileIO
+) -> None:
+    file.truncate(2**30)
+    with pytest.raises(ConnectionTimedOut):
+        eval_coroutine(co_send_file(plain, file.fileno(), 0, 2**30), 0.01)
+
+
+def test_shutting_down_ends_a_wait_within_a_file(plain: PlainTransport, file: io.FileIO) -> None:
+    waiting = threading.Event()
+
+    def sending() -> Coroutine[None]:
+        steps = co_send_file(plain, file.fileno(), 0, 2**30)
+        wanted = next(steps)
+        waiting.set()
+        yield wanted
+        yield from steps
+
+    file.truncate(2**30)
+    sender = Outcome(eval_coroutine, sending())
+    assert waiting.wait(TIMEOUT)
+    plain.shutdown()
+    assert isinstance(sender.result(), ConnectionClosed)
+
+
+def test_a_shutdown_in_the_last_moment_is_no_error_of_the_file(
+    plain: PlainTransport,
+    pair: tuple[socket.socket, socket.socket],
+    file: io.FileIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sendfile = os.sendfile
+
+    def shut_down_and_send(*args: int) -> int:
+        plain.shutdown()
+        return sendfile(*args)
+
+    file.truncate(2**30)
+    monkeypatch.setattr(os, "sendfile", shut_down_and_send)
+    with pytest.raises(ConnectionClosed):
+        plain.send_file(file.fileno(), 0, 2**30)
+    assert pair[1].recv(1) == b""
+
+
+def test_whoever_receives_meanwhile_may_go_on_blocking(
+    plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
+) -> None:
+    file.truncate(2**30)
+    answers: list[bytes] = []
+    plain.patience = TIMEOUT
+    receiver = Outcome(lambda: answers.append(receive(plain)))
+    next(co_send_file(plain, file.fileno(), 0, 2**30))
+    assert os.get_blocking(pair[0].fileno())
+    pair[1].sendall(b"answer")
+    assert receiver.result() is None
+    assert answers == [b"answer"]
+
+
+def test_a_reset_that_the_sender_of_a_file_heard_of_is_no_orderly_end(
+    plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
+) -> None:
+    file.write(b"data")
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    wait_for(pair[0])
+    with pytest.raises(ConnectionClosed, match="reset"):
+        plain.send_file(file.fileno(), 0, 4)
+    with pytest.raises(ConnectionClosed, match="reset"):
+        plain.recv_into(memoryview(bytearray(1)))
+
+
+def test_an_error_of_the_file_is_not_taken_for_one_of_the_connection(
+    plain: PlainTransport, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    with open(tmp_path / "file", "wb", buffering=0) as file:
+        file.write(b"data")
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            plain.send_file(file.fileno(), 0, 4)
+    assert caught.value.errno == errno.EBADF
+    assert not isinstance(caught.value, ConnectionClosed)
+    assert plain.send(b"still here") == 10
+    assert receive_exactly(pair[1], 10) == b"still here"
+
+
+def test_after_a_shutdown_no_file_is_sent(plain: PlainTransport, file: io.FileIO) -> None:
+    file.write(b"data")
+    plain.shutdown()
+    with pytest.raises(ConnectionClosed):
+        plain.send_file(file.fileno(), 0, 4)
+    plain.close()
+    with pytest.raises(ConnectionClosed):
+        plain.send_file(file.fileno(), 0, 4)
+
+
+def test_a_trace_would_miss_what_the_system_sends_by_itself(
+    plain: PlainTransport, tmp_path: Path, file: io.FileIO
+) -> None:
+    file.write(b"data")
+    transport = TracingTransport(plain, str(tmp_path / "trace"))
+    assert not transport.can_send_files
+    with pytest.raises(io.UnsupportedOperation):
+        transport.send_file(file.fileno(), 0, 4)
+    transport.close()
+
+
+# --- a forked child -------------------------------------------------------------------------------
+
+
+def test_dropping_says_nothing_to_the_peer(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    with pair[0].dup() as parents:
+        transport.drop()
+        assert transport.is_shut
+        assert transport.sock.fileno() == -1
+        parents.sendall(b"the parent's")
+        assert receive_exactly(pair[1], 12) == b"the parent's"
+        with pytest.raises(BlockingIOError):
+            pair[1].recv(1, socket.MSG_DONTWAIT)
+
+
+def test_dropping_does_not_wait_for_a_sender_that_does_not_exist_here(
+    plain: PlainTransport,
+) -> None:
+    plain._send_lock.acquire()
+    plain.drop()
+    with pytest.raises(ConnectionClosed):
+        plain.send(b"data")
+
+
+def test_dropping_a_trace_closes_its_file_and_drops_what_it_traces(
+    plain: PlainTransport, tmp_path: Path
+) -> None:
+    transport = TracingTransport(plain, str(tmp_path / "trace"))
+    plain._send_lock.acquire()
+    transport.drop()
+    assert transport._file.closed
+    with pytest.raises(ConnectionClosed):
+        plain.send(b"data")
+
+
+def test_every_call_is_safe_after_dropping(transport: Transport) -> None:
+    transport.drop()
+    transport.drop()
+    with pytest.raises(ConnectionClosed):
+        transport.recv_into(memoryview(bytearray(1)))
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+    assert not transport.is_quiet()
+    transport.shutdown()
+    transport.close()
 
 
 # --- DUGONG_TRACEFILE -----------------------------------------------------------------------------

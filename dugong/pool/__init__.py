@@ -1,0 +1,14 @@
+"""The pool: a few connections per host, each with a sender and a receiver thread.
+
+pool.py        ConnectionPool: the public class
+request.py     Request, and what a URL says      response.py    Response and StreamedResponse
+future.py      ResponseFuture                    body.py        request bodies
+scheduler.py   the one lock, and all that is decided under it
+  dispatch.py    which requests go to which connection: no I/O, no lock
+  host.py        one origin: its queue, its connections, what it has taught us
+  job.py         one request on its way
+pipeline.py    one connection and its two threads
+  sender.py      takes from the queue and sends
+  receiver.py    receives and resolves
+timers.py      deadlines, idle connections       statistics.py  frozen snapshots
+"""

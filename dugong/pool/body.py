@@ -1,0 +1,337 @@
+"""Request bodies: what may be one, how long it is, and how to get at its bytes, once or again.
+
+Guarantees: never one byte more than `length`, and fewer only with an exception; what the caller
+gave is not copied as a whole, and not closed. `request_body` takes nothing from it. The rest is for
+one thread at a time, the one that sends.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol, cast
+
+__all__ = ["BodyLike", "ReadableBinary", "RequestBody", "cut_short", "request_body"]
+
+
+class ReadableBinary(Protocol):
+    """A binary file, as far as it is needed: ``read(n)`` gives at most n bytes, b"" at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+BytesLike = bytes | bytearray | memoryview
+BodyLike = BytesLike | ReadableBinary | Iterable[BytesLike]
+
+_PIECE = 256 * 1024  # bytes; what is sent in one step
+
+
+class _SeekableFile(ReadableBinary, Protocol):
+    def tell(self) -> int: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+
+# What their descriptor holds is what their read() gives. It is not so for a GzipFile, nor for a
+# subclass that counts what is read.
+_PlainFile = io.FileIO | io.BufferedReader | io.BufferedRandom
+_PLAIN_FILES = (io.FileIO, io.BufferedReader, io.BufferedRandom)
+
+
+class RequestBody(ABC):
+    """The body of one request, to be sent once or more often."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def length(self) -> int | None:
+        """How many bytes it has; None if nobody knows, so that it goes in chunks."""
+
+    @property
+    def data(self) -> memoryview | None:
+        """All of it, if it is in memory."""
+        return None
+
+    @property
+    def file_range(self) -> tuple[int, int, int] | None:
+        """Descriptor, offset and count, if it is a part of a regular file (and not empty).
+
+        Raises ValueError if the file has been closed. Ask for it before each step, for the
+        descriptor may then belong to another file.
+        """
+        return None
+
+    @abstractmethod
+    def rewind(self) -> bool:
+        """Go back to where it stood when the request was made. To be called before each sending.
+
+        Returns False if that is impossible, and something has been taken.
+        """
+
+    @abstractmethod
+    def pieces(self) -> Iterator[memoryview]:
+        """Return the bytes, in order, none of the pieces empty.
+
+        A piece is to be used before the next is asked for. Raises ValueError if there are fewer or
+        more bytes than `length`, TypeError if what comes is not bytes, and whatever the file or the
+        iterable raises.
+        """
+
+
+def request_body(body: BodyLike | None, content_length: int | None = None) -> RequestBody | None:
+    """Return what is to be sent for *body*: None, if it is None.
+
+    It may be bytes-like; a binary file, or anything that has ``read(n)``, which is sent from where
+    it stands; or an iterable of bytes-like objects. *content_length* is what the caller says of its
+    size, in bytes. It must be true, which is found out now if the size is known, and else while the
+    body is sent.
+
+    Raises TypeError for what cannot be a body, ValueError for a file that cannot be read and for a
+    *content_length* that is wrong, and OSError. May be called from any thread.
+    """
+    if content_length is not None and content_length < 0:
+        raise ValueError(f"Content-Length must not be negative: {content_length}")
+    made = None if body is None else _made_of(body, content_length)
+    length = 0 if made is None else made.length
+    if content_length is not None and content_length != length:
+        raise ValueError(f"Content-Length {content_length} contradicts a body of {length} bytes")
+    return made
+
+
+def cut_short(missing: int) -> ValueError:
+    """Return the error for a body that ended *missing* bytes before its `length`."""
+    return ValueError(f"the body ended {missing} bytes short of its length")
+
+
+def _made_of(body: object, content_length: int | None) -> RequestBody:
+    if type(body) is bytes:
+        return _Bytes(body)
+    if isinstance(body, str):
+        raise TypeError("the body is a str; encode it first")
+    if (data := _view_if_bytes_like(body)) is not None:
+        return _Bytes(data)
+    if callable(getattr(body, "read", None)):
+        return _made_of_file(cast(ReadableBinary, body), content_length)
+    if isinstance(body, Iterable) and not isinstance(body, Mapping):
+        return _Items(body, content_length)
+    raise TypeError(
+        "the body must be bytes-like, a binary file or an iterable of bytes-like objects, "
+        f"not {type(body).__name__}"
+    )
+
+
+def _view_if_bytes_like(data: object) -> memoryview | None:
+    try:
+        view = memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return view.cast("B")  # or TypeError, if it is not contiguous
+
+
+def _view(data: object) -> memoryview:
+    """Return the bytes of what a file or an iterable gave."""
+    view = _view_if_bytes_like(data)
+    if view is None:
+        raise TypeError(f"the body gave {type(data).__name__}, not a bytes-like object")
+    return view
+
+
+def _cut(view: memoryview) -> Iterator[memoryview]:
+    """Cut *view* into pieces."""
+    for start in range(0, len(view), _PIECE):
+        yield view[start : start + _PIECE]
+
+
+class _Bytes(RequestBody):
+    """In memory. There may be many thousands of these, waiting."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._bytes = data  # not a view of it: that would be larger than most bodies
+
+    @property
+    def length(self) -> int:
+        return len(self._bytes)
+
+    @property
+    def data(self) -> memoryview:
+        return memoryview(self._bytes)
+
+    def rewind(self) -> bool:
+        return True
+
+    def pieces(self) -> Iterator[memoryview]:
+        return _cut(self.data)
+
+
+class _Counted(RequestBody):
+    """What comes bit by bit, and has to be counted if a length was declared, or measured."""
+
+    __slots__ = ("_length", "_taken")
+
+    def __init__(self, length: int | None) -> None:
+        self._length = length
+        self._taken = False
+
+    @property
+    def length(self) -> int | None:
+        return self._length
+
+    def pieces(self) -> Iterator[memoryview]:
+        self._taken = True
+        left = self._length
+        for item in self._items():
+            # Released before the next is asked for, lest a bytearray of the caller's could not
+            # change its size.
+            with _view(item) as view:
+                if left is not None:
+                    if len(view) > left:
+                        raise ValueError(f"the body is longer than its length of {self._length}")
+                    left -= len(view)
+                for piece in _cut(view):
+                    with piece:
+                        yield piece
+        if left:
+            raise cut_short(left)
+
+    @abstractmethod
+    def _items(self) -> Iterator[object]:
+        """Return what the body consists of. Each is sent before the next is asked for."""
+
+
+class _Items(_Counted):
+    """An iterable of bytes-like objects."""
+
+    __slots__ = ("_iterable",)
+
+    def __init__(self, iterable: Iterable[object], length: int | None) -> None:
+        super().__init__(length)
+        self._iterable = iterable
+
+    def rewind(self) -> bool:
+        return not self._taken or not isinstance(self._iterable, Iterator)
+
+    def _items(self) -> Iterator[object]:
+        return iter(self._iterable)
+
+
+class _Stream(_Counted):
+    """A file that can be read once: a pipe, or anything that only has ``read(n)``."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: ReadableBinary, length: int | None) -> None:
+        super().__init__(length)
+        self._file = file
+
+    def rewind(self) -> bool:
+        return not self._taken
+
+    def _items(self) -> Iterator[object]:
+        file = self._file
+        # What has come through a pipe is sent now, not when there are 256 KiB of it.
+        read: Callable[[int], object] = file.read1 if type(file) is io.BufferedReader else file.read
+        left = self._length
+        while left is None or left > 0:
+            data = read(_PIECE if left is None else min(left, _PIECE))
+            if data is None:
+                raise ValueError("the body is a non-blocking file, and has nothing to read now")
+            if not data:
+                break
+            yield data
+            if left is not None:
+                left -= len(cast(bytes, data))
+
+
+class _Seekable(_Stream):
+    """A file that can be sent again: a BytesIO, or whatever else can tell and seek."""
+
+    __slots__ = ("_start",)
+
+    def __init__(self, file: _SeekableFile, start: int, length: int) -> None:
+        super().__init__(file, length)
+        self._start = start
+
+    def rewind(self) -> bool:
+        cast(_SeekableFile, self._file).seek(self._start)
+        return True
+
+
+class _RegularFile(_Counted):
+    """A part of a file on disk. Never uses the file's position, so that many may share the file."""
+
+    __slots__ = ("_file", "_start")
+
+    def __init__(self, file: _PlainFile, start: int, length: int) -> None:
+        super().__init__(length)
+        self._file = file
+        self._start = start
+
+    @property
+    def file_range(self) -> tuple[int, int, int] | None:
+        count = cast(int, self._length)
+        return (self._file.fileno(), self._start, count) if count else None
+
+    def rewind(self) -> bool:
+        return True
+
+    def _items(self) -> Iterator[object]:
+        offset = self._start
+        end = offset + cast(int, self._length)
+        buffer = memoryview(bytearray(min(_PIECE, end - offset)))
+        while offset < end:
+            view = buffer[: end - offset]
+            got = os.preadv(self._file.fileno(), [view], offset)
+            if not got:
+                break
+            yield view[:got]
+            offset += got
+
+
+def _made_of_file(file: ReadableBinary, content_length: int | None) -> RequestBody:
+    # A wrapper of a text file is known by its encoding, which no binary file has.
+    if isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str):
+        raise TypeError("the body is a file in text mode; open it in binary mode")
+    readable = getattr(file, "readable", None)
+    if callable(readable) and not readable():
+        raise ValueError("the body is a file that is not open for reading")
+    if type(file) in _PLAIN_FILES:
+        return _made_of_plain_file(cast(_PlainFile, file), content_length)
+    return _made_of_seekable(file) or _Stream(file, content_length)
+
+
+def _made_of_plain_file(file: _PlainFile, content_length: int | None) -> RequestBody:
+    raw = file if isinstance(file, io.FileIO) else file.raw
+    if type(raw) is not io.FileIO:
+        return _made_of_seekable(file) or _Stream(file, content_length)
+    file.flush()
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        # The end of a disk can be sought; that of /dev/zero, too, though it has none.
+        seekable = _made_of_seekable(file) if stat.S_ISBLK(status.st_mode) else None
+        return seekable or _Stream(file, content_length)
+    start = file.tell()
+    length = max(0, status.st_size - start)
+    if length == 0 and os.pread(file.fileno(), 1, start):
+        return _Stream(file, content_length)  # as in /proc, where no size is known
+    return _RegularFile(file, start, length)
+
+
+def _made_of_seekable(file: object) -> _Seekable | None:
+    """Return a body that ends where *file* does, or None if it cannot be sought."""
+    seekable = getattr(file, "seekable", None)
+    if callable(seekable) and not seekable():
+        return None
+    known = cast(_SeekableFile, file)
+    try:
+        start = known.tell()
+        known.seek(0, os.SEEK_END)
+    except (AttributeError, OSError):
+        return None
+    length = max(0, known.tell() - start)
+    known.seek(start)
+    return _Seekable(known, start, length)

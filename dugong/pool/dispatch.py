@@ -1,0 +1,90 @@
+"""Which requests go to which connection, and what is opened: decisions without I/O and locks.
+
+Guarantees: requests leave a queue in its order; nothing is sent before or behind a request that has
+to be alone; as long as there are requests and a connection that is free, that one gets some.
+Called under the lock of the scheduler; changes nothing but the queue and the pipeline.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dugong.pool.host import Host
+    from dugong.pool.job import Job
+    from dugong.pool.pipeline import Pipeline
+
+__all__ = ["has_room", "should_refill", "take", "wants_connection"]
+
+
+def room(host: Host, pipeline: Pipeline) -> int:
+    """Return how many more requests *pipeline* may have in flight, as far as the rules go."""
+    if pipeline.closed_to_more:
+        return 0
+    room = host.lessons.window - len(pipeline.in_flight)
+    quota = host.lessons.quota
+    if quota is not None:
+        room = min(room, quota - pipeline.sent)
+    if pipeline.max_requests is not None:
+        room = min(room, pipeline.max_requests - pipeline.sent)
+    return room
+
+
+def has_room(host: Host, pipeline: Pipeline) -> bool:
+    """Return True if *pipeline* might take a request that can be pipelined."""
+    return room(host, pipeline) > 0
+
+
+def should_refill(host: Host, pipeline: Pipeline) -> bool:
+    """Return True if it is time to wake the sender: not for each answer, but for a batch."""
+    flying = len(pipeline.in_flight)
+    return host.queued > 0 and flying <= host.lessons.window // 2
+
+
+def wants_connection(host: Host, limit: int, now: float) -> bool:
+    """Return True if *host* should have another connection, of at most *limit*.
+
+    One for each request, before any request is put behind another.
+    """
+    have = len(host.pipelines)
+    return (
+        host.queued > 0
+        and have < limit
+        and have < host.queued + host.in_flight
+        and (not have or now >= host.unopenable_until)
+    )
+
+
+def take(host: Host, pipeline: Pipeline) -> list[Job]:
+    """Remove from the queue of *host*, and return, what *pipeline* is to send now.
+
+    A request that has to be alone, and that no idle connection could have, is reserved by the first
+    pipeline that comes across it, which takes nothing else until it is empty and can send that.
+    """
+    if pipeline.reserved is not None:
+        if pipeline.in_flight or pipeline.closed_to_more:
+            return []
+        reserved, pipeline.reserved = pipeline.reserved, None
+        host.queued -= 1
+        return [reserved]
+    most = room(host, pipeline)
+    if most <= 0 or not host.queued:
+        return []
+    flying = len(pipeline.in_flight)
+    # An equal share, so that no request waits behind others while a connection has nothing to do.
+    share = -(-(host.queued + host.in_flight) // len(host.pipelines))
+    most = min(most, max(share, 1) - flying)
+    batch: list[Job] = []
+    while len(batch) < most and (job := host.pop()) is not None:
+        if not (job.alone or job.suspect):
+            batch.append(job)
+            continue
+        if not (flying or batch):
+            return [job]
+        if host.idle:
+            host.put_back([job])
+        else:
+            pipeline.reserved, job.pipeline = job, pipeline
+            host.queued += 1  # still
+        break
+    return batch

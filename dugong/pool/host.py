@@ -1,0 +1,207 @@
+"""One origin: its queue, its connections, and what it has taught us about pipelining.
+
+Guarantees: what is learned only ever makes us more careful than the caller allows, and no lesson
+lasts for ever. No I/O, and no lock of its own: all of it is guarded by the scheduler's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dugong.connection.request import RequestBuilder
+    from dugong.pool.job import Job
+    from dugong.pool.pipeline import Pipeline
+    from dugong.pool.request import Origin
+
+__all__ = ["Host", "Lessons"]
+
+#: Seconds for which a host is asked one at a time once it has shown that it must be.
+PENALTY = 60.0
+#: How many pipelines in a row may fail before a host is asked one at a time.
+MAX_STRIKES = 3
+#: Seconds after which we see again whether a host takes more requests on a connection.
+QUOTA_TIME = 600.0
+
+_FEW = 64  # withdrawn requests that nobody minds in a queue
+
+
+class Lessons:
+    """What a host has taught us about pipelining up to *depth* (design, "Safe pipelining", rule 2).
+
+    `window` is how many requests may be in flight on one connection: 1 at first, one more for each
+    good answer, and 1 again after a connection died with requests unanswered. `quota` is after
+    how many answers the host ends a connection, if it has done so twice after the same number.
+    `lesson` says in words what went wrong last, if anything has.
+    """
+
+    __slots__ = (
+        "_closed_after",
+        "_depth",
+        "_quota_until",
+        "_serial_until",
+        "_strikes",
+        "lesson",
+        "quota",
+        "window",
+    )
+
+    def __init__(self, depth: int) -> None:
+        self.window = 1
+        self.quota: int | None = None
+        self.lesson: str | None = None
+        self._depth = depth
+        self._strikes = 0
+        self._serial_until = 0.0
+        self._closed_after = 0
+        self._quota_until = 0.0
+
+    def answered(self, count: int, now: float) -> None:
+        """*count* good answers have come: HTTP/1.1, and the connection stays open."""
+        if self.window == self._depth:
+            if self.quota is not None and now >= self._quota_until:
+                self.quota = None
+            return
+        if now >= self._serial_until:
+            self.window = min(self.window + count, self._depth)
+            if self.window == self._depth:
+                self._strikes = 0
+
+    def old_version(self, now: float) -> None:
+        """The host has answered as HTTP/1.0, which knows no pipelining."""
+        self._one_at_a_time("it answers as HTTP/1.0", now)
+
+    def broke_the_rules(self, now: float) -> None:
+        """The host has sent what is no answer to a request that had others behind it."""
+        self._one_at_a_time("it broke the protocol within a pipeline", now)
+
+    def closed(self, answered: int, unanswered: int, now: float) -> None:
+        """The host has announced the end of a connection, after *answered* answers on it."""
+        if answered > 1 and answered == self._closed_after:
+            self.quota = answered
+            self._quota_until = now + QUOTA_TIME
+        elif unanswered:
+            self.died(answered, unanswered, now)
+        self._closed_after = answered
+
+    def died(self, answered: int, unanswered: int, now: float) -> None:
+        """A connection has ended without a word while *unanswered* requests were waiting."""
+        self.window = 1
+        if unanswered > 1:
+            self._strikes += 1
+            times = "answer" if answered == 1 else "answers"
+            self.lesson = f"a connection ended after {answered} {times} with {unanswered} to come"
+            if self._strikes >= MAX_STRIKES:
+                self._one_at_a_time(self.lesson, now)
+
+    def _one_at_a_time(self, lesson: str, now: float) -> None:
+        self.lesson = lesson
+        self.window = 1
+        self._strikes = 0
+        self._serial_until = now + PENALTY
+
+    def state(self, now: float) -> str:
+        """Return how far pipelining goes, in words."""
+        if now < self._serial_until:
+            return "one at a time"
+        if self.window == 1:
+            return "unproven"
+        return "full" if self.window == self._depth else "growing"
+
+
+class Host:
+    """An origin of a pool.
+
+    `queue` holds the requests that no connection has, the next one first; some of them may have
+    been withdrawn (`Job.done`). `queued` and `in_flight` count the others. `pipelines` are all
+    connections that have not ended; of these, `idle` could take any request at once, the one used
+    last being last, and `roomy` have requests in flight but could take more. `unopenable_until`:
+    opening another connection failed, so there is no hurry to try again. `builder` makes the heads
+    of requests; `plain_builder`, if there is one, those with no headers but the pool's. These two
+    never change.
+    """
+
+    __slots__ = (
+        "answered",
+        "builder",
+        "idle",
+        "in_flight",
+        "lessons",
+        "name",
+        "numbered",
+        "origin",
+        "pipelines",
+        "plain_builder",
+        "queue",
+        "queued",
+        "resent",
+        "roomy",
+        "sent",
+        "unopenable_until",
+        "withdrawn",
+    )
+
+    def __init__(
+        self,
+        origin: Origin,
+        builder: RequestBuilder,
+        plain_builder: RequestBuilder | None,
+        depth: int,
+    ) -> None:
+        self.origin = origin
+        self.name = f"{origin.host}:{origin.port}"
+        self.builder = builder
+        self.plain_builder = plain_builder
+        self.lessons = Lessons(depth)
+        self.queue: deque[Job] = deque()
+        self.queued = 0
+        self.withdrawn = 0
+        self.in_flight = 0
+        self.pipelines: dict[Pipeline, None] = {}
+        self.idle: dict[Pipeline, None] = {}
+        self.roomy: dict[Pipeline, None] = {}
+        self.unopenable_until = 0.0
+        self.numbered = 0
+        self.sent = 0
+        self.answered = 0
+        self.resent = 0
+
+    @property
+    def unused(self) -> bool:
+        """True if there is nothing here but what has been learned."""
+        return not self.pipelines and not self.queued
+
+    def append(self, job: Job) -> None:
+        """Put *job* at the end of the queue."""
+        self.queue.append(job)
+        self.queued += 1
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Put *jobs*, which were sent or nearly so, at the head of the queue in their order."""
+        self.queue.extendleft(reversed(jobs))
+        self.queued += len(jobs)
+
+    def withdraw(self) -> None:
+        """Take note that a job in the queue has become `done`."""
+        self.queued -= 1
+        self.withdrawn += 1
+        if self.withdrawn > _FEW and self.withdrawn > len(self.queue) // 2:
+            self.queue = deque(job for job in self.queue if not job.done)
+            self.withdrawn = 0
+
+    def pop(self) -> Job | None:
+        """Remove and return the next job of the queue, or None if it is empty."""
+        while self.queue:
+            job = self.queue.popleft()
+            if not job.done:
+                self.queued -= 1
+                return job
+            self.withdrawn -= 1
+        return None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Host {self.name} {self.queued} queued, {self.in_flight} in flight, "
+            f"{len(self.pipelines)} connections ({len(self.idle)} idle)>"
+        )

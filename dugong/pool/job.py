@@ -1,0 +1,128 @@
+"""One request on its way: from the queue to a connection, perhaps back, to its end.
+
+Guarantees: the bytes of the head are ready, so that nothing the caller got wrong shows later. Owned
+as it says below; touches nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.writers import ChunkedWriter, LengthWriter
+from dugong.pool.future import ResponseFuture
+
+if TYPE_CHECKING:
+    from dugong.pool.body import RequestBody
+    from dugong.pool.host import Host
+    from dugong.pool.pipeline import Pipeline
+    from dugong.pool.pool import ConnectionPool
+    from dugong.pool.receiver import ConnectionBody
+    from dugong.pool.request import Request
+    from dugong.pool.response import Attempt, Response, StreamedResponse
+    from dugong.pool.timers import Timer
+
+__all__ = ["Job"]
+
+
+class Job:
+    """A request, its future, and where it is.
+
+    `request`, `future`, `pool` (which is not forgotten as long as this is not done), `head` (with
+    the body, if that is small), `upload` (the body, if it goes piece by piece), `expect100`,
+    `close` (the request asks for the connection to be closed), `timeout`, `alone` (nothing may be
+    sent before or behind it) and `streamed` (the caller reads the body of the answer) never
+    change. `exchange` is set by whoever sends. The rest is guarded by the lock of the scheduler:
+    `host`, `done` (the outcome is
+    decided; what still comes in is dropped), `pipeline` (the connection that has it; None: the
+    queue), `since` (when it was taken from the queue, `time.monotonic`), `sending` (the sender has
+    its body), `outcome` (waits for the sender to let go of the body), `error` (what the
+    connection's end means for this job), `answering` (the head of its answer has come), `reading`
+    (what the caller reads the body with), `suspect`
+    (it lost a connection before, and is sent alone), `attempts` and `timer` (of its deadline).
+    """
+
+    __slots__ = (
+        "alone",
+        "answering",
+        "attempts",
+        "close",
+        "done",
+        "error",
+        "exchange",
+        "expect100",
+        "future",
+        "head",
+        "host",
+        "outcome",
+        "pipeline",
+        "pool",
+        "reading",
+        "request",
+        "sending",
+        "since",
+        "streamed",
+        "suspect",
+        "timeout",
+        "timer",
+        "upload",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        pool: ConnectionPool,
+        host: Host,
+        head: bytes,
+        timeout: float | None,
+    ) -> None:
+        self.request = request
+        self.pool = pool
+        self.host = host
+        self.head = head
+        self.timeout = timeout
+        self.future = ResponseFuture(request, self)
+        self.upload: RequestBody | None = None
+        self.expect100 = False
+        self.alone = False
+        self.close = False
+        self.streamed = False
+        self.exchange: Exchange | None = None
+        self.done = False
+        self.pipeline: Pipeline | None = None
+        self.since = 0.0
+        self.sending = False
+        self.outcome: Response | StreamedResponse | Exception | None = None
+        self.error: Exception | None = None
+        self.answering = False
+        self.reading: ConnectionBody | None = None
+        self.suspect = False
+        self.attempts: tuple[Attempt, ...] = ()
+        self.timer: Timer | None = None
+
+    def begin(self) -> Exchange:
+        """Return the exchange for another sending of the request."""
+        exchange = Exchange(self.request.method, self.request.target)
+        upload = self.upload
+        if upload is not None and upload.length != 0:
+            length = upload.length
+            exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
+            exchange.request_side = RequestSide.CONTINUE if self.expect100 else RequestSide.BODY
+        exchange.close = self.close
+        self.exchange = exchange
+        return exchange
+
+    # What the future asks of its owner.
+
+    def abandon(self, future: ResponseFuture) -> bool:
+        return self.pool._scheduler.abandon(self)
+
+    def is_running(self, future: ResponseFuture) -> bool:
+        return self.pool._scheduler.is_running(self)
+
+    def check_may_wait(self) -> None:
+        self.pool._scheduler.check_may_wait()
+
+    def __repr__(self) -> str:
+        where = "done" if self.done else f"on {self.pipeline}" if self.pipeline else "queued"
+        return f"<Job {self.request.method} {self.request.url} {where}>"

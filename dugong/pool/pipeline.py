@@ -1,0 +1,157 @@
+"""One connection of a pool, and what its two threads and the scheduler know about it.
+
+Guarantees: requests go out and are answered in the order of `in_flight`. Starts no threads itself;
+`dugong.pool.sender` and `dugong.pool.receiver` are the two loops.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Lock
+from typing import TYPE_CHECKING
+
+from dugong.connection.duplexer import Duplexer
+from dugong.connection.polling import Coroutine
+from dugong.connection.transport import Transport
+
+if TYPE_CHECKING:
+    from dugong.pool.host import Host
+    from dugong.pool.job import Job
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """A connection and the requests that are under way on it.
+
+    `name`, `host`, `duplexer`, `opened` (when, `time.monotonic`) and `max_requests` never change.
+    `receiver_parked` is set by the receiver under the lock and read by the sender without: see
+    `wake_receiver`. Everything else is guarded by the lock of the scheduler:
+
+    * `in_flight`: the requests that were taken from the queue and not answered, oldest first. The
+      receiving thread alone removes from it, so it may look at it without the lock. `reserved` is
+      the next one, if that has to be alone.
+    * `sending`, `receiving`, `borrowed`, `streaming`: the sender, the receiver, a thread that
+      makes a request by itself, or a caller who reads a body is at work on the connection.
+    * `sender_parked`: the sender waits at `work`. The receiver waits at `arrivals`.
+    * `connected`; `exclusive`: a request that is to be alone is in flight; `blocked`: a long answer
+      is coming in; `broken`: nothing more can be sent; `ending`: nor received. `failure` is why,
+      unless the connection ends in good order; `settled`: its requests have been seen to.
+    * `uploading`: whose body the sender has; `let_go_at`: when it last let go of one.
+    * `sent`, `answered`: how many; `idle_since`: when it last became idle; `watched`: a timer
+      will look whether it still is.
+    """
+
+    __slots__ = (
+        "answered",
+        "arrivals",
+        "blocked",
+        "borrowed",
+        "broken",
+        "connected",
+        "duplexer",
+        "ending",
+        "exclusive",
+        "failure",
+        "host",
+        "idle_since",
+        "in_flight",
+        "let_go_at",
+        "max_requests",
+        "name",
+        "opened",
+        "receiver_parked",
+        "receiving",
+        "reserved",
+        "sender_parked",
+        "sending",
+        "sent",
+        "settled",
+        "streaming",
+        "uploading",
+        "watched",
+        "work",
+    )
+
+    def __init__(
+        self,
+        host: Host,
+        lock: Lock,
+        dial: Callable[[], Coroutine[Transport]],
+        opened: float,
+        max_requests: int | None,
+    ) -> None:
+        host.numbered += 1
+        self.name = f"{host.name}-{host.numbered}"
+        self.host = host
+        self.duplexer = Duplexer(dial)
+        self.opened = opened
+        self.max_requests = max_requests
+        self.work = Condition(lock)
+        self.arrivals = Condition(lock)
+        self.in_flight: deque[Job] = deque()
+        self.reserved: Job | None = None
+        self.connected = False
+        self.sending = True  # for it is connecting
+        self.receiving = False
+        self.borrowed = False
+        self.streaming = False
+        self.uploading: Job | None = None
+        self.let_go_at = opened
+        self.sender_parked = False
+        self.receiver_parked = False
+        self.exclusive = False
+        self.blocked = False
+        self.broken = False
+        self.ending = False
+        self.settled = False
+        self.failure: Exception | None = None
+        self.sent = 0
+        self.answered = 0
+        self.idle_since = opened
+        self.watched = False
+
+    @property
+    def closed_to_more(self) -> bool:
+        """True if no request may be sent, whatever is in flight."""
+        return (
+            self.ending
+            or self.broken
+            or self.exclusive
+            or self.blocked
+            or self.borrowed
+            or self.streaming
+        )
+
+    @property
+    def unused(self) -> bool:
+        """True if nobody is at work on the connection."""
+        return not (self.sending or self.receiving or self.borrowed or self.streaming)
+
+    def wake_receiver(self) -> None:
+        """Wake the receiver, for there is something to wait for. For the sender.
+
+        The receiver says that it is parked before it looks for the last time, and we look whether
+        it is after there is something to see: one of the two notices the other.
+        """
+        if self.receiver_parked and not self.borrowed:
+            with self.arrivals:
+                self.arrivals.notify()
+
+    @property
+    def state(self) -> str:
+        """What the connection is doing, in a word."""
+        if self.ending:
+            return "ending"
+        if not self.connected:
+            return "connecting"
+        if self.streaming:
+            return "streaming"
+        return "busy" if self.in_flight else "idle"
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pipeline {self.name} {self.state}, {len(self.in_flight)} in flight, "
+            f"{self.answered} answered>"
+        )

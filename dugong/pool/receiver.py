@@ -1,0 +1,156 @@
+"""The receiver's loop: receive, parse all that came, then wake whoever waited for it.
+
+Guarantees: answer n resolves request n or nothing; a body is whole, or an exception. Runs in a
+thread of its own for each connection; a step of it also in the thread of a caller who makes a
+request by itself.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from dugong.connection.polling import eval_coroutine
+from dugong.connection.readers import LengthReader
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, ResponseTooLarge
+from dugong.pool.response import Response, StreamedResponse
+
+if TYPE_CHECKING:
+    from dugong.pool.job import Job
+    from dugong.pool.pipeline import Pipeline
+    from dugong.pool.scheduler import Scheduler
+
+__all__ = ["LONG", "Abandoned", "ConnectionBody", "receive", "run"]
+
+#: Bytes: nothing is sent behind an answer longer than this, and no more than this is drained.
+LONG = 256 * 1024
+
+#: Bytes: as much of an answer is read when its caller does not want it, to keep the connection.
+_DRAINED = 64 * 1024
+#: Seconds that this may take.
+DRAIN_TIME = 1.0
+
+_PIECE = 256 * 1024  # bytes received at a time of a body whose length is not known
+
+
+class Abandoned(ConnectionClosed):
+    """Nobody wants the rest of an answer that is too long to be drained."""
+
+    msg = "the answer that was coming in has been abandoned"
+
+
+def run(scheduler: Scheduler, pipeline: Pipeline) -> None:
+    """Receive until the connection ends."""
+    while scheduler.await_arrivals(pipeline):
+        receive(scheduler, pipeline)
+
+
+def receive(scheduler: Scheduler, pipeline: Pipeline) -> None:
+    """Receive at least one answer, blocking, and resolve what can be resolved."""
+    in_flight = pipeline.in_flight
+    answers, error = pipeline.duplexer.read_answers(in_flight[0].timeout)
+    done: list[tuple[Job, Response]] = []
+    for _, head, buffered in answers:
+        if head.status < 200:  # the 100 that was asked for
+            scheduler.open_gate(pipeline)
+            return
+        job = in_flight[len(done)]
+        if (body := buffered) is None:
+            job.answering = True
+            if job.streamed and scheduler.hand_over(pipeline, job, head):
+                return
+            try:
+                body = _receive_body(scheduler, pipeline, job, head.length)
+            except Exception as exc:
+                error = exc
+                break
+        done.append(
+            (
+                job,
+                Response(head.status, head.reason, head.headers, body, job.request, job.attempts),
+            )
+        )
+    if isinstance(error, ConnectionTimedOut) and not done and scheduler.sends_body(pipeline):
+        return  # as long as there is progress in the other direction, this is no time-out
+    scheduler.answered(pipeline, done, error)
+
+
+def _receive_body(scheduler: Scheduler, pipeline: Pipeline, job: Job, length: int | None) -> bytes:
+    limit = scheduler.limits.max_body_size
+    if length is not None and length > limit:
+        raise ResponseTooLarge(f"a body of {length} bytes is more than max_body_size ({limit})")
+    if length is None or length > LONG:
+        scheduler.block(pipeline)
+    duplexer = pipeline.duplexer
+    received = 0
+    if length is not None:
+        whole = bytearray(length)
+        view = memoryview(whole)
+        while received < length:
+            if job.done and length - received > LONG:
+                raise Abandoned
+            received += duplexer.readinto(view[received:], job.timeout)
+        return bytes(whole)
+    parts: list[bytes] = []
+    view = memoryview(bytearray(_PIECE))
+    while got := duplexer.readinto(view, job.timeout):
+        received += got
+        if job.done and received > LONG:
+            raise Abandoned
+        if received > limit:
+            raise ResponseTooLarge(f"the body is larger than max_body_size ({limit} bytes)")
+        parts.append(bytes(view[:got]))
+    return b"".join(parts)
+
+
+class ConnectionBody:
+    """The body of a streamed answer, which its caller reads from the connection itself."""
+
+    def __init__(self, scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
+        self._scheduler = scheduler
+        self._pipeline = pipeline
+        self._job = job
+
+    def readinto(self, view: memoryview) -> int:
+        """Receive the next part of the body straight into *view*; 0 is its end."""
+        try:
+            return self._pipeline.duplexer.readinto(view, self._job.timeout)
+        except ConnectionClosed as exc:
+            raise self._pipeline.failure or exc from None
+
+    def read(self, size: int) -> bytes:
+        """Receive up to *size* bytes of the body; b"" is its end."""
+        duplexer, timeout = self._pipeline.duplexer, self._job.timeout
+        try:
+            return eval_coroutine(duplexer.co_read(size, timeout), timeout)
+        except ConnectionClosed as exc:
+            raise self._pipeline.failure or exc from None
+
+    def close(self) -> None:
+        """Give the connection back: at once, if next to nothing is left to be read, or closed."""
+        duplexer = self._pipeline.duplexer
+        complete = False
+        try:
+            incoming = duplexer.incoming
+            reader = incoming.reader if incoming is not None else None
+            if isinstance(reader, LengthReader) and reader.remaining <= _DRAINED:
+                timeout = (
+                    DRAIN_TIME if self._job.timeout is None else min(self._job.timeout, DRAIN_TIME)
+                )
+                view = memoryview(bytearray(reader.remaining))
+                while duplexer.incoming is not None and duplexer.readinto(view, timeout):
+                    pass
+            complete = duplexer.incoming is None and duplexer.cut is None
+        except Exception:
+            pass  # the connection is not worth more
+        finally:
+            self._scheduler.end_stream(self._pipeline, self._job, complete)
+
+
+def streamed(answer: Response | StreamedResponse) -> StreamedResponse:
+    """Return *answer* to be read, even if all of it has come already."""
+    if isinstance(answer, StreamedResponse):
+        return answer
+    status, reason, headers = answer.status, answer.reason, answer.headers
+    body = io.BytesIO(answer.body)
+    return StreamedResponse(status, reason, headers, answer.request, len(answer.body), body)

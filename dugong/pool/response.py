@@ -1,0 +1,235 @@
+"""Answers: `Response`, with all of its body in memory, and `StreamedResponse`, to be read.
+
+Guarantees: no bytes of any server make `Response.text` raise. Only a `StreamedResponse` touches
+anything, and that through the `BodySource` it was given.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+from dugong.connection.request import writable_view
+from dugong.errors import Delivery, DugongError, HTTPStatusError
+from dugong.headers import Headers
+
+if TYPE_CHECKING:
+    from dugong.pool.request import Request
+
+__all__ = ["Attempt", "BodySource", "Response", "StreamedResponse"]
+
+_PIECE = 256 * 1024
+_ERROR_PAGE = 64 * 1024
+
+# Codecs of Python that are no charsets; some of them take time with the square of the length.
+_NOT_CHARSETS = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
+
+
+class Attempt(NamedTuple):
+    """An attempt to send a request that has failed.
+
+    `when` is in seconds, as `time.time` gives them; `connection` is the name of the connection;
+    `outcome` says what happened; `delivery` how far the request had got, if that is known.
+    """
+
+    when: float
+    connection: str
+    outcome: str
+    delivery: Delivery | None
+
+
+class Response:
+    """An answer, with all of its body.
+
+    Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
+    `body` is bytes, `request` the `Request`, and `attempts` a tuple of the `Attempt`s that failed
+    before this one. Not to be changed; then any thread may read it.
+    """
+
+    __slots__ = ("attempts", "body", "headers", "reason", "request", "status")
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Headers,
+        body: bytes,
+        request: Request,
+        attempts: tuple[Attempt, ...] = (),
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.body = body
+        self.request = request
+        self.attempts = attempts
+
+    @property
+    def url(self) -> str:
+        """The URL that was asked for."""
+        return self.request.url
+
+    @property
+    def text(self) -> str:
+        """The body as text, in the charset that Content-Type names; UTF-8 if it names none.
+
+        So it is if nobody knows that charset. What cannot be decoded becomes U+FFFD.
+        """
+        charset = self.headers.get_content_charset("utf-8")
+        try:
+            if codecs.lookup(charset).name not in _NOT_CHARSETS:
+                return self.body.decode(charset, "replace")
+        except (LookupError, ValueError):
+            pass
+        return self.body.decode("utf-8", "replace")
+
+    def json(self, **kwargs: Any) -> Any:
+        """Return what the body, which is JSON, stands for. *kwargs* are those of `json.loads`.
+
+        Raises ValueError if it is no JSON.
+        """
+        import json
+
+        return json.loads(self.body, **kwargs)
+
+    def raise_for_status(self) -> Self:
+        """Raise `HTTPStatusError` if the status is 400 or more; return the response otherwise."""
+        if self.status >= 400:
+            raise HTTPStatusError(self)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Response {_answer(self)}, {len(self.body)} bytes>"
+
+
+class BodySource(Protocol):
+    """Where a `StreamedResponse` has its body from."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next 1 to *size* bytes of the body; b"" at its end, however often asked."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the beginning of *view*, which has room, and return by how much; 0 at the end."""
+
+
+class StreamedResponse:
+    """An answer whose body is read from the connection as the caller asks for it.
+
+    Attributes: `status`, `reason`, `headers`, `url` and `request` as in `Response`; `length` is the
+    size of the body in bytes, or None if only its end will tell. Good as a binary file that can be
+    read once: for `shutil.copyfileobj`, `io.TextIOWrapper`, `io.BufferedReader` and the like.
+
+    Whatever reads raises `ConnectionClosed` if the body is cut short, `ConnectionTimedOut`,
+    `InvalidResponse`, and ValueError after the `with` block of `ConnectionPool.stream` was left.
+    For one thread at a time.
+    """
+
+    __slots__ = ("_source", "headers", "length", "reason", "request", "status")
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Headers,
+        request: Request,
+        length: int | None,
+        source: BodySource,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.request = request
+        self.length = length
+        self._source: BodySource | None = source
+
+    @property
+    def url(self) -> str:
+        """The URL that was asked for."""
+        return self.request.url
+
+    def read(self, n: int | None = -1) -> bytes:
+        """Return up to *n* bytes of the body; fewer only says that there were not more yet.
+
+        b"" is the end of the body. With None or a negative number, the default, returns the rest,
+        however much that is.
+        """
+        source = self._open_source()
+        if n is None or n < 0:
+            return b"".join(self)
+        return source.read(n) if n else b""
+
+    def readinto(self, buf: bytearray | memoryview) -> int:
+        """Receive the next part of the body straight into *buf*; return the number of bytes.
+
+        0 is the end of the body.
+        """
+        source = self._open_source()
+        view = writable_view(buf)
+        return source.readinto(view) if view.nbytes else 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the rest of the body in pieces as they come, of up to 256 KiB."""
+        while piece := self._open_source().read(_PIECE):
+            yield piece
+
+    def raise_for_status(self) -> Self:
+        """Raise `HTTPStatusError` if the status is 400 or more; return the response otherwise.
+
+        The `response` of the error holds the body: up to 64 KiB are read for that, if not closed.
+        """
+        if self.status < 400:
+            return self
+        page = bytearray()
+        source = self._source
+        try:
+            while source is not None and len(page) < _ERROR_PAGE:
+                piece = source.read(_ERROR_PAGE - len(page))
+                if not piece:
+                    break
+                page += piece
+        except (DugongError, OSError):
+            pass  # the status says more than why its explanation is cut short
+        response = Response(self.status, self.reason, self.headers, bytes(page), self.request)
+        raise HTTPStatusError(response)
+
+    def close(self) -> None:
+        """Read no more. The connection is seen to when the `with` block is left."""
+        self._source = None
+
+    _close = close  # as the pool calls it
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be read."""
+        return self._source is None
+
+    def readable(self) -> bool:
+        """Return True, as files do."""
+        return True
+
+    def writable(self) -> bool:
+        """Return False, as files do."""
+        return False
+
+    def seekable(self) -> bool:
+        """Return False, as files do."""
+        return False
+
+    def flush(self) -> None:
+        """Do nothing, as files do."""
+
+    def _open_source(self) -> BodySource:
+        if self._source is None:
+            raise ValueError("the streamed response is closed")
+        return self._source
+
+    def __repr__(self) -> str:
+        length = "of unknown length" if self.length is None else f"{self.length} bytes"
+        state = ", closed" if self.closed else ""
+        return f"<StreamedResponse {_answer(self)}, {length}{state}>"
+
+
+def _answer(response: Response | StreamedResponse) -> str:
+    status = f"{response.status} {response.reason}".rstrip()
+    return f"{status} for {response.request.method} {response.request.url}"

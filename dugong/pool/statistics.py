@@ -1,0 +1,148 @@
+"""What a pool is doing, as frozen snapshots: the pool, its hosts, their connections, and who
+holds those. Guarantees: nothing here changes, or refers to anything that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["ConnectionStatistics", "Holding", "HostStatistics", "PoolStatistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A request that holds a connection.
+
+    `since` is how many seconds ago it was sent; `abandoned` whether it was cancelled after that,
+    so that its answer is only waited for because those of others come behind it.
+    """
+
+    method: str
+    url: str
+    since: float
+    abandoned: bool
+
+    def __str__(self) -> str:
+        abandoned = " (abandoned)" if self.abandoned else ""
+        return f"{self.method} {self.url} for {self.since:.1f} s{abandoned}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatistics:
+    """One connection.
+
+    `state` is "connecting", "idle", "busy", "streaming" or "ending"; `age` is in seconds; `sent`
+    and `answered` count the requests of its life; `holding` are those that have not been answered,
+    oldest first.
+    """
+
+    name: str
+    state: str
+    age: float
+    sent: int
+    answered: int
+    holding: tuple[Holding, ...]
+
+    def __str__(self) -> str:
+        line = (
+            f"{self.name}: {self.state}, {self.age:.1f} s old, "
+            f"{self.sent} sent, {self.answered} answered"
+        )
+        if self.holding:
+            line += "; held by " + ", ".join(map(str, self.holding))
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatistics:
+    """One host.
+
+    `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `in_flight`
+    ones have been sent and not been answered. `window` is how many may be in flight on one
+    connection now; `pipelining` how that came: "unproven", "growing", "full" or "one at a time",
+    and `lesson` what the host did to be treated so, if it did anything. `sent` and `answered`
+    count requests, `resent` those that had to be sent again. `connections` are the open ones.
+    """
+
+    origin: str
+    queued: int
+    in_flight: int
+    window: int
+    pipelining: str
+    lesson: str | None
+    sent: int
+    answered: int
+    resent: int
+    connections: tuple[ConnectionStatistics, ...]
+
+    def __str__(self) -> str:
+        lesson = f" ({self.lesson})" if self.lesson else ""
+        return (
+            f"{self.origin}: {self.queued} queued, {self.in_flight} in flight "
+            f"on {_count(len(self.connections), 'connection')}, "
+            f"pipelining {self.pipelining}{lesson}, window {self.window}; "
+            f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """A pool. ``print(pool.statistics())`` shows it as a table, with a line for each host.
+
+    `queued` and `in_flight` count requests and `connections` connections now; `opened` and
+    `closed` count the connections, and `sent`, `answered` and `resent` the requests, since the
+    pool was made. `hosts` are those that it knows now, by their origin.
+    """
+
+    queued: int
+    in_flight: int
+    connections: int
+    opened: int
+    closed: int
+    sent: int
+    answered: int
+    resent: int
+    hosts: Mapping[str, HostStatistics]
+
+    def __str__(self) -> str:
+        """Return a table, and above it the sums."""
+        summary = (
+            f"{_count(len(self.hosts), 'host')}, {_count(self.connections, 'connection')} "
+            f"({self.opened} opened, {self.closed} closed): "
+            f"{self.queued} queued, {self.in_flight} in flight; "
+            f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
+        )
+        rows = [_COLUMNS, *(_row(host) for host in self.hosts.values())]
+        if len(rows) == 1:
+            return summary
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join([summary, *(_line(row, widths) for row in rows)])
+
+
+_COLUMNS = tuple("host connections queued in-flight window sent answered resent pipelining".split())
+
+
+def _row(host: HostStatistics) -> tuple[str, ...]:
+    numbers = (
+        len(host.connections),
+        host.queued,
+        host.in_flight,
+        host.window,
+        host.sent,
+        host.answered,
+        host.resent,
+    )
+    lesson = f": {host.lesson}" if host.lesson else ""
+    return (host.origin, *map(str, numbers), host.pipelining + lesson)
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+    cells[0] = row[0].ljust(widths[0])
+    cells[-1] = row[-1]
+    return "  ".join(cells)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

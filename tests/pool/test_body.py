@@ -1,0 +1,570 @@
+"""Request bodies: what may be one, what is known of it, and its bytes, once and again."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import mmap
+import os
+import socket
+import tempfile
+import tracemalloc
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from dugong.pool.body import BodyLike, RequestBody, cut_short, request_body
+
+PIECE = 256 * 1024  # bytes; the largest piece there is
+INVERSE = bytes(range(255, -1, -1))
+LARGE = Random(4).randbytes(2 * PIECE + 1000)
+
+
+def made_of(body: BodyLike, content_length: int | None = None) -> RequestBody:
+    made = request_body(body, content_length)
+    assert made is not None
+    return made
+
+
+def send(body: RequestBody) -> bytes:
+    """Do as the sender does: use each piece before the next is asked for."""
+    assert body.rewind()
+    sent = bytearray()
+    for piece in body.pieces():
+        assert 0 < piece.nbytes <= PIECE
+        assert (piece.format, piece.ndim) == ("B", 1)
+        sent += piece
+    return bytes(sent)
+
+
+class OnlyReads:
+    """Has nothing of a file but ``read(n)``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    def read(self, size: int, /) -> bytes:
+        return self._file.read(size)
+
+
+class Seeks(OnlyReads):
+    """A file by its methods only, as the wrappers of `tempfile` are."""
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file that holds LARGE."""
+    path = tmp_path / "file"
+    path.write_bytes(LARGE)
+    return path
+
+
+# --- in memory ------------------------------------------------------------------------------------
+
+
+def test_no_body_is_none() -> None:
+    assert request_body(None, None) is None
+    assert request_body(None, 0) is None
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_what_is_in_memory_is_known_and_not_copied(kind: Callable[[bytes], Any]) -> None:
+    data = kind(LARGE)
+    body = made_of(data)
+    assert body.length == len(LARGE)
+    assert body.data is not None
+    assert body.data.obj is memoryview(data).obj
+    assert body.file_range is None
+    pieces = list(body.pieces())
+    assert [piece.nbytes for piece in pieces] == [PIECE, PIECE, 1000]
+    assert all(piece.obj is memoryview(data).obj for piece in pieces)
+    assert send(body) == send(body) == LARGE
+
+
+def test_an_empty_body_has_length_zero() -> None:
+    body = made_of(b"")
+    assert body.length == 0
+    assert body.data is not None
+    assert body.data.nbytes == 0
+    assert send(body) == b""
+
+
+def test_the_length_is_in_bytes_whatever_the_items_are() -> None:
+    numbers = array("i", [1, 2, 3])
+    body = made_of(memoryview(numbers))
+    assert body.length == 3 * numbers.itemsize
+    assert send(body) == numbers.tobytes()
+
+
+def test_a_mapped_file_is_in_memory(path: Path) -> None:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        body = made_of(mapped)
+        assert body.data is not None
+        assert send(body) == LARGE
+        del body
+
+
+def test_a_bytearray_cannot_change_its_size_while_it_is_a_body() -> None:
+    data = bytearray(b"data")
+    body = made_of(data)
+    with pytest.raises(BufferError):
+        data.clear()
+    del body
+    data.clear()
+
+
+def test_a_body_that_waits_is_hardly_larger_than_its_bytes() -> None:
+    data = b"data"
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        bodies = [made_of(data) for _ in range(1000)]
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(bodies) < 80
+
+
+# --- regular files --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0, -1], ids=["unbuffered", "buffered"])
+def file(request: pytest.FixtureRequest, path: Path) -> Iterator[Any]:
+    with open(path, "rb", buffering=request.param) as file:
+        yield file
+
+
+def test_a_file_is_a_body_from_where_it_stands_to_its_end(file: Any) -> None:
+    assert file.read(10) == LARGE[:10]
+    body = made_of(file)
+    assert body.length == len(LARGE) - 10
+    assert body.data is None
+    assert body.file_range == (file.fileno(), 10, len(LARGE) - 10)
+    assert send(body) == LARGE[10:]
+
+
+def test_sending_does_not_move_a_file_that_others_may_use_meanwhile(file: Any) -> None:
+    file.seek(5)
+    first = made_of(file)
+    assert first.rewind()
+    begun = first.pieces()
+    assert next(begun) == LARGE[5 : 5 + PIECE]
+    assert file.tell() == 5
+    file.seek(7)
+    assert send(made_of(file)) == LARGE[7:]
+    assert next(begun) == LARGE[5 + PIECE : 5 + 2 * PIECE]
+    assert send(first) == send(first) == LARGE[5:]
+
+
+def test_the_pieces_of_a_file_share_one_buffer(file: Any) -> None:
+    assert len({id(piece.obj) for piece in made_of(file).pieces()}) == 1
+
+
+def test_an_empty_file_is_an_empty_body(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with open(tmp_path / "empty", "rb") as file:
+        body = made_of(file)
+        assert body.length == 0
+        assert body.file_range is None
+        assert send(body) == b""
+
+
+def test_behind_the_end_of_a_file_there_is_nothing(file: Any) -> None:
+    file.seek(len(LARGE) + 10)
+    assert made_of(file).length == 0
+
+
+def test_a_file_that_grows_is_sent_as_it_was(path: Path, file: Any) -> None:
+    body = made_of(file)
+    with open(path, "ab") as other:
+        other.write(b"more")
+    assert send(body) == LARGE
+
+
+def test_a_file_that_shrinks_is_an_error_that_says_by_how_much(path: Path, file: Any) -> None:
+    body = made_of(file)
+    os.truncate(path, len(LARGE) - 1234)
+    with pytest.raises(ValueError, match="1234 bytes"):
+        send(body)
+
+
+def test_what_was_written_to_a_file_and_not_flushed_is_sent(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(b"0123456789")
+        file.seek(0)
+        file.read(4)
+        file.seek(0)
+        file.write(b"x")
+        file.seek(0)  # which stays within the buffer, and does not flush
+        assert send(made_of(file)) == b"x123456789"
+
+
+def test_a_file_is_not_closed(file: Any) -> None:
+    body = made_of(file)
+    send(body)
+    del body
+    assert not file.closed
+
+
+def test_a_file_that_was_closed_before_it_was_sent_is_an_error(file: Any) -> None:
+    body = made_of(file)
+    begun = body.pieces()
+    next(begun)
+    file.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(begun)
+    with pytest.raises(ValueError, match="closed"):
+        send(body)
+    with pytest.raises(ValueError, match="closed"):
+        _ = body.file_range
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="there is no /proc")
+def test_a_file_that_has_bytes_but_no_size_is_not_taken_for_an_empty_one() -> None:
+    with open("/proc/version", "rb") as file:
+        body = made_of(file)
+        assert body.length is None
+        assert body.file_range is None
+        assert send(body) == Path("/proc/version").read_bytes()
+
+
+# --- other files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, Seeks])
+def test_a_file_that_can_seek_is_sent_again_from_where_it_stood(
+    kind: Callable[[bytes], Any],
+) -> None:
+    file = kind(LARGE)
+    file.seek(10)
+    body = made_of(file)
+    assert file.tell() == 10
+    assert body.length == len(LARGE) - 10
+    assert body.data is None
+    assert body.file_range is None
+    file.seek(3)
+    assert send(body) == LARGE[10:]
+    assert send(body) == LARGE[10:]
+
+
+def test_the_size_of_a_compressed_file_is_not_that_of_its_contents(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "file", "wb") as file:
+        file.write(bytes(LARGE))
+    with gzip.open(tmp_path / "file", "rb") as file:
+        body = made_of(file)
+        assert body.length == len(LARGE)
+        assert body.file_range is None
+        assert send(body) == LARGE
+
+
+class _Inverting:
+    """What ``read(n)`` gives is not what the descriptor holds."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data: bytes = super().read(size)  # type: ignore[misc]
+        return data.translate(INVERSE)
+
+
+class InvertingFile(_Inverting, io.FileIO):
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class InvertingReader(_Inverting, io.BufferedReader):
+    pass
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        InvertingFile,
+        lambda path: InvertingReader(io.FileIO(path)),
+        lambda path: io.BufferedReader(InvertingFile(path)),
+    ],
+    ids=["raw", "buffered", "raw below"],
+)
+def test_a_subclass_that_gives_other_bytes_than_the_disk_is_read(
+    kind: Callable[[Path], Any], path: Path
+) -> None:
+    with kind(path) as file:
+        body = made_of(file)
+        assert body.length == len(LARGE)
+        assert body.file_range is None
+        assert send(body) == LARGE.translate(INVERSE)
+
+
+def test_a_file_that_says_it_cannot_seek_is_not_sought() -> None:
+    class Unseekable(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    body = made_of(Unseekable(LARGE))
+    assert body.length is None
+    assert send(body) == LARGE
+    assert not body.rewind()
+
+
+def test_temporary_files_are_files() -> None:
+    with (
+        tempfile.NamedTemporaryFile() as named,
+        tempfile.TemporaryFile() as unnamed,
+        tempfile.SpooledTemporaryFile() as spooled,
+    ):
+        for file in (named, unnamed, spooled):
+            file.write(b"data")
+            file.seek(1)
+            body = made_of(file)
+            assert body.length == 3
+            assert send(body) == send(body) == b"ata"
+
+
+def test_what_only_reads_has_no_known_length_and_is_sent_once() -> None:
+    body = made_of(OnlyReads(LARGE))
+    assert body.length is None
+    assert body.data is None
+    assert body.file_range is None
+    assert body.rewind()
+    assert body.rewind()  # nothing has been taken yet
+    assert send(body) == LARGE
+    assert not body.rewind()
+
+
+def test_what_has_come_through_a_pipe_is_sent_though_there_is_no_more_yet() -> None:
+    receiver, sender = os.pipe()
+    with open(receiver, "rb") as file, open(sender, "wb", buffering=0) as writer:
+        body = made_of(file)
+        assert body.length is None
+        pieces = body.pieces()
+        writer.write(b"first")
+        assert bytes(next(pieces)) == b"first"
+        writer.write(b"second")
+        assert bytes(next(pieces)) == b"second"
+        writer.close()
+        assert next(pieces, None) is None
+        assert not body.rewind()
+
+
+def test_no_more_than_the_declared_length_is_read_of_a_stream() -> None:
+    receiver, sender = os.pipe()
+    with open(receiver, "rb", buffering=0) as file, open(sender, "wb", buffering=0) as writer:
+        writer.write(b"0123456789")
+        assert send(made_of(file, 4)) == b"0123"
+        assert file.read(10) == b"456789"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="there is no /dev/zero")
+def test_a_device_that_never_ends_is_no_empty_file() -> None:
+    with open("/dev/zero", "rb") as file:
+        assert made_of(file).length is None
+        assert send(made_of(file, PIECE + 1)) == bytes(PIECE + 1)
+
+
+def test_a_stream_that_ends_before_its_declared_length_is_an_error() -> None:
+    body = made_of(OnlyReads(b"0123456789"), 17)
+    assert body.length == 17
+    with pytest.raises(ValueError, match="7 bytes"):
+        send(body)
+
+
+def test_a_file_that_would_block_is_not_taken_for_one_that_has_ended() -> None:
+    receiver, sender = os.pipe()
+    os.set_blocking(receiver, False)
+    with (
+        open(receiver, "rb", buffering=0) as file,
+        open(sender, "wb"),
+        pytest.raises(ValueError, match="non-blocking"),
+    ):
+        send(made_of(file))
+
+
+def test_a_socket_can_be_passed_on() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as file:
+        theirs.sendall(b"data")
+        theirs.shutdown(socket.SHUT_WR)
+        body = made_of(file)
+        assert body.length is None
+        assert send(body) == b"data"
+
+
+# --- iterables ------------------------------------------------------------------------------------
+
+
+def test_an_iterable_has_no_known_length_unless_it_is_declared() -> None:
+    assert made_of([b"ab", b"c"]).length is None
+    assert made_of([b"ab", b"c"], 3).length == 3
+    assert made_of([b"ab", b"c"]).data is None
+    assert made_of([b"ab", b"c"]).file_range is None
+
+
+@pytest.mark.parametrize("length", [None, 10])
+def test_the_items_of_an_iterable_are_sent_as_they_come(length: int | None) -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[bytes]:
+        for i in range(1, 5):
+            asked.append(i)
+            yield bytes([i]) * i
+
+    body = made_of(items(), length)
+    assert body.rewind()
+    assert asked == []
+    for sent, piece in enumerate(body.pieces(), 1):
+        assert piece == bytes([sent]) * sent
+        assert asked == list(range(1, sent + 1))
+    assert asked == [1, 2, 3, 4]
+
+
+def test_all_kinds_of_bytes_may_be_mixed_and_empty_ones_are_left_out() -> None:
+    items: list[bytes | bytearray | memoryview]
+    items = [b"", b"a", bytearray(b"b"), memoryview(b""), memoryview(b"xcx")[1:2], b""]
+    assert send(made_of(items)) == b"abc"
+
+
+def test_a_large_item_is_cut() -> None:
+    assert send(made_of([LARGE])) == LARGE  # which looks at the size of each piece
+
+
+def test_what_can_be_iterated_again_can_be_sent_again() -> None:
+    body = made_of([b"ab", b"c"])
+    assert body.rewind()
+    assert bytes(next(body.pieces())) == b"ab"
+    assert send(body) == send(body) == b"abc"
+
+
+def test_an_iterator_that_was_begun_cannot_be_sent_again() -> None:
+    body = made_of(iter([b"ab", b"c"]))
+    assert body.rewind()
+    assert body.rewind()
+    assert bytes(next(body.pieces())) == b"ab"
+    assert not body.rewind()
+
+
+def test_an_iterator_may_reuse_its_buffer() -> None:
+    def items() -> Iterator[bytearray]:
+        buffer = bytearray()
+        for i in range(3):
+            buffer.clear()  # impossible while anybody has a view of it
+            buffer.extend(b"%d" % i * PIECE * 2)
+            yield buffer
+
+    assert send(made_of(items())) == b"0" * PIECE * 2 + b"1" * PIECE * 2 + b"2" * PIECE * 2
+
+
+def test_an_iterable_that_ends_before_its_declared_length_is_an_error() -> None:
+    with pytest.raises(ValueError, match="4 bytes"):
+        send(made_of([b"ab", b"", b"c"], 7))
+
+
+@pytest.mark.parametrize("items", [[b"ab", b"cd"], [b"abc", b"", b"d"], [b"abcd"]], ids=str)
+def test_of_an_iterable_that_goes_on_no_more_is_sent_than_was_declared(items: list[bytes]) -> None:
+    sent = 0
+    with pytest.raises(ValueError, match="longer than its length of 3"):  # noqa: PT012
+        for piece in made_of(items, 3).pieces():
+            sent += piece.nbytes
+    assert sent <= 3
+
+
+@pytest.mark.parametrize("items", [["text"], [b"a", 1], [None], "t"], ids=str)
+def test_an_item_that_is_not_bytes_is_a_type_error(items: Iterable[Any]) -> None:
+    with pytest.raises(TypeError, match="not a bytes-like object"):
+        send(made_of(iter(items)))
+
+
+def test_what_an_iterable_raises_comes_through() -> None:
+    def items() -> Iterator[bytes]:
+        yield b"a"
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        send(made_of(items()))
+
+
+# --- what cannot be a body ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "text",
+        {"a": b"b"},
+        5,
+        object(),
+        io.StringIO("text"),
+        memoryview(b"abcd")[::2],
+    ],
+    ids=lambda body: type(body).__name__,
+)
+def test_what_cannot_be_a_body_is_a_type_error_at_once(body: Any) -> None:
+    with pytest.raises(TypeError):
+        request_body(body, None)
+
+
+def test_a_file_in_text_mode_is_a_type_error_at_once(path: Path) -> None:
+    with open(path) as plain, tempfile.NamedTemporaryFile("w+") as wrapped:
+        for file in (plain, wrapped):
+            with pytest.raises(TypeError, match="binary mode"):
+                request_body(file, None)  # type: ignore[arg-type]
+
+
+def test_what_reads_text_is_a_type_error_when_it_is_read() -> None:
+    class Text:
+        def read(self, size: int, /) -> Any:
+            return "text"
+
+    with pytest.raises(TypeError, match="str"):
+        send(made_of(Text()))
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_a_file_that_cannot_be_read_is_an_error_at_once(tmp_path: Path, buffering: int) -> None:
+    with (
+        open(tmp_path / "file", "wb", buffering=buffering) as file,
+        pytest.raises(ValueError, match="not open for reading"),
+    ):
+        request_body(file, None)
+
+
+def test_a_closed_file_is_an_error_at_once(path: Path) -> None:
+    with open(path, "rb") as file:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        request_body(file, None)
+
+
+@pytest.mark.parametrize("length", [0, 3, 5])
+def test_a_content_length_that_contradicts_the_body_is_an_error(
+    tmp_path: Path, length: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    with open(tmp_path / "file", "rb") as file:
+        for body in (b"data", bytearray(b"data"), io.BytesIO(b"data"), file):
+            with pytest.raises(ValueError, match=f"Content-Length {length} contradicts"):
+                request_body(body, length)
+            assert made_of(body, 4).length == 4
+
+
+def test_a_content_length_without_a_body_is_an_error() -> None:
+    with pytest.raises(ValueError, match="contradicts"):
+        request_body(None, 1)
+
+
+def test_a_negative_content_length_is_an_error() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        request_body([b"data"], -1)
+
+
+def test_the_error_for_what_is_missing_says_how_much() -> None:
+    assert "5 bytes" in str(cut_short(5))

@@ -1,0 +1,328 @@
+"""Answers: whole ones as text, JSON and status, and streamed ones as files."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+import shutil
+from typing import Any
+
+import pytest
+
+from dugong import Headers
+from dugong.errors import ConnectionClosed, Delivery, HTTPStatusError
+from dugong.pool.request import Request
+from dugong.pool.response import Attempt, Response, StreamedResponse
+
+REQUEST = Request("GET", "http://h/a")
+
+
+def whole(body: bytes = b"", content_type: str | None = None, status: int = 200) -> Response:
+    fields = [] if content_type is None else [("Content-Type", content_type)]
+    return Response(status, "Reason", Headers(fields), body, REQUEST)
+
+
+# --- whole answers -----------------------------------------------------------------------------
+
+
+def test_a_response_says_what_came_and_what_was_asked() -> None:
+    headers = Headers([("A", "b")])
+    response = Response(200, "OK", headers, b"body", REQUEST)
+    assert (response.status, response.reason, response.body) == (200, "OK", b"body")
+    assert response.headers is headers
+    assert response.request is REQUEST
+    assert response.url == "http://h/a"
+    assert response.attempts == ()
+
+
+def test_a_response_tells_of_the_attempts_before_it() -> None:
+    attempt = Attempt(1.5, "h-1", "connection closed unexpectedly", Delivery.SENT)
+    response = Response(200, "OK", Headers(), b"", REQUEST, (attempt,))
+    assert response.attempts[0].delivery is Delivery.SENT
+    assert response.attempts == ((1.5, "h-1", "connection closed unexpectedly", Delivery.SENT),)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        (b"", None, ""),
+        ("grün".encode(), None, "grün"),
+        ("grün".encode(), "text/plain", "grün"),
+        ("grün".encode("latin-1"), "text/plain; charset=ISO-8859-1", "grün"),
+        ("grün".encode("utf-16"), 'text/plain; charset="UTF-16"', "grün"),
+        ("Грин".encode("koi8-r"), "text/html; a=b; charset=koi8-r", "Грин"),
+        (b"gr\xfcn", None, "gr\ufffdn"),
+        (b"gr\xfcn", "text/plain; charset=ascii", "gr\ufffdn"),
+    ],
+)
+def test_text_is_decoded_as_the_server_says(
+    body: bytes, content_type: str | None, text: str
+) -> None:
+    assert whole(body, content_type).text == text
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [
+        "nonsense",
+        "hex",  # a codec, but not to text
+        "rot13",  # from text
+        "zlib",
+        "idna",
+        "punycode",
+        "unicode_escape",
+        "RAW-Unicode-Escape",
+        "undefined",
+        '"a\0b"',
+        "..",
+        "aliases",
+        "os.path",
+        "ü",
+        "x" * 10_000,
+    ],
+)
+def test_text_in_a_charset_that_is_none_is_taken_as_utf_8(charset: str) -> None:
+    body = "grün \\u0041 \ufffd".encode() + b"\xff"
+    assert whole(body, f"text/plain; charset={charset}").text == "grün \\u0041 \ufffd\ufffd"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+def test_json_is_read_in_any_encoding_it_may_have(encoding: str) -> None:
+    assert whole('{"a": ["ü"]}'.encode(encoding)).json() == {"a": ["ü"]}
+
+
+def test_json_is_read_as_the_caller_wants() -> None:
+    assert whole(b"1.50").json(parse_float=str) == "1.50"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'"\xff"'])
+def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Expecting value|decode"):
+        whole(body).json()
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 399])
+def test_a_status_that_is_no_error_raises_nothing(status: int) -> None:
+    response = whole(status=status)
+    assert response.raise_for_status() is response
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 599, 999])
+def test_a_status_that_is_an_error_can_be_raised(status: int) -> None:
+    response = whole(b"why", status=status)
+    with pytest.raises(HTTPStatusError, match=f"^{status} Reason for GET http://h/a$") as caught:
+        response.raise_for_status()
+    assert caught.value.response is response
+
+
+def test_the_repr_of_a_response() -> None:
+    assert repr(whole(b"123")) == "<Response 200 Reason for GET http://h/a, 3 bytes>"
+    response = Response(404, "", Headers(), b"", REQUEST)
+    assert repr(response) == "<Response 404 for GET http://h/a, 0 bytes>"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_a_response_can_be_copied_and_pickled(duplicate: Any) -> None:
+    copied = duplicate(whole(b"abc", "text/plain"))
+    assert (copied.status, copied.reason, copied.body) == (200, "Reason", b"abc")
+    assert (copied.headers, copied.url) == (Headers([("Content-Type", "text/plain")]), "http://h/a")
+
+
+# --- streamed answers --------------------------------------------------------------------------
+
+
+class Pieces:
+    """A body that comes in *pieces*; an exception among them is raised."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self.pieces = list(pieces)
+
+    def read(self, size: int) -> bytes:
+        assert size > 0
+        if not self.pieces:
+            return b""
+        piece = self.pieces.pop(0)
+        if isinstance(piece, Exception):
+            raise piece
+        if len(piece) > size:
+            self.pieces.insert(0, piece[size:])
+        return piece[:size]
+
+    def readinto(self, view: memoryview) -> int:
+        piece = self.read(view.nbytes)
+        view[: len(piece)] = piece
+        return len(piece)
+
+
+def streamed(
+    *pieces: bytes | Exception, status: int = 200, length: int | None = None
+) -> StreamedResponse:
+    return StreamedResponse(status, "Reason", Headers(), REQUEST, length, Pieces(*pieces))
+
+
+def test_a_streamed_response_says_what_came_and_what_was_asked() -> None:
+    headers = Headers([("A", "b")])
+    response = StreamedResponse(206, "Partial", headers, REQUEST, 3, Pieces(b"abc"))
+    assert (response.status, response.reason, response.length) == (206, "Partial", 3)
+    assert response.headers is headers
+    assert response.request is REQUEST
+    assert response.url == "http://h/a"
+
+
+def test_a_read_gives_what_there_is_up_to_its_size() -> None:
+    response = streamed(b"abcde", b"f")
+    assert [response.read(3) for _ in range(4)] == [b"abc", b"de", b"f", b""]
+
+
+def test_after_the_end_there_is_nothing_however_often_it_is_read() -> None:
+    response = streamed(b"a")
+    assert response.read() == b"a"
+    assert response.read() == response.read(1) == b""
+    assert response.readinto(bytearray(1)) == 0
+    assert list(response) == []
+
+
+@pytest.mark.parametrize("arguments", [(), (-1,), (None,)])
+def test_a_read_without_a_size_gives_the_rest(arguments: tuple[Any, ...]) -> None:
+    response = streamed(b"abc", b"de", b"f")
+    assert response.read(1) == b"a"
+    assert response.read(*arguments) == b"bcdef"
+
+
+def test_asking_for_nothing_takes_nothing() -> None:
+    response = streamed(b"a")
+    assert response.read(0) == b""
+    assert response.readinto(bytearray()) == 0
+    assert response.read() == b"a"
+
+
+@pytest.mark.parametrize("wrap", [lambda buf: buf, memoryview, lambda buf: memoryview(buf)[0:]])
+def test_a_body_can_be_read_into_a_buffer(wrap: Any) -> None:
+    response, buf = streamed(b"abcde"), bytearray(b"....")
+    assert response.readinto(wrap(buf)) == 4
+    assert buf == b"abcd"
+    assert response.readinto(wrap(buf)) == 1
+    assert buf == b"ebcd"
+
+
+@pytest.mark.parametrize("buf", [b"abc", "abc", None])
+def test_what_cannot_be_written_to_is_refused_and_nothing_is_lost(buf: Any) -> None:
+    response = streamed(b"abc")
+    with pytest.raises(TypeError):
+        response.readinto(buf)
+    assert response.read() == b"abc"
+
+
+def test_iteration_gives_the_pieces_as_they_come() -> None:
+    assert list(streamed(b"a\nb", b"\n", b"c")) == [b"a\nb", b"\n", b"c"]
+
+
+def test_iteration_may_be_taken_up_again() -> None:
+    response = streamed(b"a", b"b", b"c")
+    assert next(iter(response)) == b"a"
+    assert list(response) == [b"b", b"c"]
+
+
+def test_a_body_that_is_cut_short_is_not_an_end() -> None:
+    cut = ConnectionClosed("cut")
+    with pytest.raises(ConnectionClosed):
+        streamed(b"a", cut).read()
+    response = streamed(b"a", cut)
+    pieces = iter(response)
+    assert next(pieces) == b"a"
+    with pytest.raises(ConnectionClosed):
+        next(pieces)
+
+
+def test_nothing_can_be_read_once_it_is_closed() -> None:
+    response = streamed(b"abc")
+    pieces = iter(response)
+    assert not response.closed
+    response._close()
+    assert response.closed
+    for read in (response.read, lambda: response.read(0), lambda: next(pieces)):
+        with pytest.raises(ValueError, match="closed"):
+            read()
+    with pytest.raises(ValueError, match="closed"):
+        response.readinto(bytearray(1))
+
+
+def test_closing_twice_is_closing() -> None:
+    response = streamed()
+    response.close()
+    response._close()
+    assert response.closed
+
+
+def test_it_says_of_itself_what_a_file_that_is_read_once_says() -> None:
+    response = streamed()
+    assert (response.readable(), response.writable(), response.seekable()) == (True, False, False)
+
+
+def test_it_can_be_copied_to_a_file() -> None:
+    file = io.BytesIO()
+    shutil.copyfileobj(streamed(b"abc", b"de"), file)
+    assert file.getvalue() == b"abcde"
+
+
+def test_it_can_be_read_as_text() -> None:
+    response = streamed("grü".encode()[:-1], "ü".encode()[-1:] + b"n\nblau", b"\n")
+    with io.TextIOWrapper(response, encoding="utf-8") as text:  # type: ignore[type-var]
+        assert list(text) == ["grün\n", "blau\n"]
+    assert response.closed
+
+
+def test_it_can_be_buffered_to_read_exact_sizes() -> None:
+    response = streamed(b"abc", b"de", b"f")
+    with io.BufferedReader(response) as buffered:  # type: ignore[type-var]
+        assert buffered.read(4) == b"abcd"
+        assert buffered.read() == b"ef"
+    assert response.closed
+
+
+def test_json_can_be_loaded_from_it() -> None:
+    assert json.load(streamed(b'{"a":', b" 1}")) == {"a": 1}
+
+
+def test_a_streamed_status_that_is_no_error_raises_nothing_and_reads_nothing() -> None:
+    response = streamed(b"abc")
+    assert response.raise_for_status() is response
+    assert response.read() == b"abc"
+
+
+def test_a_streamed_error_brings_its_body_along() -> None:
+    with pytest.raises(HTTPStatusError, match=r"^404 Reason for GET http://h/a$") as caught:
+        streamed(b"not", b" here", status=404).raise_for_status()
+    assert caught.value.response.body == b"not here"
+    assert caught.value.response.request is REQUEST
+
+
+def test_no_more_of_a_streamed_error_is_read_than_is_reasonable() -> None:
+    response = streamed(b"x" * 100_000, status=500)
+    with pytest.raises(HTTPStatusError) as caught:
+        response.raise_for_status()
+    assert len(caught.value.response.body) == 65_536
+
+
+def test_a_streamed_error_whose_body_is_cut_short_is_still_that_error() -> None:
+    with pytest.raises(HTTPStatusError) as caught:
+        streamed(b"not", ConnectionClosed(), status=404).raise_for_status()
+    assert caught.value.response.body == b"not"
+
+
+def test_a_closed_streamed_error_is_still_that_error() -> None:
+    response = streamed(b"not here", status=404)
+    response.close()
+    with pytest.raises(HTTPStatusError) as caught:
+        response.raise_for_status()
+    assert caught.value.response.body == b""
+
+
+@pytest.mark.parametrize(("length", "text"), [(3, "3 bytes"), (None, "of unknown length")])
+def test_the_repr_of_a_streamed_response(length: int | None, text: str) -> None:
+    response = streamed(length=length)
+    assert repr(response) == f"<StreamedResponse 200 Reason for GET http://h/a, {text}>"
+    response.close()
+    assert repr(response) == f"<StreamedResponse 200 Reason for GET http://h/a, {text}, closed>"
