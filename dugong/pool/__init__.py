@@ -3,7 +3,10 @@
 pool.py        ConnectionPool: the public class
 request.py     Request, and what a URL says      response.py    Response and StreamedResponse
 future.py      ResponseFuture                    body.py        request bodies
-scheduler.py   the one lock, and all that is decided under it
+scheduler.py   the one lock, and all that is decided under it: here, for callers
+  traffic.py     for the threads of the connections
+  connections.py when connections are opened, and how they end
+  shared.py      what the three share
   dispatch.py    which requests go to which connection: no I/O, no lock
   host.py        one origin: its queue, its connections, what it has taught us
   job.py         one request on its way

@@ -18,7 +18,7 @@ from dugong.pool.response import Response, StreamedResponse
 if TYPE_CHECKING:
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
-    from dugong.pool.scheduler import Scheduler
+    from dugong.pool.traffic import Traffic
 
 __all__ = ["LONG", "Abandoned", "ConnectionBody", "receive", "run"]
 
@@ -39,13 +39,13 @@ class Abandoned(ConnectionClosed):
     msg = "the answer that was coming in has been abandoned"
 
 
-def run(scheduler: Scheduler, pipeline: Pipeline) -> None:
+def run(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Receive until the connection ends."""
     while scheduler.await_arrivals(pipeline):
         receive(scheduler, pipeline)
 
 
-def receive(scheduler: Scheduler, pipeline: Pipeline) -> None:
+def receive(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Receive at least one answer, blocking, and resolve what can be resolved."""
     in_flight = pipeline.in_flight
     answers, error = pipeline.duplexer.read_answers(in_flight[0].timeout)
@@ -75,7 +75,7 @@ def receive(scheduler: Scheduler, pipeline: Pipeline) -> None:
     scheduler.answered(pipeline, done, error)
 
 
-def _receive_body(scheduler: Scheduler, pipeline: Pipeline, job: Job, length: int | None) -> bytes:
+def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int | None) -> bytes:
     limit = scheduler.limits.max_body_size
     if length is not None and length > limit:
         raise ResponseTooLarge(f"a body of {length} bytes is more than max_body_size ({limit})")
@@ -106,7 +106,7 @@ def _receive_body(scheduler: Scheduler, pipeline: Pipeline, job: Job, length: in
 class ConnectionBody:
     """The body of a streamed answer, which its caller reads from the connection itself."""
 
-    def __init__(self, scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
+    def __init__(self, scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
         self._scheduler = scheduler
         self._pipeline = pipeline
         self._job = job

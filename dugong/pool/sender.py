@@ -16,14 +16,14 @@ from dugong.errors import ConnectionClosed
 if TYPE_CHECKING:
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
-    from dugong.pool.scheduler import Scheduler
+    from dugong.pool.traffic import Traffic
 
 __all__ = ["run", "send"]
 
 _FILE_PIECE = 1024 * 1024  # bytes in one system call, so that progress can be seen
 
 
-def run(scheduler: Scheduler, pipeline: Pipeline) -> None:
+def run(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Connect and send until the connection ends."""
     try:
         eval_coroutine(pipeline.duplexer.co_connect(), scheduler.limits.timeout)
@@ -36,7 +36,7 @@ def run(scheduler: Scheduler, pipeline: Pipeline) -> None:
         error = send(scheduler, pipeline, batch)
 
 
-def send(scheduler: Scheduler, pipeline: Pipeline, batch: list[Job]) -> Exception | None:
+def send(scheduler: Traffic, pipeline: Pipeline, batch: list[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
     last = batch[-1]
     try:
@@ -58,7 +58,7 @@ def send(scheduler: Scheduler, pipeline: Pipeline, batch: list[Job]) -> Exceptio
     return None
 
 
-def _send_body(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
+def _send_body(scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
     exchange, upload, duplexer = job.exchange, job.upload, pipeline.duplexer
     assert exchange is not None
     assert upload is not None

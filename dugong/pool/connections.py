@@ -1,0 +1,282 @@
+"""The connections of a pool: when one is opened, what it could take, and how it ends.
+
+Guarantees: as long as a request is queued, somebody is on the way to take it; there are never more
+connections than allowed; the requests of a connection that ends are each put back or failed, once.
+
+A connection is ended in two steps: `_fail` or `_end` see to it that whoever is at work on it hears
+of it, and the last one to leave settles what becomes of its requests (`_settle_if_unused`).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from functools import partial
+from time import monotonic
+
+from dugong.errors import (
+    ConnectionClosed,
+    Delivery,
+    InvalidResponse,
+    PoolClosed,
+    ResponseTooLarge,
+)
+from dugong.pool import receiver
+from dugong.pool.dispatch import has_room, wants_connection
+from dugong.pool.host import Host
+from dugong.pool.job import Job
+from dugong.pool.pipeline import Pipeline
+from dugong.pool.response import Attempt
+from dugong.pool.shared import Shared, failure
+
+__all__ = ["Connections"]
+
+#: Seconds for which no further connection is opened to a host after one could not be.
+REOPEN_TIME = 1.0
+#: Seconds after which an idle connection gives its receive buffer back.
+RELEASE_TIME = 1.0
+#: How many hosts without connections and requests are remembered, for what they have taught us.
+MAX_KNOWN_HOSTS = 4096
+
+
+class Connections(Shared, ABC):
+    """The part of a `dugong.pool.scheduler.Scheduler` that opens and ends connections."""
+
+    @abstractmethod
+    def _start_sender(self, pipeline: Pipeline) -> None:
+        """Start the sender's thread of *pipeline*. Called without the lock."""
+
+    @abstractmethod
+    def _maintain(self) -> None:
+        """Do what is to be done at a certain time. For a thread that does nothing else."""
+
+    def know(self, host: Host) -> Host:
+        """Remember *host*, and return it, or what is known of the same origin already."""
+        with self.lock:
+            return self._know(host)
+
+    def _know(self, host: Host) -> Host:
+        host = self.hosts.setdefault(host.origin, host)
+        self.hosts.move_to_end(host.origin)
+        if len(self.hosts) > MAX_KNOWN_HOSTS:
+            oldest = next(iter(self.hosts.values()))
+            if oldest.unused:
+                del self.hosts[oldest.origin]
+        return host
+
+    def _serve(self, host: Host) -> None:
+        """See to it that somebody takes the request that has been queued last."""
+        if host.idle:
+            self._wake_sender(self._pop_idle(host))
+            return
+        limit = self.limits.max_connections_per_host
+        if len(host.pipelines) < limit and wants_connection(host, limit, monotonic()):
+            self._open(host)
+        if host.roomy:
+            self._wake_sender(next(reversed(host.roomy)))
+
+    def _serve_all(self, host: Host) -> None:
+        """See to it that requests which are queued are taken, however many there are."""
+        for _ in range(min(host.queued, self.limits.max_connections_per_host)):
+            self._serve(host)
+
+    def _pop_idle(self, host: Host) -> Pipeline:
+        pipeline, _ = host.idle.popitem()
+        del self.idle[pipeline]
+        return pipeline
+
+    def _wake_sender(self, pipeline: Pipeline) -> None:
+        pipeline.host.roomy.pop(pipeline, None)
+        if pipeline.sender_parked:
+            pipeline.sender_parked = False
+            pipeline.work.notify()
+
+    def _open(self, host: Host) -> None:
+        if self.connections >= self.limits.max_connections and not self._make_room(host):
+            self.wanting[host] = None
+            return
+        now = monotonic()
+        pipeline = Pipeline(
+            host, self.lock, partial(self.dial, host.origin), now, self.limits.max_requests
+        )
+        host.pipelines[pipeline] = None
+        self.connections += 1
+        self.opened += 1
+        if not self._maintained:
+            self._maintained = True
+            self._deferred.append(partial(self._start, self._maintain, "dugong-maintenance"))
+        self._deferred.append(partial(self._start_sender, pipeline))
+
+    def _make_room(self, host: Host) -> bool:
+        """End the longest idle connection. It is not one of *host*, which would have used it."""
+        longest = next(iter(self.idle), None)
+        if longest is None:
+            return False
+        self._end(longest)
+        return True
+
+    def connect_failed(self, pipeline: Pipeline, error: Exception) -> None:
+        """*pipeline* could not be connected."""
+        host = pipeline.host
+        with self.lock:
+            pipeline.sending = False
+            host.unopenable_until = monotonic() + REOPEN_TIME
+            alone = len(host.pipelines) == 1
+            while alone and (job := host.pop()) is not None:
+                self._unqueue(1)
+                self._finish(job, failure(error, Delivery.UNSENT))
+            self._end(pipeline)
+        self._do_deferred()
+
+    def _place(self, pipeline: Pipeline) -> None:
+        """Note what *pipeline* could take. Called whenever that may have changed."""
+        host = pipeline.host
+        host.roomy.pop(pipeline, None)
+        if pipeline in host.idle:
+            del host.idle[pipeline], self.idle[pipeline]
+        if not pipeline.sender_parked or pipeline.closed_to_more or pipeline.reserved is not None:
+            return
+        room = has_room(host, pipeline)
+        if pipeline.in_flight:
+            if room:
+                host.roomy[pipeline] = None
+            return
+        now = monotonic()
+        max_age = self.limits.max_age
+        if not room or (max_age is not None and now - pipeline.opened > max_age):
+            if not room:
+                host.lessons.quota = None
+            self._end(pipeline)
+        elif self.wanting and not host.queued:
+            self._end(pipeline)
+        else:
+            pipeline.idle_since = now
+            host.idle[pipeline] = None
+            self.idle[pipeline] = None
+            if not pipeline.watched:
+                pipeline.watched = True
+                self._at(now + RELEASE_TIME, partial(self._watch_idle, pipeline))
+
+    def _watch_idle(self, pipeline: Pipeline) -> None:
+        """Have an idle connection give back its memory after a while, and close it after longer."""
+        if pipeline not in self.idle:
+            pipeline.watched = False
+            return
+        idle_for = monotonic() - pipeline.idle_since
+        idle_timeout = self.limits.idle_timeout
+        if idle_for >= idle_timeout:
+            self._end(pipeline)
+            return
+        if idle_for >= RELEASE_TIME:
+            pipeline.duplexer.buffer.release()
+            next_look = pipeline.idle_since + idle_timeout
+        else:
+            next_look = pipeline.idle_since + min(RELEASE_TIME, idle_timeout)
+        self._at(next_look, partial(self._watch_idle, pipeline))
+
+    def _end(self, pipeline: Pipeline) -> None:
+        """End *pipeline* in good order: what is in flight there will not be answered."""
+        pipeline.ending = True
+        if pipeline in pipeline.host.idle:
+            del pipeline.host.idle[pipeline], self.idle[pipeline]
+        pipeline.host.roomy.pop(pipeline, None)
+        pipeline.duplexer.abort()
+        pipeline.work.notify()
+        pipeline.arrivals.notify()
+        self._settle_if_unused(pipeline)
+
+    def _fail(self, pipeline: Pipeline, error: Exception) -> None:
+        """End *pipeline* because of *error*."""
+        if not pipeline.ending:
+            pipeline.failure = error
+        self._end(pipeline)
+
+    def _settle_if_unused(self, pipeline: Pipeline) -> None:
+        """Decide what becomes of the requests of a connection that has ended."""
+        if pipeline.settled or not pipeline.unused:
+            return
+        pipeline.settled = True
+        host = pipeline.host
+        del host.pipelines[pipeline]
+        self.connections -= 1
+        self.ended += 1
+        jobs = list(pipeline.in_flight)
+        pipeline.in_flight.clear()
+        host.in_flight -= len(jobs)
+        verdicts = [self._delivery(pipeline, job, job is jobs[0]) for job in jobs]
+        self._learn_from_end(pipeline, verdicts)
+        back: list[Job] = []
+        first = True
+        for job, verdict in zip(jobs, verdicts, strict=True):
+            if job.done:
+                pass
+            elif self._may_go_back(pipeline, job, verdict, first):
+                back.append(job)
+            else:
+                error = job.error or pipeline.failure or ConnectionClosed()
+                self._finish(job, failure(error, verdict))
+            first = False
+        now = time.time()
+        reason = str(pipeline.failure or "the server ended the connection")
+        for job, verdict in zip(jobs, verdicts, strict=True):
+            job.attempts += (Attempt(now, pipeline.name, reason, verdict),)
+        host.resent += len(back)
+        if pipeline.reserved is not None:
+            back.append(pipeline.reserved)
+            pipeline.reserved = None
+            host.queued -= 1
+            self.queued -= 1
+        for job in back:
+            job.pipeline = None
+        host.put_back(back)
+        self.queued += len(back)
+        self._serve_all(host)
+        while self.wanting and (self.connections < self.limits.max_connections or self.idle):
+            wanting = next(iter(self.wanting))
+            del self.wanting[wanting]
+            self._serve_all(wanting)
+
+    def _may_go_back(self, pipeline: Pipeline, job: Job, verdict: Delivery, first: bool) -> bool:
+        """Decide whether *job* goes back to the queue, which charges it nothing.
+
+        Only the *first* request that was not answered can be why the connection ended.
+        """
+        if self.closed or job.error is not None:
+            return False
+        harmless = verdict is Delivery.UNSENT or job.request.is_idempotent
+        if not harmless or pipeline.failure is None or not first:
+            return harmless
+        # An idle connection that the server closes at the moment when it is used looks like this.
+        # That of a fresh one, or a second time, is not what has happened.
+        if (
+            not pipeline.answered
+            or job.suspect
+            or not isinstance(pipeline.failure, ConnectionClosed)
+        ):
+            return False
+        if verdict is Delivery.ANSWER_STARTED or isinstance(pipeline.failure, receiver.Abandoned):
+            return False
+        job.suspect = verdict is not Delivery.UNSENT
+        return True
+
+    def _learn_from_end(self, pipeline: Pipeline, verdicts: list[Delivery]) -> None:
+        failure, lessons = pipeline.failure, pipeline.host.lessons
+        now = monotonic()
+        unanswered = sum(verdict is not Delivery.UNSENT for verdict in verdicts)
+        if failure is None:
+            if pipeline.duplexer.ended is not None:
+                lessons.closed(pipeline.answered, unanswered, now)
+        elif isinstance(failure, InvalidResponse) and unanswered > 1:
+            lessons.broke_the_rules(now)
+        elif unanswered and not isinstance(
+            failure, (receiver.Abandoned, ResponseTooLarge, PoolClosed)
+        ):
+            lessons.died(pipeline.answered, unanswered, now)
+
+    def _delivery(self, pipeline: Pipeline, job: Job, oldest: bool) -> Delivery:
+        """Return how far *job*, which *pipeline* has, got."""
+        if job.exchange is None:
+            return Delivery.UNSENT
+        if oldest and (job.answering or pipeline.duplexer.buffer):
+            return Delivery.ANSWER_STARTED
+        return job.exchange.delivery

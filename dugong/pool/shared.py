@@ -1,0 +1,138 @@
+"""What everything that is decided under the lock of a pool has in common.
+
+Guarantees: nothing blocks while the lock is held; futures are resolved and threads started after it
+has been released (`_do_deferred`).
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from threading import Condition, Lock, Thread
+from typing import NamedTuple
+
+from dugong.connection.polling import Coroutine
+from dugong.connection.transport import Transport
+from dugong.errors import Delivery
+from dugong.pool.host import Host
+from dugong.pool.job import Job
+from dugong.pool.pipeline import Pipeline
+from dugong.pool.request import Origin
+from dugong.pool.response import Response, StreamedResponse
+from dugong.pool.timers import Timer, Timers
+
+__all__ = ["Limits", "Shared", "failure"]
+
+
+class Limits(NamedTuple):
+    """The numbers of a pool; times are in seconds, None is no limit."""
+
+    max_connections_per_host: int
+    max_connections: int
+    pipeline_depth: int
+    timeout: float | None
+    max_queued: int
+    max_body_size: int
+    idle_timeout: float
+    max_age: float | None
+    max_requests: int | None
+
+
+class Shared:
+    """The hosts, queues, connections and timers of a pool. Knows no `ConnectionPool`.
+
+    `limits` and `dial` (how to connect to an origin) never change. Guarded by `lock`: everything
+    else. `idle` has the idle connections of all hosts, the longest idle first; `wanting` the hosts
+    that would open a connection if there were not too many already. `_deferred` is what is to be
+    done once the lock has been released; any thread may add to it and take from it.
+    """
+
+    def __init__(self, limits: Limits, dial: Callable[[Origin], Coroutine[Transport]]) -> None:
+        self.limits = limits
+        self.dial = dial
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with nothing, not even a lock: also for a child process, after a fork."""
+        self.lock = Lock()
+        self.hosts: OrderedDict[Origin, Host] = OrderedDict()
+        self.queued = 0
+        self.connections = 0
+        self.idle: dict[Pipeline, None] = {}
+        self.wanting: dict[Host, None] = {}
+        self.room = Condition(self.lock)  # in the queues, for submit()
+        self.let_go = Condition(self.lock)  # of a body, for cancel()
+        self.closed = False
+        self.opened = 0
+        self.ended = 0
+        self._deferred: deque[Callable[[], object]] = deque()
+        self._threads: dict[int, Thread] = {}
+        self._timers = Timers()
+        # Whatever comes wakes the maintenance thread; True ends it. Unlike a condition, it may be
+        # put to from a finalizer, wherever that runs.
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._next_timer = float("inf")
+        self._maintained = False
+
+    def _at(self, when: float, action: Callable[[], None]) -> Timer:
+        """Have *action* done, under the lock, at the time *when*."""
+        if when < self._next_timer:
+            self._next_timer = when
+            self._wake.put(False)
+        return self._timers.add(when, action)
+
+    def _do_deferred(self) -> None:
+        """Do what had to wait until the lock was released."""
+        while True:
+            try:
+                action = self._deferred.popleft()
+            except IndexError:
+                return
+            action()
+
+    def _start(self, function: Callable[[], object], name: str) -> None:
+        def run() -> None:
+            self._threads[threading.get_ident()] = threading.current_thread()
+            try:
+                function()
+            finally:
+                del self._threads[threading.get_ident()]
+
+        Thread(target=run, name=name, daemon=True).start()
+
+    def is_own_thread(self) -> bool:
+        """Return True in one of the pool's own threads, where its callbacks run."""
+        return threading.get_ident() in self._threads
+
+    def _unqueue(self, count: int) -> None:
+        full = self.queued >= self.limits.max_queued
+        self.queued -= count
+        if full and self.queued < self.limits.max_queued:
+            self.room.notify_all()
+
+    def _finish(self, job: Job, outcome: Response | StreamedResponse | Exception) -> None:
+        """Decide the outcome of *job*."""
+        job.done = True
+        if job.timer is not None:
+            self._timers.cancel(job.timer)
+        future = job.future
+        if isinstance(outcome, Exception):
+            self._deferred.append(partial(future._reject, outcome))
+        else:
+            self._deferred.append(partial(future._resolve, outcome))
+
+
+def failure(error: Exception, delivery: Delivery) -> Exception:
+    """Return *error* as an exception of one request's own."""
+    try:
+        own = copy.copy(error)
+    except Exception:  # a class that cannot be copied, from a caller's body
+        own = error
+    own.__traceback__ = None
+    own.__cause__ = error.__cause__
+    own.delivery = delivery  # type: ignore[attr-defined]  # OSErrors have a dict, too
+    return own

@@ -1,0 +1,266 @@
+"""The traffic on the connections of a pool: what their senders and receivers ask and report.
+
+Guarantees: a request is answered once, by the answer that is its own; whoever waits here is woken
+by what it waits for, or by the end of the connection.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic
+
+from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
+from dugong.errors import ConnectionClosed
+from dugong.pool import receiver, sender
+from dugong.pool.connections import Connections
+from dugong.pool.dispatch import should_refill, take
+from dugong.pool.job import Job
+from dugong.pool.pipeline import Pipeline
+from dugong.pool.response import Response, StreamedResponse
+
+__all__ = ["Traffic"]
+
+#: Seconds that a server is given to ask for a body that was announced with Expect.
+CONTINUE_TIME = 1.0
+
+
+class Traffic(Connections):
+    """The part of a `dugong.pool.scheduler.Scheduler` for the threads of its connections."""
+
+    def _start_sender(self, pipeline: Pipeline) -> None:
+        try:
+            self._start(partial(sender.run, self, pipeline), f"dugong-{pipeline.name}-send")
+        except RuntimeError as exc:
+            self.connect_failed(pipeline, exc)
+
+    def connected(self, pipeline: Pipeline) -> None:
+        """The sender of *pipeline* has connected it."""
+        receive = partial(receiver.run, self, pipeline)
+        try:
+            self._start(receive, f"dugong-{pipeline.name}-recv")
+        except RuntimeError as exc:
+            with self.lock:
+                self._fail(pipeline, exc)
+        with self.lock:
+            pipeline.connected = True
+
+    def next_batch(self, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+        """The sender has let go of its last batch; return the next, or [] if it is to end.
+
+        *error* is what the last batch met with.
+        """
+        host = pipeline.host
+        with self.lock:
+            self._sent(pipeline, error)
+            while not pipeline.ending:
+                batch = [] if pipeline.closed_to_more else take(host, pipeline)
+                if batch:
+                    self._take_off(pipeline, batch)
+                    self._unqueue(len(batch))
+                    pipeline.sending = True
+                    if batch[-1].upload is not None:
+                        pipeline.uploading = batch[-1]
+                        pipeline.uploading.sending = True
+                    break
+                pipeline.sender_parked = True
+                self._place(pipeline)
+                if self._deferred or pipeline.ending:
+                    # Not with the lock in hand.
+                    pipeline.sender_parked = False
+                    self.lock.release()
+                    self._do_deferred()
+                    self.lock.acquire()
+                    continue
+                pipeline.work.wait()
+                pipeline.sender_parked = False
+            else:
+                batch = []
+                self._settle_if_unused(pipeline)
+        if self._deferred:
+            self._do_deferred()
+        return batch
+
+    def _sent(self, pipeline: Pipeline, error: Exception | None) -> None:
+        pipeline.sending = False
+        job, pipeline.uploading = pipeline.uploading, None
+        if job is not None:
+            job.sending = False
+            pipeline.let_go_at = monotonic()
+            if job.done:
+                self.let_go.notify_all()
+            elif job.outcome is not None:
+                self._finish(job, job.outcome)
+        if error is not None and not pipeline.ending:
+            pipeline.broken = True
+            unread = pipeline.receiving or pipeline.duplexer.unread
+            if not unread or not isinstance(error, ConnectionClosed):
+                self._fail(pipeline, error)
+
+    def _take_off(self, pipeline: Pipeline, batch: list[Job]) -> None:
+        host = pipeline.host
+        now = monotonic()
+        for job in batch:
+            job.pipeline = pipeline
+            job.since = now
+            job.answering = False
+            job.exchange = None
+        first = batch[0]
+        pipeline.exclusive = first.alone or first.suspect
+        pipeline.in_flight.extend(batch)
+        count = len(batch)
+        pipeline.sent += count
+        host.in_flight += count
+        host.sent += count
+
+    def await_arrivals(self, pipeline: Pipeline) -> bool:
+        """Wait until there is something to receive; False: the receiver is to end."""
+        duplexer = pipeline.duplexer
+        if pipeline.receiving and duplexer.pipeline and not (pipeline.ending or pipeline.streaming):
+            return True  # which is the case as long as there is much to do
+        with self.lock:
+            pipeline.receiving = False
+            while not pipeline.ending:
+                pipeline.receiver_parked = True
+                if duplexer.pipeline and not pipeline.borrowed and not pipeline.streaming:
+                    pipeline.receiver_parked = False
+                    pipeline.receiving = True
+                    return True
+                if pipeline.broken and not pipeline.sending and not pipeline.streaming:
+                    self._fail(pipeline, ConnectionClosed())
+                    break
+                pipeline.arrivals.wait()
+                pipeline.receiver_parked = False
+            self._settle_if_unused(pipeline)
+        self._do_deferred()
+        return False
+
+    def answered(
+        self, pipeline: Pipeline, done: list[tuple[Job, Response]], error: Exception | None
+    ) -> None:
+        """Answers have come, in order, and then perhaps an *error*."""
+        host = pipeline.host
+        resolved: list[tuple[Job, Response]] = []
+        with self.lock:
+            pipeline.blocked = False
+            good = 0
+            for job, response in done:
+                pipeline.in_flight.popleft()
+                exchange = job.exchange
+                assert exchange is not None
+                if exchange.persistent and exchange.minor_version:
+                    good += 1
+                if job.done:
+                    continue
+                if job.sending:
+                    job.outcome = response
+                    continue
+                job.done = True
+                if job.timer is not None:
+                    self._timers.cancel(job.timer)
+                resolved.append((job, response))
+            count = len(done)
+            host.in_flight -= count
+            host.answered += count
+            pipeline.answered += count
+            if not pipeline.in_flight:
+                pipeline.exclusive = False
+            if pipeline.uploading is not None:
+                pipeline.work.notify()  # at the gate, perhaps
+            if error is not None:
+                self._fail(pipeline, error)
+            elif done:
+                assert exchange is not None
+                self._learn(pipeline, exchange, good)
+        for job, response in resolved:
+            job.future._resolve(response)
+        if self._deferred:
+            self._do_deferred()
+
+    def _learn(self, pipeline: Pipeline, last: Exchange, good: int) -> None:
+        """Draw the lessons of answers, of which *last* was the last, and go on or end."""
+        host = pipeline.host
+        if good:
+            host.lessons.answered(good, monotonic())
+        if not last.minor_version:
+            host.lessons.old_version(monotonic())
+        if not last.persistent:
+            self._end(pipeline)
+        elif pipeline.sender_parked:
+            if pipeline.reserved is not None:
+                if not pipeline.in_flight:
+                    self._wake_sender(pipeline)
+            elif should_refill(host, pipeline) and not pipeline.closed_to_more:
+                self._wake_sender(pipeline)
+            else:
+                self._place(pipeline)
+
+    def sends_body(self, pipeline: Pipeline) -> bool:
+        """Return True if the oldest request's body is, or was until now, on its way."""
+        with self.lock:
+            job = pipeline.in_flight[0]
+            timeout = job.timeout
+            return job.upload is not None and (
+                job.sending or (timeout is not None and monotonic() - pipeline.let_go_at < timeout)
+            )
+
+    def block(self, pipeline: Pipeline) -> None:
+        """A long answer is coming in on *pipeline*: have nothing sent behind it."""
+        with self.lock:
+            pipeline.blocked = True
+            pipeline.host.roomy.pop(pipeline, None)
+
+    def open_gate(self, pipeline: Pipeline) -> None:
+        """The server has asked for the body that it was told to expect."""
+        with self.lock:
+            pipeline.work.notify()
+
+    def wait_at_gate(self, pipeline: Pipeline, exchange: Exchange) -> None:
+        """Wait for an answer to *exchange*, for `CONTINUE_TIME`, or for the connection's end."""
+        with self.lock:
+            end = monotonic() + CONTINUE_TIME
+            while (
+                exchange.request_side is RequestSide.CONTINUE
+                and not pipeline.ending
+                and (left := end - monotonic()) > 0
+            ):
+                pipeline.work.wait(left)
+
+    def hand_over(self, pipeline: Pipeline, job: Job, head: HTTPResponse) -> bool:
+        """Let the caller of *job* read the body from the connection; False if nobody wants it."""
+        with self.lock:
+            if job.done:
+                return False
+            job.done = True
+            pipeline.streaming = True
+            job.reading = receiver.ConnectionBody(self, pipeline, job)
+            response = StreamedResponse(
+                head.status, head.reason, head.headers, job.request, head.length, job.reading
+            )
+        job.future._resolve(response)
+        return True
+
+    def end_stream(self, pipeline: Pipeline, job: Job, complete: bool) -> None:
+        """The caller of *job* reads no more; *complete* says if the body was read to its end."""
+        host = pipeline.host
+        with self.lock:
+            if job.timer is not None:
+                self._timers.cancel(job.timer)
+            exchange = job.exchange
+            assert exchange is not None
+            if complete and not pipeline.ending:
+                while job.sending:
+                    self.let_go.wait()
+            pipeline.streaming = False
+            if complete:
+                pipeline.in_flight.popleft()
+                host.in_flight -= 1
+                host.answered += 1
+                pipeline.answered += 1
+                pipeline.exclusive = False
+            if pipeline.ending:
+                self._settle_if_unused(pipeline)
+            elif complete:
+                self._learn(pipeline, exchange, int(exchange.persistent and exchange.minor_version))
+            else:
+                self._fail(pipeline, receiver.Abandoned())
+        self._do_deferred()
