@@ -150,12 +150,14 @@ class PoolClosed(DugongError):
     """The pool was closed before the request was done. `delivery` says how far it had got."""
 
     msg = "the pool has been closed"
+    delivery = Delivery.UNSENT
 
 
 class PoolFull(DugongError):
     """As many requests are queued as the pool takes. Nothing was sent: wait for some to be done."""
 
     msg = "too many requests are queued"
+    delivery = Delivery.UNSENT
 
 
 class ResponseTooLarge(DugongError):

@@ -49,6 +49,11 @@ class Headers:
         self._fields = fields
         return self
 
+    @property
+    def fields(self) -> Sequence[tuple[str, str, str]]:
+        """Every field as (name in lower case, name as it was sent, value), in their order."""
+        return self._fields
+
     def __getitem__(self, name: str) -> str | None:
         return self.get(name)
 

@@ -13,18 +13,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from time import perf_counter
+from typing import TypeVar
 
-from dugong import BodyFollowing, DugongError, HTTPConnection
+from dugong import BodyFollowing, ConnectionPool, DugongError, HTTPConnection
 from dugong.cli.demo_server import DELAY, MAX_UPLOAD, content
 from dugong.cli.pipelining import pipelined
 
 __all__ = ["CheckFailed", "demo", "demo_server", "run"]
 
 OBJECTS = 500
+CONNECTIONS = 6
 _TIMEOUT = 30.0
 _PIECE = 64 * 1024
 _UPLOAD = 1024 * 1024
 _ROW = "{:<36}{:>6}{:>14}{:>10}"
+
+_Client = TypeVar("_Client", HTTPConnection, ConnectionPool)
 
 
 class CheckFailed(Exception):
@@ -62,12 +66,18 @@ def run(host: str, port: int, objects: int) -> int:
     digests = {f"/objects/{i}": _sha256(content(str(i))) for i in range(objects)}
     failures: list[str] = []
 
-    def timed(what: str, how_many: int, do: Callable[[HTTPConnection], int]) -> tuple[str, float]:
-        with HTTPConnection(host, port) as conn:
-            conn.timeout = _TIMEOUT
+    def connection() -> HTTPConnection:
+        conn = HTTPConnection(host, port)
+        conn.timeout = _TIMEOUT
+        return conn
+
+    def timed(
+        what: str, how_many: int, client: _Client, do: Callable[[_Client], int]
+    ) -> tuple[str, float]:
+        with client:
             start = perf_counter()
             try:
-                size = f"{do(conn) / 1024:,.0f} KiB"
+                size = f"{do(client) / 1024:,.0f} KiB"
             except (CheckFailed, DugongError, OSError) as exc:
                 failures.append(f"{what}: {exc}")
                 size = "FAILED"
@@ -76,12 +86,18 @@ def run(host: str, port: int, objects: int) -> int:
 
     print(f"The server at {host}:{port} looks {DELAY * 1000:.0f} ms away.\n")
     print(_ROW.format("what", "count", "bodies", "time"), flush=True)
-    row, slow = timed("GET, one at a time", objects, lambda conn: one_by_one(conn, digests))
+    row, slow = timed("GET, one at a time", objects, connection(), lambda c: one_by_one(c, digests))
     print(row, flush=True)
-    row, fast = timed("GET, pipelined", objects, lambda conn: all_pipelined(conn, digests))
+    row, fast = timed("GET, pipelined", objects, connection(), lambda c: all_pipelined(c, digests))
     print(row if failures else f"{row}   {slow / fast:.0f}x as fast", flush=True)
-    print(timed("upload accepted after 100-continue", 1, accepted_upload)[0], flush=True)
-    print(timed("upload refused before its body", 1, refused_upload)[0], flush=True)
+    pool = ConnectionPool(max_connections_per_host=CONNECTIONS, timeout=_TIMEOUT)
+    what = f"GET, a pool of {CONNECTIONS} connections"
+    row, fast = timed(what, objects, pool, lambda p: pooled(p, f"http://{host}:{port}", digests))
+    print(row if failures else f"{row}   {slow / fast:.0f}x as fast", flush=True)
+    print(
+        timed("upload accepted after 100-continue", 1, connection(), accepted_upload)[0], flush=True
+    )
+    print(timed("upload refused before its body", 1, connection(), refused_upload)[0], flush=True)
     print()
     for failure in failures:
         print(f"FAILED: {failure}")
@@ -111,6 +127,15 @@ def all_pipelined(conn: HTTPConnection, digests: Mapping[str, str]) -> int:
     return size
 
 
+def pooled(pool: ConnectionPool, origin: str, digests: Mapping[str, str]) -> int:
+    """Do the same over *pool*, which has several connections and pipelines on each."""
+    size = 0
+    for response in pool.map(origin + target for target in digests):
+        target = response.request.target
+        size += _check(target, response.status, response.body, digests[target])
+    return size
+
+
 def accepted_upload(conn: HTTPConnection) -> int:
     """Upload after asking for leave; return the size. Raises `CheckFailed`."""
     body = memoryview(hashlib.shake_256(b"upload").digest(_UPLOAD))
@@ -135,8 +160,12 @@ def refused_upload(conn: HTTPConnection) -> int:
 
 
 def _check_answer(conn: HTTPConnection, target: str, digest: str) -> int:
-    _expect(conn.read_response().status, 200, f"{target}: status")
-    body = conn.readall()
+    status = conn.read_response().status
+    return _check(target, status, conn.readall(), digest)
+
+
+def _check(target: str, status: int, body: bytes, digest: str) -> int:
+    _expect(status, 200, f"{target}: status")
     _expect(_sha256(body), digest, f"{target}: SHA-256")
     return len(body)
 

@@ -1,8 +1,8 @@
-"""Downloads from one origin: over one connection at a time, pipelined, into files.
+"""Downloads over a pool, into files.
 
 Guarantees: each download ends once, in a complete file of its name or in an error, and there is
-no half file then. Every connection either ends a download or uses up an attempt of one, so there
-is an end. Memory does not depend on the size of anything that is downloaded.
+no half file then. Each is tried a bounded number of times. Memory does not depend on the size or
+the number of the bodies: at the very worst, it is `_SMALL` times `_UNDER_WAY`.
 """
 
 from __future__ import annotations
@@ -10,153 +10,134 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dugong import ConnectionClosed, DugongError, HTTPConnection, __version__
-from dugong.cli.pipelining import MAX_DEPTH, pipelined
+from dugong import (
+    ConnectionClosed,
+    ConnectionPool,
+    DugongError,
+    Request,
+    Response,
+    ResponseTooLarge,
+    StreamedResponse,
+)
 
 if TYPE_CHECKING:
     import ssl
 
-    from dugong.cli.url import Origin, Url
-
-__all__ = ["Download", "OriginFetcher"]
+__all__ = ["Download", "fetch"]
 
 _MAX_ATTEMPTS = 3
-_BUFFER_SIZE = 256 * 1024
-_HEADERS = {"User-Agent": f"dugong/{__version__}"}
+_UNDER_WAY = 256  # downloads
+_STREAMS = 8  # threads, each of which receives one large body
+
+# Bytes. A body that is no larger is received in memory, so that its request can be pipelined. One
+# that turns out to be larger, by its head or once as much has come, is asked for again, to be
+# streamed. The pool sends nothing behind a body so large, and so a new connection is all it costs.
+_SMALL = 256 * 1024
 
 
 class Download:
     """What is to be fetched into the file *path*; *text* is how the user calls it.
 
-    `size` (in bytes) or `error` (why there is no file) say how it ended. They and `attempts`, of
-    those that failed for a reason of its own, belong to the fetching thread until then.
+    `size` (in bytes) or `error` (why there is no file) say how it ended. `attempts` counts those
+    that lost their connection; `large` is set once the body is known not to be small.
     """
 
-    __slots__ = ("attempts", "error", "origin", "path", "size", "target", "text")
+    __slots__ = ("attempts", "error", "large", "path", "request", "size", "text")
 
-    def __init__(self, text: str, url: Url, path: str) -> None:
+    def __init__(self, text: str, request: Request, path: str) -> None:
         self.text = text
-        self.origin, self.target = url
+        self.request = request
         self.path = path
         self.attempts = 0
+        self.large = False
         self.size = 0
         self.error: str | None = None
 
 
-class _FileError(Exception):
-    """A file could not be written; the network has no part in it."""
+class _Failed(Exception):
+    """A download failed, and the connection is not the reason."""
 
 
-class OriginFetcher:
-    """Fetches *downloads* from *origin*, handing each to *done* when it has ended.
+def fetch(
+    downloads: Iterable[Download], timeout: float, ssl_context: ssl.SSLContext | None = None
+) -> Generator[Download, None, None]:
+    """Fetch *downloads*, and yield each when it has ended.
 
-    *timeout* and *ssl_context* are those of the connections. `run` is for one thread, the
-    receiving one; it starts a sending one. `stop` may come from any thread.
+    *timeout* (in seconds) and *ssl_context* are those of `ConnectionPool`. Closing the generator
+    ends what is under way; what has not ended then never does.
     """
+    todo = deque(downloads)
+    ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]] = SimpleQueue()
+    under_way = 0
+    pool = ConnectionPool(timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL)
+    # The pool is closed before the threads are waited for, so that they end.
+    with ThreadPoolExecutor(_STREAMS, "dugong-get") as streams, pool:
+        while todo or under_way:
+            while todo and under_way < _UNDER_WAY:
+                _start(todo.popleft(), pool, streams, ended)
+                under_way += 1
+            download, future = ended.get()  # ended by the end of any download that is under way
+            under_way -= 1
+            if _is_to_be_tried_again(download, future):
+                todo.appendleft(download)
+            else:
+                yield download
 
-    def __init__(
-        self,
-        origin: Origin,
-        downloads: Iterable[Download],
-        timeout: float,
-        ssl_context: ssl.SSLContext | None,
-        done: Callable[[Download], None],
-    ) -> None:
-        self._origin = origin
-        self._todo = deque(downloads)
-        self._timeout = timeout
-        self._ssl_context = ssl_context
-        self._done = done
-        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
-        self._depth = MAX_DEPTH
-        # Written by the fetching thread, read by `stop`.
-        self._connection: HTTPConnection | None = None
-        # Written by `stop`, read by the fetching thread.
-        self._stopped = False
 
-    def stop(self) -> None:
-        """Have `run` return soon; what has not ended then is never handed to *done*."""
-        self._stopped = True
-        if self._connection is not None:
-            self._connection.disconnect()
+def _start(
+    download: Download,
+    pool: ConnectionPool,
+    streams: ThreadPoolExecutor,
+    ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]],
+) -> None:
+    if download.large:
+        stream = streams.submit(_stream, pool, download)
+        stream.add_done_callback(lambda future: ended.put((download, future)))
+    else:
+        pool.submit(download.request).add_done_callback(
+            lambda future: ended.put((download, future))
+        )
 
-    def run(self) -> None:
-        """Fetch everything, or as much as can be had."""
-        try:
-            while self._todo and not self._stopped:
-                try:
-                    conn = self._connect()
-                except (DugongError, OSError, ValueError) as exc:
-                    self._fail_all(describe(exc))
-                else:
-                    with conn:
-                        self._use(conn)
-        except Exception as exc:  # a bug; but somebody waits for the end of each
-            self._fail_all(f"internal error: {exc!r}")
 
-    def _connect(self) -> HTTPConnection:
-        _, host, port = self._origin
-        self._connection = conn = HTTPConnection(host, port, self._ssl_context)
-        conn.timeout = self._timeout
-        conn.connect()
-        return conn
+def _is_to_be_tried_again(download: Download, future: Future[Response] | Future[None]) -> bool:
+    """Finish *download*, unless *future* shows that another attempt is needed."""
+    try:
+        answer = future.result()
+        if answer is not None:
+            _save(download, answer, [answer.body])
+    except ResponseTooLarge:
+        download.large = True
+        return True
+    except (DugongError, OSError, _Failed) as exc:
+        download.attempts += 1
+        if isinstance(exc, ConnectionClosed) and download.attempts < _MAX_ATTEMPTS:
+            return True
+        download.error = describe(exc)
+    return False
 
-    def _use(self, conn: HTTPConnection) -> None:
-        """Fetch what can be had over *conn*, and learn from how it ends."""
-        targets = [download.target for download in self._todo]
-        answered = 0
-        try:
-            with closing(pipelined(conn, targets, _HEADERS, self._depth)) as sent:
-                for _ in sent:
-                    self._receive(conn, self._todo[0])
-                    self._end_oldest()
-                    answered += 1
-                    if self._stopped:
-                        return
-        except _FileError as exc:
-            self._end_oldest(str(exc))
-        except (DugongError, OSError) as exc:
-            if self._stopped:
-                return
-            # A server that ends its connections makes us repeat no more than it has answered.
-            self._depth = max(1, min(self._depth, answered // 2))
-            # One that stood behind others may have failed for their sake; it now becomes the first.
-            if not answered:
-                self._todo[0].attempts += 1
-                hopeless = self._todo[0].attempts >= _MAX_ATTEMPTS
-                if hopeless or not isinstance(exc, ConnectionClosed):
-                    self._end_oldest(describe(exc))
 
-    def _receive(self, conn: HTTPConnection, download: Download) -> None:
-        response = conn.read_response()
-        if response.status >= 300:
-            conn.discard()
-            download.error = f"{response.status} {response.reason}".rstrip()
-            if response.status < 400 and (location := response.headers["Location"]):
-                download.error += f", see {location} (redirects are not followed)"
-            return
-        with _PartialFile(download.path) as file:
-            while got := conn.readinto(self._buffer):
-                file.write(self._buffer[:got])
-            if self._stopped:
-                # The sender may have connected again since, and what we read be of that connection.
-                raise ConnectionClosed("stopped")
-            download.size = file.complete()
+def _stream(pool: ConnectionPool, download: Download) -> None:
+    with pool.stream(download.request) as answer:
+        _save(download, answer, answer)
 
-    def _end_oldest(self, error: str | None = None) -> None:
-        download = self._todo.popleft()
-        if error is not None:
-            download.error = error
-        self._done(download)
 
-    def _fail_all(self, error: str) -> None:
-        while self._todo:
-            self._end_oldest(error)
+def _save(download: Download, answer: Response | StreamedResponse, body: Iterable[bytes]) -> None:
+    if answer.status >= 300:
+        error = f"{answer.status} {answer.reason}".rstrip()
+        if answer.status < 400 and (location := answer.headers["Location"]):
+            error += f", see {location} (redirects are not followed)"
+        raise _Failed(error)
+    with _PartialFile(download.path) as file:
+        for piece in body:
+            file.write(piece)
+        download.size = file.complete()
 
 
 class _PartialFile:
@@ -173,7 +154,7 @@ class _PartialFile:
             self._file = open(self._temporary, "xb")
         return self
 
-    def write(self, data: memoryview) -> None:
+    def write(self, data: bytes) -> None:
         with _file_errors():
             self._file.write(data)
 
@@ -204,7 +185,7 @@ def _file_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise _FileError(f"cannot write the file: {exc.strerror or exc}") from exc
+        raise _Failed(f"cannot write the file: {exc.strerror or exc}") from exc
 
 
 def describe(exc: Exception) -> str:

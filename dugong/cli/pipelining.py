@@ -6,7 +6,7 @@ Guarantees: the thread has ended when the iterator of `pipelined` is closed or e
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from queue import SimpleQueue
 
 from dugong import HTTPConnection
@@ -17,10 +17,7 @@ MAX_DEPTH = 64
 
 
 def pipelined(
-    conn: HTTPConnection,
-    targets: Sequence[str],
-    headers: Mapping[str, str] | None = None,
-    max_depth: int = MAX_DEPTH,
+    conn: HTTPConnection, targets: Sequence[str], max_depth: int = MAX_DEPTH
 ) -> Generator[str, None, None]:
     """Send a GET for each of *targets* over *conn*; yield each target once it has been sent.
 
@@ -39,7 +36,7 @@ def pipelined(
                 window.acquire()  # ended by an answer, or by giving up
                 if given_up.is_set():
                     return
-                conn.send_request("GET", target, headers)
+                conn.send_request("GET", target)
                 outcomes.put(None)
         except Exception as exc:
             outcomes.put(exc)

@@ -1,54 +1,31 @@
-"""URLs as people write them: where to connect, what to ask for, and how to call the file.
+"""URLs as people write them: what to ask for, and how to call the file.
 
-Guarantees: a target is fit for `HTTPConnection.send_request`; a file name is one name, that of
-nothing outside the directory it is put into. Touches nothing.
+Guarantees: a file name is one name, that of nothing outside the directory it is put into. Touches
+nothing.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
-__all__ = ["Origin", "Url", "file_name", "parse_url"]
+from dugong.pool.request import Request, split_url
+
+__all__ = ["file_name", "get_request"]
 
 # What may stand in a path or a query; % is there because what is encoded already stays so.
 _SAFE = "!$%&'()*+,-./:;=?@_~"
 _MAX_NAME = 200  # bytes; file systems take 255, and suffixes are added
 
 
-class Origin(NamedTuple):
-    """What a connection is for (RFC 9110 §4.3.1)."""
+def get_request(text: str) -> Request:
+    """Return a GET for an absolute http or https URL; what needs it is percent-encoded.
 
-    scheme: str
-    host: str
-    port: int
-
-
-class Url(NamedTuple):
-    """`target` is the request target, in origin form and percent-encoded."""
-
-    origin: Origin
-    target: str
-
-
-def parse_url(text: str) -> Url:
-    """Parse an absolute http or https URL; its fragment is dropped. Raises ValueError."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("not an http or https URL")
-    if parts.username is not None:
-        raise ValueError("a user name or password in the URL is not accepted")
-    if not parts.hostname:
-        raise ValueError("the URL names no host")
-    default = 80 if parts.scheme == "http" else 443
-    port = default if parts.port is None else parts.port
-    target = parts.path or "/"
-    if parts.query:
-        target += "?" + parts.query
+    Raises ValueError if it is no such URL.
+    """
+    prefix, target = split_url(text)
     # Bytes of the command line that are no UTF-8 come as surrogates and go as they came.
-    target = quote(target, safe=_SAFE, errors="surrogateescape")
-    return Url(Origin(parts.scheme, parts.hostname, port), target)
+    return Request("GET", prefix + quote(target, safe=_SAFE, errors="surrogateescape"))
 
 
 def file_name(target: str) -> str:

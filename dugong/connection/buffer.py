@@ -20,10 +20,11 @@ BUFFER_SIZE = 64 * 1024
 class ReceiveBuffer:
     """A fixed buffer of *capacity* bytes; `data[start:end]` is what is waiting to be taken.
 
-    `scanned` is a note of whoever parses the buffer: so many bytes have been searched in vain.
+    `view` is a view of `data`. `scanned` is a note of whoever parses the buffer: so many bytes
+    have been searched in vain.
     """
 
-    __slots__ = ("_capacity", "_view", "data", "end", "scanned", "start")
+    __slots__ = ("_capacity", "data", "end", "scanned", "start", "view")
 
     def __init__(self, capacity: int = BUFFER_SIZE) -> None:
         self.data = bytearray(capacity)
@@ -31,7 +32,7 @@ class ReceiveBuffer:
         self.end = 0
         self.scanned = 0
         self._capacity = capacity
-        self._view = memoryview(self.data)
+        self.view = memoryview(self.data)
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -44,7 +45,7 @@ class ReceiveBuffer:
         """Give the memory back while nothing is waiting to be taken; `fill` gets it anew."""
         self.clear()
         self.data = bytearray()
-        self._view = memoryview(self.data)
+        self.view = memoryview(self.data)
 
     def fill(self, transport: Transport) -> int | PollNeeded:
         """Receive once into the free space; return how many bytes came, or what to wait for.
@@ -55,13 +56,13 @@ class ReceiveBuffer:
             self.start = self.end = 0
             if not self.data:
                 self.data = bytearray(self._capacity)
-                self._view = memoryview(self.data)
+                self.view = memoryview(self.data)
         elif self.start and self._capacity - self.end < self._capacity // 4:
             # Slices of one memoryview may overlap: the copy is a memmove.
             waiting = self.end - self.start
-            self._view[:waiting] = self._view[self.start : self.end]
+            self.view[:waiting] = self.view[self.start : self.end]
             self.start, self.end = 0, waiting
-        got = transport.recv_into(self._view[self.end :] if self.end else self._view)
+        got = transport.recv_into(self.view[self.end :] if self.end else self.view)
         if isinstance(got, int):
             self.end += got
         return got
@@ -69,19 +70,19 @@ class ReceiveBuffer:
     def peek(self, size: int) -> bytes:
         """Return up to *size* bytes, and leave them."""
         start = self.start
-        return bytes(self._view[start : min(start + size, self.end)])
+        return bytes(self.view[start : min(start + size, self.end)])
 
     def take(self, size: int) -> bytes:
         """Remove and return up to *size* bytes."""
         start = self.start
         self.start = stop = min(start + size, self.end)
         self.scanned = 0
-        return bytes(self._view[start:stop])
+        return bytes(self.view[start:stop])
 
     def readinto(self, view: memoryview) -> int:
         """Move as many bytes as there are and as fit into *view*; return how many."""
         start = self.start
         self.start = stop = min(start + len(view), self.end)
         self.scanned = 0
-        view[: stop - start] = self._view[start:stop]
+        view[: stop - start] = self.view[start:stop]
         return stop - start

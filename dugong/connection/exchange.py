@@ -69,7 +69,8 @@ class Exchange:
     """A request whose answer has not been read to its end.
 
     `method`, `path`, `close` (the request asked for the connection to be closed) and `upgrade` (it
-    offered another protocol) never change. `request_side`: see there. `thread` (who wrote to the
+    offered another protocol) and `special` (an answer may mean more to it than that it is answered)
+    never change. `request_side`: see there. `thread` (who wrote to the
     body last) is set by the sender and read by any thread. `writer` belongs to the sender, except
     that anybody may see if there is one; `answer_100` (an answer 100 that we give ourselves),
     `interim` (how many 1xx came), `reader`, `persistent` and `minor_version` (the x of the answer's
@@ -81,6 +82,7 @@ class Exchange:
     thread = 0
     close = False
     upgrade = False
+    special = False
     answer_100 = False
     interim = 0
     reader: Reader | None = None

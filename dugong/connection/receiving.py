@@ -10,9 +10,11 @@ The two calls that matter most have a blocking form, which takes the same steps 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
 from dugong.connection.framing import response_framing
+from dugong.connection.head import Field, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.readers import LengthReader, reader_for
 from dugong.connection.shared import Shared, busy
@@ -27,10 +29,12 @@ from dugong.errors import (
 )
 from dugong.headers import Headers
 
-__all__ = ["Answers", "Receiving"]
+__all__ = ["Answer", "Answers", "Receiving"]
 
-#: (the exchange, the head of the answer, its body if all of it is there), ...; and what went wrong.
-Answers = tuple[list[tuple[Exchange, HTTPResponse, bytes | None]], Exception | None]
+#: (exchange, status, reason, header fields, length of the body, body if all of it is there)
+Answer = tuple[Exchange, int, str, Sequence[Field], int | None, bytes | None]
+#: Answers, and what went wrong after them.
+Answers = tuple[list[Answer], Exception | None]
 
 _FIRST_READ = 64 * 1024  # bytes at a time, of a body whose size is not known to be large
 _READ_SIZE = 256 * 1024  # bytes at a time, of others
@@ -80,34 +84,81 @@ class Receiving(Shared):
         """
         if not self._receive_turn.acquire(False):
             raise busy("receiving")
-        answers: list[tuple[Exchange, HTTPResponse, bytes | None]] = []
+        answers: list[Answer] = []
         try:
-            while self.pipeline or not answers:
-                exchange = self.pipeline[0] if self.pipeline else None
-                while not isinstance(answer := self._next_answer(patience), HTTPResponse):
-                    if answers:
-                        return answers, None
+            while True:
+                answer = self._next_whole_answer()
+                if answer is None:
+                    # A wait, and what is out of the ordinary: only for the first, or at no cost.
+                    answer = self._next_answer_and_body(0 if answers else patience)
                     if answer is None:
-                        eval_coroutine(self._co_wait_for_sender(), patience)
-                        exchange = self.pipeline[0] if self.pipeline else None
-                    else:
-                        answer.block(patience)
-                assert exchange is not None
-                body: bytes | None = b""
-                if (incoming := self.incoming) is not None:
-                    reader = incoming.reader
-                    body = reader.take_if_buffered() if isinstance(reader, LengthReader) else None
-                    if body is not None:
-                        self._finish_answer(incoming)
-                answers.append((exchange, answer, body))
-                if body is None or answer.status < 200:
-                    break
-                patience = 0
-            return answers, None
+                        return answers, None
+                answers.append(answer)
+                if answer[5] is None or answer[1] < 200 or not self.pipeline:
+                    return answers, None
         except Exception as exc:
             return answers, exc
         finally:
             self._release(self._receive_turn)
+
+    def _next_whole_answer(self) -> Answer | None:
+        """Take the next answer if all of it is in the buffer, and nothing special about it.
+
+        Returns None, having done nothing, if it is not so.
+        """
+        buffer = self.buffer
+        start, end = buffer.start, buffer.end
+        if start == end or not self.pipeline:
+            return None
+        exchange = self.pipeline[0]
+        stop = buffer.data.find(b"\r\n\r\n", start, end)
+        if stop < 0 or exchange.special or self.ended is not None or self.failure is not None:
+            return None
+        head = parse_plain_head(buffer.view[start:stop].tobytes())
+        if head is None:
+            return None
+        minor_version, status, reason, fields = head
+        if status < 200:
+            return None
+        try:
+            _, length, persistent = response_framing(exchange.method, minor_version, status, fields)
+        except DugongError:
+            return None  # it will come again
+        stop += 4
+        if length is None or not persistent or stop + length > end:
+            return None
+        body = buffer.view[stop : stop + length].tobytes() if length else b""
+        exchange.minor_version = minor_version
+        exchange.persistent = True
+        self.cut = None
+        buffer.start = stop + length
+        buffer.scanned = 0
+        # Last, as ever.
+        self.pipeline.popleft()
+        return exchange, status, reason, fields, length, body
+
+    def _next_answer_and_body(self, patience: float | None) -> Answer | None:
+        """Receive the next answer, and take its body if that is there; None: *patience* was 0."""
+        while True:
+            exchange = self.pipeline[0] if self.pipeline else None
+            answer = self._next_answer(patience)
+            if isinstance(answer, HTTPResponse):
+                break
+            if patience == 0:
+                return None
+            if answer is None:
+                eval_coroutine(self._co_wait_for_sender(), patience)
+            else:
+                answer.block(patience)
+        assert exchange is not None
+        body: bytes | None = b""
+        incoming = self.incoming
+        if incoming is not None:
+            reader = incoming.reader
+            body = reader.take_if_buffered() if isinstance(reader, LengthReader) else None
+            if body is not None:
+                self._finish_answer(incoming)
+        return exchange, answer.status, answer.reason, answer.headers.fields, answer.length, body
 
     def _next_answer(self, patience: float | None) -> HTTPResponse | PollNeeded | None:
         """Like a reader: do what can be done without waiting, or with *patience*.

@@ -111,6 +111,7 @@ class RequestBuilder:
         exchange = Exchange(method, path)
         exchange.close = "close" in given.connection
         exchange.upgrade = "upgrade" in given.names
+        exchange.special = True  # perhaps
         if following and length != 0:
             exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
             exchange.request_side = RequestSide.CONTINUE if expect100 else RequestSide.BODY

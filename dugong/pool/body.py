@@ -64,12 +64,18 @@ class RequestBody(ABC):
         """
         return None
 
-    @abstractmethod
-    def rewind(self) -> bool:
+    @property
+    def rewindable(self) -> bool:
+        """Whether `rewind` can do what it is for."""
+        return True
+
+    def rewind(self) -> None:
         """Go back to where it stood when the request was made. To be called before each sending.
 
-        Returns False if that is impossible, and something has been taken.
+        Raises ValueError if that is impossible, and something has been taken.
         """
+        if not self.rewindable:
+            raise ValueError("the body cannot be sent again, for it cannot be rewound")
 
     @abstractmethod
     def pieces(self) -> Iterator[memoryview]:
@@ -161,9 +167,6 @@ class _Bytes(RequestBody):
     def data(self) -> memoryview:
         return memoryview(self._bytes)
 
-    def rewind(self) -> bool:
-        return True
-
     def pieces(self) -> Iterator[memoryview]:
         return _cut(self.data)
 
@@ -212,7 +215,8 @@ class _Items(_Counted):
         super().__init__(length)
         self._iterable = iterable
 
-    def rewind(self) -> bool:
+    @property
+    def rewindable(self) -> bool:
         return not self._taken or not isinstance(self._iterable, Iterator)
 
     def _items(self) -> Iterator[object]:
@@ -228,7 +232,8 @@ class _Stream(_Counted):
         super().__init__(length)
         self._file = file
 
-    def rewind(self) -> bool:
+    @property
+    def rewindable(self) -> bool:
         return not self._taken
 
     def _items(self) -> Iterator[object]:
@@ -256,9 +261,12 @@ class _Seekable(_Stream):
         super().__init__(file, length)
         self._start = start
 
-    def rewind(self) -> bool:
-        cast(_SeekableFile, self._file).seek(self._start)
+    @property
+    def rewindable(self) -> bool:
         return True
+
+    def rewind(self) -> None:
+        cast(_SeekableFile, self._file).seek(self._start)
 
 
 class _RegularFile(_Counted):
@@ -275,9 +283,6 @@ class _RegularFile(_Counted):
     def file_range(self) -> tuple[int, int, int] | None:
         count = cast(int, self._length)
         return (self._file.fileno(), self._start, count) if count else None
-
-    def rewind(self) -> bool:
-        return True
 
     def _items(self) -> Iterator[object]:
         offset = self._start

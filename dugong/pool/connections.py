@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 from time import monotonic
 
+from dugong.connection.exchange import RequestSide
 from dugong.errors import (
     ConnectionClosed,
     Delivery,
@@ -23,11 +24,12 @@ from dugong.errors import (
 )
 from dugong.pool import receiver
 from dugong.pool.dispatch import has_room, wants_connection
+from dugong.pool.failure import failure
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Attempt
-from dugong.pool.shared import Shared, failure
+from dugong.pool.shared import Shared
 
 __all__ = ["Connections"]
 
@@ -62,6 +64,8 @@ class Connections(Shared, ABC):
             oldest = next(iter(self.hosts.values()))
             if oldest.unused:
                 del self.hosts[oldest.origin]
+                for index, count in enumerate((oldest.sent, oldest.answered, oldest.resent)):
+                    self.past[index] += count
         return host
 
     def _serve(self, host: Host) -> None:
@@ -92,6 +96,8 @@ class Connections(Shared, ABC):
             pipeline.work.notify()
 
     def _open(self, host: Host) -> None:
+        if self.closed:
+            return
         if self.connections >= self.limits.max_connections and not self._make_room(host):
             self.wanting[host] = None
             return
@@ -100,6 +106,8 @@ class Connections(Shared, ABC):
             host, self.lock, partial(self.dial, host.origin), now, self.limits.max_requests
         )
         host.pipelines[pipeline] = None
+        if self.limits.max_age is not None:
+            self._at(now + self.limits.max_age, partial(self._retire, pipeline))
         self.connections += 1
         self.opened += 1
         if not self._maintained:
@@ -134,7 +142,11 @@ class Connections(Shared, ABC):
         host.roomy.pop(pipeline, None)
         if pipeline in host.idle:
             del host.idle[pipeline], self.idle[pipeline]
-        if not pipeline.sender_parked or pipeline.closed_to_more or pipeline.reserved is not None:
+        if not pipeline.sender_parked:
+            return
+        if pipeline.used_up and not pipeline.in_flight and not pipeline.ending:
+            self._end(pipeline)
+        if pipeline.closed_to_more or pipeline.reserved is not None:
             return
         room = has_room(host, pipeline)
         if pipeline.in_flight:
@@ -142,10 +154,8 @@ class Connections(Shared, ABC):
                 host.roomy[pipeline] = None
             return
         now = monotonic()
-        max_age = self.limits.max_age
-        if not room or (max_age is not None and now - pipeline.opened > max_age):
-            if not room:
-                host.lessons.quota = None
+        if not room:
+            host.lessons.quota = None  # the host would have closed the connection
             self._end(pipeline)
         elif self.wanting and not host.queued:
             self._end(pipeline)
@@ -156,6 +166,12 @@ class Connections(Shared, ABC):
             if not pipeline.watched:
                 pipeline.watched = True
                 self._at(now + RELEASE_TIME, partial(self._watch_idle, pipeline))
+
+    def _retire(self, pipeline: Pipeline) -> None:
+        """Have *pipeline*, which has reached its age, take nothing more and end between answers."""
+        pipeline.retiring = True
+        if not pipeline.ending:
+            self._place(pipeline)
 
     def _watch_idle(self, pipeline: Pipeline) -> None:
         """Have an idle connection give back its memory after a while, and close it after longer."""
@@ -213,19 +229,24 @@ class Connections(Shared, ABC):
             elif self._may_go_back(pipeline, job, verdict, first):
                 back.append(job)
             else:
-                error = job.error or pipeline.failure or ConnectionClosed()
-                self._finish(job, failure(error, verdict))
+                error = failure(job.error or pipeline.failure or ConnectionClosed(), verdict)
+                if job.upload is not None and not job.upload.rewindable:
+                    error.add_note("the body of the request could not have been sent again")
+                self._finish(job, error)
             first = False
         now = time.time()
         reason = str(pipeline.failure or "the server ended the connection")
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.attempts += (Attempt(now, pipeline.name, reason, verdict),)
         host.resent += len(back)
-        if pipeline.reserved is not None:
-            back.append(pipeline.reserved)
-            pipeline.reserved = None
+        reserved, pipeline.reserved = pipeline.reserved, None
+        if reserved is not None:
             host.queued -= 1
-            self.queued -= 1
+            self._unqueue(1)
+            if self.closed:
+                self._finish(reserved, failure(PoolClosed(), Delivery.UNSENT))
+            else:
+                back.append(reserved)
         for job in back:
             job.pipeline = None
         host.put_back(back)
@@ -242,6 +263,8 @@ class Connections(Shared, ABC):
         Only the *first* request that was not answered can be why the connection ended.
         """
         if self.closed or job.error is not None:
+            return False
+        if job.upload is not None and not job.upload.rewindable:
             return False
         harmless = verdict is Delivery.UNSENT or job.request.is_idempotent
         if not harmless or pipeline.failure is None or not first:
@@ -279,4 +302,7 @@ class Connections(Shared, ABC):
             return Delivery.UNSENT
         if oldest and (job.answering or pipeline.duplexer.buffer):
             return Delivery.ANSWER_STARTED
-        return job.exchange.delivery
+        delivery = job.exchange.delivery
+        if delivery is Delivery.SENT and job.exchange.request_side is not RequestSide.SENT:
+            return Delivery.PARTLY_SENT  # the head was, but not all of the body
+        return delivery

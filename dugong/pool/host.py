@@ -103,6 +103,8 @@ class Lessons:
 
     def state(self, now: float) -> str:
         """Return how far pipelining goes, in words."""
+        if self._depth == 1:
+            return "off"
         if now < self._serial_until:
             return "one at a time"
         if self.window == 1:

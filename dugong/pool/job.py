@@ -104,11 +104,12 @@ class Job:
         """Return the exchange for another sending of the request."""
         exchange = Exchange(self.request.method, self.request.target)
         upload = self.upload
+        exchange.special = exchange.close = self.close
         if upload is not None and upload.length != 0:
+            exchange.special = True
             length = upload.length
             exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
             exchange.request_side = RequestSide.CONTINUE if self.expect100 else RequestSide.BODY
-        exchange.close = self.close
         self.exchange = exchange
         return exchange
 

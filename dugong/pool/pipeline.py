@@ -36,7 +36,8 @@ class Pipeline:
       makes a request by itself, or a caller who reads a body is at work on the connection.
     * `sender_parked`: the sender waits at `work`. The receiver waits at `arrivals`.
     * `connected`; `exclusive`: a request that is to be alone is in flight; `blocked`: a long answer
-      is coming in; `broken`: nothing more can be sent; `ending`: nor received. `failure` is why,
+      is coming in; `retiring`: it is too old; `broken`: nothing more can be sent; `ending`: nor
+      received. `failure` is why,
       unless the connection ends in good order; `settled`: its requests have been seen to.
     * `uploading`: whose body the sender has; `let_go_at`: when it last let go of one.
     * `sent`, `answered`: how many; `idle_since`: when it last became idle; `watched`: a timer
@@ -64,6 +65,7 @@ class Pipeline:
         "receiver_parked",
         "receiving",
         "reserved",
+        "retiring",
         "sender_parked",
         "sending",
         "sent",
@@ -92,6 +94,7 @@ class Pipeline:
         self.arrivals = Condition(lock)
         self.in_flight: deque[Job] = deque()
         self.reserved: Job | None = None
+        self.retiring = False
         self.connected = False
         self.sending = True  # for it is connecting
         self.receiving = False
@@ -118,11 +121,17 @@ class Pipeline:
         return (
             self.ending
             or self.broken
+            or self.retiring
             or self.exclusive
             or self.blocked
             or self.borrowed
             or self.streaming
         )
+
+    @property
+    def used_up(self) -> bool:
+        """True if the connection is to end once nothing is in flight, as the caller has asked."""
+        return self.retiring or (self.max_requests is not None and self.sent >= self.max_requests)
 
     @property
     def unused(self) -> bool:

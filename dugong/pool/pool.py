@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dugong
 from dugong.connection.dial import Proxy, co_dial, netloc
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool"]
 
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
-_END = object()
 _AHEAD = 1024  # requests that map() and as_completed() keep under way, at most
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _FRAMING = frozenset(
@@ -158,26 +157,16 @@ class ConnectionPool:
         Takes either a `Request` or the parameters of one. Raises ValueError or TypeError for bad
         arguments, and what `submit(...).result()` raises.
         """
-        if not isinstance(method, Request):
-            method = Request(
-                method,
-                _given(url),
-                headers,
-                body,
-                timeout=timeout,
-                deadline=deadline,
-                expect100=expect100,
-                idempotent=idempotent,
-            )
-        job = self._job(method)
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
         scheduler = self._scheduler
-        if method.deadline is None and job.upload is None:
+        scheduler.check_may_wait()
+        job = self._job(made)
+        if made.deadline is None and job.upload is None:
             pipeline = scheduler.borrow(job)
             if pipeline is not None:
                 self._do(job, pipeline)
                 return job.future.result()
-        scheduler.check_may_wait()
-        scheduler.submit(job, True, _deadline(method))
+        scheduler.submit(job, True, _deadline(made))
         try:
             return job.future.result()
         except BaseException:
@@ -218,19 +207,9 @@ class ConnectionPool:
         ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
         `result()` of the future.
         """
-        if not isinstance(method, Request):
-            method = Request(
-                method,
-                _given(url),
-                headers,
-                body,
-                timeout=timeout,
-                deadline=deadline,
-                expect100=expect100,
-                idempotent=idempotent,
-            )
-        job = self._job(method)
-        self._scheduler.submit(job, block, _deadline(method))
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
+        job = self._job(made)
+        self._scheduler.submit(job, block, _deadline(made))
         return job.future
 
     def map(self, requests: Iterable[str | Request]) -> Iterator[Response]:
@@ -238,14 +217,16 @@ class ConnectionPool:
 
         Takes from *requests* only so much that there is enough under way, so they may be endless.
         A request that fails raises here, and the later ones are cancelled: use `as_completed` to
-        go on.
+        go on. Raises TypeError at the call if *requests* are no iterable.
         """
-        source = iter(requests)
+        return self._map(_requests(requests))
+
+    def _map(self, source: Iterator[Request]) -> Iterator[Response]:
         ahead: deque[ResponseFuture] = deque()
         try:
             while True:
-                while len(ahead) < _AHEAD and (item := next(source, _END)) is not _END:
-                    ahead.append(self.submit(_request(item)))
+                while len(ahead) < _AHEAD and (request := next(source, None)) is not None:
+                    ahead.append(self.submit(request))
                     if ahead[0].done():
                         break
                 if not ahead:
@@ -259,15 +240,17 @@ class ConnectionPool:
         """Yield a future for each of *requests* (URLs, for GET, or `Request`s), when it is done.
 
         `future.request` says whose it is. Takes from *requests* only so much that there is enough
-        under way, so they may be endless.
+        under way, so they may be endless. Raises TypeError at the call if they are no iterable.
         """
-        source = iter(requests)
+        return self._as_completed(_requests(requests))
+
+    def _as_completed(self, source: Iterator[Request]) -> Iterator[ResponseFuture]:
         done: SimpleQueue[Any] = SimpleQueue()
         pending: set[ResponseFuture] = set()
         try:
             while True:
-                while len(pending) < _AHEAD and (item := next(source, _END)) is not _END:
-                    future = self.submit(_request(item))
+                while len(pending) < _AHEAD and (request := next(source, None)) is not None:
+                    future = self.submit(request)
                     pending.add(future)
                     future.add_done_callback(done.put)
                     if not done.empty():
@@ -301,21 +284,11 @@ class ConnectionPool:
         it is drained, or the connection closed. With a request body, the block begins when the
         answer does, which may be before all of the body was sent.
         """
-        if not isinstance(method, Request):
-            method = Request(
-                method,
-                _given(url),
-                headers,
-                body,
-                timeout=timeout,
-                deadline=deadline,
-                expect100=expect100,
-                idempotent=idempotent,
-            )
-        job = self._job(method)
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
+        job = self._job(made)
         job.alone = job.streamed = True
         self._scheduler.check_may_wait()
-        self._scheduler.submit(job, True, _deadline(method))
+        self._scheduler.submit(job, True, _deadline(made))
         answer: StreamedResponse | None = None
         try:
             answer = receiver.streamed(job.future.result())
@@ -474,15 +447,42 @@ class _Dialer:
         return co_dial(origin.host, origin.port, context, self._proxy, self._timeout)
 
 
-def _request(item: object) -> Request:
-    # Anything but a str is refused there.
-    return item if isinstance(item, Request) else Request("GET", cast(str, item))
+def _made(
+    method: str | Request,
+    url: str | None,
+    headers: HeadersLike | None,
+    body: BodyLike | None,
+    timeout: float | PoolDefault | None,
+    deadline: float | None,
+    expect100: bool,
+    idempotent: bool | None,
+) -> Request:
+    """Return the `Request` that the caller has given, or has given the parameters of."""
+    if not isinstance(method, Request):
+        if url is None:
+            raise TypeError("a method and a URL are needed, or a Request")
+        return Request(
+            method,
+            url,
+            headers,
+            body,
+            timeout=timeout,
+            deadline=deadline,
+            expect100=expect100,
+            idempotent=idempotent,
+        )
+    others = (url, headers, body, deadline, idempotent)
+    if others != (None, None, None, None, None) or timeout is not POOL_DEFAULT or expect100:
+        raise TypeError("a Request says all of it: give that, or the parameters of one")
+    return method
 
 
-def _given(url: str | None) -> str:
-    if url is None:
-        raise TypeError("a method and a URL are needed, or a Request")
-    return url
+def _requests(items: Iterable[str | Request]) -> Iterator[Request]:
+    """Return what is to be sent for *items*, which may be endless."""
+    if isinstance(items, (str, bytes, Request)) or not isinstance(items, Iterable):
+        raise TypeError(f"requests must be an iterable of URLs and Requests, not {items!r}")
+    # Anything else than a str is refused by Request.
+    return (item if isinstance(item, Request) else Request("GET", item) for item in items)
 
 
 def _deadline(request: Request) -> float | None:

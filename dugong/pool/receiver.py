@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.readers import LengthReader
-from dugong.errors import ConnectionClosed, ConnectionTimedOut, ResponseTooLarge
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
+from dugong.headers import Headers
+from dugong.pool.failure import failure
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
@@ -50,26 +52,25 @@ def receive(scheduler: Traffic, pipeline: Pipeline) -> None:
     in_flight = pipeline.in_flight
     answers, error = pipeline.duplexer.read_answers(in_flight[0].timeout)
     done: list[tuple[Job, Response]] = []
-    for _, head, buffered in answers:
-        if head.status < 200:  # the 100 that was asked for
+    for _, status, reason, fields, length, buffered in answers:
+        if status < 200:  # the 100 that was asked for
             scheduler.open_gate(pipeline)
             return
         job = in_flight[len(done)]
         if (body := buffered) is None:
             job.answering = True
-            if job.streamed and scheduler.hand_over(pipeline, job, head):
-                return
+            if job.streamed:
+                headers = Headers._from_parsed(fields)
+                source = ConnectionBody(scheduler, pipeline, job)
+                answer = StreamedResponse(status, reason, headers, job.request, length, source)
+                if scheduler.hand_over(pipeline, job, answer, source):
+                    return
             try:
-                body = _receive_body(scheduler, pipeline, job, head.length)
+                body = _receive_body(scheduler, pipeline, job, length)
             except Exception as exc:
                 error = exc
                 break
-        done.append(
-            (
-                job,
-                Response(head.status, head.reason, head.headers, body, job.request, job.attempts),
-            )
-        )
+        done.append((job, Response(status, reason, fields, body, job.request, job.attempts)))
     if isinstance(error, ConnectionTimedOut) and not done and scheduler.sends_body(pipeline):
         return  # as long as there is progress in the other direction, this is no time-out
     scheduler.answered(pipeline, done, error)
@@ -115,16 +116,21 @@ class ConnectionBody:
         """Receive the next part of the body straight into *view*; 0 is its end."""
         try:
             return self._pipeline.duplexer.readinto(view, self._job.timeout)
-        except ConnectionClosed as exc:
-            raise self._pipeline.failure or exc from None
+        except Exception as exc:
+            raise self._error(exc) from None
 
     def read(self, size: int) -> bytes:
         """Receive up to *size* bytes of the body; b"" is its end."""
-        duplexer, timeout = self._pipeline.duplexer, self._job.timeout
+        timeout = self._job.timeout
         try:
-            return eval_coroutine(duplexer.co_read(size, timeout), timeout)
-        except ConnectionClosed as exc:
-            raise self._pipeline.failure or exc from None
+            return eval_coroutine(self._pipeline.duplexer.co_read(size, timeout), timeout)
+        except Exception as exc:
+            raise self._error(exc) from None
+
+    def _error(self, exc: Exception) -> Exception:
+        """Return what to raise for *exc*: if it was us who ended the connection, why."""
+        ours = self._pipeline.failure if isinstance(exc, ConnectionClosed) else None
+        return failure(ours or exc, Delivery.ANSWER_STARTED)
 
     def close(self) -> None:
         """Give the connection back: at once, if next to nothing is left to be read, or closed."""

@@ -7,9 +7,10 @@ anything, and that through the `BodySource` it was given.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from dugong.connection.head import Field
 from dugong.connection.request import writable_view
 from dugong.errors import Delivery, DugongError, HTTPStatusError
 from dugong.headers import Headers
@@ -47,23 +48,35 @@ class Response:
     before this one. Not to be changed; then any thread may read it.
     """
 
-    __slots__ = ("attempts", "body", "headers", "reason", "request", "status")
+    __slots__ = ("_headers", "attempts", "body", "reason", "request", "status")
+
+    # Of those that were received, nobody asks for most: then they stay as they were parsed.
+    _headers: Headers | Sequence[Field]
 
     def __init__(
         self,
         status: int,
         reason: str,
-        headers: Headers,
+        headers: Headers | Sequence[Field],
         body: bytes,
         request: Request,
         attempts: tuple[Attempt, ...] = (),
     ) -> None:
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self._headers = headers
         self.body = body
         self.request = request
         self.attempts = attempts
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        headers = self._headers
+        if not isinstance(headers, Headers):
+            # Two threads may both do this, at no harm.
+            headers = self._headers = Headers._from_parsed(headers)
+        return headers
 
     @property
     def url(self) -> str:

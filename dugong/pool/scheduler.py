@@ -22,10 +22,11 @@ from dugong.errors import (
     StateError,
 )
 from dugong.pool import receiver
+from dugong.pool.failure import failure
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from dugong.pool.shared import Limits, failure
+from dugong.pool.shared import Limits
 from dugong.pool.statistics import (
     ConnectionStatistics,
     Holding,
@@ -171,6 +172,8 @@ class Scheduler(Traffic):
             self._drop(job)
             self._deferred.append(partial(job.future._reject, error))
             return
+        if job.outcome is not None:
+            return  # it has been answered, and waits for nothing but the sender
         message = f"the deadline passed on connection {pipeline.name}"
         error = _timed_out(message, self._delivery(pipeline, job, job is pipeline.in_flight[0]))
         if job.sending or (pipeline.in_flight and pipeline.in_flight[0] is job):
@@ -273,9 +276,9 @@ class Scheduler(Traffic):
                 connections=self.connections,
                 opened=self.opened,
                 closed=self.ended,
-                sent=sum(host.sent for host in hosts.values()),
-                answered=sum(host.answered for host in hosts.values()),
-                resent=sum(host.resent for host in hosts.values()),
+                sent=self.past[0] + sum(host.sent for host in hosts.values()),
+                answered=self.past[1] + sum(host.answered for host in hosts.values()),
+                resent=self.past[2] + sum(host.resent for host in hosts.values()),
                 hosts=hosts,
             )
 
@@ -305,7 +308,9 @@ class Scheduler(Traffic):
                 # Whoever waits for it does so in the parent, and so does what it calls back.
                 job.future._audience = None
                 deferred.append(partial(job.future._reject, error))
+        closed = self.closed
         self.reset()
+        self.closed = closed
         self._deferred.extend(deferred)
         self._do_deferred()
 
@@ -318,6 +323,7 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
         window=host.lessons.window,
         pipelining=host.lessons.state(now),
         lesson=host.lessons.lesson,
+        quota=host.lessons.quota,
         sent=host.sent,
         answered=host.answered,
         resent=host.resent,

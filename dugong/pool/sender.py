@@ -7,20 +7,33 @@ thread takes when it makes a request by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dugong.connection.exchange import RequestSide
 from dugong.connection.polling import eval_coroutine
 from dugong.errors import ConnectionClosed
+from dugong.pool.body import cut_short
 
 if TYPE_CHECKING:
+    from dugong.connection.polling import Coroutine
+    from dugong.pool.body import RequestBody
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
     from dugong.pool.traffic import Traffic
 
 __all__ = ["run", "send"]
 
-_FILE_PIECE = 1024 * 1024  # bytes in one system call, so that progress can be seen
+_FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can be seen
+
+
+class _BodyError(Exception):
+    """The caller's body has failed, with an *error* that may look like one of the connection."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the body of a request could not be read: {error!r}")
+        self.error = error
 
 
 def run(scheduler: Traffic, pipeline: Pipeline) -> None:
@@ -34,21 +47,24 @@ def run(scheduler: Traffic, pipeline: Pipeline) -> None:
     error: Exception | None = None
     while batch := scheduler.next_batch(pipeline, error):
         error = send(scheduler, pipeline, batch)
+        del batch  # which has bodies and answers that an idle connection would keep in memory
 
 
 def send(scheduler: Traffic, pipeline: Pipeline, batch: list[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
     last = batch[-1]
     try:
-        if last.upload is not None and not last.upload.rewind():
-            last.error = last.error or ConnectionClosed("an earlier connection was lost")
-            last.error.add_note("the body cannot be sent again, for it cannot be rewound")
-            return last.error
+        if last.upload is not None:
+            with _blaming_body():
+                last.upload.rewind()
         pipeline.duplexer.send_requests(
             [(job.begin(), job.head) for job in batch], last.timeout, pipeline.wake_receiver
         )
         if last.upload is not None:
             _send_body(scheduler, pipeline, last)
+    except _BodyError as exc:
+        last.error = exc.error
+        return exc
     except ConnectionClosed as exc:
         # The receiver finds out what that means: there may be an answer that says why.
         return exc
@@ -64,21 +80,72 @@ def _send_body(scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
     assert upload is not None
     if exchange.request_side is RequestSide.CONTINUE:
         scheduler.wait_at_gate(pipeline, exchange)
-        duplexer.proceed(exchange)
+        if not duplexer.aborted:
+            duplexer.proceed(exchange)
     if exchange.request_side is not RequestSide.BODY:
         return
     transport = duplexer.transport
-    if upload.file_range is not None and transport is not None and transport.can_send_files:
-        fd, offset, count = upload.file_range
+    with _blaming_body():
+        file_range = upload.file_range
+    if file_range is not None and transport is not None and transport.can_send_files:
+        _, offset, count = file_range
         while count:
             sent = eval_coroutine(
-                duplexer.co_write_file(fd, offset, min(count, _FILE_PIECE)), job.timeout
+                _co_send_file(pipeline, upload, offset, min(count, _FILE_PIECE)), job.timeout
             )
             if not sent:
-                raise ValueError(f"the file ended {count} bytes before the end of the body")
+                raise _BodyError(cut_short(count))
             offset += sent
             count -= sent
     else:
-        for piece in upload.pieces():
+        for piece in _pieces(upload):
             eval_coroutine(duplexer.co_write(piece), job.timeout)
         eval_coroutine(duplexer.co_write_eof(), job.timeout)
+
+
+def _co_send_file(
+    pipeline: Pipeline, upload: RequestBody, offset: int, count: int
+) -> Coroutine[int]:
+    """Send a piece of the file of *upload*; return how many bytes were sent.
+
+    Looks again after each wait whether the file is open, for its descriptor may be another's then.
+    """
+    sending = pipeline.duplexer.co_write_file(_descriptor(upload), offset, count)
+    try:
+        while True:
+            needed = next(sending)
+            yield needed
+            _descriptor(upload)
+    except StopIteration as exc:
+        sent: int = exc.value
+        return sent
+    finally:
+        sending.close()
+
+
+def _descriptor(upload: RequestBody) -> int:
+    with _blaming_body():
+        file_range = upload.file_range
+    assert file_range is not None
+    return file_range[0]
+
+
+def _pieces(upload: RequestBody) -> Iterator[memoryview]:
+    with _blaming_body():
+        yield from upload.pieces()
+
+
+@contextmanager
+def _blaming_body() -> Iterator[None]:
+    """Have whatever is raised within the caller's body be a `_BodyError`."""
+    try:
+        yield
+    except GeneratorExit:
+        raise
+    except Exception as exc:
+        raise _BodyError(exc) from exc
+    except BaseException as exc:
+        # It may be meant to end the program, but it would only end this thread.
+        error = RuntimeError(f"the body of a request has raised {exc!r}")
+        error.__cause__ = exc
+        raise _BodyError(error) from exc

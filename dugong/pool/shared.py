@@ -6,7 +6,6 @@ has been released (`_do_deferred`).
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from typing import NamedTuple
 
 from dugong.connection.polling import Coroutine
 from dugong.connection.transport import Transport
-from dugong.errors import Delivery
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
@@ -25,7 +23,7 @@ from dugong.pool.request import Origin
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.timers import Timer, Timers
 
-__all__ = ["Limits", "Shared", "failure"]
+__all__ = ["Limits", "Shared"]
 
 
 class Limits(NamedTuple):
@@ -69,6 +67,7 @@ class Shared:
         self.closed = False
         self.opened = 0
         self.ended = 0
+        self.past = [0, 0, 0]  # sent, answered and resent, of hosts that have been forgotten
         self._deferred: deque[Callable[[], object]] = deque()
         self._threads: dict[int, Thread] = {}
         self._timers = Timers()
@@ -124,15 +123,3 @@ class Shared:
             self._deferred.append(partial(future._reject, outcome))
         else:
             self._deferred.append(partial(future._resolve, outcome))
-
-
-def failure(error: Exception, delivery: Delivery) -> Exception:
-    """Return *error* as an exception of one request's own."""
-    try:
-        own = copy.copy(error)
-    except Exception:  # a class that cannot be copied, from a caller's body
-        own = error
-    own.__traceback__ = None
-    own.__cause__ = error.__cause__
-    own.delivery = delivery  # type: ignore[attr-defined]  # OSErrors have a dict, too
-    return own

@@ -61,7 +61,8 @@ class HostStatistics:
     `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `in_flight`
     ones have been sent and not been answered. `window` is how many may be in flight on one
     connection now; `pipelining` how that came: "unproven", "growing", "full" or "one at a time",
-    and `lesson` what the host did to be treated so, if it did anything. `sent` and `answered`
+    and `lesson` what the host did to be treated so, if it did anything. `quota` is after how many
+    answers it closes a connection, if that is known. `sent` and `answered`
     count requests, `resent` those that had to be sent again. `connections` are the open ones.
     """
 
@@ -71,6 +72,7 @@ class HostStatistics:
     window: int
     pipelining: str
     lesson: str | None
+    quota: int | None
     sent: int
     answered: int
     resent: int
@@ -78,10 +80,11 @@ class HostStatistics:
 
     def __str__(self) -> str:
         lesson = f" ({self.lesson})" if self.lesson else ""
+        quota = f", closes after {_count(self.quota, 'answer')}" if self.quota else ""
         return (
             f"{self.origin}: {self.queued} queued, {self.in_flight} in flight "
             f"on {_count(len(self.connections), 'connection')}, "
-            f"pipelining {self.pipelining}{lesson}, window {self.window}; "
+            f"pipelining {self.pipelining}{lesson}, window {self.window}{quota}; "
             f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
         )
 

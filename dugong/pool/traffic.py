@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
+from dugong.connection.exchange import Exchange, RequestSide
 from dugong.errors import ConnectionClosed
 from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
@@ -17,6 +18,9 @@ from dugong.pool.dispatch import should_refill, take
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Response, StreamedResponse
+
+if TYPE_CHECKING:
+    from dugong.pool.receiver import ConnectionBody
 
 __all__ = ["Traffic"]
 
@@ -166,6 +170,8 @@ class Traffic(Connections):
                 pipeline.exclusive = False
             if pipeline.uploading is not None:
                 pipeline.work.notify()  # at the gate, perhaps
+            if done and exchange is not None and not exchange.persistent:
+                error = None  # that nothing comes behind the last answer is no news
             if error is not None:
                 self._fail(pipeline, error)
             elif done:
@@ -225,18 +231,17 @@ class Traffic(Connections):
             ):
                 pipeline.work.wait(left)
 
-    def hand_over(self, pipeline: Pipeline, job: Job, head: HTTPResponse) -> bool:
+    def hand_over(
+        self, pipeline: Pipeline, job: Job, answer: StreamedResponse, source: ConnectionBody
+    ) -> bool:
         """Let the caller of *job* read the body from the connection; False if nobody wants it."""
         with self.lock:
             if job.done:
                 return False
             job.done = True
+            job.reading = source
             pipeline.streaming = True
-            job.reading = receiver.ConnectionBody(self, pipeline, job)
-            response = StreamedResponse(
-                head.status, head.reason, head.headers, job.request, head.length, job.reading
-            )
-        job.future._resolve(response)
+        job.future._resolve(answer)
         return True
 
     def end_stream(self, pipeline: Pipeline, job: Job, complete: bool) -> None:

@@ -32,7 +32,7 @@ def made_of(body: BodyLike, content_length: int | None = None) -> RequestBody:
 
 def send(body: RequestBody) -> bytes:
     """Do as the sender does: use each piece before the next is asked for."""
-    assert body.rewind()
+    body.rewind()
     sent = bytearray()
     for piece in body.pieces():
         assert 0 < piece.nbytes <= PIECE
@@ -156,7 +156,7 @@ def test_a_file_is_a_body_from_where_it_stands_to_its_end(file: Any) -> None:
 def test_sending_does_not_move_a_file_that_others_may_use_meanwhile(file: Any) -> None:
     file.seek(5)
     first = made_of(file)
-    assert first.rewind()
+    first.rewind()
     begun = first.pieces()
     assert next(begun) == LARGE[5 : 5 + PIECE]
     assert file.tell() == 5
@@ -313,7 +313,9 @@ def test_a_file_that_says_it_cannot_seek_is_not_sought() -> None:
     body = made_of(Unseekable(LARGE))
     assert body.length is None
     assert send(body) == LARGE
-    assert not body.rewind()
+    assert not body.rewindable
+    with pytest.raises(ValueError, match="rewound"):
+        body.rewind()
 
 
 def test_temporary_files_are_files() -> None:
@@ -335,10 +337,12 @@ def test_what_only_reads_has_no_known_length_and_is_sent_once() -> None:
     assert body.length is None
     assert body.data is None
     assert body.file_range is None
-    assert body.rewind()
-    assert body.rewind()  # nothing has been taken yet
+    body.rewind()
+    body.rewind()  # nothing has been taken yet
     assert send(body) == LARGE
-    assert not body.rewind()
+    assert not body.rewindable
+    with pytest.raises(ValueError, match="rewound"):
+        body.rewind()
 
 
 def test_what_has_come_through_a_pipe_is_sent_though_there_is_no_more_yet() -> None:
@@ -353,7 +357,9 @@ def test_what_has_come_through_a_pipe_is_sent_though_there_is_no_more_yet() -> N
         assert bytes(next(pieces)) == b"second"
         writer.close()
         assert next(pieces, None) is None
-        assert not body.rewind()
+        assert not body.rewindable
+        with pytest.raises(ValueError, match="rewound"):
+            body.rewind()
 
 
 def test_no_more_than_the_declared_length_is_read_of_a_stream() -> None:
@@ -419,7 +425,7 @@ def test_the_items_of_an_iterable_are_sent_as_they_come(length: int | None) -> N
             yield bytes([i]) * i
 
     body = made_of(items(), length)
-    assert body.rewind()
+    body.rewind()
     assert asked == []
     for sent, piece in enumerate(body.pieces(), 1):
         assert piece == bytes([sent]) * sent
@@ -439,17 +445,19 @@ def test_a_large_item_is_cut() -> None:
 
 def test_what_can_be_iterated_again_can_be_sent_again() -> None:
     body = made_of([b"ab", b"c"])
-    assert body.rewind()
+    body.rewind()
     assert bytes(next(body.pieces())) == b"ab"
     assert send(body) == send(body) == b"abc"
 
 
 def test_an_iterator_that_was_begun_cannot_be_sent_again() -> None:
     body = made_of(iter([b"ab", b"c"]))
-    assert body.rewind()
-    assert body.rewind()
+    body.rewind()
+    body.rewind()
     assert bytes(next(body.pieces())) == b"ab"
-    assert not body.rewind()
+    assert not body.rewindable
+    with pytest.raises(ValueError, match="rewound"):
+        body.rewind()
 
 
 def test_an_iterator_may_reuse_its_buffer() -> None:

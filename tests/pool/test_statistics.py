@@ -16,9 +16,19 @@ from dugong.pool.statistics import (
 
 HOLDING = Holding("GET", "http://h/a", 1.25, abandoned=False)
 CONNECTION = ConnectionStatistics("h:80-1", "busy", 12.34, 5, 4, (HOLDING,))
-HOST = HostStatistics("http://h", 7, 1, 4, "growing", None, 5, 4, 0, (CONNECTION,))
+HOST = HostStatistics("http://h", 7, 1, 4, "growing", None, None, 5, 4, 0, (CONNECTION,))
 OLD_HOST = HostStatistics(
-    "https://old.example:8443", 0, 0, 1, "one at a time", "answers as HTTP/1.0", 120, 119, 1, ()
+    "https://old.example:8443",
+    0,
+    0,
+    1,
+    "one at a time",
+    "answers as HTTP/1.0",
+    None,
+    120,
+    119,
+    1,
+    (),
 )
 POOL = PoolStatistics(7, 1, 1, 3, 2, 125, 123, 1, {"http://h": HOST})
 

@@ -1,0 +1,755 @@
+"""Uploads from end to end: each kind of body arrives byte for byte, or not as a whole request.
+
+Whatever has happened to an upload, the next request gets its own answer.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from dugong import ConnectionClosed, Delivery
+from dugong.pool import traffic
+from dugong.pool.scheduler import Scheduler
+from tests.support.pool import (
+    OpenSite,
+    discard_rest,
+    each,
+    name_target,
+    open_site,
+    signal_after,
+    wait_for,
+)
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest
+
+SOME = b"All of the body." * 16
+MUCH = bytes(range(256)) * 5000  # more than is sent in one piece, or fits into any one buffer
+
+PLEASE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Recorder:
+    """A script's answer that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[ReceivedRequest] = []
+
+    def __call__(self, peer: Peer, request: ReceivedRequest) -> None:
+        self.requests.append(request)
+        name_target(peer, request)
+
+
+class Watched:
+    """A body in chunks that knows whether it has been looked at."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+        self.touched = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.touched = True
+        return iter(self._pieces)
+
+
+def endless() -> Iterator[bytes]:
+    """Return a body that only stops if somebody stops it."""
+    return itertools.repeat(bytes(64 * 1024))
+
+
+def file_with(tmp_path: Path, data: bytes) -> BinaryIO:
+    """Return a file that holds *data*, open for reading."""
+    path = tmp_path / "body"
+    path.write_bytes(data)
+    return path.open("rb")
+
+
+def ends_without_an_answer(peer: Peer) -> None:
+    """Receive what the client sends until it closes, and do not answer."""
+    peer.head()
+    discard_rest(peer)
+
+
+# --- what arrives ---------------------------------------------------------------------------------
+
+BYTES_LIKE: dict[str, Callable[[], Any]] = {
+    "no bytes": lambda: b"",
+    "some bytes": lambda: SOME,
+    "much in bytes": lambda: MUCH,
+    "much in a bytearray": lambda: bytearray(MUCH),
+    "some in a memoryview of words": lambda: memoryview(SOME).cast("I"),
+    "much in a memoryview of words": lambda: memoryview(MUCH).cast("I"),
+    "much in a BytesIO": lambda: io.BytesIO(MUCH),
+    "an empty BytesIO": lambda: io.BytesIO(),
+}
+
+
+@pytest.mark.parametrize("kind", BYTES_LIKE)
+def test_what_is_in_memory_arrives_with_its_length(site: OpenSite, kind: str) -> None:
+    body = BYTES_LIKE[kind]()
+    expected = body.getvalue() if isinstance(body, io.BytesIO) else bytes(body)
+    asked = Recorder()
+    with site(each(asked)) as here:
+        assert here.pool.put(here.url(), body).body == b"/"
+        assert here.goes_on()
+        assert here.server.connections == 1
+    request = asked.requests[0]
+    assert request.body == expected
+    assert request.headers["content-length"] == str(len(expected))
+    assert "transfer-encoding" not in request.headers
+    assert "content-md5" not in request.headers
+
+
+@pytest.mark.parametrize("size", [0, 1, len(SOME), len(MUCH)])
+def test_a_file_arrives_with_its_length(site: OpenSite, tmp_path: Path, size: int) -> None:
+    asked = Recorder()
+    with file_with(tmp_path, MUCH[:size]) as file, site(each(asked)) as here:
+        assert here.pool.put(here.url(), file).body == b"/"
+        assert here.goes_on()
+        assert here.server.connections == 1
+        assert not file.closed
+    assert asked.requests[0].body == MUCH[:size]
+    assert asked.requests[0].headers["content-length"] == str(size)
+
+
+def test_a_file_arrives_from_where_it_stands(site: OpenSite, tmp_path: Path) -> None:
+    asked = Recorder()
+    with file_with(tmp_path, MUCH) as file, site(each(asked)) as here:
+        file.seek(1000)
+        here.pool.put(here.url(), file)
+        assert here.goes_on()
+    assert asked.requests[0].body == MUCH[1000:]
+
+
+def test_a_plain_connection_has_files_sent_by_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = []
+    sendfile = os.sendfile
+
+    def noting(out: int, source: int, offset: int, count: int) -> int:
+        sent = sendfile(out, source, offset, count)
+        ranges.append((offset, sent))
+        return sent
+
+    monkeypatch.setattr(os, "sendfile", noting)
+    asked = Recorder()
+    with file_with(tmp_path, MUCH) as file, open_site(each(asked)) as here:
+        file.seek(1000)
+        here.pool.put(here.url(), file)
+    assert asked.requests[0].body == MUCH[1000:]
+    assert ranges[0][0] == 1000
+    assert sum(sent for _, sent in ranges) == len(MUCH) - 1000
+
+
+def test_one_file_serves_many_uploads_at_once(site: OpenSite, tmp_path: Path) -> None:
+    asked = Recorder()
+    with (
+        file_with(tmp_path, MUCH) as file,
+        site(each(asked), repeat=True, max_connections_per_host=2) as here,
+    ):
+        futures = [here.pool.submit("PUT", here.url(), body=file) for _ in range(4)]
+        for future in futures:
+            assert future.result().status == 200
+    assert [request.body for request in asked.requests] == [MUCH] * 4
+
+
+def test_a_pipe_arrives_in_chunks_as_it_is_filled(site: OpenSite) -> None:
+    received = threading.Event()
+
+    def script(peer: Peer) -> None:
+        request = peer.head()
+        assert request.headers["transfer-encoding"] == "chunked"
+        assert peer.exactly(10) == b"5\r\nfirst\r\n"
+        received.set()
+        assert peer.exactly(16) == b"6\r\nsecond\r\n0\r\n\r\n"
+        peer.answer()
+        each(name_target)(peer)
+
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, site(script) as here:
+        with os.fdopen(writing, "wb", buffering=0) as source:
+            future = here.pool.submit("PUT", here.url(), body=pipe)
+            source.write(b"first")
+            wait_for(received)
+            source.write(b"second")
+        assert future.result().status == 200
+        assert here.goes_on()
+
+
+def test_an_iterable_arrives_in_chunks(site: OpenSite) -> None:
+    asked = Recorder()
+    pieces = [b"a", b"", bytearray(b"bc"), memoryview(MUCH), b"d"]
+    with site(each(asked)) as here:
+        here.pool.put(here.url(), (piece for piece in pieces))
+        assert here.goes_on()
+        assert here.server.connections == 1
+    assert asked.requests[0].body == b"abc" + MUCH + b"d"
+    assert asked.requests[0].headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in asked.requests[0].headers
+
+
+def test_an_iterable_without_items_is_an_empty_body(site: OpenSite) -> None:
+    asked = Recorder()
+    with site(each(asked)) as here:
+        here.pool.put(here.url(), iter(()))
+        assert here.goes_on()
+        assert here.server.connections == 1
+    assert asked.requests[0].body == b""
+
+
+def test_an_iterable_of_declared_length_arrives_without_chunks(site: OpenSite) -> None:
+    asked = Recorder()
+    body = (MUCH[start : start + 7000] for start in range(0, len(MUCH), 7000))
+    with site(each(asked)) as here:
+        here.pool.put(here.url(), body, headers={"Content-Length": str(len(MUCH))})
+        assert here.goes_on()
+    assert asked.requests[0].body == MUCH
+    assert asked.requests[0].headers["content-length"] == str(len(MUCH))
+    assert "transfer-encoding" not in asked.requests[0].headers
+
+
+def test_a_stream_of_the_pool_can_be_the_body_of_an_upload(site: OpenSite) -> None:
+    asked = Recorder()
+
+    def script(peer: Peer, request: ReceivedRequest) -> None:
+        if request.method == "GET":
+            peer.answer(MUCH)
+        else:
+            asked(peer, request)
+
+    with site(each(script), repeat=True) as here:
+        with here.pool.stream("GET", here.url("/from")) as source:
+            answer = here.pool.put(here.url("/to"), source)
+        assert answer.body == b"/to"
+    assert asked.requests[0].body == MUCH
+
+
+def test_each_upload_of_many_is_answered_by_its_own_answer(site: OpenSite) -> None:
+    def echo(peer: Peer, request: ReceivedRequest) -> None:
+        peer.answer(request.target.encode() + b" " + request.body)
+
+    def body(number: int) -> Iterator[bytes]:
+        yield b"%d" % number
+
+    with site(each(echo), repeat=True, max_connections_per_host=3) as here:
+        futures = [
+            here.pool.submit("POST", here.url(f"/{i}"), body=body(i) if i % 2 else b"%d" % i)
+            for i in range(30)
+        ]
+        assert [future.result().body for future in futures] == [
+            b"/%d %d" % (i, i) for i in range(30)
+        ]
+
+
+# --- bodies that are not what they said, or fail --------------------------------------------------
+
+
+class OurError(Exception):
+    """What an iterable of the tests raises."""
+
+
+copied = pytest.mark.xfail(strict=True, reason="R3-1: what a body raises is copied")
+
+
+def raising(error: BaseException) -> Iterator[bytes]:
+    yield SOME
+    raise error
+
+
+def no_whole_request(peer: Peer) -> None:
+    """Assert that the client closes before the end of its body."""
+    with pytest.raises((EOFError, ConnectionResetError)):
+        peer.request()
+
+
+def test_what_an_iterable_raises_is_what_the_caller_gets(site: OpenSite) -> None:
+    error = OurError("the disk has failed", 7)
+    with site(no_whole_request, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=raising(error))
+        with pytest.raises(OurError) as caught:
+            future.result()
+        assert caught.value.args == error.args
+        assert caught.value.delivery is Delivery.PARTLY_SENT  # type: ignore[attr-defined]
+        assert here.goes_on()
+
+
+@copied
+def test_an_exception_from_an_iterable_shows_where_it_was_raised() -> None:
+    with open_site(no_whole_request) as here:
+        future = here.pool.submit("PUT", here.url(), body=raising(OurError()))
+        error = future.exception()
+    assert error is not None
+    names = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        names.append(traceback.tb_frame.f_code.co_name)
+        traceback = traceback.tb_next
+    assert "raising" in names
+
+
+@copied
+def test_an_exception_that_cannot_be_copied_truly_is_not_copied() -> None:
+    class Failed(Exception):
+        def __init__(self, what: str) -> None:
+            super().__init__(f"{what} has failed")
+
+    with open_site(no_whole_request) as here:
+        future = here.pool.submit("PUT", here.url(), body=raising(Failed("the disk")))
+        assert str(future.exception()) == "the disk has failed"
+
+
+@pytest.mark.parametrize("error", [ConnectionClosed(), ConnectionResetError(), TimeoutError()])
+def test_an_iterable_that_fails_as_a_connection_does_ends_the_upload(
+    site: OpenSite, error: Exception
+) -> None:
+    with site(no_whole_request, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=raising(error))
+        assert type(future.exception(TIMEOUT)) is type(error)
+        assert here.goes_on()
+
+
+def test_an_iterable_that_wants_to_end_the_program_only_ends_its_request(site: OpenSite) -> None:
+    with site(no_whole_request, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=raising(SystemExit(3)))
+        with pytest.raises(RuntimeError, match=r"SystemExit\(3\)") as caught:
+            future.result(TIMEOUT)
+        assert isinstance(caught.value.__cause__, SystemExit)
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("item", ["text", None, 5])
+def test_an_iterable_of_something_else_than_bytes_fails(site: OpenSite, item: object) -> None:
+    with site(no_whole_request, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=iter([SOME, item]))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=type(item).__name__):
+            future.result()
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(len(SOME) - 1, "longer than"), (len(SOME) + 1, "1 bytes short")]
+)
+def test_an_iterable_must_keep_to_its_declared_length(
+    site: OpenSite, size: int, message: str
+) -> None:
+    headers = {"Content-Length": str(size)}
+    with site(no_whole_request, each(name_target)) as here:
+        future = here.pool.submit(
+            "PUT", here.url(), headers=headers, body=iter([SOME[:9], SOME[9:]])
+        )
+        with pytest.raises(ValueError, match=message):
+            future.result()
+        assert here.goes_on()
+
+
+def begins_when_told(told: threading.Event, ready: threading.Event) -> Callable[[Peer], None]:
+    """Return a script that asks for a body when it is *told*; *ready* says that it waits."""
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        ready.set()
+        wait_for(told)
+        peer.send(PLEASE)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            peer.exactly(len(MUCH))
+
+    return script
+
+
+def test_a_file_that_has_shrunk_is_too_short(site: OpenSite, tmp_path: Path) -> None:
+    told, ready = threading.Event(), threading.Event()
+    with (
+        file_with(tmp_path, MUCH) as file,
+        site(begins_when_told(told, ready), each(name_target)) as here,
+    ):
+        future = here.pool.submit("PUT", here.url(), body=file, expect100=True)
+        wait_for(ready)
+        os.truncate(file.name, 1000)
+        told.set()
+        with pytest.raises(ValueError, match=f"{len(MUCH) - 1000} bytes short of its length"):
+            future.result()
+        assert here.goes_on()
+
+
+def test_a_file_that_has_grown_is_sent_as_it_was(site: OpenSite, tmp_path: Path) -> None:
+    told, ready = threading.Event(), threading.Event()
+    received = []
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        ready.set()
+        wait_for(told)
+        peer.send(PLEASE)
+        received.append(peer.exactly(len(SOME)))
+        peer.answer()
+        each(name_target)(peer)
+
+    with file_with(tmp_path, SOME) as file, site(script) as here:
+        future = here.pool.submit("PUT", here.url(), body=file, expect100=True)
+        wait_for(ready)
+        os.truncate(file.name, 1000)
+        told.set()
+        assert future.result().status == 200
+        assert here.goes_on()
+    assert received == [SOME]
+
+
+def test_a_file_that_was_closed_before_it_was_sent_fails(site: OpenSite, tmp_path: Path) -> None:
+    told, ready = threading.Event(), threading.Event()
+    with (
+        file_with(tmp_path, MUCH) as file,
+        site(begins_when_told(told, ready), each(name_target)) as here,
+    ):
+        future = here.pool.submit("PUT", here.url(), body=file, expect100=True)
+        wait_for(ready)
+        file.close()
+        told.set()
+        with pytest.raises(ValueError, match="closed"):
+            future.result()
+        assert here.goes_on()
+
+
+# --- Expect: 100-continue -------------------------------------------------------------------------
+
+
+def test_a_body_goes_out_when_the_server_asks_for_it(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", TIMEOUT * 2)  # only the server opens the gate
+    body = Watched(SOME, SOME)
+
+    def script(peer: Peer) -> None:
+        request = peer.head()
+        assert request.headers["expect"] == "100-continue"
+        assert not body.touched
+        peer.send(PLEASE)
+        chunk = b"%x\r\n%b\r\n" % (len(SOME), SOME)
+        assert peer.exactly(2 * len(chunk) + 5) == 2 * chunk + b"0\r\n\r\n"
+        peer.answer(b"got it")
+        each(name_target)(peer)
+
+    with site(script) as here:
+        assert here.pool.put(here.url(), body, expect100=True).body == b"got it"
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "please",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 100\r\n\r\n",
+        b"HTTP/1.1 100 \r\n\r\n",
+        b"HTTP/1.1 100 Go on\r\nServer: this\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+    ],
+)
+def test_a_server_may_ask_in_many_ways(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch, please: bytes
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", TIMEOUT * 2)
+
+    def script(peer: Peer) -> None:
+        head = peer.head()
+        peer.send(please)
+        assert peer.exactly(int(head.headers["content-length"])) == SOME
+        peer.answer(b"got it")
+        each(name_target)(peer)
+
+    with site(script) as here:
+        assert here.pool.put(here.url(), SOME, expect100=True).body == b"got it"
+        assert here.goes_on()
+
+
+def test_a_body_goes_out_when_the_server_says_nothing_for_a_while(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", 0.01)
+    asked = Recorder()
+    with site(each(asked)) as here:
+        assert here.pool.put(here.url(), SOME, expect100=True).body == b"/"
+        assert here.goes_on()
+        assert here.server.connections == 1
+    assert asked.requests[0].body == SOME
+
+
+def test_a_100_that_comes_late_is_not_the_answer(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", 0.01)
+
+    def script(peer: Peer, request: ReceivedRequest) -> None:
+        if request.method == "PUT":
+            peer.send(PLEASE)
+        name_target(peer, request)
+
+    with site(each(script)) as here:
+        assert here.pool.put(here.url("/put"), SOME, expect100=True).body == b"/put"
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "417 Expectation Failed", "200 OK"])
+def test_a_final_answer_instead_of_100_leaves_the_body_unsent(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", TIMEOUT * 2)
+    body = Watched(SOME)
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        peer.answer(b"no, thanks", status=status)
+        assert peer.until_eof() == b""
+
+    with site(script, each(name_target)) as here:
+        answer = here.pool.put(here.url(), body, expect100=True)
+        assert (answer.status, answer.body) == (int(status[:3]), b"no, thanks")
+        assert not body.touched
+        assert here.goes_on()
+
+
+def test_a_connection_that_ends_before_100_leaves_the_body_untouched(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", TIMEOUT * 2)
+    body = Watched(SOME)
+    with site(lambda peer: peer.head() and None, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=body, expect100=True)
+        with pytest.raises(ConnectionClosed) as caught:
+            future.result()
+        assert caught.value.delivery is Delivery.PARTLY_SENT
+        assert not body.touched
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("body", [b"", bytearray(), io.BytesIO()])
+def test_a_body_of_no_bytes_expects_nothing(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch, body: Any
+) -> None:
+    monkeypatch.setattr(traffic, "CONTINUE_TIME", TIMEOUT * 2)
+    asked = Recorder()
+    with site(each(asked)) as here:
+        assert here.pool.put(here.url("/put"), body, expect100=True).body == b"/put"
+        assert here.goes_on()
+        assert here.server.connections == 1
+    assert "expect" not in asked.requests[0].headers
+    assert asked.requests[0].headers["content-length"] == "0"
+
+
+# --- early answers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "413 Too Large", "503 Try Later", "302 No"])
+@pytest.mark.parametrize("headers", ["", "Connection: close\r\n"])
+def test_an_early_refusal_stops_the_upload_and_reaches_the_caller(
+    site: OpenSite, status: str, headers: str
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(b"no, thanks", status, headers)
+        discard_rest(peer)
+
+    with site(script, each(name_target)) as here:
+        answer = here.pool.put(here.url(), endless())
+        assert (answer.status, answer.body) == (int(status[:3]), b"no, thanks")
+        assert here.goes_on()
+
+
+def test_an_early_refusal_whose_connection_ends_at_once_reaches_the_caller(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(b"no, thanks", "413 Too Large", "Connection: close\r\n")
+        # Without reading any more, so that the system answers what comes with a reset.
+
+    with site(script, each(name_target)) as here:
+        answer = here.pool.put(here.url(), endless())
+        assert (answer.status, answer.body) == (413, b"no, thanks")
+        assert here.goes_on()
+
+
+def test_an_early_refusal_stops_a_sender_that_waits_for_the_server(site: OpenSite) -> None:
+    release = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(b"no, thanks", "413 Too Large")
+        wait_for(release)  # without reading any more
+
+    with site(script, each(name_target)) as here:
+        answer = here.pool.put(here.url(), endless())
+        assert (answer.status, answer.body) == (413, b"no, thanks")
+        release.set()
+        assert here.goes_on()
+
+
+def test_an_early_refusal_stops_the_upload_of_a_file(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(b"no, thanks", "413 Too Large")
+        discard_rest(peer)
+
+    with file_with(tmp_path, b"") as file, open_site(script, each(name_target)) as here:
+        os.truncate(file.name, 1 << 34)  # sparse; there would be no end of it
+        answer = here.pool.put(here.url(), file)
+        assert (answer.status, answer.body) == (413, b"no, thanks")
+        assert here.goes_on()
+
+
+def test_an_early_refusal_may_be_long(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(MUCH, "413 Too Large")
+        discard_rest(peer)
+
+    with site(script, each(name_target)) as here:
+        answer = here.pool.put(here.url(), endless())
+        assert answer.status == 413
+        assert answer.body == MUCH
+        assert here.goes_on()
+
+
+def test_an_early_consent_does_not_stop_the_upload(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = signal_after(monkeypatch, Scheduler, "answered")
+    received = []
+
+    def body() -> Iterator[bytes]:
+        yield SOME
+        wait_for(answered)
+        yield SOME
+
+    def script(peer: Peer) -> None:
+        head = peer.head()
+        peer.answer(b"gladly")
+        received.append(peer.exactly(int(head.headers["content-length"])))
+        each(name_target)(peer)
+
+    headers = {"Content-Length": str(2 * len(SOME))}
+    with site(script) as here:
+        assert here.pool.put(here.url(), body(), headers=headers).body == b"gladly"
+        assert here.goes_on()
+        assert here.server.connections == 1
+    assert received == [SOME + SOME]
+
+
+def test_an_early_consent_counts_even_if_the_connection_then_ends(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = signal_after(monkeypatch, Scheduler, "answered")
+
+    def body() -> Iterator[bytes]:
+        yield SOME
+        wait_for(answered)
+        yield from endless()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(b"gladly")
+
+    with site(script, each(name_target)) as here:
+        assert here.pool.put(here.url(), body()).body == b"gladly"
+        assert here.goes_on()
+
+
+# --- who has the body -----------------------------------------------------------------------------
+
+
+class Held:
+    """A body that is held up, in the sender, until it is released."""
+
+    def __init__(self) -> None:
+        self.taken = threading.Event()
+        self.released = threading.Event()
+        self.over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield SOME
+        self.taken.set()
+        wait_for(self.released)
+        self.over = True
+        yield SOME
+
+
+def after(event: threading.Event, action: Callable[[Peer], None]) -> Callable[[Peer], None]:
+    """Return a script that receives a head, and does *action* after *event*."""
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        wait_for(event)
+        action(peer)
+
+    return script
+
+
+def _says(data: bytes) -> Callable[[Peer], None]:
+    def action(peer: Peer) -> None:
+        peer.send(data)
+        discard_rest(peer)
+
+    return action
+
+
+ENDS: dict[str, Callable[[Peer], None]] = {
+    "a refusal": _says(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n"),
+    "a last answer": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    "an answer": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "nonsense": _says(b"what?\r\n\r\n"),
+    "the end": lambda peer: None,
+    "a reset": Peer.reset,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_future_is_done_only_when_nobody_reads_its_body_any_more(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    answered = signal_after(monkeypatch, Scheduler, "answered")
+    body = Held()
+    with site(after(body.taken, ENDS[end])) as here:
+        future = here.pool.submit("PUT", here.url(), body=body)
+        over_by_then = []
+        future.add_done_callback(lambda _: over_by_then.append(body.over))
+        wait_for(answered)
+        assert not future.done()
+        body.released.set()
+        future.exception(TIMEOUT)
+        assert over_by_then == [True]
+
+
+def test_a_cancelled_upload_is_over_when_cancel_returns(site: OpenSite) -> None:
+    body = Held()
+    with site(ends_without_an_answer, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=body)
+        wait_for(body.taken)
+        canceller = threading.Thread(target=future.cancel)
+        canceller.start()
+        assert not body.over
+        body.released.set()
+        canceller.join()
+        assert body.over
+        assert future.cancelled()
+        assert here.goes_on()
+
+
+def test_a_pool_that_is_closed_waits_for_bodies_that_are_being_read(site: OpenSite) -> None:
+    body = Held()
+    with site(ends_without_an_answer) as here:
+        future = here.pool.submit("PUT", here.url(), body=body)
+        wait_for(body.taken)
+        closer = threading.Thread(target=here.pool.close)
+        closer.start()
+        assert not future.done()
+        body.released.set()
+        closer.join()
+        assert body.over
+        assert future.exception() is not None
