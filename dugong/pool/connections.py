@@ -21,6 +21,7 @@ from dugong.errors import (
     InvalidResponse,
     PoolClosed,
     ResponseTooLarge,
+    UnsupportedResponse,
 )
 from dugong.pool import receiver
 from dugong.pool.dispatch import has_room, wants_connection
@@ -110,9 +111,6 @@ class Connections(Shared, ABC):
             self._at(now + self.limits.max_age, partial(self._retire, pipeline))
         self.connections += 1
         self.opened += 1
-        if not self._maintained:
-            self._maintained = True
-            self._deferred.append(partial(self._start, self._maintain, "dugong-maintenance"))
         self._deferred.append(partial(self._start_sender, pipeline))
 
     def _make_room(self, host: Host) -> bool:
@@ -269,18 +267,20 @@ class Connections(Shared, ABC):
         harmless = verdict is Delivery.UNSENT or job.request.is_idempotent
         if not harmless or pipeline.failure is None or not first:
             return harmless
+        if not isinstance(pipeline.failure, ConnectionClosed):
+            return False
+        if verdict is Delivery.UNSENT:
+            # An idle connection that the server has closed. If a fresh one ends before its first
+            # request, that is not to go on for ever.
+            again = bool(pipeline.answered) or not job.suspect
+            job.suspect = job.suspect or not pipeline.answered
+            return again
         # An idle connection that the server closes at the moment when it is used looks like this.
         # That of a fresh one, or a second time, is not what has happened.
-        if (
-            not pipeline.answered
-            or job.suspect
-            or not isinstance(pipeline.failure, ConnectionClosed)
-        ):
+        if not pipeline.answered or job.suspect or verdict is Delivery.ANSWER_STARTED:
             return False
-        if verdict is Delivery.ANSWER_STARTED or isinstance(pipeline.failure, receiver.Abandoned):
-            return False
-        job.suspect = verdict is not Delivery.UNSENT
-        return True
+        job.suspect = True
+        return not isinstance(pipeline.failure, receiver.Abandoned)
 
     def _learn_from_end(self, pipeline: Pipeline, verdicts: list[Delivery]) -> None:
         failure, lessons = pipeline.failure, pipeline.host.lessons
@@ -298,9 +298,10 @@ class Connections(Shared, ABC):
 
     def _delivery(self, pipeline: Pipeline, job: Job, oldest: bool) -> Delivery:
         """Return how far *job*, which *pipeline* has, got."""
-        if job.exchange is None:
+        if job.exchange is None or job.exchange.delivery is Delivery.UNSENT:
             return Delivery.UNSENT
-        if oldest and (job.answering or pipeline.duplexer.buffer):
+        bad_answer = isinstance(pipeline.failure, (InvalidResponse, UnsupportedResponse))
+        if oldest and (job.answering or bad_answer or pipeline.duplexer.buffer):
             return Delivery.ANSWER_STARTED
         delivery = job.exchange.delivery
         if delivery is Delivery.SENT and job.exchange.request_side is not RequestSide.SENT:

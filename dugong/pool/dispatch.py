@@ -58,7 +58,7 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
 def take(host: Host, pipeline: Pipeline) -> list[Job]:
     """Remove from the queue of *host*, and return, what *pipeline* is to send now.
 
-    A request that has to be alone, and that no idle connection could have, is reserved by the first
+    A request that has to be alone, and that no free connection could have, is reserved by the first
     pipeline that comes across it, which takes nothing else until it is empty and can send that.
     """
     if pipeline.reserved is not None:
@@ -81,10 +81,15 @@ def take(host: Host, pipeline: Pipeline) -> list[Job]:
             continue
         if not (flying or batch):
             return [job]
-        if host.idle:
+        if any(_is_free(host, other) for other in host.pipelines):
             host.put_back([job])
         else:
             pipeline.reserved, job.pipeline = job, pipeline
             host.queued += 1  # still
         break
     return batch
+
+
+def _is_free(host: Host, pipeline: Pipeline) -> bool:
+    """Return True if *pipeline* has nothing to wait for: it is idle, just woken or connecting."""
+    return not pipeline.in_flight and pipeline.reserved is None and has_room(host, pipeline)

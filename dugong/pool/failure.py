@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 
-from dugong.errors import Delivery
+from dugong.errors import Delivery, DugongError
 
 __all__ = ["failure"]
 
 
 def failure(error: Exception, delivery: Delivery) -> Exception:
-    """Return *error* as an exception of one request's own."""
-    try:
+    """Return *error*, with the verdict *delivery*, as an exception of one request's own.
+
+    What the network has done may concern many requests; each gets a copy. What a caller's body has
+    raised is that caller's, and is left as it is.
+    """
+    own = error
+    if isinstance(error, (DugongError, OSError)):
         own = copy.copy(error)
-    except Exception:  # a class that cannot be copied, from a caller's body
-        own = error
-    own.__traceback__ = None
-    own.__cause__ = error.__cause__
-    own.delivery = delivery  # type: ignore[attr-defined]  # OSErrors have a dict, too
+        own.__cause__ = error.__cause__
+        own.__traceback__ = None
+    own.delivery = delivery  # type: ignore[attr-defined]  # any exception has a dict
     return own

@@ -73,8 +73,8 @@ class Lessons:
         self._one_at_a_time("it answers as HTTP/1.0", now)
 
     def broke_the_rules(self, now: float) -> None:
-        """The host has sent what is no answer to a request that had others behind it."""
-        self._one_at_a_time("it broke the protocol within a pipeline", now)
+        """The host has sent what is no answer, or more of them than it was asked for."""
+        self._one_at_a_time("it has sent what is no answer", now)
 
     def closed(self, answered: int, unanswered: int, now: float) -> None:
         """The host has announced the end of a connection, after *answered* answers on it."""

@@ -136,6 +136,8 @@ class ConnectionPool:
         self._dialer = _Dialer(self._proxy, ssl_context, timeout)
         self._scheduler = Scheduler(limits, self._dialer)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
+        # When the interpreter exits, nothing is to be tidied up, and nobody to be called back.
+        self._finalizer.atexit = False
         _pools.add(self)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -176,13 +178,14 @@ class ConnectionPool:
     def _do(self, job: Job, pipeline: Any) -> None:
         """Make a request in the calling thread, while the threads of *pipeline* are parked."""
         scheduler = self._scheduler
-        error: Exception | None = ConnectionClosed("interrupted")
+        error: Exception | None = None
         try:
             error = sender.send(scheduler, pipeline, [job])
             while pipeline.in_flight and not pipeline.ending and pipeline.duplexer.unread:
                 receiver.receive(scheduler, pipeline)
         except BaseException:
-            error = ConnectionClosed("interrupted")
+            # As its own error, it keeps the request from being sent again, for nobody waits for it.
+            error = job.error = ConnectionClosed("interrupted")
             raise
         finally:
             scheduler.give_back(pipeline, error)
@@ -213,7 +216,7 @@ class ConnectionPool:
         return job.future
 
     def map(self, requests: Iterable[str | Request]) -> Iterator[Response]:
-        """Yield the response to each of *requests* (URLs, for GET, or `Request`s), in their order.
+        """Yield the response to each of *requests* (URLs for GET, or `Request` objects), in order.
 
         Takes from *requests* only so much that there is enough under way, so they may be endless.
         A request that fails raises here, and the later ones are cancelled: use `as_completed` to
@@ -231,13 +234,14 @@ class ConnectionPool:
                         break
                 if not ahead:
                     return
-                yield ahead.popleft().result()
+                yield ahead[0].result()  # which is cancelled, too, if the wait is interrupted
+                ahead.popleft()
         finally:
             for future in ahead:
                 future.cancel()
 
     def as_completed(self, requests: Iterable[str | Request]) -> Iterator[ResponseFuture]:
-        """Yield a future for each of *requests* (URLs, for GET, or `Request`s), when it is done.
+        """Yield a future for each of *requests* (URLs for GET, or `Request` objects), when done.
 
         `future.request` says whose it is. Takes from *requests* only so much that there is enough
         under way, so they may be endless. Raises TypeError at the call if they are no iterable.
@@ -370,7 +374,7 @@ class ConnectionPool:
 
     def _elaborate_job(self, request: Request, host: Host, timeout: float | None) -> Job:
         if request.method == "CONNECT":
-            raise ValueError("a pool cannot make tunnels: use an HTTPConnection")
+            raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
         given = [] if request.headers is None else list(header_pairs(request.headers))
         names = set()
         content_length = None
@@ -481,8 +485,12 @@ def _requests(items: Iterable[str | Request]) -> Iterator[Request]:
     """Return what is to be sent for *items*, which may be endless."""
     if isinstance(items, (str, bytes, Request)) or not isinstance(items, Iterable):
         raise TypeError(f"requests must be an iterable of URLs and Requests, not {items!r}")
-    # Anything else than a str is refused by Request.
-    return (item if isinstance(item, Request) else Request("GET", item) for item in items)
+    # Not a generator, which would be over for good when a frontier is empty for a while.
+    return map(_request, items)
+
+
+def _request(item: str | Request) -> Request:
+    return item if isinstance(item, Request) else Request("GET", item)
 
 
 def _deadline(request: Request) -> float | None:

@@ -43,13 +43,18 @@ class Abandoned(ConnectionClosed):
 
 def run(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Receive until the connection ends."""
-    while scheduler.await_arrivals(pipeline):
-        receive(scheduler, pipeline)
+    try:
+        while scheduler.await_arrivals(pipeline):
+            receive(scheduler, pipeline)
+    except BaseException as exc:
+        scheduler.crashed(pipeline, exc)
+        raise
 
 
 def receive(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Receive at least one answer, blocking, and resolve what can be resolved."""
     in_flight = pipeline.in_flight
+    limit = scheduler.limits.max_body_size
     answers, error = pipeline.duplexer.read_answers(in_flight[0].timeout)
     done: list[tuple[Job, Response]] = []
     for _, status, reason, fields, length, buffered in answers:
@@ -57,7 +62,7 @@ def receive(scheduler: Traffic, pipeline: Pipeline) -> None:
             scheduler.open_gate(pipeline)
             return
         job = in_flight[len(done)]
-        if (body := buffered) is None:
+        if (body := buffered) is None or (len(body) > limit and not job.streamed):
             job.answering = True
             if job.streamed:
                 headers = Headers._from_parsed(fields)

@@ -44,7 +44,7 @@ class Response:
     """An answer, with all of its body.
 
     Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
-    `body` is bytes, `request` the `Request`, and `attempts` a tuple of the `Attempt`s that failed
+    `body` is bytes, `request` the `Request`, and `attempts` a tuple with each `Attempt` that failed
     before this one. Not to be changed; then any thread may read it.
     """
 

@@ -335,7 +335,12 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
                 sent=pipeline.sent,
                 answered=pipeline.answered,
                 holding=tuple(
-                    Holding(job.request.method, job.request.url, now - job.since, job.done)
+                    Holding(
+                        job.request.method,
+                        job.request.url,
+                        now - job.since,
+                        job.done and not pipeline.streaming,
+                    )
                     for job in pipeline.in_flight
                 ),
             )

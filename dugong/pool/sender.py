@@ -43,11 +43,16 @@ def run(scheduler: Traffic, pipeline: Pipeline) -> None:
     except Exception as exc:
         scheduler.connect_failed(pipeline, exc)
         return
-    scheduler.connected(pipeline)
+    if not scheduler.connected(pipeline):
+        return
     error: Exception | None = None
-    while batch := scheduler.next_batch(pipeline, error):
-        error = send(scheduler, pipeline, batch)
-        del batch  # which has bodies and answers that an idle connection would keep in memory
+    try:
+        while batch := scheduler.next_batch(pipeline, error):
+            error = send(scheduler, pipeline, batch)
+            del batch  # which has bodies and answers that an idle connection would keep in memory
+    except BaseException as exc:
+        scheduler.crashed(pipeline, exc)
+        raise
 
 
 def send(scheduler: Traffic, pipeline: Pipeline, batch: list[Job]) -> Exception | None:

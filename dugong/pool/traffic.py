@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from dugong.connection.exchange import Exchange, RequestSide
-from dugong.errors import ConnectionClosed
+from dugong.errors import ConnectionClosed, DugongError
 from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
 from dugong.pool.dispatch import should_refill, take
@@ -33,20 +33,44 @@ class Traffic(Connections):
 
     def _start_sender(self, pipeline: Pipeline) -> None:
         try:
+            self._start_maintenance()
             self._start(partial(sender.run, self, pipeline), f"dugong-{pipeline.name}-send")
         except RuntimeError as exc:
             self.connect_failed(pipeline, exc)
 
-    def connected(self, pipeline: Pipeline) -> None:
-        """The sender of *pipeline* has connected it."""
+    def _start_maintenance(self) -> None:
+        with self.lock:
+            if self._maintained:
+                return
+            self._maintained = True
+        try:
+            self._start(self._maintain, "dugong-maintenance")
+        except RuntimeError:
+            self._maintained = False
+            raise
+
+    def connected(self, pipeline: Pipeline) -> bool:
+        """The sender of *pipeline* has connected it; False: it cannot be used."""
         receive = partial(receiver.run, self, pipeline)
         try:
             self._start(receive, f"dugong-{pipeline.name}-recv")
         except RuntimeError as exc:
-            with self.lock:
-                self._fail(pipeline, exc)
+            self.connect_failed(pipeline, exc)
+            return False
         with self.lock:
             pipeline.connected = True
+        return True
+
+    def crashed(self, pipeline: Pipeline, exc: BaseException) -> None:
+        """One of the threads of *pipeline* has met with what it cannot handle: a bug of ours."""
+        error = DugongError(f"internal error: {exc!r}")
+        error.__cause__ = exc
+        with self.lock:
+            pipeline.sending = pipeline.receiving = False
+            if pipeline.uploading is not None:
+                pipeline.uploading.sending = False
+            self._fail(pipeline, error)
+        self._do_deferred()
 
     def next_batch(self, pipeline: Pipeline, error: Exception | None) -> list[Job]:
         """The sender has let go of its last batch; return the next, or [] if it is to end.
@@ -189,7 +213,11 @@ class Traffic(Connections):
             host.lessons.answered(good, monotonic())
         if not last.minor_version:
             host.lessons.old_version(monotonic())
-        if not last.persistent:
+        if last.persistent and not pipeline.in_flight and pipeline.duplexer.buffer:
+            # It has sent more than it was asked for, perhaps an answer twice (rule 1).
+            host.lessons.broke_the_rules(monotonic())
+            self._end(pipeline)
+        elif not last.persistent:
             self._end(pipeline)
         elif pipeline.sender_parked:
             if pipeline.reserved is not None:

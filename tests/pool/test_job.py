@@ -1,0 +1,119 @@
+"""A request on its way: what it gives the sender, and how its future reaches the pool."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from dugong.connection.exchange import RequestSide
+from dugong.connection.writers import ChunkedWriter, LengthWriter
+from dugong.errors import Delivery
+from dugong.pool.body import request_body
+from dugong.pool.job import Job
+from tests.support.parts import make_host, make_job, make_pipeline
+
+
+def job_with_body(body: object, expect100: bool = False) -> Job:
+    job = make_job(make_host(), "/a")
+    job.upload = request_body(body)  # type: ignore[arg-type]
+    job.expect100 = expect100
+    return job
+
+
+def test_a_request_without_an_upload_is_sent_when_its_head_is() -> None:
+    exchange = make_job(make_host(), "/a").begin()
+    assert (exchange.method, exchange.path) == ("GET", "/a")
+    assert exchange.request_side is RequestSide.SENT
+    assert exchange.writer is None
+    assert not exchange.close
+
+
+def test_each_sending_has_an_exchange_of_its_own() -> None:
+    job = make_job(make_host())
+    first = job.begin()
+    first.delivery = Delivery.PARTLY_SENT
+    second = job.begin()
+    assert job.exchange is second
+    assert second.delivery is Delivery.SENT
+
+
+def test_a_body_of_known_length_is_written_by_its_length() -> None:
+    exchange = job_with_body(b"12345").begin()
+    assert exchange.request_side is RequestSide.BODY
+    assert isinstance(exchange.writer, LengthWriter)
+    assert exchange.writer.remaining == 5
+
+
+def test_a_body_of_unknown_length_is_written_in_chunks() -> None:
+    exchange = job_with_body(iter([b"12345"])).begin()
+    assert exchange.request_side is RequestSide.BODY
+    assert isinstance(exchange.writer, ChunkedWriter)
+
+
+def test_a_body_that_is_to_be_asked_for_waits() -> None:
+    assert job_with_body(b"12345", expect100=True).begin().request_side is RequestSide.CONTINUE
+
+
+@pytest.mark.parametrize("expect100", [False, True])
+def test_a_body_of_no_bytes_is_neither_written_nor_waited_for(expect100: bool) -> None:
+    exchange = job_with_body(b"", expect100).begin()
+    assert exchange.request_side is RequestSide.SENT
+    assert exchange.writer is None
+
+
+def test_a_request_that_asks_to_close_says_so_to_the_connection() -> None:
+    job = make_job(make_host())
+    job.close = True
+    assert job.begin().close
+
+
+class RecordingScheduler:
+    """What a future asks of its pool, instead of that pool's scheduler."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Job | None]] = []
+
+    def abandon(self, job: Job) -> bool:
+        self.asked.append(("abandon", job))
+        return True
+
+    def is_running(self, job: Job) -> bool:
+        self.asked.append(("is_running", job))
+        return True
+
+    def check_may_wait(self) -> None:
+        self.asked.append(("check_may_wait", None))
+
+
+def test_its_future_asks_the_scheduler_of_its_pool() -> None:
+    scheduler = RecordingScheduler()
+    job = make_job(make_host(), pool=SimpleNamespace(_scheduler=scheduler))
+    assert job.future.running()
+    assert job.future.cancel()
+    with pytest.raises(TimeoutError):
+        job.future.result(timeout=1e-6)
+    names = ["is_running", "abandon", "check_may_wait"]
+    assert [name for name, _ in scheduler.asked][:3] == names
+    assert {who for _, who in scheduler.asked} == {job, None}
+
+
+def test_a_future_that_is_done_keeps_neither_the_job_nor_the_pool() -> None:
+    job = make_job(make_host(), pool=object())
+    job.future._cancel()
+    assert job.future._owner is None
+
+
+def test_the_repr_says_where_it_is() -> None:
+    host = make_host()
+    job = make_job(host, "/a")
+    states = [repr(job)]
+    job.pipeline = make_pipeline(host)
+    states.append(repr(job))
+    job.done = True
+    states.append(repr(job))
+    assert states == [
+        "<Job GET http://host/a queued>",
+        "<Job GET http://host/a on <Pipeline host:80-1 idle, 0 in flight, 0 answered>>",
+        "<Job GET http://host/a done>",
+    ]

@@ -1,0 +1,724 @@
+"""Streams: the caller of `ConnectionPool.stream` reads the body from the connection itself.
+
+Whatever the caller does with it, and however the block is left, the next request gets its own
+answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dugong import (
+    ConnectionClosed,
+    ConnectionTimedOut,
+    Delivery,
+    HTTPStatusError,
+    InvalidResponse,
+    PoolClosed,
+    StreamedResponse,
+)
+from dugong.connection.polling import Coroutine
+from dugong.connection.transport import Transport
+from dugong.pool import connections, receiver
+from dugong.pool.request import Origin
+from tests.support.pool import (
+    GONE,
+    OpenSite,
+    discard_rest,
+    each,
+    name_target,
+    open_site,
+    wait_for,
+)
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script
+
+SOME = b"All of the body." * 16
+MUCH = bytes(range(256)) * 5000  # more than is drained, or than any one buffer holds
+
+
+def chunks(body: bytes, size: int = 30_000) -> bytes:
+    """Return an answer with *body* in chunks."""
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+
+
+def answers(body: bytes, status: str = "200 OK", headers: str = "") -> Script:
+    """Return a script that answers /body with *body*, and all else with its target."""
+
+    def answer(peer: Peer, request: ReceivedRequest) -> None:
+        if request.target != "/body":
+            name_target(peer, request)
+            return
+        with contextlib.suppress(*GONE):  # who reads only some of it may close
+            peer.answer(body, status, headers)
+
+    return each(answer)
+
+
+def chunked(body: bytes) -> Script:
+    """Return a script that answers once with *body* in chunks, then as `answers`."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(chunks(body))
+        each(name_target)(peer)
+
+    return script
+
+
+# --- ways to read ---------------------------------------------------------------------------------
+
+
+def by_read(answer: StreamedResponse) -> bytes:
+    return answer.read()
+
+
+def by_pieces(answer: StreamedResponse) -> bytes:
+    parts = []
+    while part := answer.read(1000):
+        assert len(part) <= 1000
+        parts.append(part)
+    return b"".join(parts)
+
+
+def by_iteration(answer: StreamedResponse) -> bytes:
+    parts = list(answer)
+    assert all(type(part) is bytes and part for part in parts)
+    return b"".join(parts)
+
+
+def by_readinto(answer: StreamedResponse) -> bytes:
+    body = bytearray(len(MUCH) + 1)
+    view, filled = memoryview(body), 0
+    while got := answer.readinto(view[filled:]):
+        filled += got
+    return bytes(body[:filled])
+
+
+def by_a_buffered_reader(answer: StreamedResponse) -> bytes:
+    reader = io.BufferedReader(answer)  # type: ignore[type-var]
+    try:
+        return reader.read(10) + reader.read()
+    finally:
+        reader.detach()  # or it would close the answer
+
+
+def by_copying(answer: StreamedResponse) -> bytes:
+    copy = io.BytesIO()
+    shutil.copyfileobj(answer, copy)
+    return copy.getvalue()
+
+
+def by_all_ways(answer: StreamedResponse) -> bytes:
+    start = bytearray(10)
+    got = answer.readinto(start)
+    return bytes(start[:got]) + answer.read(1) + next(iter(answer), b"") + answer.read()
+
+
+WAYS = [
+    by_read,
+    by_pieces,
+    by_iteration,
+    by_readinto,
+    by_a_buffered_reader,
+    by_copying,
+    by_all_ways,
+]
+
+
+@pytest.mark.parametrize("body", [b"", SOME, MUCH], ids=["empty", "some", "much"])
+@pytest.mark.parametrize("read", WAYS)
+def test_a_body_is_the_same_however_it_is_read(
+    site: OpenSite, read: Callable[[StreamedResponse], bytes], body: bytes
+) -> None:
+    with site(answers(body)) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            assert (answer.status, answer.reason, answer.length) == (200, "OK", len(body))
+            assert answer.headers["Content-Length"] == str(len(body))
+            assert answer.url == here.url("/body")
+            assert read(answer) == body
+            assert answer.read() == b""
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize("read", WAYS)
+def test_a_body_in_chunks_is_the_same_however_it_is_read(
+    site: OpenSite, read: Callable[[StreamedResponse], bytes]
+) -> None:
+    with site(chunked(MUCH)) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.length is None
+            assert read(answer) == MUCH
+            assert answer.read() == b""
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_body_that_ends_with_the_connection_is_read_to_its_end(version: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(f"HTTP/{version} 200 OK\r\n\r\n".encode() + MUCH)
+
+    with open_site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.length is None
+            assert answer.read() == MUCH
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Same")]
+)
+def test_an_answer_without_a_body_can_be_streamed(site: OpenSite, method: str, status: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(f"HTTP/1.1 {status}\r\nETag: a\r\n\r\n".encode())
+        each(name_target)(peer)
+
+    with site(script) as here:
+        with here.pool.stream(method, here.url()) as answer:
+            assert answer.headers["ETag"] == "a"
+            assert answer.read() == b""
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+def test_readinto_receives_straight_into_the_callers_buffer() -> None:
+    """What has not come with the head is not copied on its way."""
+    ready = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(MUCH))
+        wait_for(ready)
+        peer.send(MUCH)
+        each(name_target)(peer)
+
+    with open_site(script) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            ready.set()
+            buffer = bytearray(len(MUCH))
+            filled = 0
+            while filled < len(MUCH):
+                filled += answer.readinto(memoryview(buffer)[filled:])
+                assert here.pool._scheduler.hosts.popitem is not None
+            assert buffer == MUCH
+        assert here.goes_on()
+
+
+def test_text_can_be_read_line_by_line(site: OpenSite) -> None:
+    lines = [f"line {i} \N{SNOWMAN}\n" for i in range(10_000)]
+    with site(answers("".join(lines).encode())) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            assert list(io.TextIOWrapper(answer, encoding="utf-8")) == lines  # type: ignore[type-var]
+        assert here.goes_on()
+
+
+def test_json_can_be_loaded(site: OpenSite) -> None:
+    with site(answers(b'{"a": [1, 2]}')) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            assert json.load(answer) == {"a": [1, 2]}
+        assert here.goes_on()
+
+
+def test_a_piece_is_there_when_it_has_come() -> None:
+    """And not only when the buffer of the reader is full, or the body is over."""
+    seen = [threading.Event(), threading.Event()]
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for event in seen:
+            peer.send(b"5\r\nevent\r\n")
+            wait_for(event)
+        peer.send(b"0\r\n\r\n")
+        each(name_target)(peer)
+
+    with open_site(script) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            pieces = iter(answer)
+            for event in seen:
+                assert next(pieces) == b"event"
+                event.set()
+            assert list(pieces) == []
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+def test_an_error_page_comes_with_the_exception() -> None:
+    with open_site(answers(b"gone for good", "410 Gone")) as here:
+        with (
+            pytest.raises(HTTPStatusError, match="410 Gone") as caught,
+            here.pool.stream("GET", here.url("/body")) as answer,
+        ):
+            answer.raise_for_status()
+        assert caught.value.response.body == b"gone for good"
+        assert here.goes_on()
+
+
+# --- how the block is left ------------------------------------------------------------------------
+
+
+class OurError(Exception):
+    """What goes wrong in the caller's block."""
+
+
+def reads_nothing(answer: StreamedResponse) -> None:
+    pass
+
+
+def reads_a_little(answer: StreamedResponse) -> None:
+    assert answer.read(5) == MUCH[:5]
+
+
+def fails(answer: StreamedResponse) -> None:
+    assert answer.read(5) == MUCH[:5]
+    raise OurError
+
+
+def closes(answer: StreamedResponse) -> None:
+    answer.close()
+
+
+LEAVING = [reads_nothing, reads_a_little, fails, closes]
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_what_little_is_left_is_drained(
+    site: OpenSite, leave: Callable[[StreamedResponse], None]
+) -> None:
+    begun, left = threading.Event(), threading.Event()
+    body = MUCH[:60_000]
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body[:10]))
+        wait_for(begun)
+        peer.send(body[10:])
+        each(name_target)(peer)
+
+    with site(script) as here:
+        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as answer:
+            try:
+                leave(answer)
+            finally:
+                begun.set()
+        left.set()
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_where_much_is_left_the_connection_is_closed(
+    site: OpenSite, leave: Callable[[StreamedResponse], None]
+) -> None:
+    closed = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (1 << 40, MUCH[:1000]))
+        discard_rest(peer)
+        closed.set()
+
+    with site(script, each(name_target)) as here:
+        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as answer:
+            leave(answer)
+        wait_for(closed)
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_where_nobody_knows_how_much_is_left_the_connection_is_closed(
+    site: OpenSite, leave: Callable[[StreamedResponse], None]
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n" % MUCH[:5])
+        discard_rest(peer)
+
+    with site(script, each(name_target)) as here:
+        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as answer:
+            leave(answer)
+        assert here.goes_on()
+
+
+def test_a_rest_that_does_not_come_is_not_waited_for_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiver, "DRAIN_TIME", 0.01)
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        discard_rest(peer)
+
+    with open_site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.read(5) == b"first"
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("body", [SOME, MUCH], ids=["some", "much"])
+def test_nothing_can_be_read_when_the_block_was_left(site: OpenSite, body: bytes) -> None:
+    with site(answers(body), repeat=True) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            answer.read(5)
+        for read in (answer.read, lambda: answer.readinto(bytearray(5)), lambda: list(answer)):
+            with pytest.raises(ValueError, match="closed"):
+                read()
+        assert answer.closed
+        assert here.goes_on()
+
+
+def test_who_does_not_enter_the_block_sends_nothing() -> None:
+    with open_site() as here:
+        here.pool.stream("GET", here.url())
+        assert here.server.connections == 0
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [chunks(MUCH), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n12"])
+@pytest.mark.parametrize("read", WAYS)
+def test_a_body_that_is_cut_short_is_not_an_end(
+    site: OpenSite, read: Callable[[StreamedResponse], bytes], data: bytes
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(data[:-1])
+
+    with site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            for _ in range(2):  # the second time, too
+                with pytest.raises(ConnectionClosed) as caught:
+                    read(answer)
+                assert caught.value.delivery is Delivery.ANSWER_STARTED
+        assert here.goes_on()
+
+
+def test_a_body_that_breaks_the_rules_is_not_an_end() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\nwhat?\r\n")
+        discard_rest(peer)
+
+    with open_site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.read(5) == b"first"
+            with pytest.raises(InvalidResponse) as caught:
+                answer.read(5)
+            assert caught.value.delivery is Delivery.ANSWER_STARTED
+            with pytest.raises(ConnectionClosed):
+                answer.read(5)
+        assert here.goes_on()
+
+
+def test_a_body_that_does_not_come_times_out(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nfirst" % (1 << 30))
+        discard_rest(peer)
+
+    with site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.read(5) == b"first"
+            answer._source._job.timeout = 0.01  # type: ignore[union-attr]
+            with pytest.raises(ConnectionTimedOut) as caught:
+                answer.read(5)
+            assert caught.value.delivery is Delivery.ANSWER_STARTED
+        assert here.goes_on()
+
+
+def test_the_deadline_also_holds_for_the_body(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nfirst" % (1 << 30))
+        discard_rest(peer)
+
+    with site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url(), deadline=TIMEOUT) as answer:
+            assert answer.read(5) == b"first"
+            scheduler = here.pool._scheduler
+            with scheduler.lock:  # as the timer does when its time has come
+                scheduler._expire(answer._source._job)  # type: ignore[union-attr]
+            with pytest.raises(ConnectionTimedOut, match="deadline") as caught:
+                answer.read(5)
+            assert caught.value.delivery is Delivery.ANSWER_STARTED
+        assert here.goes_on()
+
+
+def test_a_stream_that_gets_no_answer_fails_before_the_block() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+
+    with open_site(script, each(name_target)) as here:
+        with pytest.raises(ConnectionClosed) as caught, here.pool.stream("GET", here.url()):
+            raise AssertionError("the block was entered")
+        assert caught.value.delivery is Delivery.SENT
+        assert here.goes_on()
+
+
+# --- others at the same time ----------------------------------------------------------------------
+
+
+def test_two_streams_are_read_side_by_side(site: OpenSite) -> None:
+    first_body, second_body = b"1" * len(MUCH), b"2" * len(MUCH)
+
+    def answer(peer: Peer, request: ReceivedRequest) -> None:
+        body = {"/1": first_body, "/2": second_body}.get(request.target)
+        peer.answer(request.target.encode() if body is None else body)
+
+    with site(each(answer), repeat=True) as here:
+        with (
+            here.pool.stream("GET", here.url("/1")) as first,
+            here.pool.stream("GET", here.url("/2")) as second,
+        ):
+            received = [b"", b""]
+            while pieces := (first.read(100_000), second.read(100_000)):
+                if pieces == (b"", b""):
+                    break
+                received = [had + piece for had, piece in zip(received, pieces, strict=True)]
+        assert received == [first_body, second_body]
+        assert here.server.connections == 2
+        assert here.goes_on()
+
+
+def test_others_go_by_another_connection_while_a_stream_is_read(site: OpenSite) -> None:
+    with (
+        site(answers(MUCH), repeat=True) as here,
+        here.pool.stream("GET", here.url("/body")) as answer,
+    ):
+        assert answer.read(5) == MUCH[:5]
+        assert here.goes_on()
+        futures = [here.pool.submit("GET", here.url(f"/{i}")) for i in range(20)]
+        assert [future.result().text for future in futures] == [f"/{i}" for i in range(20)]
+        assert answer.read() == MUCH[5:]
+
+
+def test_others_wait_for_the_only_connection_until_the_stream_was_read(site: OpenSite) -> None:
+    with site(answers(MUCH), max_connections_per_host=1) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            futures = [here.pool.submit("GET", here.url(f"/{i}")) for i in range(5)]
+            assert here.pool.statistics().queued == 5
+            assert answer.read() == MUCH
+            assert not any(future.done() for future in futures)
+        assert [future.result().text for future in futures] == [f"/{i}" for i in range(5)]
+        assert here.server.connections == 1
+
+
+def test_others_that_waited_go_on_when_the_stream_was_left_early(site: OpenSite) -> None:
+    with site(answers(MUCH), each(name_target), max_connections_per_host=1) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            futures = [here.pool.submit("GET", here.url(f"/{i}")) for i in range(5)]
+            assert answer.read(5) == MUCH[:5]
+        assert [future.result().text for future in futures] == [f"/{i}" for i in range(5)]
+        assert here.server.connections == 2
+
+
+def test_a_stream_waits_until_a_connection_is_empty() -> None:
+    """It is not sent behind others, and nothing is sent behind it."""
+    received: list[str] = []
+
+    def script(peer: Peer) -> None:
+        for _ in range(3):
+            name_target(peer, peer.request())
+        first = peer.request()
+        received.append(first.target)
+        stream_may_begin.set()
+        wait_for(others_queued)
+        assert peer._received == b""
+        peer.answer(first.target.encode())
+        received.append(peer.request().target)
+        peer.answer(MUCH)
+        each(name_target)(peer)
+
+    stream_may_begin, others_queued = threading.Event(), threading.Event()
+    with open_site(script, max_connections_per_host=1) as here:
+        for _ in range(3):
+            assert here.goes_on()
+        before = here.pool.submit("GET", here.url("/before"))
+        wait_for(stream_may_begin)
+        read: list[bytes] = []
+
+        def reader() -> None:
+            with here.pool.stream("GET", here.url("/stream")) as answer:
+                read.append(answer.read())
+
+        thread = threading.Thread(target=reader)
+        thread.start()
+        others_queued.set()
+        thread.join()
+        assert before.result().body == b"/before"
+        assert read == [MUCH]
+        assert here.goes_on()
+    assert received == ["/before", "/stream"]
+
+
+@pytest.mark.xfail(strict=True, reason="R3-4: nobody opens a connection for it")
+def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever reads the stream may be waiting for that very request."""
+    monkeypatch.setattr(connections, "REOPEN_TIME", 0.01)
+    with (
+        open_site(answers(MUCH), repeat=True) as here,
+        here.pool.stream("GET", here.url("/body")) as answer,
+    ):
+        scheduler = here.pool._scheduler
+        dial = scheduler.dial
+
+        def refused(origin: Origin) -> Coroutine[Transport]:
+            scheduler.dial = dial
+            raise ConnectionRefusedError
+            yield
+
+        scheduler.dial = refused
+        future = here.pool.submit("GET", here.url("/beside"))
+        try:
+            assert future.result(1).body == b"/beside"
+        finally:
+            future.cancel()
+        assert answer.read() == MUCH
+
+
+def test_a_pool_that_is_closed_ends_a_read(site: OpenSite) -> None:
+    reading = threading.Event()
+    errors: list[BaseException] = []
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nfirst" % (1 << 30))
+        discard_rest(peer)
+
+    with site(script) as here:
+
+        def reader() -> None:
+            with here.pool.stream("GET", here.url()) as answer:
+                try:
+                    while answer.read(5):
+                        reading.set()
+                except BaseException as exc:
+                    errors.append(exc)
+
+        thread = threading.Thread(target=reader)
+        thread.start()
+        wait_for(reading)
+        here.pool.close()
+        thread.join()
+    (error,) = errors
+    assert isinstance(error, PoolClosed)
+    assert error.delivery is Delivery.ANSWER_STARTED
+
+
+def test_a_pool_that_is_closed_within_the_block_ends_the_stream(site: OpenSite) -> None:
+    with site(answers(MUCH)) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            assert answer.read(5) == MUCH[:5]
+            here.pool.close()
+            with pytest.raises(PoolClosed):
+                answer.read()
+        assert "0 connections" in repr(here.pool)
+
+
+# --- uploads that are streamed back ---------------------------------------------------------------
+
+
+def echoing(peer: Peer, request: ReceivedRequest) -> None:
+    peer.send(chunks(request.body))
+
+
+def test_an_upload_may_have_a_streamed_answer(site: OpenSite) -> None:
+    with site(each(echoing)) as here:
+        for _ in range(2):
+            with here.pool.stream("POST", here.url(), body=iter([SOME, MUCH])) as answer:
+                assert answer.read() == SOME + MUCH
+        assert here.server.connections == 1
+
+
+def test_a_block_begins_before_the_body_was_sent_if_the_answer_does() -> None:
+    begun = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield SOME
+        wait_for(begun)
+        yield SOME
+
+    def script(peer: Peer) -> None:
+        head = peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nfirst" % (5 + len(SOME)))
+        received = peer.exactly(int(head.headers["content-length"]))
+        peer.send(received[len(SOME) :])
+        each(name_target)(peer)
+
+    headers = {"Content-Length": str(2 * len(SOME))}
+    with open_site(script) as here:
+        with here.pool.stream("PUT", here.url(), body=body(), headers=headers) as answer:
+            assert answer.read(5) == b"first"
+            begun.set()
+            assert answer.read() == SOME
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+def test_an_early_refusal_can_be_streamed(site: OpenSite) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield MUCH
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(MUCH, "413 Too Large")
+        discard_rest(peer)
+
+    with site(script, each(name_target)) as here:
+        with here.pool.stream("PUT", here.url(), body=endless()) as answer:
+            assert answer.status == 413
+            assert answer.read() == MUCH
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize(
+    "fully",
+    [
+        pytest.param(
+            False,
+            marks=pytest.mark.xfail(strict=True, reason="R3-3: end_stream does not wait then"),
+        ),
+        True,
+    ],
+)
+@pytest.mark.parametrize("status", ["200 OK", "413 Too Large"])
+def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, fully: bool) -> None:
+    left = threading.Event()
+    left_before: list[bool] = []
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(MUCH, status)
+        discard_rest(peer)
+
+    with open_site(script) as here:
+
+        def body() -> Iterator[bytes]:
+            yield SOME
+            # Until the other thread waits for us, or does not.
+            while not (here.pool._scheduler.let_go._waiters or left.is_set()):  # type: ignore[attr-defined]
+                pass
+            left_before.append(left.is_set())
+            yield SOME
+
+        with here.pool.stream("PUT", here.url(), body=body()) as answer:
+            answer.read(-1 if fully else 5)
+        left.set()
+        assert left_before == [False]
