@@ -11,52 +11,78 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from statistics import median, quantiles
+from types import MappingProxyType
 from typing import NamedTuple
 
-from rig import HERE, ROUND_LIMIT, Rig, RigError
+from clients.worker import Cost
+from rig import HERE, ROUND_LIMIT, Client, Rig, RigError
 
 ROOT = HERE.parent
+#: If nginx waits for others longer than this share of the time, it is worth saying: a client that
+#: is limited by the server suffers, and one that is limited by itself does not.
+DISTURBED = 0.08
 OLD_PYTHON = HERE / ".venv-3.8" / "bin" / "python"
 
 
 class Measure(NamedTuple):
-    """What is made of a round: *value* of (seconds by the clock, of CPU, number of requests)."""
+    """What is made of a round: *value* of what it took and its number of requests."""
 
     name: str
-    value: Callable[[float, float, int], float]
+    value: Callable[[Cost, int], float]
     text: Callable[[float], str]
-    more_is_better: bool
+    more_is_better: bool = False
 
 
-RATE = Measure("rate", lambda wall, _, count: count / wall, lambda x: f"{x:,.0f}/s", True)
-CPU = Measure("CPU", lambda _, cpu, count: cpu / count, lambda x: f"{x * 1e6:.1f} us", False)
-CPU_GIB = Measure("CPU a GiB", lambda _, cpu, n: cpu / n * 2, lambda x: f"{x:.3f} s", False)
-TIME = Measure("time", lambda wall, _, count: wall / count, lambda x: f"{x * 1e3:.2f} ms", False)
+RATE = Measure("rate", lambda cost, count: count / cost.wall, lambda x: f"{x:,.0f}/s", True)
+CPU = Measure("CPU", lambda cost, count: cost.cpu / count, lambda x: f"{x * 1e6:.1f} us")
+CPU_GIB = Measure("CPU a GiB", lambda cost, count: cost.cpu / count * 2, lambda x: f"{x:.3f} s")
+IMPORT_TIME = Measure("time", lambda cost, _: cost.wall, lambda x: f"{x * 1e3:.2f} ms")
+TIME = Measure("time each", lambda cost, count: cost.wall / count, lambda x: f"{x * 1e6:.1f} us")
+PEAK = Measure("peak memory", lambda cost, _: cost.peak / 2**20, lambda x: f"{x:.1f} MiB")
+MEMORY = Measure(
+    "memory each", lambda cost, count: cost.memory / count / 2**10, lambda x: f"{x:.2f} KiB"
+)
 
 
 class Line(NamedTuple):
-    """One line of the table. The ratio is ours by the peer's; None: there is nothing to hold."""
+    """One line of the table.
+
+    With a *peer*, *floor* and *target* are for the ratio, ours by the peer's; without, they are for
+    our own value. None: there is nothing to hold.
+    """
 
     measure: Measure
-    peer: str
+    peer: str | None
     floor: float | None = None
     target: float | None = None
 
 
 class Work(NamedTuple):
-    """Something that all clients of the *lines* do: *count* requests in each of *rounds*."""
+    """Something that *ours* and the peers of the *lines* do: *count* requests in each of *rounds*.
+
+    *fewer* says who does another number of them, so that a slow peer does not take all day.
+    *fresh*: each round has a process of its own, since a process does not give back all its memory.
+    """
 
     name: str
     title: str
     count: int
     rounds: int
     lines: list[Line]
+    ours: str = "dugong"
+    fewer: Mapping[str, int] = MappingProxyType({})
+    fresh: bool = False
 
     @property
     def clients(self) -> list[str]:
-        return ["dugong", *dict.fromkeys(line.peer for line in self.lines)]
+        peers = [line.peer for line in self.lines if line.peer is not None]
+        return [self.ours, *dict.fromkeys(peers)]
+
+    def count_of(self, client: str) -> int:
+        return self.fewer.get(client, self.count)
 
 
 WORKS = [
@@ -97,21 +123,127 @@ WORKS = [
     Work(
         "bulk-tls", "512 MiB down by readinto, TLS", 1, 15, [Line(CPU_GIB, "raw socket", 1.1, 1.02)]
     ),
-    Work("import", "import", 1, 31, [Line(TIME, "http.client", 1.5, 1.0)]),
+    Work("import", "import", 1, 31, [Line(IMPORT_TIME, "http.client", 1.5, 1.0)]),
+    Work(
+        "submit",
+        "pool: 1 KiB GETs by submit",
+        8192,
+        21,
+        [
+            Line(RATE, "CurlMulti, 8", 1.5, 2.0),
+            Line(RATE, "CurlMulti, 32", 1.0, 1.3),
+            Line(RATE, "raw socket", None, 0.8),
+            Line(RATE, "raw socket, 64 a call"),
+            Line(RATE, "pyreqwest"),
+            Line(RATE, "aiohttp"),
+            Line(RATE, "urllib3"),
+            Line(CPU, "CurlMulti, 32", 1.0, 0.5),
+            Line(CPU, "CurlMulti, 8"),
+            Line(CPU, "raw socket"),
+            Line(CPU, "pyreqwest"),
+            Line(CPU, "aiohttp"),
+            Line(CPU, "urllib3"),
+        ],
+        ours="pool",
+        fewer={"pyreqwest": 4096, "aiohttp": 2048, "urllib3": 1024},
+    ),
+    Work(
+        "map",
+        "pool: 1 KiB GETs by map",
+        8192,
+        21,
+        [
+            Line(RATE, "CurlMulti, 8", 1.5, 2.0),
+            Line(RATE, "CurlMulti, 32", 1.0, 1.3),
+            Line(RATE, "raw socket", None, 0.8),
+            Line(CPU, "CurlMulti, 32", 1.0, 0.5),
+        ],
+        ours="pool",
+    ),
+    Work(
+        "far",
+        "pool: 1 KiB GETs, 40 ms away",
+        6000,
+        5,
+        [Line(RATE, "CurlMulti, 6", 10, 40)],
+        ours="pool",
+        fewer={"CurlMulti, 6": 120},
+    ),
+    Work(
+        "request",
+        "pool: 1 KiB GETs by request",
+        400,
+        21,
+        [
+            Line(RATE, "pycurl", 1.0),
+            Line(RATE, "urllib3", 2.0),
+            Line(RATE, "raw socket", None, 0.75),
+            Line(CPU, "pycurl"),
+            Line(CPU, "raw socket"),
+        ],
+        ours="pool",
+    ),
+    *(
+        Work(
+            f"{way}{tls}",
+            f"pool: 512 MiB {title}{', TLS' if tls else ''}",
+            1,
+            rounds,
+            [Line(CPU_GIB, "raw socket", 1.1, 1.02), Line(PEAK, None, 48, 32)],
+            ours="pool",
+        )
+        for way, title in [("down", "down by stream"), ("up", "up from a file")]
+        for tls, rounds in [("", 41), ("-tls", 21)]
+    ),
+    Work(
+        "queue",
+        "pool: 100,000 queued",
+        100_000,
+        9,
+        [Line(TIME, "pool, 1000 queued", 1.25, 1.05)],
+        ours="pool",
+        fewer={"pool, 1000 queued": 20_000},
+    ),
+    Work(
+        "queue-memory",
+        "pool: 50,000 queued",
+        50_000,
+        3,
+        [Line(MEMORY, None, 2, 1)],
+        ours="pool",
+        fresh=True,
+    ),
+    Work(
+        "hosts",
+        "pool: 300 hosts kept alive",
+        300,
+        5,
+        [Line(MEMORY, None, 150, 80)],
+        ours="pool",
+        fresh=True,
+    ),
 ]
 
-#: Performs one round of a work; returns the seconds by the clock and of CPU.
-Participant = Callable[[], tuple[float, float]]
+#: Performs one round of a work.
+Participant = Callable[[], Cost]
 
+#: The program in clients/ that each is, and what it adds to the name of the work.
 _PROGRAMS = {
-    "dugong": "dugong",
-    "dugong 3.8.2": "dugong",
-    "raw socket": "raw",
-    "raw socket, 64 a call": "raw",
-    "http.client": "http_client",
-    "pycurl": "pycurl",
-    "urllib3": "urllib3",
-    "httpx": "httpx",
+    "dugong": ("dugong", ""),
+    "dugong 3.8.2": ("dugong", ""),
+    "pool": ("pool", ""),
+    "pool, 1000 queued": ("pool", "-by-1000"),
+    "raw socket": ("raw", ""),
+    "raw socket, 64 a call": ("raw", "-in-batches"),
+    "http.client": ("http_client", ""),
+    "pycurl": ("pycurl", ""),
+    "CurlMulti, 6": ("pycurl", "-6"),
+    "CurlMulti, 8": ("pycurl", "-8"),
+    "CurlMulti, 32": ("pycurl", "-32"),
+    "urllib3": ("urllib3", ""),
+    "httpx": ("httpx", ""),
+    "aiohttp": ("aiohttp", ""),
+    "pyreqwest": ("pyreqwest", ""),
 }
 
 
@@ -119,20 +251,30 @@ def participant(rig: Rig, work: Work, name: str) -> Participant:
     """Make the client called *name* ready for *work*; raise `RigError` if it does not work."""
     if work.name == "import":
         return lambda: time_of_import(name)
-    if name == "dugong 3.8.2":
-        client = rig.client(_PROGRAMS[name], OLD_PYTHON, PYTHONPATH="")
-    else:
-        client = rig.client(_PROGRAMS[name], PYTHONPATH=str(ROOT))
-    work_name = "pipelined-in-batches" if name.endswith("64 a call") else work.name
+    program, suffix = _PROGRAMS[name]
+    count = work.count_of(name)
 
-    def perform() -> tuple[float, float]:
-        took = client.perform(work_name, work.count)
-        return took["wall"], took["cpu"]
+    def start() -> Client:
+        if name == "dugong 3.8.2":
+            return rig.client(program, OLD_PYTHON, PYTHONPATH="")
+        return rig.client(program, PYTHONPATH=str(ROOT))
 
-    return perform
+    if work.fresh:
+
+        def perform() -> Cost:
+            try:
+                return start().perform(work.name + suffix, count)
+            finally:
+                rig.end_clients()
+
+        return perform
+    client = start()
+    # This round is not counted: it connects, and fills what caches there are.
+    client.perform(work.name + suffix, count)
+    return lambda: client.perform(work.name + suffix, count)
 
 
-def time_of_import(module: str) -> tuple[float, float]:
+def time_of_import(module: str) -> Cost:
     """Import *module* in a fresh interpreter that knows nothing but the standard library and us."""
     program = (
         "import sys, time; sys.path.insert(0, sys.argv[1]);"
@@ -143,36 +285,35 @@ def time_of_import(module: str) -> tuple[float, float]:
     command = [sys.executable, "-I", "-c", program, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ROUND_LIMIT)
     wall, cpu = map(float, done.stdout.split())
-    return wall, cpu
+    return Cost(wall, cpu, memory=0, peak=0)
 
 
-def run(rig: Rig, work: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
+def run(rig: Rig, work: Work, rounds: int) -> dict[str, list[Cost]]:
     """Perform *rounds* of *work*; return what each took, for each client that works."""
     ready: dict[str, Participant] = {}
     for name in work.clients:
         try:
-            perform = participant(rig, work, name)
-            perform()  # not counted: connects, and fills what caches there are
-            ready[name] = perform
+            ready[name] = participant(rig, work, name)
         except RigError as exc:
-            if name == "dugong":
+            if name == work.ours:
                 raise
             print(f"{exc}: left out", file=sys.stderr)
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
+    took: dict[str, list[Cost]] = {name: [] for name in ready}
     order = list(ready)
     for _ in range(rounds):
         for name in order:
             took[name].append(ready[name]())
         order.reverse()
+    rig.end_clients()
     return took
 
 
-def verdict(line: Line, ratio: float) -> str:
-    """Return what *ratio* means for the floor and the target of *line*."""
+def verdict(line: Line, value: float) -> str:
+    """Return what *value*, a ratio if there is a peer, means for the floor and target of *line*."""
 
     def holds(limit: float | None) -> bool:
         return limit is not None and (
-            ratio >= limit if line.measure.more_is_better else ratio <= limit
+            value >= limit if line.measure.more_is_better else value <= limit
         )
 
     if holds(line.target):
@@ -184,38 +325,39 @@ def verdict(line: Line, ratio: float) -> str:
     return ""
 
 
-def table(work: Work, took: dict[str, list[tuple[float, float]]]) -> list[tuple[str, ...]]:
+def table(work: Work, took: dict[str, list[Cost]]) -> list[tuple[str, ...]]:
     """Return the lines of the table for *work*."""
-    rows = []
-    for line in work.lines:
-        if line.peer not in took:
-            continue
-        measure = line.measure
-        ours, theirs = (
-            [measure.value(wall, cpu, work.count) for wall, cpu in took[name]]
-            for name in ("dugong", line.peer)
-        )
+    return [row(work, line, took) for line in work.lines if line.peer is None or line.peer in took]
+
+
+def row(work: Work, line: Line, took: dict[str, list[Cost]]) -> tuple[str, ...]:
+    measure = line.measure
+
+    def values(name: str) -> list[float]:
+        return [measure.value(cost, work.count_of(name)) for cost in took[name]]
+
+    ours = values(work.ours)
+    if line.peer is None:
+        value, peer, limit_text = median(ours), ("", "", ""), measure.text
+    else:
+        theirs = values(line.peer)
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        ratio = median(ratios)
-        low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else [ratio] * 3
-        sign = ">=" if measure.more_is_better else "<="
-        rows.append(
-            (
-                f"{work.title}: {measure.name}",
-                measure.text(median(ours)),
-                line.peer,
-                measure.text(median(theirs)),
-                f"{ratio:.2f} ({low:.2f}-{high:.2f})",
-                f"{sign} {line.floor}" if line.floor else "",
-                f"{sign} {line.target}" if line.target else "",
-                verdict(line, ratio),
-            )
-        )
-    return rows
+        value = median(ratios)
+        low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else [value] * 3
+        peer = line.peer, measure.text(median(theirs)), f"{value:.2f} ({low:.2f}-{high:.2f})"
+        limit_text = str
+    sign = ">=" if measure.more_is_better else "<="
+    return (
+        f"{work.title}: {measure.name}",
+        measure.text(median(ours)),
+        *peer,
+        *(f"{sign} {limit_text(limit)}" if limit else "" for limit in (line.floor, line.target)),
+        verdict(line, value),
+    )
 
 
 _HEAD = ("work", "ours", "peer", "the peer's", "ratio", "floor", "target", "verdict")
-_WIDTHS = (47, 10, 21, 10, 18, 7, 7, 0)
+_WIDTHS = (47, 10, 21, 10, 18, 13, 12, 0)
 
 
 def print_row(cells: tuple[str, ...]) -> None:
@@ -254,8 +396,12 @@ def main() -> int:
             print_row(_HEAD)
             for work in works:
                 rounds = options.rounds or (work.rounds // 3 if options.quick else work.rounds)
+                began, waited = time.monotonic(), rig.waited()
                 for row in table(work, run(rig, work, max(1, rounds))):
                     print_row(row)
+                share = (rig.waited() - waited) / (time.monotonic() - began)
+                if share > DISTURBED:
+                    print(f"  ({work.name}: nginx waited for its CPU {share:.0%} of the time)")
                 sys.stdout.flush()
     except RigError as exc:
         print(exc, file=sys.stderr)

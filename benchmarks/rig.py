@@ -1,6 +1,7 @@
-"""What the measurements stand on: nginx on one CPU, clients on another, nothing left behind.
+"""What the measurements stand on: servers on one CPU, clients on another, nothing left behind.
 
-Guarantees: leaving `Rig` ends nginx and every client, whatever happened; no wait is without limit.
+Guarantees: leaving `Rig` ends the servers and every client, whatever happened; no wait is without
+limit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 import trustme
-from clients.worker import HOST, LARGE, LARGE_SIZE, SMALL, SMALL_SIZE
+from clients.worker import HOST, LARGE, LARGE_SIZE, ORIGINS, SMALL, SMALL_SIZE, Cost, Server
 
 HERE = Path(__file__).resolve().parent
 #: Seconds after which a client that has not finished a round is given up.
@@ -29,7 +30,7 @@ daemon off;
 worker_processes 1;
 pid nginx.pid;
 error_log error.log warn;
-events {{ worker_connections 64; }}
+events {{ worker_connections 2048; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
@@ -42,6 +43,7 @@ http {{
 {temporary}
     server {{
         listen {host}:{port};
+{origins}
         location {large} {{ sendfile on; }}
     }}
     server {{
@@ -58,7 +60,7 @@ class RigError(Exception):
 
 
 class Rig:
-    """nginx with its files and certificates in a temporary directory, and who talks to it.
+    """The servers, their files and certificates in a temporary directory, and who talks to them.
 
     To be used in ``with``. *cpus* is what was pinned where, for people.
     """
@@ -66,6 +68,7 @@ class Rig:
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="dugong-bench-"))
         self._nginx: subprocess.Popen[bytes] | None = None
+        self._servers: list[subprocess.Popen[bytes]] = []
         self._clients: list[Client] = []
         self._affinity = os.sched_getaffinity(0)
         self.cpus = ""
@@ -74,9 +77,19 @@ class Rig:
         try:
             server_cpu, client_cpu = self._choose_cpus()
             self._write_files()
-            # Children inherit the CPU: first nginx, then everything else.
+            # Children inherit the CPU: first the servers, then everything else.
             os.sched_setaffinity(0, {server_cpu})
             self._start_nginx()
+            certificate = self._directory / "server.pem"
+            self._server = Server(
+                port=self._port,
+                tls_port=self._tls_port,
+                far_port=self._start_server("far"),
+                sink_port=self._start_server("sink"),
+                tls_sink_port=self._start_server("sink", str(certificate)),
+                ca_file=str(self._directory / "ca.pem"),
+                large_file=str(self._directory / "files" / LARGE.strip("/")),
+            )
             os.sched_setaffinity(0, {client_cpu})
         except BaseException:
             self.close()
@@ -93,15 +106,28 @@ class Rig:
 
     def client(self, name: str, python: Path | None = None, **environment: str) -> Client:
         """Start the program clients/*name*.py, by default in the interpreter of this process."""
-        addresses = [str(self._port), str(self._tls_port), str(self._directory / "ca.pem")]
-        client = Client(name, python or Path(sys.executable), addresses, environment)
+        client = Client(name, python or Path(sys.executable), self._server, environment)
         self._clients.append(client)
         return client
 
+    def end_clients(self) -> None:
+        """End all clients that have been started."""
+        while self._clients:
+            self._clients.pop().close()
+
+    def waited(self) -> float:
+        """Return for how many seconds nginx could have run, but others had its CPU."""
+        assert self._nginx is not None
+        pid = self._nginx.pid
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum(_seconds_waited(worker) for worker in workers)
+
     def close(self) -> None:
         """End all processes and remove all files."""
-        for client in self._clients:
-            client.close()
+        self.end_clients()
+        for server in self._servers:
+            server.kill()
+            server.communicate()
         if self._nginx is not None:
             self._nginx.terminate()
             try:
@@ -115,7 +141,7 @@ class Rig:
     def _choose_cpus(self) -> tuple[int, int]:
         available = sorted(self._affinity)
         server_cpu, client_cpu = available[0], available[-1]
-        self.cpus = f"nginx on CPU {server_cpu}, clients on CPU {client_cpu}"
+        self.cpus = f"servers on CPU {server_cpu}, clients on CPU {client_cpu}"
         if server_cpu == client_cpu:
             self.cpus += " (there is no other: rates mean little)"
         return server_cpu, client_cpu
@@ -150,6 +176,7 @@ class Rig:
                 large=LARGE,
                 port=self._port,
                 tls_port=self._tls_port,
+                origins="\n".join(f"        listen {name}:{self._port};" for name in ORIGINS),
                 temporary=_temporary_paths(nginx),
             )
         )
@@ -171,6 +198,18 @@ class Rig:
         self._nginx.kill()
         self._nginx.wait()
         return False
+
+    def _start_server(self, name: str, *arguments: str) -> int:
+        """Start the program servers/*name*.py; return the port that it listens on."""
+        server = subprocess.Popen(
+            [sys.executable, "-m", f"servers.{name}", *arguments],
+            cwd=HERE,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._servers.append(server)
+        return int(_read_line(server, f"the server {name}", 10))
 
     def _nginx_errors(self) -> str:
         logs = [self._directory / name for name in ("output.log", "error.log")]
@@ -194,15 +233,20 @@ def _temporary_paths(nginx: str) -> str:
     return "\n".join(f"    {name}_temp_path temporary-{name};" for name in modules)
 
 
+def _seconds_waited(pid: str) -> float:
+    """Return for how long the first thread of *pid* has been ready to run, and has not run."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 class Client:
     """A running client program (see `clients.worker`)."""
 
     def __init__(
-        self, name: str, python: Path, addresses: list[str], environment: dict[str, str]
+        self, name: str, python: Path, server: Server, environment: dict[str, str]
     ) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [python, "-m", f"clients.{name}", *addresses],
+            [python, "-m", f"clients.{name}", json.dumps(server._asdict())],
             cwd=HERE,
             env=os.environ | environment,
             start_new_session=True,  # Ctrl-C is for the program that started it
@@ -210,25 +254,30 @@ class Client:
             stdout=subprocess.PIPE,
         )
 
-    def perform(self, work: str, count: int) -> dict[str, float]:
-        """Have a round of *count* requests performed; return its ``wall`` and ``cpu`` seconds."""
+    def perform(self, work: str, count: int) -> Cost:
+        """Have a round of *count* requests performed; return what it took."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(f"{work} {count}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
             raise RigError(f"the client {self.name} has ended") from None
-        ready, _, _ = select.select([self._process.stdout], [], [], ROUND_LIMIT)
-        if not ready:
-            raise RigError(f"the client {self.name} took more than {ROUND_LIMIT} s for {work}")
-        reply = self._process.stdout.readline()
-        if not reply:
-            raise RigError(f"the client {self.name} has ended")
-        took: dict[str, float] = json.loads(reply)
-        return took
+        reply = _read_line(self._process, f"the client {self.name}, asked for {work},", ROUND_LIMIT)
+        return Cost(**json.loads(reply))
 
     def close(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.communicate()
+
+
+def _read_line(process: subprocess.Popen[bytes], name: str, limit: float) -> bytes:
+    """Return the next line that *process* prints; raise `RigError` after *limit* seconds."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], limit)
+    if not ready:
+        raise RigError(f"{name} took more than {limit} s")
+    line = process.stdout.readline()
+    if not line:
+        raise RigError(f"{name} has ended")
+    return line

@@ -19,11 +19,20 @@ import pytest
 import trustme
 
 import dugong
+from dugong.pool import connections, host, receiver, scheduler, traffic
 from tests.support.server import ScriptedServer
 from tests.support.site import Site
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/index.rst", "docs/tutorial.rst", "docs/coroutines.rst")
+TUTORIALS = ("docs/crawling.rst", "docs/uploads.rst", "docs/tutorial.rst")
+PAGES = (
+    "README.md",
+    "docs/index.rst",
+    "docs/pipelining.rst",
+    "docs/threads.rst",
+    "docs/coroutines.rst",
+    *TUTORIALS,
+)
 
 
 class Example(NamedTuple):
@@ -120,6 +129,7 @@ def _example_com(
 
 
 @pytest.mark.usefixtures("_example_com")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # a pool may be forked
 @pytest.mark.parametrize(("page", "section"), sections())
 def test_the_examples_do_what_they_say(
     page: str, section: str, capsys: pytest.CaptureFixture[str]
@@ -136,11 +146,12 @@ def test_the_examples_do_what_they_say(
             assert capsys.readouterr().out.splitlines() == example.output, f"line {example.line}"
 
 
-def test_every_section_of_the_tutorial_has_an_example() -> None:
-    text = (ROOT / "docs/tutorial.rst").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_every_section_of_a_tutorial_has_an_example(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     titles = re.findall(r"^(.+)\n-{4,}$", text, re.MULTILINE)
     assert titles
-    assert set(titles) - {example.section for example in examples_of("docs/tutorial.rst")} == set()
+    assert set(titles) - {example.section for example in examples_of(page)} == set()
 
 
 def test_the_reference_describes_every_public_name() -> None:
@@ -155,6 +166,19 @@ def test_the_reference_gives_the_constants_their_values() -> None:
     values = re.findall(r"^\.\. data:: dugong\.(\S+)\n   :value: (\d+)$", text, re.MULTILINE)
     assert values
     assert values == [(name, str(getattr(dugong, name))) for name, _ in values]
+
+
+def test_the_reference_gives_the_numbers_of_the_pool() -> None:
+    text = (ROOT / "docs/reference.rst").read_text(encoding="utf-8")
+    rows = re.findall(r"^   \* - ``([A-Z_]+)``\n     - ([\d.]+)(?: (s|KiB))?$", text, re.MULTILINE)
+    described = {name: float(value) * (1024 if unit == "KiB" else 1) for name, value, unit in rows}
+    numbers = {
+        name: value
+        for module in (connections, host, receiver, scheduler, traffic)
+        for name, value in vars(module).items()
+        if name[0] != "_" and type(value) in (int, float)
+    }
+    assert described == numbers
 
 
 def test_the_changelog_has_an_entry_for_this_version() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from clients.worker import (
@@ -104,12 +105,61 @@ def bulk_tls(server: Server) -> Round:
     return bulk(server, tls=True)
 
 
+def put(port: int) -> bytes:
+    return (
+        f"PUT {LARGE} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Length: {LARGE_SIZE}\r\n\r\n"
+    ).encode()
+
+
+def up(server: Server) -> Round:
+    sock = connect(server.sink_port)
+    head = put(server.sink_port)
+
+    def perform(count: int) -> None:
+        for _ in range(count):
+            with open(server.large_file, "rb") as file:
+                sock.sendall(head)
+                offset = 0
+                while offset < LARGE_SIZE:
+                    left = LARGE_SIZE - offset
+                    offset += os.sendfile(sock.fileno(), file.fileno(), offset, left)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 204")
+
+    return perform
+
+
+def up_tls(server: Server) -> Round:
+    plain = connect(server.tls_sink_port)
+    sock = server.tls_context().wrap_socket(plain, server_hostname=HOST)
+    head = put(server.tls_sink_port)
+    buffer = bytearray(BUFFER_SIZE)
+    view = memoryview(buffer)
+
+    def perform(count: int) -> None:
+        for _ in range(count):
+            with open(server.large_file, "rb", buffering=0) as file:
+                sock.sendall(head)
+                while got := file.readinto(buffer):
+                    sock.sendall(view[:got])
+            assert sock.recv(65536).startswith(b"HTTP/1.1 204")
+
+    return perform
+
+
 main(
     {
         "serial": serial,
+        "request": serial,
         "pipelined": pipelined,
         "pipelined-in-batches": pipelined_in_batches,
+        "submit": pipelined,
+        "submit-in-batches": pipelined_in_batches,
+        "map": pipelined,
         "bulk": bulk,
         "bulk-tls": bulk_tls,
+        "down": bulk,
+        "down-tls": bulk_tls,
+        "up": up,
+        "up-tls": up_tls,
     }
 )

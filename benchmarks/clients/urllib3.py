@@ -1,10 +1,10 @@
-"""urllib3: a pool of one connection, which is less to do for it than a PoolManager."""
+"""urllib3: a pool of as many connections as needed, which is less to do than a PoolManager."""
 
 from __future__ import annotations
 
 import urllib3
 
-from clients.worker import HOST, SMALL, Round, Server, check, main
+from clients.worker import HOST, SMALL, Round, Server, check, in_threads, main
 
 
 def serial(server: Server) -> Round:
@@ -18,4 +18,14 @@ def serial(server: Server) -> Round:
     return perform
 
 
-main({"serial": serial})
+def submit(server: Server) -> Round:
+    pool = urllib3.HTTPConnectionPool(HOST, server.port, maxsize=8)
+
+    def get(path: str) -> None:
+        response = pool.request("GET", path)
+        check(response.status, len(response.data))
+
+    return lambda count: in_threads(get, [f"{SMALL}?{number}" for number in range(count)])
+
+
+main({"serial": serial, "request": serial, "submit": submit})

@@ -1,9 +1,9 @@
 """The process that a client runs in: performs rounds on command and says what each of them cost.
 
-Called as ``python -m clients.NAME PORT TLS_PORT CA_FILE``. A line ``WORK COUNT`` on standard input
-asks for a round; the reply is a line of JSON with the ``wall`` and ``cpu`` seconds that it took.
+Called as ``python -m clients.NAME SERVER``, where SERVER is a `Server` in JSON. A line ``WORK
+COUNT`` on standard input asks for a round; the reply is a line of JSON, which `Cost` describes.
 The end of the input ends the process. Everything but the requests themselves (imports, connections,
-a first request) happens before the clocks are read, in rounds that `rig.Client` throws away.
+a first request) happens before the clocks are read, in rounds that `compare.run` throws away.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple
@@ -24,6 +25,12 @@ LARGE = "/512m"
 LARGE_SIZE = 512 * 1024 * 1024
 BUFFER_SIZE = 256 * 1024
 
+#: No round has more requests.
+MOST = 100_000
+
+#: Where nginx listens besides `HOST`, on the same port: a host of its own each.
+ORIGINS = [f"127.1.{number // 100}.{number % 100 + 1}" for number in range(301)]
+
 #: Pipelined requests are counted in batches, so that counting them costs next to nothing: at most
 #: `BATCHES` times `BATCH` requests are unanswered.
 BATCH = 64
@@ -31,15 +38,36 @@ BATCHES = 4
 
 
 class Server(NamedTuple):
-    """Where the server listens; `ca_file` is the authority that its certificate is from."""
+    """Where the servers listen, and two files.
+
+    *port* and *tls_port* are nginx's; *ca_file* is the authority that its certificate is from,
+    *large_file* is what it serves as `LARGE`.
+    """
 
     port: int
     tls_port: int
+    far_port: int
+    sink_port: int
+    tls_sink_port: int
     ca_file: str
+    large_file: str
 
     def tls_context(self) -> ssl.SSLContext:
         """Return the context that every client uses for TLS."""
         return ssl.create_default_context(cafile=self.ca_file)
+
+
+class Cost(NamedTuple):
+    """What a round took: seconds by the clock, and of CPU (user and system, all threads).
+
+    *memory* is by how much the process has grown since before its first round, in bytes; *peak* is
+    by how much it had while the round went on.
+    """
+
+    wall: float
+    cpu: float
+    memory: int
+    peak: int
 
 
 #: Performs a round of so many requests (or of so many bodies).
@@ -48,23 +76,59 @@ Round = Callable[[int], None]
 
 def main(works: dict[str, Callable[[Server], Round]]) -> None:
     """Serve the *works* of one client: each makes its connection and returns its `Round`."""
-    port, tls_port, ca_file = sys.argv[1:]
-    server = Server(int(port), int(tls_port), ca_file)
-    rounds: dict[str, Round] = {}
+    server = Server(**json.loads(sys.argv[1]))
+    rounds: dict[str, tuple[Round, int]] = {}
     for line in sys.stdin:
         name, count = line.split()
         if name not in rounds:
-            rounds[name] = works[name](server)
-        cpu, wall = time.process_time(), time.perf_counter()
-        rounds[name](int(count))
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps({"wall": wall, "cpu": cpu}), flush=True)
+            rounds[name] = works[name](server), _resident()
+        perform, before = rounds[name]
+        cost = _cost(perform, int(count), before)
+        print(json.dumps(cost._asdict()), flush=True)
+
+
+def _cost(perform: Round, count: int, before: int) -> Cost:
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak counts from now on
+    cpu, wall = time.process_time(), time.perf_counter()
+    perform(count)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Cost(wall, cpu, _resident() - before, _kibibytes("status", "VmHWM:") - before)
+
+
+def _resident() -> int:
+    """Return how much memory this process has, in bytes (`status` is not as exact)."""
+    return _kibibytes("smaps_rollup", "Rss:")
+
+
+def _kibibytes(name: str, key: str) -> int:
+    """Return, in bytes, what the file called *name* gives as *key*."""
+    with open(f"/proc/self/{name}") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+
+
+def small_urls(port: int) -> list[str]:
+    """Return `MOST` URLs of the small file, no two of them the same: nobody shall gain by that."""
+    return [f"http://{HOST}:{port}{SMALL}?{number}" for number in range(MOST)]
 
 
 def check(status: int, size: int) -> None:
     """Raise unless a small answer is what it should be."""
     if status != 200 or size != SMALL_SIZE:
         raise AssertionError(f"expected 200 with {SMALL_SIZE} bytes, got {status} with {size}")
+
+
+def in_threads(get: Callable[[str], object], urls: list[str]) -> None:
+    """Call *get* for each of the *urls* in eight threads."""
+    waiting = iter(urls)
+
+    def work() -> None:
+        for url in waiting:
+            get(url)
+
+    with ThreadPoolExecutor(8) as executor:
+        for future in [executor.submit(work) for _ in range(8)]:
+            future.result()
 
 
 def in_two_threads(send: Callable[[], object], receive: Callable[[], object], count: int) -> None:

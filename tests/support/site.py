@@ -15,6 +15,15 @@ from tests.support.server import Peer, ReceivedRequest
 
 POEM = "Der Kühlschrank, ach,\nsteht still und wach.\n"
 
+#: Pages with links, and where these lead to.
+PAGES = {
+    "/": ("/fish", "/birds", "mailto:me@example.com"),
+    "/fish": ("/", "/fish/cod", "/fish/eel"),
+    "/birds": ("/", "/birds/dodo", "http://www.example.com/fish#eel"),
+    "/fish/cod": ("/fish",),
+    "/fish/eel": ("/fish",),
+}
+
 
 class Site:
     """A script for `tests.support.server.ScriptedServer`, for any number of connections."""
@@ -37,13 +46,23 @@ class Site:
             return self._tunnel(peer, request)
         if request.method in ("PUT", "POST"):
             return self._take_upload(peer, request, target)
-        if target == "/hello":
+        if request.method == "HEAD":
+            status = b"200 OK" if target == "/hello" else b"404 Not Found"
+            peer.send(b"HTTP/1.1 %b\r\nContent-Length: 14\r\n\r\n" % status)
+        elif target == "/hello":
             peer.answer(b"Hello, world!\n", headers="Content-Type: text/plain; charset=utf-8\r\n")
         elif target == "/poem":
             content_type = "Content-Type: text/plain; charset=iso-8859-1\r\n"
             peer.answer(POEM.encode("latin-1"), headers=content_type)
         elif target.startswith("/objects/"):
             peer.answer(f"object {target.removeprefix('/objects/')}\n".encode())
+        elif target in PAGES:
+            links = "".join(f'<a href="{link}">{link}</a>\n' for link in PAGES[target])
+            peer.answer(links.encode(), headers="Content-Type: text/html; charset=utf-8\r\n")
+        elif target == "/moved":
+            peer.answer(status="301 Moved Permanently", headers="Location: /hello\r\n")
+        elif target == "/old":
+            peer.send(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
         elif target == "/video":
             peer.answer(bytes(range(256)) * 1200)
         elif target == "/slow":
@@ -62,6 +81,9 @@ class Site:
         if target == "/full":
             # Before the body, and without waiting for it.
             peer.answer(b"disk full\n", status="413 Content Too Large")
+            return False
+        if target == "/dropped":
+            peer.exactly(int(request.headers["content-length"]))
             return False
         if "expect" in request.headers:
             peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,0 +1,150 @@
+"""A server that the test plays itself, call by call, so that it reads like a dialogue.
+
+    future = pool.submit("GET", server.url("/a"))
+    peer = server.accept()
+    assert peer.burst() == ["/a"]
+    peer.answers("/a")
+
+Answers have the target of their request as their body, so that a wrong one is seen: see `named`.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from dugong import ConnectionPool
+from tests.support.server import TIMEOUT, Peer
+
+__all__ = ["HandPeer", "HandServer", "named", "settle", "warm_up"]
+
+
+def named(target: str, headers: str = "", version: str = "HTTP/1.1") -> bytes:
+    """Return the bytes of an answer whose body is *target*."""
+    head = f"{version} 200 OK\r\nContent-Length: {len(target)}\r\n{headers}\r\n"
+    return (head + target).encode()
+
+
+class HandPeer(Peer):
+    """The server's end of one connection."""
+
+    def burst(self) -> list[str]:
+        """Receive a request, and all others that have come with it; return their targets."""
+        targets = [self.request().target]
+        while self._received:
+            targets.append(self.request().target)
+        return targets
+
+    def targets(self, count: int) -> list[str]:
+        """Receive *count* requests, in however many pieces they come; return their targets."""
+        targets: list[str] = []
+        while len(targets) < count:
+            targets += self.burst()
+        return targets
+
+    def answers(self, *targets: str) -> None:
+        """Send an answer to each of *targets*, all of them in one go."""
+        self.send(b"".join(map(named, targets)))
+
+    def is_silent(self) -> bool:
+        """Return True if nothing has come that was not received, not even an end."""
+        return not self._received and not select.select([self.sock], [], [], 0)[0]
+
+    def was_left(self) -> bool:
+        """Receive until the client closes, which it may do with a reset; True if nothing came."""
+        try:
+            return self.until_eof() == b""
+        except ConnectionResetError:
+            return not self._received
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.sock.close()
+
+
+class HandServer:
+    """Listens on a loopback port while its `with` block runs; then closes all it has accepted."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(TIMEOUT)
+        self._peers: list[HandPeer] = []
+        self.port = self._listener.getsockname()[1]
+
+    def url(self, target: str = "/") -> str:
+        """Return the URL of *target* here."""
+        return f"http://127.0.0.1:{self.port}{target}"
+
+    def accept(self) -> HandPeer:
+        """Accept a connection."""
+        sock, _ = self._listener.accept()
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._peers.append(HandPeer(sock))
+        return self._peers[-1]
+
+    def is_left_alone(self) -> bool:
+        """Return True if no connection waits to be accepted."""
+        return not select.select([self._listener], [], [], 0)[0]
+
+    def __enter__(self) -> HandServer:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._listener.close()
+        for peer in self._peers:
+            peer.close()
+
+
+def settle(pool: ConnectionPool) -> None:
+    """Wait until no sender of *pool* has anything to do: what it was going to send, it has sent."""
+    scheduler = pool._scheduler
+    moved = threading.Event()
+
+    def signalling(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> None:
+            method(*args)
+            moved.set()
+
+        return call
+
+    # A sender that parks, and one that ends, comes through one of these.
+    for name in ("_place", "_settle_if_unused"):
+        setattr(scheduler, name, signalling(getattr(scheduler, name)))
+    try:
+        while not _has_settled(pool):
+            assert moved.wait(TIMEOUT), f"{pool} does not come to rest"
+            moved.clear()
+    finally:
+        del scheduler._place, scheduler._settle_if_unused
+
+
+def _has_settled(pool: ConnectionPool) -> bool:
+    with pool._scheduler.lock:
+        return all(
+            pipeline.sender_parked
+            for host in pool._scheduler.hosts.values()
+            for pipeline in host.pipelines
+        )
+
+
+def warm_up(pool: ConnectionPool, server: HandServer, window: int = 4) -> HandPeer:
+    """Have *pool* learn that *window* requests may be in flight; return its only connection."""
+    peer = None
+    for target in (f"/warm{i}" for i in range(1, window)):
+        future = pool.submit("GET", server.url(target))
+        peer = peer or server.accept()
+        assert peer.burst() == [target]
+        peer.answers(target)
+        assert future.result(TIMEOUT).text == target
+    assert peer is not None
+    return peer

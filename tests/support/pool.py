@@ -1,0 +1,170 @@
+"""A pool and a scripted server: what the tests of pools have in common."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+from dugong import ConnectionPool
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script, ScriptedServer
+
+__all__ = [
+    "GONE",
+    "OpenSite",
+    "Site",
+    "discard_rest",
+    "each",
+    "name_target",
+    "open_site",
+    "signal_after",
+    "url",
+    "wait_for",
+    "wait_until_parked",
+]
+
+#: What a script gets when the client has closed the connection, perhaps with a reset.
+GONE = (EOFError, ConnectionError, ssl.SSLError)
+
+#: Answers one request.
+Answer = Callable[[Peer, ReceivedRequest], None]
+
+
+class Site(NamedTuple):
+    """A scripted server, and a pool that knows it."""
+
+    server: ScriptedServer
+    pool: ConnectionPool
+    scheme: str
+
+    def url(self, target: str = "/") -> str:
+        """Return the URL of *target* on the server."""
+        return url(self.server, target, self.scheme)
+
+    def goes_on(self) -> bool:
+        """Return True if the next request gets its own answer, from `name_target`."""
+        return self.pool.get(self.url("/next")).body == b"/next"
+
+
+#: Takes what `open_site` takes, but for the contexts.
+OpenSite = Callable[..., AbstractContextManager[Site]]
+
+
+@contextmanager
+def open_site(
+    *scripts: Script,
+    repeat: bool = False,
+    server_context: ssl.SSLContext | None = None,
+    client_context: ssl.SSLContext | None = None,
+    **options: Any,
+) -> Iterator[Site]:
+    """Start a server of *scripts* and a pool with *options*; with TLS if contexts are given."""
+    scheme = "http" if server_context is None else "https"
+    with (
+        ScriptedServer(*scripts, context=server_context, repeat=repeat) as server,
+        ConnectionPool(ssl_context=client_context, **options) as pool,
+    ):
+        yield Site(server, pool, scheme)
+
+
+def url(server: ScriptedServer, target: str = "/", scheme: str = "http") -> str:
+    """Return the URL of *target* on *server*."""
+    return f"{scheme}://{server.host}:{server.port}{target}"
+
+
+def each(answer: Answer) -> Script:
+    """Return a script that has every request answered, until the client closes."""
+
+    def script(peer: Peer) -> None:
+        while True:
+            try:
+                request = peer.request()
+            except GONE:
+                return
+            answer(peer, request)
+
+    return script
+
+
+def name_target(peer: Peer, request: ReceivedRequest) -> None:
+    """Answer with the target of the request."""
+    peer.answer(request.target.encode())
+
+
+def discard_rest(peer: Peer) -> None:
+    """Receive until the client closes or resets, and keep nothing."""
+    try:
+        while peer.sock.recv(65536):
+            pass
+    except GONE:
+        pass
+
+
+def signal_after(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> threading.Event:
+    """Return an event that is set whenever the method *name* of the class *owner* has returned."""
+    event = threading.Event()
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def signalling(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        finally:
+            event.set()
+
+    monkeypatch.setattr(owner, name, signalling)
+    return event
+
+
+def wait_for(event: threading.Event) -> None:
+    """Wait for *event*, which must come in time."""
+    assert event.wait(TIMEOUT), "an event that was waited for did not come"
+
+
+class Held:
+    """A script that takes requests and holds the answers back until it is told to `release` them.
+
+    *warm* requests are answered at once, then *count* are received, of which `arrived` tells, and
+    answered with their targets; so are all that follow. `requests` are those that were held.
+    """
+
+    def __init__(self, count: int = 1, *, warm: int = 0) -> None:
+        self.arrived = threading.Event()
+        self.requests: list[ReceivedRequest] = []
+        self._released = threading.Event()
+        self._count = count
+        self._warm = warm
+
+    def __call__(self, peer: Peer) -> None:
+        for _ in range(self._warm):
+            name_target(peer, peer.request())
+        while len(self.requests) < self._count:
+            self.requests.append(peer.request())
+        self.arrived.set()
+        wait_for(self._released)
+        for request in self.requests:
+            name_target(peer, request)
+        each(name_target)(peer)
+
+    def release(self) -> None:
+        """Have the answers sent."""
+        self._released.set()
+
+    def wait(self) -> None:
+        """Wait until the requests have arrived."""
+        wait_for(self.arrived)
+
+
+def wait_until_parked(pool: ConnectionPool) -> None:
+    """Wait until the only connection of *pool* is idle, and both of its threads wait for work."""
+    scheduler = pool._scheduler
+    while True:
+        with scheduler.lock:
+            (host,) = scheduler.hosts.values()
+            if any(line.sender_parked and line.receiver_parked for line in host.idle):
+                return
