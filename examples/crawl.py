@@ -1,50 +1,92 @@
-"""Fetch URLs under asyncio: all hosts at the same time, those of one host over one connection.
+"""Crawl web sites: fetch pages, and whatever they link to on the same hosts.
 
     python examples/crawl.py URL...
 
-Prints the status and the size of each, or what went wrong, as they come.
+Prints the status and the size of each page, or what went wrong, as they come. All hosts are asked
+at the same time, each over two connections at most; the requests to one host are pipelined.
 """
 
-import asyncio
 import sys
-from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from urllib.parse import quote, urldefrag, urljoin
 
-from urls import connection_to, origin, target
+from dugong import ConnectionPool, Request, Response
 
-from dugong import AioFuture, DugongError, HTTPConnection, PollNeeded
-
-
-def co_get(conn: HTTPConnection, path: str) -> Generator[PollNeeded, None, tuple[int, bytes]]:
-    yield from conn.co_send_request("GET", path)
-    resp = yield from conn.co_read_response()
-    body = yield from conn.co_readall()
-    return resp.status, body
+MAX_PAGES = 10_000
 
 
-async def crawl_host(urls: Sequence[str], patience: float = 30) -> int:
-    """Fetch *urls*, all of one host, one after the other; return how many failed."""
-    failed = 0
-    with connection_to(urls[0]) as conn:
-        for url in urls:
+class Frontier:
+    """What is to be fetched next: each URL of the first ones' origins once, in order.
+
+    The pool asks it again whenever a page has come, so it may be empty for a while.
+    """
+
+    def __init__(self, urls: Iterable[str]) -> None:
+        self._queue = deque(Request("GET", url) for url in urls)
+        self._origins = {request.origin for request in self._queue}
+        self._seen = {request.url for request in self._queue}
+
+    def add(self, url: str) -> None:
+        """Note *url*, unless it is known, leads elsewhere, or cannot be fetched."""
+        if url in self._seen or len(self._seen) >= MAX_PAGES:
+            return
+        try:
+            request = Request("GET", url)
+        except ValueError:
+            return
+        if request.origin in self._origins:
+            self._seen.add(url)
+            self._queue.append(request)
+
+    def __iter__(self) -> "Frontier":
+        return self
+
+    def __next__(self) -> Request:
+        if not self._queue:
+            raise StopIteration
+        return self._queue.popleft()
+
+
+class Links(HTMLParser):
+    """Collects the URLs that a page links to."""
+
+    def __init__(self, page: Response) -> None:
+        super().__init__()
+        self._page = page
+        self.urls: list[str] = []
+        self.feed(page.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        target = dict(attrs).get("href")
+        if tag == "a" and target:
             try:
-                get = AioFuture(co_get(conn, target(url)))
-                status, body = await asyncio.wait_for(get, patience)
-                print(status, len(body), url)
-            except (DugongError, OSError, TimeoutError) as exc:
-                conn.disconnect()
-                print("failed", url, repr(exc))
+                url = urldefrag(urljoin(self._page.url, target.strip())).url
+            except ValueError:
+                return
+            self.urls.append(quote(url, safe="!#$%&'()*+,/:;=?@[]~"))
+
+
+def main(urls: list[str]) -> int:
+    failed = 0
+    frontier = Frontier(urls)
+    headers = {"User-Agent": "an-example"}
+    with ConnectionPool(
+        max_connections_per_host=2, max_body_size=4 * 1024 * 1024, headers=headers
+    ) as pool:
+        for future in pool.as_completed(frontier):
+            if exc := future.exception():
+                print("failed", future.request.url, repr(exc))
                 failed += 1
-    return failed
-
-
-async def main(urls: Sequence[str]) -> int:
-    by_host = defaultdict(list)
-    for url in urls:
-        by_host[origin(url)].append(url)
-    failed = await asyncio.gather(*map(crawl_host, by_host.values()))
-    return 1 if any(failed) else 0
+                continue
+            page = future.result()
+            print(page.status, len(page.body), page.url)
+            if page.status == 200 and page.headers.get_content_type() == "text/html":
+                for url in Links(page).urls:
+                    frontier.add(url)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

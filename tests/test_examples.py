@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from ssl import SSLContext
 
 import pytest
 
-from tests.support.server import Peer, ScriptedServer
+from tests.support.server import Peer, Script, ScriptedServer
 from tests.support.site import Site
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -106,20 +107,139 @@ def test_duplex_sends_what_comes_and_writes_what_comes_back(site: str) -> None:
     assert (result.stdout, result.stderr, result.returncode) == ("ONE\nTWO\n", "", 0)
 
 
-def test_crawl_fetches_from_all_hosts(site: str, server_context: SSLContext) -> None:
+def test_coroutines_fetches_from_all_hosts(site: str, server_context: SSLContext) -> None:
     with ScriptedServer(Site(server_context), repeat=True) as other:
         urls = [f"{site}/hello", f"http://{other.host}:{other.port}/hello", f"{site}/nothing"]
-        result = run("crawl.py", *urls)
+        result = run("coroutines.py", *urls)
     assert result.stderr == ""
     expected = [f"200 14 {urls[0]}", f"200 14 {urls[1]}", f"404 13 {urls[2]}"]
     assert sorted(result.stdout.splitlines()) == sorted(expected)
     assert result.returncode == 0
 
 
-def test_crawl_goes_on_after_a_failure(site: str) -> None:
+def test_coroutines_goes_on_after_a_failure(site: str) -> None:
     # The site closes the connection upon the first request for this one.
-    result = run("crawl.py", f"{site}/flaky", f"{site}/flaky")
+    result = run("coroutines.py", f"{site}/flaky", f"{site}/flaky")
     failed, fetched = result.stdout.splitlines()
     assert failed.startswith(f"failed {site}/flaky ConnectionClosed")
     assert fetched == f"200 8 {site}/flaky"
+    assert result.returncode == 1
+
+
+def pages(server: ScriptedServer, contents: dict[str, str]) -> Script:
+    """Return a script that serves *contents*, in which {} is the start of its URLs."""
+
+    def script(peer: Peer) -> None:
+        base = f"http://{server.host}:{server.port}"
+        try:
+            while True:
+                target = peer.head().target
+                status = "200 OK" if target in contents else "404 Not Found"
+                page = contents.get(target, "").replace("{}", base)
+                peer.answer(page.encode(), status=status, headers="Content-Type: text/html\r\n")
+        except (EOFError, ConnectionError):
+            pass  # the client has gone
+
+    return script
+
+
+def crawl(contents: dict[str, str], *targets: str) -> subprocess.CompletedProcess[str]:
+    """Crawl a site of *contents* from *targets*; what is printed is without the host."""
+
+    def script(peer: Peer) -> None:
+        pages(server, contents)(peer)
+
+    with ScriptedServer(script, repeat=True) as server:
+        base = f"http://{server.host}:{server.port}"
+        result = run("crawl.py", *(base + target for target in targets))
+    assert result.stderr == ""
+    result.stdout = result.stdout.replace(base, "")
+    return result
+
+
+def test_crawl_follows_links_to_their_end() -> None:
+    contents = {
+        "/": '<a href="/1">first</a> <a href="{}/2#part">second</a>',
+        "/1": '<a href="deep/3">third</a>',
+        "/2": '<a href="/">back</a> <a href="/2">here</a> <a>nowhere</a>',
+        "/deep/3": '<A HREF="../4?a=\u00e4">fourth</A> <a href="/missing">missing</a>',
+        "/4?a=%C3%A4": "",
+    }
+    result = crawl(contents, "/")
+    fetched = [line.split()[2] for line in result.stdout.splitlines()]
+    assert sorted(fetched) == sorted([*contents, "/missing"])
+    assert result.returncode == 0
+
+
+def test_crawl_stays_on_the_hosts_it_was_given() -> None:
+    contents = {
+        "/": '<a href="http://other.invalid/">a</a> <a href="mailto:me@x">b</a> '
+        '<a href="http://[">c</a> <a href="https://127.0.0.1:1/">d</a>'
+    }
+    result = crawl(contents, "/")
+    assert result.stdout.splitlines() == [f"200 {len(contents['/'])} /"]
+
+
+def test_crawl_goes_on_after_a_failure() -> None:
+    def script(peer: Peer) -> None:
+        while True:
+            try:
+                target = peer.head().target
+            except EOFError:
+                return  # the client has gone
+            if target == "/broken":
+                peer.send(b"nonsense\r\n\r\n")
+                return
+            peer.answer(b"well")
+
+    with ScriptedServer(script, repeat=True) as server:
+        base = f"http://{server.host}:{server.port}"
+        result = run("crawl.py", f"{base}/broken", f"{base}/a", f"{base}/b")
+    lines = sorted(result.stdout.splitlines())
+    assert lines[:2] == [f"200 4 {base}/a", f"200 4 {base}/b"]
+    assert lines[2].startswith(f"failed {base}/broken InvalidResponse")
+    assert result.returncode == 1
+
+
+def test_backup_uploads_all_files(site: str, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a b").write_bytes(b"a")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "large").write_bytes(bytes(1_000_000))
+    result = run("backup.py", str(tmp_path), f"{site}/store")
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "deep/a b: 201 Created",
+        "empty: 201 Created",
+        "large: 201 Created",
+    ]
+    assert result.returncode == 0
+
+
+def test_backup_says_what_was_refused() -> None:
+    def script(peer: Peer) -> None:
+        try:
+            while True:
+                request = peer.head()
+                assert request.headers["expect"] == "100-continue"
+                if request.target == "/good":
+                    peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    assert peer.exactly(4) == b"good"
+                    peer.answer(status="201 Created")
+                else:
+                    peer.answer(status="413 Content Too Large")
+                    assert peer.until_eof() == b""
+                    return
+        except EOFError:
+            pass  # the client has gone
+
+    with (
+        ScriptedServer(script, repeat=True) as server,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        for name in ("bad", "good"):
+            (Path(directory) / name).write_text(name)
+        result = run("backup.py", directory, f"http://{server.host}:{server.port}")
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == ["bad: 413 Content Too Large", "good: 201 Created"]
     assert result.returncode == 1

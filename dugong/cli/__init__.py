@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 __all__ = ["main"]
 
 _GET = """\
-Fetch URLs, http and https. The requests to one host are pipelined over one connection.
+Fetch URLs, http and https, from many hosts at once. There are at most six connections to each
+host, over which the requests to it are pipelined.
 
 Without -o the bodies go to standard output, in the order of the URLs, each only once it is
 complete. With -o each goes to a file of DIR that is called like the last segment of its URL's
@@ -25,7 +26,8 @@ run the second of a name gets .1 appended, and so on. Older files are replaced.
 
 Redirects are not followed: an answer 3xx counts as a failure, and names where it leads. URLs
 with a user name or password are refused. Proxies named in the environment are not used.
-A request whose connection ended before the answer did is sent again, a few times at most.
+A request whose connection ended before the answer did is sent again, a few times at most, and so
+is one whose answer turns out to be larger than 256 KiB: that is then streamed to its file.
 """
 
 
@@ -56,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="show what pipelining gains, against a server of its own",
         description="Fetch objects from a server on this machine that is made to look 20 ms away, "
-        "one by one and pipelined, and upload to it with 100-continue; check everything.",
+        "one by one, pipelined and by a pool; upload to it with 100-continue; check everything.",
     )
     demo.set_defaults(run=_demo)
     get = commands.add_parser(

@@ -86,6 +86,8 @@ class Receiving(Shared):
             raise busy("receiving")
         answers: list[Answer] = []
         try:
+            if self.buffer.start == self.buffer.end:
+                self._receive_something(patience)
             while True:
                 answer = self._next_whole_answer()
                 if answer is None:
@@ -100,6 +102,19 @@ class Receiving(Shared):
             return answers, exc
         finally:
             self._release(self._receive_turn)
+
+    def _receive_something(self, patience: float | None) -> None:
+        """Receive into the empty buffer, blocking if the transport does, if that is what is due."""
+        transport = self.transport
+        if (
+            transport is not None
+            and self.pipeline
+            and self.incoming is None
+            and self.failure is None
+            and self.ended is None
+        ):
+            transport.patience = patience
+            self.buffer.fill(transport)
 
     def _next_whole_answer(self) -> Answer | None:
         """Take the next answer if all of it is in the buffer, and nothing special about it.

@@ -106,10 +106,14 @@ class Sending(Shared):
                 raise ConnectionClosed("the server has closed the connection")
             transport = self._transport_in_use()
             try:
-                self.outgoing = batch[-1][0] if batch[-1][0].writer is not None else None
-                self.pipeline.extend([exchange for exchange, _ in batch])
+                last, data = batch[-1]
+                self.outgoing = last if last.writer is not None else None
+                if len(batch) == 1:
+                    self.pipeline.append(last)
+                else:
+                    self.pipeline.extend([exchange for exchange, _ in batch])
+                    data = b"".join([part for _, part in batch])
                 begun()
-                data = b"".join([part for _, part in batch]) if len(batch) > 1 else batch[0][1]
                 step = transport.send(data)
                 while step != len(data) - sent:
                     if isinstance(step, int):

@@ -77,6 +77,9 @@ class RequestBody(ABC):
         if not self.rewindable:
             raise ValueError("the body cannot be sent again, for it cannot be rewound")
 
+    def release(self) -> None:  # noqa: B027  # most have nothing to let go of
+        """Let the caller do with the body what he likes. It is not asked for anything any more."""
+
     @abstractmethod
     def pieces(self) -> Iterator[memoryview]:
         """Return the bytes, in order, none of the pieces empty.
@@ -166,6 +169,10 @@ class _Bytes(RequestBody):
     @property
     def data(self) -> memoryview:
         return memoryview(self._bytes)
+
+    def release(self) -> None:
+        if isinstance(self._bytes, memoryview):
+            self._bytes.release()  # else a bytearray could not change its size
 
     def pieces(self) -> Iterator[memoryview]:
         return _cut(self.data)

@@ -38,6 +38,8 @@ __all__ = ["Connections"]
 REOPEN_TIME = 1.0
 #: Seconds after which an idle connection gives its receive buffer back.
 RELEASE_TIME = 1.0
+#: Seconds that a connection may be used while hosts that have none wait for room.
+TURN_TIME = 1.0
 #: How many hosts without connections and requests are remembered, for what they have taught us.
 MAX_KNOWN_HOSTS = 4096
 
@@ -71,6 +73,9 @@ class Connections(Shared, ABC):
 
     def _serve(self, host: Host) -> None:
         """See to it that somebody takes the request that has been queued last."""
+        if host.queue and host.queue[0].suspect:
+            self._serve_suspect(host)
+            return
         if host.idle:
             self._wake_sender(self._pop_idle(host))
             return
@@ -79,6 +84,18 @@ class Connections(Shared, ABC):
             self._open(host)
         if host.roomy:
             self._wake_sender(next(reversed(host.roomy)))
+
+    def _serve_suspect(self, host: Host) -> None:
+        """See to it that a connection which has not been used takes the next request."""
+        unused = next((pipeline for pipeline in host.pipelines if not pipeline.sent), None)
+        if unused is not None:
+            if unused in host.idle:  # or else it will take the request once it is connected
+                del host.idle[unused], self.idle[unused]
+                self._wake_sender(unused)
+        elif wants_connection(host, self.limits.max_connections_per_host, monotonic()):
+            self._open(host)
+        elif host.idle:
+            self._wake_sender(self._pop_idle(host))  # to make room
 
     def _serve_all(self, host: Host) -> None:
         """See to it that requests which are queued are taken, however many there are."""
@@ -99,8 +116,10 @@ class Connections(Shared, ABC):
     def _open(self, host: Host) -> None:
         if self.closed:
             return
-        if self.connections >= self.limits.max_connections and not self._make_room(host):
-            self.wanting[host] = None
+        if self.connections >= self.limits.max_connections:
+            self._make_room()
+        if self.connections >= self.limits.max_connections:  # still, or again
+            self._want(host)
             return
         now = monotonic()
         pipeline = Pipeline(
@@ -113,13 +132,47 @@ class Connections(Shared, ABC):
         self.opened += 1
         self._deferred.append(partial(self._start_sender, pipeline))
 
-    def _make_room(self, host: Host) -> bool:
-        """End the longest idle connection. It is not one of *host*, which would have used it."""
+    def _make_room(self) -> None:
+        """End the longest idle connection, of whatever host."""
         longest = next(iter(self.idle), None)
-        if longest is None:
-            return False
-        self._end(longest)
-        return True
+        if longest is not None:
+            self._end(longest)
+
+    def _want(self, host: Host) -> None:
+        """Remember that *host* should have a connection, which there is no room for."""
+        self.wanting[host] = None
+        if not self._taking_turns:
+            self._taking_turns = True
+            self._at(monotonic() + TURN_TIME, self._take_turns)
+
+    def _take_turns(self) -> None:
+        """Have connections that have had their turn make room for hosts that have none."""
+        starving = sum(not host.pipelines for host in self.wanting)
+        self._taking_turns = starving > 0
+        if not starving:
+            return
+        now = monotonic()
+        had_their_turn = [
+            pipeline
+            for host in self.hosts.values()
+            for pipeline in host.pipelines
+            if pipeline.opened <= now - TURN_TIME and not pipeline.retiring
+        ]
+        # First of those who have most; of these, the oldest.
+        had_their_turn.sort(key=lambda pipeline: (-len(pipeline.host.pipelines), pipeline.opened))
+        for pipeline in had_their_turn[:starving]:
+            self._retire(pipeline)
+        self._at(now + TURN_TIME, self._take_turns)
+
+    def _somebody_wants(self, now: float) -> bool:
+        """Return True if a host still wants a connection that there is no room for."""
+        limit = self.limits.max_connections_per_host
+        while self.wanting:
+            first = next(iter(self.wanting))
+            if wants_connection(first, limit, now):
+                return True
+            del self.wanting[first]
+        return False
 
     def connect_failed(self, pipeline: Pipeline, error: Exception) -> None:
         """*pipeline* could not be connected."""
@@ -132,6 +185,8 @@ class Connections(Shared, ABC):
                 self._unqueue(1)
                 self._finish(job, failure(error, Delivery.UNSENT))
             self._end(pipeline)
+            if host.queued:  # the others may be held for long
+                self._at(host.unopenable_until, partial(self._serve_all, host))
         self._do_deferred()
 
     def _place(self, pipeline: Pipeline) -> None:
@@ -155,7 +210,7 @@ class Connections(Shared, ABC):
         if not room:
             host.lessons.quota = None  # the host would have closed the connection
             self._end(pipeline)
-        elif self.wanting and not host.queued:
+        elif self.wanting and not host.queued and self._somebody_wants(now):
             self._end(pipeline)
         else:
             pipeline.idle_since = now
@@ -163,7 +218,8 @@ class Connections(Shared, ABC):
             self.idle[pipeline] = None
             if not pipeline.watched:
                 pipeline.watched = True
-                self._at(now + RELEASE_TIME, partial(self._watch_idle, pipeline))
+                first_look = min(RELEASE_TIME, self.limits.idle_timeout)
+                self._at(now + first_look, partial(self._watch_idle, pipeline))
 
     def _retire(self, pipeline: Pipeline) -> None:
         """Have *pipeline*, which has reached its age, take nothing more and end between answers."""
@@ -249,11 +305,11 @@ class Connections(Shared, ABC):
             job.pipeline = None
         host.put_back(back)
         self.queued += len(back)
-        self._serve_all(host)
         while self.wanting and (self.connections < self.limits.max_connections or self.idle):
             wanting = next(iter(self.wanting))
             del self.wanting[wanting]
             self._serve_all(wanting)
+        self._serve_all(host)
 
     def _may_go_back(self, pipeline: Pipeline, job: Job, verdict: Delivery, first: bool) -> bool:
         """Decide whether *job* goes back to the queue, which charges it nothing.

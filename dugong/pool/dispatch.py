@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
 
-__all__ = ["has_room", "should_refill", "take", "wants_connection"]
+__all__ = ["has_room", "needs_fresh", "should_refill", "take", "wants_connection"]
 
 
 def room(host: Host, pipeline: Pipeline) -> int:
@@ -50,16 +50,31 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
     return (
         host.queued > 0
         and have < limit
-        and have < host.queued + host.in_flight
+        and (have < host.queued + host.in_flight or needs_fresh(host))
         and (not have or now >= host.unopenable_until)
+    )
+
+
+def needs_fresh(host: Host) -> bool:
+    """Return True if the next request needs a connection that has not been used, and there is none.
+
+    It has lost a used one, which the server may have closed just then. That of another one which
+    was idle for as long would show no more.
+    """
+    return (
+        bool(host.queue)
+        and host.queue[0].suspect
+        and all(pipeline.sent for pipeline in host.pipelines)
     )
 
 
 def take(host: Host, pipeline: Pipeline) -> list[Job]:
     """Remove from the queue of *host*, and return, what *pipeline* is to send now.
 
-    A request that has to be alone, and that no free connection could have, is reserved by the first
-    pipeline that comes across it, which takes nothing else until it is empty and can send that.
+    A request that has lost a connection before is left for one that has not been used; the first
+    pipeline that is empty makes room for that. One that has to be alone, and that no free
+    connection could have, is reserved by the first pipeline that comes across it, which takes
+    nothing else until it is empty and can send that.
     """
     if pipeline.reserved is not None:
         if pipeline.in_flight or pipeline.closed_to_more:
@@ -76,6 +91,11 @@ def take(host: Host, pipeline: Pipeline) -> list[Job]:
     most = min(most, max(share, 1) - flying)
     batch: list[Job] = []
     while len(batch) < most and (job := host.pop()) is not None:
+        if job.suspect and pipeline.sent:
+            host.put_back([job])
+            if not (flying or batch) and needs_fresh(host):
+                pipeline.retiring = True  # and make room for one
+            break
         if not (job.alone or job.suspect):
             batch.append(job)
             continue

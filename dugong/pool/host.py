@@ -57,6 +57,11 @@ class Lessons:
         self._closed_after = 0
         self._quota_until = 0.0
 
+    @property
+    def nothing_to_learn(self) -> bool:
+        """True if a good answer would change nothing."""
+        return self.window == self._depth and self.quota is None
+
     def answered(self, count: int, now: float) -> None:
         """*count* good answers have come: HTTP/1.1, and the connection stays open."""
         if self.window == self._depth:

@@ -113,6 +113,11 @@ class Job:
         self.exchange = exchange
         return exchange
 
+    def release(self) -> None:
+        """Let go of the body, for nobody will send it any more."""
+        if self.upload is not None:
+            self.upload.release()
+
     # What the future asks of its owner.
 
     def abandon(self, future: ResponseFuture) -> bool:

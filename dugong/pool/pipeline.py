@@ -134,6 +134,16 @@ class Pipeline:
         return self.retiring or (self.max_requests is not None and self.sent >= self.max_requests)
 
     @property
+    def as_new(self) -> bool:
+        """True if nothing is in flight and nothing has happened that an idle connection minds."""
+        return (
+            self.watched
+            and self.max_requests is None
+            and not (self.ending or self.broken or self.retiring or self.in_flight)
+            and not self.duplexer.buffer
+        )
+
+    @property
     def unused(self) -> bool:
         """True if nobody is at work on the connection."""
         return not (self.sending or self.receiving or self.borrowed or self.streaming)

@@ -22,8 +22,7 @@ from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
 from dugong.connection.request import RequestBuilder
 from dugong.connection.writers import BodyFollowing
-from dugong.errors import ConnectionClosed
-from dugong.pool import receiver, sender
+from dugong.pool import direct, receiver
 from dugong.pool.body import request_body
 from dugong.pool.future import ResponseFuture
 from dugong.pool.host import Host
@@ -163,32 +162,18 @@ class ConnectionPool:
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._job(made)
-        if made.deadline is None and job.upload is None:
-            pipeline = scheduler.borrow(job)
-            if pipeline is not None:
-                self._do(job, pipeline)
-                return job.future.result()
-        scheduler.submit(job, True, _deadline(made))
         try:
+            pipeline = None
+            if made.deadline is None and job.upload is None:
+                pipeline = scheduler.borrow(job)
+            if pipeline is not None:
+                direct.perform(scheduler, pipeline, job)
+            else:
+                scheduler.submit(job, True, _deadline(made))
             return job.future.result()
         except BaseException:
             job.future.cancel()  # does nothing if it is done
             raise
-
-    def _do(self, job: Job, pipeline: Any) -> None:
-        """Make a request in the calling thread, while the threads of *pipeline* are parked."""
-        scheduler = self._scheduler
-        error: Exception | None = None
-        try:
-            error = sender.send(scheduler, pipeline, [job])
-            while pipeline.in_flight and not pipeline.ending and pipeline.duplexer.unread:
-                receiver.receive(scheduler, pipeline)
-        except BaseException:
-            # As its own error, it keeps the request from being sent again, for nobody waits for it.
-            error = job.error = ConnectionClosed("interrupted")
-            raise
-        finally:
-            scheduler.give_back(pipeline, error)
 
     def submit(
         self,
@@ -444,7 +429,9 @@ class _Dialer:
         if self._ssl_context is None:
             import ssl
 
-            self._ssl_context = ssl.create_default_context()
+            context = ssl.create_default_context()
+            context.set_alpn_protocols(["http/1.1"])
+            self._ssl_context = context
 
     def __call__(self, origin: Origin) -> Coroutine[Transport]:
         context = self._ssl_context if origin.scheme == "https" else None

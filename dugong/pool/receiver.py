@@ -18,11 +18,12 @@ from dugong.pool.failure import failure
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
+    from dugong.connection.receiving import Answer
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
     from dugong.pool.traffic import Traffic
 
-__all__ = ["LONG", "Abandoned", "ConnectionBody", "receive", "run"]
+__all__ = ["LONG", "Abandoned", "ConnectionBody", "handle", "receive", "run"]
 
 #: Bytes: nothing is sent behind an answer longer than this, and no more than this is drained.
 LONG = 256 * 1024
@@ -53,9 +54,16 @@ def run(scheduler: Traffic, pipeline: Pipeline) -> None:
 
 def receive(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Receive at least one answer, blocking, and resolve what can be resolved."""
+    answers, error = pipeline.duplexer.read_answers(pipeline.in_flight[0].timeout)
+    handle(scheduler, pipeline, answers, error)
+
+
+def handle(
+    scheduler: Traffic, pipeline: Pipeline, answers: list[Answer], error: Exception | None
+) -> None:
+    """Resolve what *answers* can resolve; *error* is what came behind them."""
     in_flight = pipeline.in_flight
     limit = scheduler.limits.max_body_size
-    answers, error = pipeline.duplexer.read_answers(in_flight[0].timeout)
     done: list[tuple[Job, Response]] = []
     for _, status, reason, fields, length, buffered in answers:
         if status < 200:  # the 100 that was asked for

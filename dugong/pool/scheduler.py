@@ -9,7 +9,6 @@ ends those, and `dugong.pool.shared` says what is guarded by the lock.
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from queue import Empty
 from time import monotonic
@@ -96,7 +95,12 @@ class Scheduler(Traffic):
                 return None
             pipeline = self._pop_idle(host)
             pipeline.borrowed = True
-            self._take_off(pipeline, [job])
+            job.pipeline = pipeline
+            job.since = monotonic()
+            pipeline.in_flight.append(job)
+            pipeline.sent += 1
+            host.in_flight += 1
+            host.sent += 1
             return pipeline
 
     def give_back(self, pipeline: Pipeline, error: Exception | None = None) -> None:
@@ -129,6 +133,7 @@ class Scheduler(Traffic):
             try:
                 while job.sending and not self.is_own_thread():
                     self.let_go.wait()
+                job.release()
             finally:
                 self._deferred.append(job.future._cancel)
         self._do_deferred()
@@ -172,9 +177,10 @@ class Scheduler(Traffic):
             self._drop(job)
             self._deferred.append(partial(job.future._reject, error))
             return
-        if job.outcome is not None:
-            return  # it has been answered, and waits for nothing but the sender
         message = f"the deadline passed on connection {pipeline.name}"
+        if job.outcome is not None:  # it has been answered, and waits for nothing but the sender
+            self._fail(pipeline, ConnectionTimedOut(message))
+            return
         error = _timed_out(message, self._delivery(pipeline, job, job is pipeline.in_flight[0]))
         if job.sending or (pipeline.in_flight and pipeline.in_flight[0] is job):
             job.error = error
@@ -207,15 +213,19 @@ class Scheduler(Traffic):
             self.room.notify_all()
         self._wake.put(True)
         self._do_deferred()
-        if not wait:
+        if not wait or self.is_own_thread():
             return
         end = monotonic() + CLOSE_TIME
-        for ident, thread in list(self._threads.items()):
-            if ident != threading.get_ident():
-                thread.join(max(0.0, end - monotonic()))
+        with self._starting:
+            threads = self._threads
+        for thread in threads:
+            thread.join(max(0.0, end - monotonic()))
         with self.lock:
             for host in self.hosts.values():
                 for pipeline in host.pipelines:
+                    late = pipeline.uploading
+                    if late is not None and not late.done and late.outcome is not None:
+                        self._finish(late, late.outcome)
                     for job in pipeline.in_flight:
                         if not job.done:
                             verdict = self._delivery(pipeline, job, job is pipeline.in_flight[0])
@@ -302,6 +312,7 @@ class Scheduler(Traffic):
                 jobs += [pipeline.reserved] if pipeline.reserved is not None else []
                 if pipeline.duplexer.transport is not None:
                     pipeline.duplexer.transport.drop()
+                pipeline.ending = pipeline.settled = True
             for job in jobs:
                 job.done = True
                 error = failure(PoolClosed("the request is the parent process's"), Delivery.SENT)

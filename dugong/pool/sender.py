@@ -104,7 +104,8 @@ def _send_body(scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
             count -= sent
     else:
         for piece in _pieces(upload):
-            eval_coroutine(duplexer.co_write(piece), job.timeout)
+            with piece:  # or an exception would keep it, and a bytearray could not change its size
+                eval_coroutine(duplexer.co_write(piece), job.timeout)
         eval_coroutine(duplexer.co_write_eof(), job.timeout)
 
 

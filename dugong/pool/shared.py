@@ -69,13 +69,17 @@ class Shared:
         self.ended = 0
         self.past = [0, 0, 0]  # sent, answered and resent, of hosts that have been forgotten
         self._deferred: deque[Callable[[], object]] = deque()
-        self._threads: dict[int, Thread] = {}
+        self._own: dict[int, None] = {}  # each thread of the pool adds and removes itself
+        # Guards `_threads`, and is held while one is started: so close() knows them all.
+        self._starting = Lock()
+        self._threads: list[Thread] = []
         self._timers = Timers()
         # Whatever comes wakes the maintenance thread; True ends it. Unlike a condition, it may be
         # put to from a finalizer, wherever that runs.
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._next_timer = float("inf")
         self._maintained = False
+        self._taking_turns = False
 
     def _at(self, when: float, action: Callable[[], None]) -> Timer:
         """Have *action* done, under the lock, at the time *when*."""
@@ -94,18 +98,26 @@ class Shared:
             action()
 
     def _start(self, function: Callable[[], object], name: str) -> None:
+        """Start a thread; do nothing once the pool is closed. Raises RuntimeError."""
+
         def run() -> None:
-            self._threads[threading.get_ident()] = threading.current_thread()
+            self._own[threading.get_ident()] = None
             try:
                 function()
             finally:
-                del self._threads[threading.get_ident()]
+                del self._own[threading.get_ident()]
 
-        Thread(target=run, name=name, daemon=True).start()
+        thread = Thread(target=run, name=name, daemon=True)
+        with self._starting:
+            if self.closed:
+                raise RuntimeError("the pool has been closed")
+            thread.start()
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.append(thread)
 
     def is_own_thread(self) -> bool:
         """Return True in one of the pool's own threads, where its callbacks run."""
-        return threading.get_ident() in self._threads
+        return threading.get_ident() in self._own
 
     def _unqueue(self, count: int) -> None:
         full = self.queued >= self.limits.max_queued
@@ -116,6 +128,7 @@ class Shared:
     def _finish(self, job: Job, outcome: Response | StreamedResponse | Exception) -> None:
         """Decide the outcome of *job*."""
         job.done = True
+        job.release()
         if job.timer is not None:
             self._timers.cancel(job.timer)
         future = job.future

@@ -185,6 +185,8 @@ class Traffic(Connections):
                 job.done = True
                 if job.timer is not None:
                     self._timers.cancel(job.timer)
+                if job.upload is not None:
+                    job.release()
                 resolved.append((job, response))
             count = len(done)
             host.in_flight -= count
@@ -202,6 +204,40 @@ class Traffic(Connections):
                 assert exchange is not None
                 self._learn(pipeline, exchange, good)
         for job, response in resolved:
+            job.future._resolve(response)
+        if self._deferred:
+            self._do_deferred()
+
+    def answered_directly(
+        self, pipeline: Pipeline, job: Job, exchange: Exchange, response: Response
+    ) -> None:
+        """The thread that has borrowed *pipeline* for *job* has its answer, and gives it back."""
+        host = pipeline.host
+        with self.lock:
+            pipeline.borrowed = pipeline.exclusive = False
+            pipeline.in_flight.popleft()
+            host.in_flight -= 1
+            host.answered += 1
+            pipeline.answered += 1
+            done, job.done = job.done, True
+            lessons = host.lessons
+            if (
+                exchange.persistent
+                and exchange.minor_version
+                and lessons.nothing_to_learn
+                and pipeline.as_new
+                and not (host.queued or self.wanting)
+            ):
+                # As _learn and _place would have it, which would be most of the cost.
+                pipeline.idle_since = monotonic()
+                host.idle[pipeline] = None
+                self.idle[pipeline] = None
+            else:
+                good = exchange.persistent and exchange.minor_version > 0
+                self._learn(pipeline, exchange, int(good))
+                if host.queued and not pipeline.ending:
+                    self._serve(host)
+        if not done:
             job.future._resolve(response)
         if self._deferred:
             self._do_deferred()
@@ -280,9 +316,11 @@ class Traffic(Connections):
                 self._timers.cancel(job.timer)
             exchange = job.exchange
             assert exchange is not None
-            if complete and not pipeline.ending:
-                while job.sending:
-                    self.let_go.wait()
+            if not complete:
+                self._fail(pipeline, receiver.Abandoned())
+            while job.sending:  # until whoever reads the body has let go of it
+                self.let_go.wait()
+            job.release()
             pipeline.streaming = False
             if complete:
                 pipeline.in_flight.popleft()
@@ -292,8 +330,8 @@ class Traffic(Connections):
                 pipeline.exclusive = False
             if pipeline.ending:
                 self._settle_if_unused(pipeline)
-            elif complete:
-                self._learn(pipeline, exchange, int(exchange.persistent and exchange.minor_version))
             else:
-                self._fail(pipeline, receiver.Abandoned())
+                self._learn(
+                    pipeline, exchange, int(exchange.persistent and exchange.minor_version > 0)
+                )
         self._do_deferred()

@@ -81,7 +81,7 @@ def test_the_help_of_get_says_what_is_not_done(capsys: pytest.CaptureFixture[str
 
 
 def test_get_writes_to_standard_output(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    with ScriptedServer(echo) as server:
+    with ScriptedServer(echo, repeat=True) as server:
         assert main(["get", url(server, "/a"), url(server, "/b")]) == 0
     assert capsysbinary.readouterr() == (b"/a/b", b"")
 
@@ -106,7 +106,7 @@ def test_a_name_that_standard_output_cannot_show_is_escaped(tmp_path: Path) -> N
 def test_a_dash_reads_urls_from_standard_input(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    with ScriptedServer(echo) as server:
+    with ScriptedServer(echo, repeat=True) as server:
         lines = f"{url(server, '/b')}\n\n  {url(server, '/c')}  \r\n{url(server, '/d')}".encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
         assert main(["get", url(server, "/a"), "-", url(server, "/e")]) == 0
@@ -122,7 +122,7 @@ def test_a_line_of_standard_input_that_is_no_text_fails_alone(
         assert main(["get", "-"]) == 1
     out, err = capsysbinary.readouterr()
     assert out == b"/%FF"
-    assert err == b"dugong: \\udcff: not an http or https URL\n"
+    assert err == b"dugong: \\udcff: a URL must begin with http:// or https://\n"
 
 
 def test_the_timeout_is_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +182,6 @@ def test_ctrl_c_ends_the_demo_and_its_server_without_a_word() -> None:
 
 
 def test_a_reader_of_standard_output_that_goes_away_is_status_141() -> None:
-    # It may be about to send the second request, and connect again for that, when it is stopped.
     with ScriptedServer(echo, repeat=True) as server:
         reading, writing = os.pipe()
         os.close(reading)

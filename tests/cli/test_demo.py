@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from dugong import HTTPConnection
+from dugong import ConnectionPool, HTTPConnection
 from dugong.cli.demo import (
     CheckFailed,
     accepted_upload,
     all_pipelined,
     demo,
     one_by_one,
+    pooled,
     refused_upload,
     run,
 )
@@ -26,20 +27,25 @@ SHA256_OF_A = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
 def test_everything_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo(40) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [re.split(r"  +", line) for line in lines[3:7]]
+    rows = [re.split(r"  +", line) for line in lines[3:8]]
     assert [row[:2] for row in rows] == [
         ["GET, one at a time", "40"],
         ["GET, pipelined", "40"],
+        ["GET, a pool of 6 connections", "40"],
         ["upload accepted after 100-continue", "1"],
         ["upload refused before its body", "1"],
     ]
-    assert re.fullmatch(r"\d+x as fast", rows[1][-1])
+    for row in rows[1:3]:
+        assert re.fullmatch(r"\d+x as fast", row[-1])
     assert "FAILED" not in "".join(lines)
 
 
 def test_every_step_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     def script(peer: Peer) -> None:
-        peer.head()
+        try:
+            peer.head()
+        except EOFError:
+            return  # the pool was closed before it had used this connection
         peer.answer(status="503 Not Today")
 
     with ScriptedServer(script, repeat=True) as server:
@@ -49,6 +55,7 @@ def test_every_step_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> N
     assert failed == [
         "FAILED: GET, one at a time: /objects/0: status is 503, not 200",
         "FAILED: GET, pipelined: /objects/0: status is 503, not 200",
+        "FAILED: GET, a pool of 6 connections: /objects/0: status is 503, not 200",
         "FAILED: upload accepted after 100-continue: status before the body is 503, not 100",
         "FAILED: upload refused before its body: status before the body is 503, not 413",
     ]
@@ -57,11 +64,14 @@ def test_every_step_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_connection_that_ends_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     def script(peer: Peer) -> None:
-        peer.head()
+        try:
+            peer.head()
+        except EOFError:
+            pass  # the pool was closed before it had used this connection
 
     with ScriptedServer(script, repeat=True) as server:
         assert run(*server.address, objects=2) == 1
-    assert capsys.readouterr().out.count("FAILED: ") == 4
+    assert capsys.readouterr().out.count("FAILED: ") == 5
 
 
 @pytest.mark.parametrize("fetch", [one_by_one, all_pipelined])
@@ -96,6 +106,36 @@ def test_a_wrong_body_is_noticed(
         pytest.raises(CheckFailed, match=r"^/1: SHA-256 is 3e23e816.*, not ca978112"),
     ):
         fetch(conn, digests)
+
+
+def test_the_pool_fetches_and_compares_every_object() -> None:
+    def script(peer: Peer) -> None:
+        try:
+            while peer.head():
+                peer.answer(b"a")
+        except EOFError:
+            pass  # the pool has been closed
+
+    digests = {f"/{i}": SHA256_OF_A for i in range(50)}
+    with ScriptedServer(script, repeat=True) as server, ConnectionPool() as pool:
+        assert pooled(pool, "http://{}:{}".format(*server.address), digests) == 50
+
+
+def test_a_wrong_body_out_of_the_pool_is_noticed() -> None:
+    def script(peer: Peer) -> None:
+        try:
+            while target := peer.head().target:
+                peer.answer(b"b" if target == "/7" else b"a")
+        except (EOFError, ConnectionError):
+            pass  # the pool has been closed
+
+    digests = {f"/{i}": SHA256_OF_A for i in range(10)}
+    with (
+        ScriptedServer(script, repeat=True) as server,
+        ConnectionPool() as pool,
+        pytest.raises(CheckFailed, match=r"^/7: SHA-256 is 3e23e816.*, not ca978112"),
+    ):
+        pooled(pool, "http://{}:{}".format(*server.address), digests)
 
 
 def wrong_digest(peer: Peer) -> None:

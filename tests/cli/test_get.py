@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dugong.cli.get import MAX_ORIGINS, get
+from dugong.cli.get import get
 from tests.support.server import Peer, ScriptedServer
 
 TIMEOUT = 10.0
@@ -122,19 +122,24 @@ def test_each_failure_has_its_line_and_the_others_are_fetched(
     assert files(tmp_path) == {"a": b"/a", "b": b"/b"}
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(
         [
-            "dugong: gopher://h/: not an http or https URL",
+            "dugong: gopher://h/: a URL must begin with http:// or https://",
             f"dugong: {server}/missing: 404 Not Found",
             f"dugong: {refused}: Connection refused",
         ]
     )
 
 
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@h/a", "http://user:sec/ret@h/a", "http://user:sec\nret@h/a"]
+)
 def test_a_password_is_not_accepted_and_not_repeated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert get(["http://user:secret@h/a"], str(tmp_path), TIMEOUT) == 1
+    assert get([url], str(tmp_path), TIMEOUT) == 1
     err = capsys.readouterr().err
-    assert err == ("dugong: http://...@h/a: a user name or password in the URL is not accepted\n")
+    assert err.startswith("dugong: http://...@h/a: ")
+    assert "sec" not in err
+    assert "ret" not in err
 
 
 def test_what_a_server_sends_cannot_control_the_terminal(
@@ -150,27 +155,19 @@ def test_what_a_server_sends_cannot_control_the_terminal(
     assert capsys.readouterr().err == f"dugong: {url}: 404 \\x1b[2Jä\n"
 
 
-def test_the_requests_to_one_origin_share_a_connection(tmp_path: Path) -> None:
+def test_hosts_are_asked_at_the_same_time(tmp_path: Path) -> None:
+    all_are_asked = threading.Barrier(8)
+
     def script(peer: Peer) -> None:
-        for _ in range(10):
-            peer.answer(peer.head().target.encode())
+        target = peer.head().target
+        all_are_asked.wait(TIMEOUT)
+        peer.answer(target.encode())
 
-    with ScriptedServer(script) as server:
-        base = "http://{}:{}".format(*server.address)
-        assert get([f"{base}/{i}" for i in range(10)], str(tmp_path), TIMEOUT) == 0
-    assert len(files(tmp_path)) == 10
-
-
-def test_more_origins_than_are_served_at_once_are_all_served(tmp_path: Path) -> None:
-    def script(peer: Peer) -> None:
-        peer.answer(peer.head().target.encode())
-
-    count = MAX_ORIGINS + 2
     with ExitStack() as stack:
-        servers = [stack.enter_context(ScriptedServer(script)) for _ in range(count)]
+        servers = [stack.enter_context(ScriptedServer(script)) for _ in range(8)]
         urls = [f"http://127.0.0.1:{server.port}/{i}" for i, server in enumerate(servers)]
         assert get(urls, str(tmp_path), TIMEOUT) == 0
-    assert len(files(tmp_path)) == count
+    assert files(tmp_path) == {str(i): f"/{i}".encode() for i in range(8)}
 
 
 def test_nothing_asked_is_nothing_failed(tmp_path: Path) -> None:
@@ -186,20 +183,18 @@ def test_bodies_go_to_standard_output_in_the_order_of_the_urls(
     answered_2 = threading.Event()
 
     def slow(peer: Peer) -> None:
-        for _ in range(2):
-            request = peer.head()
-            assert answered_2.wait(TIMEOUT)
-            peer.answer(request.target.encode())
+        request = peer.head()
+        assert answered_2.wait(TIMEOUT)
+        peer.answer(request.target.encode(), headers="Connection: close\r\n")
 
     def fast(peer: Peer) -> None:
         peer.answer(peer.head().target.encode())
-        peer.until_eof()
         answered_2.set()
 
     def url(server: ScriptedServer, path: str) -> str:
         return "http://{}:{}{}".format(*server.address, path)
 
-    with ScriptedServer(slow) as one, ScriptedServer(fast) as two:
+    with ScriptedServer(slow, repeat=True) as one, ScriptedServer(fast) as two:
         urls = [url(one, "/1"), url(two, "/2"), url(one, "/3")]
         assert get(urls, None, TIMEOUT) == 0
     assert capsysbinary.readouterr() == (b"/1/2/3", b"")

@@ -44,17 +44,6 @@ def test_the_connection_lives_on_when_all_has_been_answered() -> None:
                 conn.read_response()
 
 
-def test_the_headers_go_with_each_request() -> None:
-    def script(peer: Peer) -> None:
-        for _ in range(2):
-            peer.answer(peer.head().headers["x-a"].encode())
-
-    with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
-        for _ in pipelined(conn, ["/1", "/2"], {"X-A": "b"}):
-            conn.read_response()
-            assert conn.readall() == b"b"
-
-
 def test_the_first_request_goes_alone() -> None:
     def script(peer: Peer) -> None:
         peer.head()

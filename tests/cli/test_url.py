@@ -6,26 +6,32 @@ import os
 
 import pytest
 
-from dugong.cli.url import Origin, Url, file_name, parse_url
+from dugong.cli.url import file_name, get_request
+from dugong.pool.request import Origin
 
 
 @pytest.mark.parametrize(
-    ("text", "url"),
+    ("text", "origin", "target"),
     [
-        ("http://h/a/b", Url(Origin("http", "h", 80), "/a/b")),
-        ("https://h/a", Url(Origin("https", "h", 443), "/a")),
-        ("HTTP://H:81/A", Url(Origin("http", "h", 81), "/A")),
-        ("http://h", Url(Origin("http", "h", 80), "/")),
-        ("http://h?q=1", Url(Origin("http", "h", 80), "/?q=1")),
-        ("http://[::1]:8080/a", Url(Origin("http", "::1", 8080), "/a")),
+        ("http://h/a/b", Origin("http", "h", 80), "/a/b"),
+        ("https://h/a", Origin("https", "h", 443), "/a"),
+        ("HTTP://H:81/A", Origin("http", "h", 81), "/A"),
+        ("http://h", Origin("http", "h", 80), "/"),
+        ("http://h?q=1", Origin("http", "h", 80), "/?q=1"),
+        ("http://[::1]:8080/a", Origin("http", "::1", 8080), "/a"),
     ],
 )
-def test_a_url_is_an_origin_and_a_target(text: str, url: Url) -> None:
-    assert parse_url(text) == url
+def test_a_url_becomes_a_get(text: str, origin: Origin, target: str) -> None:
+    request = get_request(text)
+    assert (request.method, request.origin, request.target) == ("GET", origin, target)
+
+
+def test_a_host_name_that_is_not_ascii_becomes_one_that_is() -> None:
+    assert get_request("http://b\xfccher.example/").origin.host == "xn--bcher-kva.example"
 
 
 def test_a_fragment_is_dropped() -> None:
-    assert parse_url("http://h/a?b#c").target == "/a?b"
+    assert get_request("http://h/a?b#c").target == "/a?b"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,7 @@ def test_a_fragment_is_dropped() -> None:
 def test_what_cannot_stand_in_a_target_is_encoded_and_nothing_else(
     written: str, target: str
 ) -> None:
-    assert parse_url("http://h" + written).target == target
+    assert get_request("http://h" + written).target == target
 
 
 @pytest.mark.parametrize(
@@ -58,13 +64,15 @@ def test_what_cannot_stand_in_a_target_is_encoded_and_nothing_else(
         "http://h:port/",
         "http://h:99999/",
         "http://[::1/",
+        "http://a b/",
+        os.fsdecode(b"http://\xff/"),
         "http://user:password@h/",
         "http://user@h/",
     ],
 )
 def test_anything_but_an_http_url_without_credentials_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        parse_url(text)
+        get_request(text)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from dugong.pool.dispatch import has_room, room, should_refill, take, wants_connection
+from dugong.pool.dispatch import (
+    has_room,
+    needs_fresh,
+    room,
+    should_refill,
+    take,
+    wants_connection,
+)
+from dugong.pool.host import Host
 from dugong.pool.job import Job
 from tests.support.parts import make_host, make_job, make_pipeline, queue
 
@@ -202,6 +210,77 @@ def test_two_that_go_alone_do_not_wait_for_the_same_connection() -> None:
     job, *_ = queue(host, "/alone", "/a", "/b")
     assert take(host, busy) == []
     assert busy.reserved is job
+
+
+# --- those that have lost a connection -----------------------------------------------------------
+
+
+def queue_suspect(host: Host, *behind: str) -> Job:
+    """Queue a job that has lost a connection, and others behind it."""
+    suspect, *_ = queue(host, "/suspect", *behind)
+    suspect.suspect = True
+    return suspect
+
+
+def test_one_that_has_lost_a_connection_goes_alone_on_one_that_was_not_used() -> None:
+    host = make_host()
+    used, fresh = make_pipeline(host, in_flight=1), make_pipeline(host)
+    suspect = queue_suspect(host, "/a", "/b", "/c")
+    assert not needs_fresh(host)
+    assert take(host, used) == []
+    assert host.queued == 4
+    assert not used.retiring
+    assert take(host, fresh) == [suspect]
+
+
+def test_a_used_connection_that_is_empty_makes_room_for_one_that_was_not() -> None:
+    host = make_host()
+    used = make_pipeline(host, in_flight=1)
+    used.in_flight.clear()
+    queue_suspect(host)
+    assert needs_fresh(host)
+    assert take(host, used) == []
+    assert used.retiring
+    assert host.queued == 1
+
+
+def test_a_fresh_connection_is_wanted_though_used_ones_are_idle() -> None:
+    host = make_host()
+    for _ in range(2):
+        make_pipeline(host, in_flight=1).in_flight.clear()
+    host.in_flight = 0
+    queue_suspect(host)
+    assert wants_connection(host, 3, now=0.0)
+    assert not wants_connection(host, 2, now=0.0)
+    make_pipeline(host)
+    assert not wants_connection(host, 4, now=0.0)
+
+
+def test_no_connection_is_given_up_for_that_while_it_has_requests_in_flight() -> None:
+    host = make_host()
+    pipelines = [make_pipeline(host, in_flight=1) for _ in range(3)]
+    queue_suspect(host, "/a", "/b", "/c", "/d", "/e")
+    for pipeline in pipelines:
+        assert take(host, pipeline) == []
+    assert not any(pipeline.retiring for pipeline in pipelines)
+
+
+def test_what_stands_before_one_that_has_lost_a_connection_is_taken() -> None:
+    host = make_host()
+    used = make_pipeline(host, in_flight=1)
+    used.in_flight.clear()
+    queue(host, "/a", "/b")
+    queue_suspect(host)
+    assert targets(take(host, used)) == ["/a", "/b"]
+    assert not used.retiring
+
+
+def test_an_ordinary_request_needs_no_fresh_connection() -> None:
+    host = make_host()
+    make_pipeline(host, in_flight=1)
+    assert not needs_fresh(host)
+    queue(host, "/a")
+    assert not needs_fresh(host)
 
 
 # --- when to wake, and when to open ---------------------------------------------------------------

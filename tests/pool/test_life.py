@@ -28,8 +28,8 @@ from dugong.pool.future import ResponseFuture
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from tests.support.pool import Held, discard_rest, each, name_target, url, wait_for
-from tests.support.server import Peer, ScriptedServer
+from tests.support.pool import Held, discard_rest, each, get_and_be_idle, name_target, url, wait_for
+from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
 
 def serve(peer: Peer) -> None:
@@ -100,6 +100,35 @@ def test_close_ends_idle_connections_at_once() -> None:
         pool.close()
         assert own_threads() == []
         assert pool.statistics().connections == 0
+
+
+@pytest.mark.xfail(strict=True, reason="R2-11")
+def test_close_waits_also_for_threads_that_are_about_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = threading.Thread.run
+    leaving = threading.Semaphore(0)
+
+    def slow_run(thread: threading.Thread) -> None:
+        run(thread)
+        if thread.name.endswith(("-send", "-recv")):
+            leaving.release()
+            threading.Event().wait(0.1)  # which is how long the thread has still to live
+
+    def last(peer: Peer, request: ReceivedRequest) -> None:
+        peer.answer(headers="Connection: close\r\n")
+
+    monkeypatch.setattr(threading.Thread, "run", slow_run)
+    with ScriptedServer(each(last)) as server:
+        pool = ConnectionPool()
+        pool.get(url(server))
+        for _ in ("sender", "receiver"):
+            assert leaving.acquire(timeout=5)
+        pool.close()
+        left = own_threads()
+        for thread in left:
+            thread.join()
+        assert left == []
 
 
 def test_close_may_be_called_twice() -> None:
@@ -248,7 +277,6 @@ def test_close_does_not_wait_long_for_a_body_that_does_not_come(
         assert pool.statistics().connections == 0
 
 
-@pytest.mark.xfail(strict=True, reason="R2-3")
 def test_close_resolves_what_was_answered_though_its_body_does_not_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -345,7 +373,6 @@ def test_close_in_a_callback() -> None:
             thread.join()
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="R2-4")
 def test_callbacks_of_several_connections_that_close_do_not_wait_for_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -376,7 +403,6 @@ def test_callbacks_of_several_connections_that_close_do_not_wait_for_each_other(
             thread.join()
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="R2-4")
 def test_a_callback_may_close_the_pool_that_is_being_closed() -> None:
     mute = Mute()
     with ScriptedServer(mute, repeat=True) as server:
@@ -637,37 +663,39 @@ def test_what_is_under_way_goes_on_in_the_parent_and_is_over_in_the_child(
 
 
 @forks
-@pytest.mark.parametrize("read", [b"", b"all of it"])
-def test_a_child_may_leave_the_block_of_its_parents_stream(read: bytes) -> None:
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
-
-    go_on = threading.Event()
+@pytest.mark.parametrize("size", [3, 9])
+def test_a_child_may_leave_the_block_of_its_parents_stream(size: int) -> None:
+    begun, go_on = threading.Event(), threading.Event()
 
     def parents(peer: Peer) -> None:
         peer.request()
-        peer.send(answer + read)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall")
+        wait_for(begun)
+        peer.send(b" of it"[: size - 3])
         wait_for(go_on)
-        peer.send(b"all of it"[len(read) :])
+        peer.send(b" of it"[size - 3 :])
         each(name_target)(peer)
 
     with (
         ScriptedServer(parents, serve) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
-        block = pool.stream("GET", url(server))
         with contextlib.ExitStack() as stack:
-            response = stack.enter_context(block)
-            body = b"".join(iter(lambda: response.read(9 - 0), b"")) if read else b""
+            response = stack.enter_context(pool.stream("GET", url(server)))
+            begun.set()
+            body = b""
+            while len(body) < size:
+                body += response.read(size - len(body))
 
             def child() -> object:
                 with contextlib.suppress(dugong.DugongError):
                     stack.close()
-                connections = [pool.statistics().connections]
-                answered = pool.get(url(server, "/child")).body
-                return [*connections, answered, pool.statistics().connections]
+                get_and_be_idle(pool, url(server, "/child"))
+                return repr(pool)
 
-            assert in_child(child) == repr([0, b"/child", 1])
+            outcome = in_child(child)
             go_on.set()
+            assert "1 hosts, 1 connections (1 idle), 0 queued, 0 in flight" in outcome
             assert body + response.read() == b"all of it"
         assert pool.get(url(server, "/after")).body == b"/after"
         assert pool.statistics().opened == 1
@@ -788,7 +816,7 @@ def test_an_interrupted_request_is_given_up_and_not_sent_again(
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
         for _ in range(warm):
-            pool.get(url(server, "/warm"))
+            get_and_be_idle(pool, url(server, "/warm"))
         with pytest.raises(Interrupt):
             pool.request(method, url(server, "/interrupted"))
         assert pool.get(url(server, "/next")).body == b"/next"
@@ -846,8 +874,13 @@ def test_an_interrupted_map_cancels_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
+
+    def answer(peer: Peer, request: ReceivedRequest) -> None:
+        if request.target == "/next":
+            name_target(peer, request)
+
     with (
-        ScriptedServer(discard_rest, only("/next")) as server,
+        ScriptedServer(each(answer), repeat=True) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
         with while_waiting():

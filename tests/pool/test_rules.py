@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from dugong import ConnectionPool, Delivery, Response
+from dugong.pool.job import Job
+from dugong.pool.pipeline import Pipeline
 from dugong.pool.receiver import LONG
 from dugong.pool.scheduler import Scheduler
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
@@ -242,6 +244,62 @@ def test_after_a_connection_died_with_requests_unanswered_the_next_starts_alone(
     assert peer.targets(2) == ["/b", "/c"]
     peer.answers("/b", "/c")
     assert texts(futures) == ["/a", "/b", "/c"]
+
+
+def test_after_an_end_was_announced_with_requests_unanswered_the_next_starts_alone(
+    pool: ConnectionPool, server: HandServer
+) -> None:
+    peer = warm_up(pool, server)
+    futures = get_all(pool, server, ["/a", "/b", "/c", "/d"])
+    assert peer.targets(4) == ["/a", "/b", "/c", "/d"]
+    peer.send(named("/a", "Connection: close\r\n"))
+    peer = server.accept()
+    assert peer.burst() == ["/b"]
+    settle(pool)
+    assert peer.is_silent()
+    peer.answers("/b")
+    assert peer.targets(2) == ["/c", "/d"]
+    peer.answers("/c", "/d")
+    assert texts(futures) == ["/a", "/b", "/c", "/d"]
+
+
+def test_nothing_goes_behind_one_that_has_lost_a_connection_whatever_others_have_shown(
+    server: HandServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window_has_grown = threading.Event()
+    next_batch = Scheduler.next_batch
+
+    def late(scheduler: Scheduler, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+        if pipeline.name.endswith("-2") and pipeline.in_flight:
+            wait_for(window_has_grown)
+        return next_batch(scheduler, pipeline, error)
+
+    monkeypatch.setattr(Scheduler, "next_batch", late)
+    with ConnectionPool(max_connections_per_host=2) as pool:
+        first = warm_up(pool, server)
+        lost = pool.submit("GET", server.url("/lost"))
+        assert first.burst() == ["/lost"]
+        first.close()
+        second = server.accept()
+        assert second.burst() == ["/lost"]
+
+        others = get_all(pool, server, ["/a"])
+        third = server.accept()
+        assert third.burst() == ["/a"]
+        third.answers("/a")
+        assert texts(others) == ["/a"]
+        others = get_all(pool, server, ["/b", "/c", "/d"])
+        assert third.targets(2) == ["/b", "/c"]
+        window_has_grown.set()
+        settle(pool)
+        assert second.is_silent()
+        assert host_of(pool).queued == 1
+
+        second.answers("/lost")
+        assert second.burst() == ["/d"]
+        second.answers("/d")
+        third.answers("/b", "/c")
+        assert texts([lost, *others]) == ["/lost", "/b", "/c", "/d"]
 
 
 def test_a_host_that_answers_as_http_1_0_is_asked_one_at_a_time(
@@ -580,6 +638,32 @@ def test_nothing_goes_behind_an_answer_that_is_long_or_of_unknown_length(
     assert texts(behind) == ["/b", "/c"]
 
 
+def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_answer_either(
+    pool: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = warm_up(pool, server)
+    settle(pool)
+    blocked = signal_after(monkeypatch, Scheduler, "block")
+    next_batch = Scheduler.next_batch
+
+    def late(scheduler: Scheduler, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+        wait_for(blocked)
+        return next_batch(scheduler, pipeline, error)
+
+    monkeypatch.setattr(Scheduler, "next_batch", late)
+    long = pool.submit("GET", server.url("/long"))
+    assert peer.targets(1) == ["/long"]
+    behind = get_all(pool, server, ["/a", "/b"])
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (LONG + 1))
+    settle(pool)
+    assert peer.is_silent()
+    peer.send(bytes(LONG + 1))
+    assert long.result(TIMEOUT).body == bytes(LONG + 1)
+    assert peer.targets(2) == ["/a", "/b"]
+    peer.answers("/a", "/b")
+    assert texts(behind) == ["/a", "/b"]
+
+
 def test_what_has_been_sent_before_an_answer_proves_long_is_answered_behind_it(
     pool: ConnectionPool, server: HandServer
 ) -> None:
@@ -631,6 +715,7 @@ def test_what_was_not_answered_goes_back_to_the_head_of_the_queue_in_its_order(
     targets = ["/a", "/b", "/c", "/d", "/e", "/f"]
     futures = get_all(pool, server, targets)
     assert peer.targets(4) == ["/a", "/b", "/c", "/d"]
+    settle(pool)
     peer.send(last)
     peer.close()
     peer = server.accept()

@@ -297,7 +297,7 @@ LEAVING = [reads_nothing, reads_a_little, fails, closes]
 def test_what_little_is_left_is_drained(
     site: OpenSite, leave: Callable[[StreamedResponse], None]
 ) -> None:
-    begun, left = threading.Event(), threading.Event()
+    begun = threading.Event()
     body = MUCH[:60_000]
 
     def script(peer: Peer) -> None:
@@ -313,7 +313,6 @@ def test_what_little_is_left_is_drained(
                 leave(answer)
             finally:
                 begun.set()
-        left.set()
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -536,14 +535,14 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
         first = peer.request()
         received.append(first.target)
         stream_may_begin.set()
-        wait_for(others_queued)
+        wait_for(stream_queued)
         assert peer._received == b""
         peer.answer(first.target.encode())
         received.append(peer.request().target)
         peer.answer(MUCH)
         each(name_target)(peer)
 
-    stream_may_begin, others_queued = threading.Event(), threading.Event()
+    stream_may_begin, stream_queued = threading.Event(), threading.Event()
     with open_site(script, max_connections_per_host=1) as here:
         for _ in range(3):
             assert here.goes_on()
@@ -557,7 +556,9 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
 
         thread = threading.Thread(target=reader)
         thread.start()
-        others_queued.set()
+        while not here.pool.statistics().queued:
+            pass
+        stream_queued.set()
         thread.join()
         assert before.result().body == b"/before"
         assert read == [MUCH]
@@ -565,7 +566,6 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
     assert received == ["/before", "/stream"]
 
 
-@pytest.mark.xfail(strict=True, reason="R3-4: nobody opens a connection for it")
 def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -688,16 +688,7 @@ def test_an_early_refusal_can_be_streamed(site: OpenSite) -> None:
         assert here.goes_on()
 
 
-@pytest.mark.parametrize(
-    "fully",
-    [
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(strict=True, reason="R3-3: end_stream does not wait then"),
-        ),
-        True,
-    ],
-)
+@pytest.mark.parametrize("fully", [False, True])
 @pytest.mark.parametrize("status", ["200 OK", "413 Too Large"])
 def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, fully: bool) -> None:
     left = threading.Event()
@@ -705,6 +696,7 @@ def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, f
 
     def script(peer: Peer) -> None:
         peer.head()
+        peer.exactly(len(SOME))  # so the body is being read
         peer.answer(MUCH, status)
         discard_rest(peer)
 

@@ -8,7 +8,9 @@ given to the wrong request is seen.
 from __future__ import annotations
 
 import random
+import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
@@ -26,7 +28,7 @@ from dugong.pool.pipeline import Pipeline
 from dugong.pool.scheduler import Scheduler
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
 from tests.support.pool import each, name_target, url
-from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
 
 
 @pytest.fixture
@@ -193,7 +195,6 @@ def test_a_request_that_ends_a_fresh_connection_is_not_sent_again(
     assert server.is_left_alone()
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="unsent, but failed: R1-4")
 def test_one_that_has_lost_a_connection_before_is_not_failed_by_an_idle_one_that_ended(
     server: HandServer,
 ) -> None:
@@ -216,21 +217,71 @@ def test_one_that_has_lost_a_connection_before_is_not_failed_by_an_idle_one_that
         assert future.result(TIMEOUT).text == "/c"
 
 
+def test_a_request_that_takes_its_connections_down_meets_one_used_one_and_one_fresh_one(
+    server: HandServer,
+) -> None:
+    with ConnectionPool(max_connections_per_host=3, timeout=TIMEOUT) as pool:
+        futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b", "/c")]
+        peers = [server.accept() for _ in range(3)]
+        for peer, burst in [(peer, peer.burst()) for peer in peers]:
+            peer.answers(*burst)
+            (future,) = (f for f in futures if f.request.target in burst)
+            assert future.result(TIMEOUT).text in burst
+            settle(pool)
+        killer = pool.submit("GET", server.url("/killer"))
+        assert peers[2].burst() == ["/killer"]
+        peers[2].close()
+        fresh = server.accept()
+        assert fresh.burst() == ["/killer"]
+        fresh.close()
+        assert delivery_of(killer, ConnectionClosed) is Delivery.SENT
+        settle(pool)
+        assert peers[0].is_silent()
+        assert peers[1].is_silent()
+
+
 @pytest.fixture
 def connect_slowly(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Return what has to be released before a connection, once established, is used."""
     semaphore = threading.Semaphore(0)
     connected = Scheduler.connected
 
-    def slowly(scheduler: Scheduler, pipeline: Pipeline) -> None:
+    def slowly(scheduler: Scheduler, pipeline: Pipeline) -> bool:
         assert semaphore.acquire(timeout=TIMEOUT)
-        connected(scheduler, pipeline)
+        return connected(scheduler, pipeline)
 
     monkeypatch.setattr(Scheduler, "connected", slowly)
     return semaphore
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="unsent, but failed: R1-4")
+@pytest.mark.xfail(strict=True, run=False, reason="nobody is woken for what is behind it: R1-6")
+def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is_idle(
+    server: HandServer, connect_slowly: threading.Semaphore
+) -> None:
+    with ConnectionPool(max_connections_per_host=2, timeout=TIMEOUT) as pool:
+        connect_slowly.release(2)
+        futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
+        peers = [server.accept(), server.accept()]
+        for peer, burst in [(peer, peer.burst()) for peer in peers]:
+            peer.answers(*burst)
+            (future,) = (f for f in futures if f.request.target in burst)
+            assert future.result(TIMEOUT).text in burst
+            settle(pool)
+        idle, last_used = peers
+        lost = pool.submit("GET", server.url("/lost"))
+        assert last_used.burst() == ["/lost"]
+        last_used.close()
+        fresh = server.accept()
+        behind = pool.submit("GET", server.url("/behind"))
+        connect_slowly.release()
+        assert fresh.burst() == ["/lost"]
+        assert idle.burst() == ["/behind"]
+        idle.answers("/behind")
+        assert behind.result(TIMEOUT).text == "/behind"
+        fresh.answers("/lost")
+        assert lost.result(TIMEOUT).text == "/lost"
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_fresh_connection_that_ends_before_it_is_used_costs_a_request_nothing(
     pool: ConnectionPool, server: HandServer, connect_slowly: threading.Semaphore, method: str
@@ -244,7 +295,6 @@ def test_a_fresh_connection_that_ends_before_it_is_used_costs_a_request_nothing(
     assert future.result(TIMEOUT).text == "/a"
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="unsent, but failed: R1-4")
 def test_a_host_that_ends_every_connection_before_it_is_used_fails_the_request(
     pool: ConnectionPool, server: HandServer, connect_slowly: threading.Semaphore
 ) -> None:
@@ -329,15 +379,25 @@ def dying_after(stream: bytes, ending: Callable[[Peer], None]) -> Script:
     return script
 
 
-def outcomes(stream: bytes, ending: Callable[[Peer], None]) -> list[str | BaseException]:
-    """Return what a three-deep pipeline comes to whose server sends *stream* and dies."""
+def outcomes(
+    stream: bytes,
+    ending: Callable[[Peer], None],
+    contexts: tuple[ssl.SSLContext | None, ssl.SSLContext | None] = (None, None),
+) -> list[str | BaseException]:
+    """Return what a three-deep pipeline comes to whose server sends *stream* and dies.
+
+    *contexts* are the server's and the client's, for TLS.
+    """
+    ours, theirs = contexts
+    scheme = "http" if ours is None else "https"
+    scripts = dying_after(stream, ending), each(name_target)
     with (
-        ScriptedServer(dying_after(stream, ending), each(name_target)) as server,
-        ConnectionPool(max_connections_per_host=1, timeout=TIMEOUT) as pool,
+        ScriptedServer(*scripts, context=ours) as server,
+        ConnectionPool(max_connections_per_host=1, timeout=TIMEOUT, ssl_context=theirs) as pool,
     ):
         for i in range(3):
-            assert pool.get(url(server, f"/{i}")).text == f"/{i}"
-        futures = [pool.submit("GET", url(server, target)) for target in TARGETS]
+            assert pool.get(url(server, f"/{i}", scheme)).text == f"/{i}"
+        futures = [pool.submit("GET", url(server, target, scheme)) for target in TARGETS]
         return [future.exception(TIMEOUT) or future.result().text for future in futures]
 
 
@@ -383,16 +443,49 @@ def test_a_server_that_resets_at_any_byte_costs_at_most_one_answer(answers: list
         assert failed <= 1
 
 
+def say_good_bye(peer: Peer) -> None:
+    """Say in TLS that this is the end."""
+    assert isinstance(peer.sock, ssl.SSLSocket)
+    peer.sock.settimeout(0)  # not to wait for an answer to it
+    try:
+        peer.sock.unwrap()
+    except ssl.SSLWantReadError:
+        pass
+
+
+@pytest.mark.parametrize("ending", [Peer.cut, say_good_bye])
+def test_a_server_that_closes_within_tls_costs_at_most_the_answer_it_was_in(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    ending: Callable[[Peer], None],
+) -> None:
+    answers = STREAMS["length"]
+    stream = b"".join(answers)
+    for size in {*range(0, len(stream) + 1, 20), len(answers[0]), len(stream)}:
+        whole, begun = whole_answers(answers, size)
+        found = outcomes(stream[:size], ending, (server_context, client_context))
+        for i, outcome in enumerate(found):
+            if i == whole and begun:
+                assert isinstance(outcome, ConnectionClosed), f"{outcome!r} after {size} bytes"
+                assert outcome.delivery is Delivery.ANSWER_STARTED
+            else:
+                assert outcome == TARGETS[i], f"{outcome!r} after {size} bytes"
+
+
 # --- whatever servers do --------------------------------------------------------------------------
 
 
 class Unreliable:
-    """A script that answers, each with the target of its request, in one of many ways; or not."""
+    """A script that answers, each with the target of its request, in one of many ways; or not.
+
+    `processed` counts how often each target was asked for.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self.ways: list[Callable[[Peer, bytes], bool]] = [
+        self.processed: Counter[str] = Counter()
+        self._ways: list[Callable[[Peer, bytes], bool]] = [
             *[self._plain] * 12,
             self._chunked,
             self._slowly,
@@ -412,7 +505,8 @@ class Unreliable:
             while True:
                 request = peer.request()
                 with self._lock:
-                    way = self._random.choice(self.ways)
+                    self.processed[request.target] += 1
+                    way = self._random.choice(self._ways)
                 if not way(peer, request.target.encode()):
                     return
         except (EOFError, ConnectionError):
@@ -493,36 +587,15 @@ def test_no_request_ever_gets_the_answer_to_another(
         statistics = pool.statistics()
     assert answered > 150
     assert (statistics.queued, statistics.in_flight) == (0, 0)
+    assert statistics.answered == answered
+    assert statistics.sent == answered + statistics.resent + (len(futures) - answered)
+    assert statistics.opened == statistics.closed + statistics.connections
 
 
 def test_a_post_is_never_processed_twice() -> None:
-    processed: dict[str, int] = {}
-    lock = threading.Lock()
-
-    class Counting(Unreliable):
-        def _plain(self, peer: Peer, target: bytes) -> bool:
-            return True
-
-    counting = Counting(0)
-    ways = counting.ways
-
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
-        with lock:
-            processed[request.target] = processed.get(request.target, 0) + 1
-            way = random.Random(request.target).choice(ways)
-        if way == counting._plain:
-            peer.answer(request.target.encode())
-        elif not way(peer, request.target.encode()):
-            raise EOFError
-
-    def script(peer: Peer) -> None:
-        try:
-            each(answer)(peer)
-        except (EOFError, ConnectionError):
-            pass
-
+    unreliable = Unreliable(0)
     with (
-        ScriptedServer(script, repeat=True) as server,
+        ScriptedServer(unreliable, repeat=True) as server,
         ConnectionPool(max_connections_per_host=4, timeout=TIMEOUT) as pool,
     ):
         futures = [pool.submit("POST", url(server, f"/{i}")) for i in range(200)]
@@ -531,6 +604,27 @@ def test_a_post_is_never_processed_twice() -> None:
             if future.exception(TIMEOUT) is None:
                 assert future.result().text == f"/{i}"
                 answered.add(f"/{i}")
-    assert set(processed.values()) == {1}
+    assert set(unreliable.processed.values()) == {1}
     assert len(answered) > 100
-    assert answered <= set(processed)
+    assert answered <= set(unreliable.processed)
+
+
+def test_a_request_that_lost_a_used_connection_gets_a_fresh_one() -> None:
+    both_are_open = threading.Barrier(2)
+
+    def dies_at_the_second(peer: Peer) -> None:
+        target = peer.head().target
+        both_are_open.wait(10)
+        peer.answer(target.encode())
+        peer.sock.recv(1)  # and is gone, as if its idle time-out had just passed
+
+    def answers(peer: Peer) -> None:
+        peer.answer(peer.head().target.encode())
+
+    with (
+        ScriptedServer(dies_at_the_second, dies_at_the_second, answers) as server,
+        ConnectionPool(max_connections_per_host=2) as pool,
+    ):
+        base = "http://{}:{}".format(*server.address)
+        assert [r.text for r in pool.map([f"{base}/1", f"{base}/2"])] == ["/1", "/2"]
+        assert pool.get(f"{base}/3").text == "/3"

@@ -657,6 +657,88 @@ def test_an_early_consent_counts_even_if_the_connection_then_ends(
         assert here.goes_on()
 
 
+# --- bodies that are sent again -------------------------------------------------------------------
+
+
+def dies_in_the_second_request(peer: Peer) -> None:
+    """Answer once, so that the connection is known to be good, and end it within the next."""
+    name_target(peer, peer.request())
+    peer.head()
+    peer.exactly(1)
+
+
+REPEATABLE: dict[str, Callable[[Path], Any]] = {
+    "bytes": lambda path: MUCH,
+    "a BytesIO": lambda path: io.BytesIO(MUCH),
+    "a file": lambda path: file_with(path, MUCH),
+    "a list": lambda path: [MUCH[:1000], MUCH[1000:]],
+}
+
+
+@pytest.mark.parametrize("kind", REPEATABLE)
+def test_a_body_that_can_be_rewound_is_sent_again_from_its_start(
+    site: OpenSite, tmp_path: Path, kind: str
+) -> None:
+    body = REPEATABLE[kind](tmp_path)
+    asked = Recorder()
+    with site(dies_in_the_second_request, each(asked)) as here:
+        assert here.goes_on()
+        answer = here.pool.put(here.url(), body)
+        assert answer.body == b"/"
+        assert len(answer.attempts) == 1
+        assert here.goes_on()
+    assert asked.requests[0].body == MUCH
+    if isinstance(body, io.BufferedReader):
+        body.close()
+
+
+def test_a_body_that_starts_in_the_middle_is_sent_again_from_there(site: OpenSite) -> None:
+    body = io.BytesIO(MUCH)
+    body.seek(1000)
+    asked = Recorder()
+    with site(dies_in_the_second_request, each(asked)) as here:
+        assert here.goes_on()
+        here.pool.put(here.url(), body)
+    assert asked.requests[0].body == MUCH[1000:]
+
+
+def test_a_body_that_cannot_be_rewound_is_not_sent_again(site: OpenSite) -> None:
+    with site(dies_in_the_second_request, each(name_target)) as here:
+        assert here.goes_on()
+        with pytest.raises(ConnectionClosed) as caught:
+            here.pool.put(here.url(), endless())
+        assert caught.value.delivery is Delivery.PARTLY_SENT
+        assert "could not have been sent again" in "".join(caught.value.__notes__)
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("expect100", [False, True])
+def test_a_stale_connection_costs_an_upload_nothing(site: OpenSite, expect100: bool) -> None:
+    closed = threading.Event()
+
+    def script(peer: Peer) -> None:
+        name_target(peer, peer.request())
+        peer.cut()
+        closed.set()
+        discard_rest(peer)
+
+    def asking(peer: Peer) -> None:
+        head = peer.head()
+        assert head.method == "POST"
+        peer.send(PLEASE if expect100 else b"")
+        assert peer.exactly(len(SOME) + 12) == b"100\r\n%b\r\n0\r\n\r\n" % SOME
+        peer.answer()
+        each(name_target)(peer)
+
+    with site(script, asking) as here:
+        assert here.goes_on()
+        wait_for(closed)
+        body = (piece for piece in [SOME])
+        answer = here.pool.post(here.url(), body, expect100=expect100)
+        assert answer.status == 200
+        assert here.goes_on()
+
+
 # --- who has the body -----------------------------------------------------------------------------
 
 
@@ -749,3 +831,24 @@ def test_a_pool_that_is_closed_waits_for_bodies_that_are_being_read(site: OpenSi
         closer.join()
         assert body.over
         assert future.exception() is not None
+
+
+@pytest.mark.parametrize("status", ["200 OK", "413 Too Large"])
+def test_a_body_may_be_changed_as_soon_as_the_future_is_done(site: OpenSite, status: str) -> None:
+    body = bytearray(MUCH)
+    changed: list[int] = []
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.answer(status=status)
+        discard_rest(peer)
+
+    def change(_: object) -> None:
+        body.append(0)  # a BufferError as long as somebody has a view of it
+        changed.append(len(body))
+
+    with site(script) as here:
+        future = here.pool.submit("PUT", here.url(), body=body)
+        future.add_done_callback(change)
+        future.result()
+    assert changed == [len(MUCH) + 1]

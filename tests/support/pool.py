@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from dugong import ConnectionPool
+from dugong.pool.pipeline import Pipeline
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script, ScriptedServer
 
 __all__ = [
@@ -168,3 +169,20 @@ def wait_until_parked(pool: ConnectionPool) -> None:
             (host,) = scheduler.hosts.values()
             if any(line.sender_parked and line.receiver_parked for line in host.idle):
                 return
+
+
+def get_and_be_idle(pool: ConnectionPool, where: str) -> None:
+    """Make a request; return when its connection is idle."""
+    scheduler = pool._scheduler
+    place = scheduler._place
+    idle = threading.Event()
+
+    def signalling_place(pipeline: Pipeline) -> None:
+        place(pipeline)
+        if pipeline in scheduler.idle:
+            idle.set()
+
+    scheduler._place = signalling_place  # type: ignore[method-assign]
+    pool.get(where)
+    wait_for(idle)
+    scheduler._place = place  # type: ignore[method-assign]

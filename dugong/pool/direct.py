@@ -1,0 +1,49 @@
+"""A request made in the thread that asks for it, while those of the connection are parked.
+
+Guarantees: as if sender and receiver had done it; it only saves the hand-overs between threads,
+which cost more than the request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dugong.errors import ConnectionClosed
+from dugong.pool import receiver, sender
+from dugong.pool.response import Response
+
+if TYPE_CHECKING:
+    from dugong.pool.job import Job
+    from dugong.pool.pipeline import Pipeline
+    from dugong.pool.scheduler import Scheduler
+
+__all__ = ["perform"]
+
+
+def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
+    """Do *job* on *pipeline*, which has been borrowed for it, and give that back.
+
+    The future of *job* is done then, or will be: it may have gone back to the queue.
+    """
+    error: Exception | None = None
+    try:
+        error = sender.send(scheduler, pipeline, [job])
+        if error is None:
+            answers, failed = pipeline.duplexer.read_answers(job.timeout)
+            if failed is None and len(answers) == 1:
+                exchange, status, reason, fields, _, body = answers[0]
+                limit = scheduler.limits.max_body_size
+                if body is not None and len(body) <= limit and status >= 200:
+                    response = Response(status, reason, fields, body, job.request, job.attempts)
+                    scheduler.answered_directly(pipeline, job, exchange, response)
+                    return
+            receiver.handle(scheduler, pipeline, answers, failed)
+        while pipeline.in_flight and not pipeline.ending and pipeline.duplexer.unread:
+            receiver.receive(scheduler, pipeline)
+    except BaseException:
+        # As its own error, it keeps the request from being sent again, for nobody waits for it.
+        error = job.error = ConnectionClosed("interrupted")
+        raise
+    finally:
+        if pipeline.borrowed:
+            scheduler.give_back(pipeline, error)

@@ -1,0 +1,50 @@
+"""Fetch URLs under asyncio: all hosts at the same time, those of one host over one connection.
+
+    python examples/coroutines.py URL...
+
+Prints the status and the size of each, or what went wrong, as they come.
+"""
+
+import asyncio
+import sys
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+
+from urls import connection_to, origin, target
+
+from dugong import AioFuture, DugongError, HTTPConnection, PollNeeded
+
+
+def co_get(conn: HTTPConnection, path: str) -> Generator[PollNeeded, None, tuple[int, bytes]]:
+    yield from conn.co_send_request("GET", path)
+    resp = yield from conn.co_read_response()
+    body = yield from conn.co_readall()
+    return resp.status, body
+
+
+async def crawl_host(urls: Sequence[str], patience: float = 30) -> int:
+    """Fetch *urls*, all of one host, one after the other; return how many failed."""
+    failed = 0
+    with connection_to(urls[0]) as conn:
+        for url in urls:
+            try:
+                get = AioFuture(co_get(conn, target(url)))
+                status, body = await asyncio.wait_for(get, patience)
+                print(status, len(body), url)
+            except (DugongError, OSError, TimeoutError) as exc:
+                conn.disconnect()
+                print("failed", url, repr(exc))
+                failed += 1
+    return failed
+
+
+async def main(urls: Sequence[str]) -> int:
+    by_host = defaultdict(list)
+    for url in urls:
+        by_host[origin(url)].append(url)
+    failed = await asyncio.gather(*map(crawl_host, by_host.values()))
+    return 1 if any(failed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))

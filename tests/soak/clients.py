@@ -1,0 +1,430 @@
+"""The threads of a soak: each asks for one thing after another, in all the ways that a pool has.
+
+Guarantees: whatever is handed to the pool is entered in the ledger, with what came of it; every
+answer is compared with what the server had to say to that request and no other.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import itertools
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, as_completed
+from typing import Any, NamedTuple
+
+from dugong import (
+    ConnectionPool,
+    ConnectionTimedOut,
+    Delivery,
+    DugongError,
+    PoolClosed,
+    PoolFull,
+    Request,
+    Response,
+    ResponseFuture,
+    ResponseTooLarge,
+    StateError,
+    StreamedResponse,
+)
+from tests.soak.ledger import Ask, Ledger
+from tests.soak.server import EARLY, KINDS, answer_line, digest, filling
+
+__all__ = ["HANG", "Client", "LateClient", "Place", "Question"]
+
+HANG = 40.0  # seconds after which what has not come will not come
+
+_FILE_SIZE = 300_000
+_numbers = itertools.count(1)
+
+
+class Place(NamedTuple):
+    """A port of the server: what kind it is of, and how its URLs begin."""
+
+    kind: str
+    base: str
+
+    @property
+    def timeout(self) -> float:
+        """How many seconds without progress are too many: here, a right answer may be slow."""
+        return 0.4 if self.kind == "rough" else HANG / 2
+
+
+class BodyFailed(Exception):
+    """What a request body raises that fails."""
+
+
+class Question(NamedTuple):
+    """A request, and what the answer to it has to be."""
+
+    ask: Ask
+    request: Request
+    place: Place
+    size: int
+    digest: str
+    resendable: bool
+    error: BodyFailed | None  # that the body raises
+
+    def complaint(self, answer: Response | StreamedResponse, body: bytes, whole: bool) -> str:
+        """Return what is wrong with *answer*, of which *body* was received; "" if nothing is."""
+        request = self.request
+        if answer.request is not request:
+            return f"{self.ask} got the answer to {answer.request}"
+        digest = EARLY if answer.status == 413 else self.digest
+        line = answer_line(request.method, request.target, digest)
+        if answer.headers["Answers"] != line:
+            return f"{self.ask} got the answer {answer.headers['Answers']!r}, not {line!r}"
+        if request.method == "HEAD" or answer.status in (204, 304):
+            expected = b""
+        else:
+            expected = filling(line, self.size)
+        if body != (expected if whole else expected[: len(body)]):
+            return f"{self.ask} got a wrong body: {len(body)} bytes {body[:100]!r}"
+        return ""
+
+    def excuses(self, exc: BaseException, max_body_size: int) -> bool:
+        """Return True if the request may end with *exc*, or has no right to an answer at all."""
+        if isinstance(exc, (PoolClosed, PoolFull)) or exc is self.error:
+            return True
+        if isinstance(exc, ConnectionTimedOut) and self.request.deadline is not None:
+            return True
+        if isinstance(exc, ResponseTooLarge):
+            return self.size > max_body_size
+        if self.place.kind == "quiet":
+            return self.ask.once or not self.resendable
+        return self.place.kind == "rough"
+
+
+class Client:
+    """One thread that asks, until `stop` is set."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        places: list[Place],
+        ledger: Ledger,
+        max_body_size: int,
+        depth: int,
+        seed: int,
+    ) -> None:
+        self.pool = pool
+        self.places = places
+        self.ledger = ledger
+        self.max_body_size = max_body_size
+        self.depth = depth
+        self.dice = random.Random(seed)
+        self.stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"client-{seed}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self) -> bool:
+        """Wait for the thread; return False if it hangs."""
+        self._thread.join(HANG)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        ways: list[Callable[[], None]] = [
+            self._request,
+            self._request,
+            self._submit,
+            self._submit,
+            self._map,
+            self._as_completed,
+            self._stream,
+            self._upload,
+            self._chain,
+            self._look,
+        ]
+        while not self.stop.is_set():
+            self.dice.choice(ways)()
+
+    # --- what is asked ----------------------------------------------------------------------------
+
+    def _question(
+        self, method: str | None = None, *, upload: bool = False, deadlines: bool = True
+    ) -> Question:
+        dice = self.dice
+        place = dice.choice(self.places)
+        size = dice.choice((0, 1, 100, 100, 100, 1000, 1000, 10_000, 100_000, 400_000))
+        body: Any = None
+        data = b""
+        error = None
+        if method is None:
+            method = "PUT" if upload else dice.choice(("GET", "GET", "GET", "HEAD", "PUT", "POST"))
+        if upload and dice.random() < 0.3:
+            method = "POST"
+        if upload:
+            data, body, error = self._big_body()
+        elif method in ("PUT", "POST"):
+            data = body = dice.randbytes(dice.choice((0, 10, 1000)))
+        idempotent = dice.choice((None,) * 8 + (True, False))
+        options: dict[str, Any] = {}
+        if deadlines and dice.random() < 0.1:
+            options["deadline"] = dice.choice((0.001, 0.01, 0.1, 1.0))
+        if body is not None and dice.random() < 0.3:
+            options["expect100"] = True
+        if dice.random() < 0.05:
+            options["headers"] = {"Connection": "close"}
+        elif upload and isinstance(body, Iterator) and dice.random() < 0.5:
+            options["headers"] = {"Content-Length": str(len(data))}
+        number = str(next(_numbers))
+        once = idempotent is False or (method == "POST" and idempotent is None)
+        alone = once or upload or self.depth == 1 or "Connection" in options.get("headers", {})
+        target = f"/{number}/{size}{'?alone' if alone else ''}"
+        request = Request(
+            method,
+            place.base + target,
+            body=body,
+            idempotent=idempotent,
+            timeout=place.timeout,
+            **options,
+        )
+        ask = Ask(number, f"{method} {place.kind}", once)
+        resendable = not isinstance(body, Iterator)
+        return Question(ask, request, place, size, digest(data), resendable, error)
+
+    def _big_body(self) -> tuple[bytes, Any, BodyFailed | None]:
+        dice = self.dice
+        data = dice.randbytes(dice.choice((1, 70_000, 70_000, 300_000, 1_000_000)))
+        pieces = [data[start : start + 50_000] for start in range(0, len(data), 50_000)]
+        error = BodyFailed() if dice.random() < 0.05 else None
+
+        def failing() -> Iterator[bytes]:
+            yield from pieces
+            if error is not None:
+                raise error
+
+        if error is not None:
+            return data, failing(), error
+        body: Any = dice.choice(
+            (data, bytearray(data), pieces, io.BytesIO(data), failing(), failing())
+        )
+        return data, body, None
+
+    # --- what comes of it -------------------------------------------------------------------------
+
+    def _check(
+        self, question: Question, answer: Response | StreamedResponse, body: bytes, whole: bool
+    ) -> None:
+        complaint = question.complaint(answer, body, whole)
+        if complaint:
+            self.ledger.problem(complaint)
+        outcome = "refused" if answer.status == 413 else "answered" if whole else "left"
+        self.ledger.end(question.ask, outcome)
+
+    def _fail(self, question: Question, exc: BaseException) -> None:
+        ask = question.ask
+        why = type(exc).__name__
+        if isinstance(exc, CancelledError):
+            self.ledger.end(ask, "cancelled")
+            return
+        documented = exc is question.error or isinstance(exc, (DugongError, OSError))
+        if not documented or type(exc) is DugongError or isinstance(exc, StateError):
+            self.ledger.problem(f"{ask} has failed with {exc!r}")
+        elif not question.excuses(exc, self.max_body_size):
+            self.ledger.problem(
+                f"{ask} {question.request.body.__class__.__name__} should not have failed: {exc!r} {exc.__dict__}"
+            )
+        delivery = getattr(exc, "delivery", None)
+        if delivery is None:
+            self.ledger.problem(f"{ask} has failed without a verdict: {exc!r}")
+        self.ledger.end(ask, "unsent" if delivery is Delivery.UNSENT else "failed", why)
+
+    def _settle(self, question: Question, future: ResponseFuture) -> None:
+        """Wait for *future*, and see what it is."""
+        try:
+            answer = future.result(HANG)
+        except BaseException as exc:
+            if not future.done():
+                self.ledger.problem(f"{question.ask} hangs: {self.pool!r}")
+                self.stop.set()
+                return
+            self._fail(question, exc)
+        else:
+            self._check(question, answer, answer.body, True)
+
+    # --- in which way -----------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        self._do(self._question())
+
+    def _upload(self) -> None:
+        self._do(self._question(upload=True))
+
+    def _do(self, question: Question) -> None:
+        self.ledger.submit(question.ask)
+        try:
+            answer = self.pool.request(question.request)
+        except BaseException as exc:
+            self._fail(question, exc)
+        else:
+            self._check(question, answer, answer.body, True)
+
+    def _begin(self, question: Question, block: bool = True) -> ResponseFuture | None:
+        self.ledger.submit(question.ask)
+        try:
+            return self.pool.submit(question.request, block=block)
+        except BaseException as exc:
+            self._fail(question, exc)
+            return None
+
+    def _submit(self) -> None:
+        dice = self.dice
+        asked: dict[Any, Question] = {}
+        cancelling = dice.choice((0.0, 0.0, 0.1, 1.0))
+        for _ in range(dice.choice((1, 10, 100))):
+            question = self._question(upload=dice.random() < 0.05)
+            future = self._begin(question, block=dice.random() < 0.9)
+            if future is None:
+                continue
+            asked[future] = question
+            if dice.random() < cancelling / 2:
+                self._cancel(dice.choice(list(asked)))
+        futures = list(asked)
+        if dice.random() < 0.3:
+            futures = list(as_completed(futures, HANG))
+        elif dice.random() < 0.5:
+            dice.shuffle(futures)
+        for future in futures:
+            if dice.random() < cancelling:
+                self._cancel(future)
+            self._settle(asked[future], future)
+
+    def _cancel(self, future: Any) -> None:
+        if future.cancel() != future.cancelled():
+            self.ledger.problem(f"cancel() of {future!r} did not say what it did")
+
+    def _pull(self, pulled: deque[Question]) -> Iterator[Request]:
+        for _ in range(self.dice.choice((3, 30, 300))):
+            # A deadline that passes before there is room in the queue would be raised by `next`.
+            method = "GET" if self.dice.random() < 0.9 else None
+            question = self._question(method, deadlines=False)
+            self.ledger.submit(question.ask)
+            pulled.append(question)
+            yield question.request
+
+    def _map(self) -> None:
+        pulled: deque[Question] = deque()
+        leave = self.dice.choice((1000, 1000, 5, 50))
+        answers = self.pool.map(self._pull(pulled))
+        try:
+            for answer in itertools.islice(answers, leave):
+                self._check(pulled.popleft(), answer, answer.body, True)
+        except BaseException as exc:
+            # Of these it is the first, unless the pool takes none any more.
+            self._fail(pulled.pop() if isinstance(exc, PoolClosed) else pulled.popleft(), exc)
+        answers.close()  # type: ignore[attr-defined]
+        for question in pulled:
+            self.ledger.end(question.ask, "dropped")
+
+    def _as_completed(self) -> None:
+        pulled: deque[Question] = deque()
+        leave = self.dice.choice((1000, 1000, 5, 50))
+        futures = self.pool.as_completed(self._pull(pulled))
+        done = set()
+        try:
+            for future in itertools.islice(futures, leave):
+                question = next(each for each in pulled if each.request is future.request)
+                pulled.remove(question)
+                done.add(question)
+                self._settle(question, future)
+        except PoolClosed as exc:
+            self._fail(pulled.pop(), exc)
+        futures.close()  # type: ignore[attr-defined]
+        for question in pulled:
+            self.ledger.end(question.ask, "dropped")
+
+    def _stream(self) -> None:
+        dice = self.dice
+        question = self._question(upload=dice.random() < 0.2)
+        limit = dice.choice((10**9, 10**9, 0, 1000))
+        self.ledger.submit(question.ask)
+        try:
+            with self.pool.stream(question.request) as answer:
+                if dice.random() < 0.1:
+                    nested = self._question("GET")
+                    request = nested.request
+                    request = Request("GET", request.url, deadline=0.5, timeout=request.timeout)
+                    self._do(nested._replace(request=request))
+                body = self._read(answer, limit)
+                whole = len(body) < limit
+        except BaseException as exc:
+            self._fail(question, exc)
+        else:
+            self._check(question, answer, body, whole)
+
+    def _read(self, answer: StreamedResponse, limit: int) -> bytes:
+        way = self.dice.randrange(3)
+        if way == 0 and limit > 10**6:
+            return answer.read()
+        received = bytearray()
+        buffer = bytearray(self.dice.choice((10, 4096, 300_000)))
+        while len(received) < limit:
+            if way == 1:
+                got = answer.readinto(buffer)
+                received += buffer[:got]
+            else:
+                piece = answer.read(len(buffer))
+                got = len(piece)
+                received += piece
+            if not got:
+                break
+        return bytes(received)
+
+    def _chain(self) -> None:
+        """Have a callback submit the next request, and so on."""
+        over = threading.Semaphore(0)
+        chains = self.dice.choice((1, 5))
+
+        def go_on(left: int) -> None:
+            question = self._question()
+            future = self._begin(question, block=self.dice.random() < 0.5)
+            if future is None:
+                over.release()
+                return
+
+            def call(done: Any) -> None:
+                self._settle(question, done)
+                if left:
+                    go_on(left - 1)
+                else:
+                    over.release()
+
+            future.add_done_callback(call)
+
+        for _ in range(chains):
+            go_on(self.dice.randrange(10))
+        for _ in range(chains):
+            if not over.acquire(timeout=HANG):
+                self.ledger.problem(f"a chain of callbacks hangs: {self.pool!r}")
+                self.stop.set()
+
+    def _look(self) -> None:
+        repr(self.pool)
+        str(self.pool.statistics())
+
+
+class LateClient(Client):
+    """A client with a host of its own, which sends something once nobody waits for anything."""
+
+    def __init__(self, *args: Any, control: int) -> None:
+        super().__init__(*args)
+        self._control = control
+
+    def _run(self) -> None:
+        place = self.places[0]
+        while not self.stop.is_set():
+            number = str(next(_numbers))
+            request = Request("GET", f"{place.base}/{number}/100?late", timeout=place.timeout)
+            self._do(Question(Ask(number, "GET late", False), request, place, 100, digest(b""), True, None))
+            control = http.client.HTTPConnection("127.0.0.1", self._control, timeout=HANG)
+            control.request("GET", f"/after/{number}")
+            control.getresponse().read()
+            control.close()
+            self._request()
