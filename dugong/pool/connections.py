@@ -295,7 +295,6 @@ class Connections(Shared, ABC):
         host.resent += len(back)
         reserved, pipeline.reserved = pipeline.reserved, None
         if reserved is not None:
-            host.queued -= 1
             self._unqueue(1)
             if self.closed:
                 self._finish(reserved, failure(PoolClosed(), Delivery.UNSENT))

@@ -80,7 +80,6 @@ def take(host: Host, pipeline: Pipeline) -> list[Job]:
         if pipeline.in_flight or pipeline.closed_to_more:
             return []
         reserved, pipeline.reserved = pipeline.reserved, None
-        host.queued -= 1
         return [reserved]
     most = room(host, pipeline)
     if most <= 0 or not host.queued:
@@ -105,7 +104,6 @@ def take(host: Host, pipeline: Pipeline) -> list[Job]:
             host.put_back([job])
         else:
             pipeline.reserved, job.pipeline = job, pipeline
-            host.queued += 1  # still
         break
     return batch
 

@@ -121,12 +121,12 @@ class Host:
     """An origin of a pool.
 
     `queue` holds the requests that no connection has, the next one first; some of them may have
-    been withdrawn (`Job.done`). `queued` and `in_flight` count the others. `pipelines` are all
-    connections that have not ended; of these, `idle` could take any request at once, the one used
-    last being last, and `roomy` have requests in flight but could take more. `unopenable_until`:
-    opening another connection failed, so there is no hurry to try again. `builder` makes the heads
-    of requests; `plain_builder`, if there is one, those with no headers but the pool's. These two
-    never change.
+    been withdrawn (`Job.done`). `queued` counts the others, `in_flight` those on connections.
+    `pipelines` are all connections that have not ended; of these, `idle` could take any request at
+    once, the one used last being last, and `roomy` have requests in flight but could take more.
+    `unopenable_until`: opening another connection failed, so there is no hurry to try again.
+    `builder` makes the heads of requests; `plain_builder`, if there is one, those with no headers
+    but the pool's. These two never change.
     """
 
     __slots__ = (

@@ -33,7 +33,7 @@ class Job:
     `close` (the request asks for the connection to be closed), `timeout`, `alone` (nothing may be
     sent before or behind it) and `streamed` (the caller reads the body of the answer) never
     change. `exchange` is set by whoever sends. The rest is guarded by the lock of the scheduler:
-    `host`, `done` (the outcome is
+    `host`, `queued` (it has been in the queue), `done` (the outcome is
     decided; what still comes in is dropped), `pipeline` (the connection that has it; None: the
     queue), `since` (when it was taken from the queue, `time.monotonic`), `sending` (the sender has
     its body), `outcome` (waits for the sender to let go of the body), `error` (what the
@@ -57,6 +57,7 @@ class Job:
         "outcome",
         "pipeline",
         "pool",
+        "queued",
         "reading",
         "request",
         "sending",
@@ -88,6 +89,7 @@ class Job:
         self.close = False
         self.streamed = False
         self.exchange: Exchange | None = None
+        self.queued = False
         self.done = False
         self.pipeline: Pipeline | None = None
         self.since = 0.0

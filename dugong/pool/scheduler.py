@@ -62,6 +62,7 @@ class Scheduler(Traffic):
             host = job.host
             if host.unused:
                 host = job.host = self._know(host)
+            job.queued = True
             host.append(job)
             self.queued += 1
             self._serve(host)
@@ -146,11 +147,11 @@ class Scheduler(Traffic):
             self._timers.cancel(job.timer)
         pipeline = job.pipeline
         if pipeline is None:
-            job.host.withdraw()
-            self._unqueue(1)
+            if job.queued:  # or else it was refused
+                job.host.withdraw()
+                self._unqueue(1)
         elif pipeline.reserved is job:
             pipeline.reserved = None
-            job.host.queued -= 1
             self._unqueue(1)
             self._wake_sender(pipeline)
 
@@ -329,7 +330,7 @@ class Scheduler(Traffic):
 def _host_statistics(host: Host, now: float) -> HostStatistics:
     return HostStatistics(
         origin=str(host.origin),
-        queued=host.queued,
+        queued=host.queued + sum(p.reserved is not None for p in host.pipelines),
         in_flight=host.in_flight,
         window=host.lessons.window,
         pipelining=host.lessons.state(now),

@@ -89,6 +89,8 @@ class Traffic(Connections):
                     if batch[-1].upload is not None:
                         pipeline.uploading = batch[-1]
                         pipeline.uploading.sending = True
+                    if pipeline.exclusive and host.queued:
+                        self._serve_all(host)  # what stood behind it may go now
                     break
                 pipeline.sender_parked = True
                 self._place(pipeline)

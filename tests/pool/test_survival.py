@@ -254,7 +254,6 @@ def connect_slowly(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     return semaphore
 
 
-@pytest.mark.xfail(strict=True, run=False, reason="nobody is woken for what is behind it: R1-6")
 def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is_idle(
     server: HandServer, connect_slowly: threading.Semaphore
 ) -> None:

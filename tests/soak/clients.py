@@ -422,7 +422,11 @@ class LateClient(Client):
         while not self.stop.is_set():
             number = str(next(_numbers))
             request = Request("GET", f"{place.base}/{number}/100?late", timeout=place.timeout)
-            self._do(Question(Ask(number, "GET late", False), request, place, 100, digest(b""), True, None))
+            self._do(
+                Question(
+                    Ask(number, "GET late", False), request, place, 100, digest(b""), True, None
+                )
+            )
             control = http.client.HTTPConnection("127.0.0.1", self._control, timeout=HANG)
             control.request("GET", f"/after/{number}")
             control.getresponse().read()

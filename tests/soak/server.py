@@ -360,26 +360,25 @@ class Conversation:
         """Return what is no answer, with something behind it that looks like one."""
         dice = self._dice
         bait = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbait"
-        version, _, rest = answer.head.partition(b" ")
-        head = dice.choice(
-            (
-                b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
-                b"\0\xff\r\n" * 20,
-                b"SSH-2.0-OpenSSH_9.9\r\n",
-                b"HTTP/2.0 " + rest,
-                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nContent-Length: 0x4\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: rot13\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 0\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\n: no name\r\nContent-Length: 0\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n1234567\r\n0\r\n\r\n",
-            )
-        )
-        return head + bait * dice.randrange(3)
+        rest = answer.head.partition(b" ")[2]
+        heads = [
+            b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
+            b"\0\xff\r\n" * 20,
+            b"SSH-2.0-OpenSSH_9.9\r\n",
+            b"HTTP/2.0 " + rest,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0x4\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: rot13\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n: no name\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        ]
+        if answer.body:
+            chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            heads += [chunked + b"zz\r\n", chunked + b"5\r\n1234567\r\n0\r\n\r\n"]
+        return dice.choice(heads) + bait * dice.randrange(3)
 
 
 class Server:
@@ -426,6 +425,8 @@ class Server:
         dice = random.Random(self._dice.random())
         try:
             if dice.random() < manners.wrong / 5:
+                if context is not None:
+                    sock.recv(1)
                 Peer(sock).reset()
                 return
             if context is not None:

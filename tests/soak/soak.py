@@ -93,9 +93,7 @@ def _round(
     }
     ending = dice.choice(("close", "close at work", "forget"))
     print(f"  {ending}: {limits}", flush=True)
-    pool: ConnectionPool | None = ConnectionPool(
-        timeout=HANG / 2, ssl_context=context, **limits
-    )
+    pool: ConnectionPool | None = ConnectionPool(timeout=HANG / 2, ssl_context=context, **limits)
     assert pool is not None
     places = [
         Place(name.partition("+")[0], f"http{'s' if '+' in name else ''}://127.0.0.1:{port}")
