@@ -66,7 +66,7 @@ class ResponseHead(NamedTuple):
     minor_version: int
     status: int
     reason: str
-    fields: list[Field]
+    fields: tuple[Field, ...]
 
 
 # --- requests ----------------------------------------------------------------------------------
@@ -173,7 +173,8 @@ def _parse_lines(lines: list[bytes]) -> ResponseHead:
     status = _known_statuses.get(status_line) or _parse_status_line(status_line)
     del lines[0]
     known = _known_fields.get
-    fields = [known(line) or _parse_field(line) for line in lines]
+    # A tuple of tuples of strings is nothing that the garbage collector has to look at for long.
+    fields = tuple([known(line) or _parse_field(line) for line in lines])
     # The class itself would go through a function in Python, at twice the cost.
     return tuple.__new__(ResponseHead, (*status, fields))
 

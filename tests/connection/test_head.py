@@ -31,7 +31,7 @@ CONTROLS = [chr(code) for code in (*range(32), 127)]
 TOKEN_CHARACTERS = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def fields_of(*lines: bytes) -> list[Field]:
+def fields_of(*lines: bytes) -> tuple[Field, ...]:
     return parse_head(b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"", b""])).fields
 
 
@@ -229,7 +229,7 @@ def test_another_major_version_is_unsupported(version: bytes, delivery: Delivery
 )
 def test_a_field(line: bytes, field: Field) -> None:
     for _ in range(2):
-        assert fields_of(line) == [field]
+        assert fields_of(line) == (field,)
 
 
 INVALID_FIELDS = [
@@ -257,7 +257,7 @@ def test_no_second_field_appears_from_behind_a_bare_cr() -> None:
 
 def test_characters_that_python_takes_for_line_ends_are_none() -> None:
     value = b"a\x0b\x0c\x1c\x1d\x1e\x85b"
-    assert fields_of(b"A: " + value) == [("a", "A", value.decode("latin-1"))]
+    assert fields_of(b"A: " + value) == (("a", "A", value.decode("latin-1")),)
 
 
 @each_delivery
@@ -285,7 +285,7 @@ def test_fields_keep_their_order_and_case(name: str, delivery: Delivery) -> None
 )
 def test_folded_lines_are_one_field(lines: list[bytes], value: str, end: bytes) -> None:
     block = end.join([b"HTTP/1.1 200 OK", *lines, b"E: f", b"", b""])
-    assert parse_head(block).fields == [("a", "A", value), ("e", "E", "f")]
+    assert parse_head(block).fields == (("a", "A", value), ("e", "E", "f"))
 
 
 def test_a_status_line_cannot_be_folded() -> None:
@@ -303,7 +303,7 @@ def test_a_line_may_not_be_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch
 
 def test_a_head_without_fields() -> None:
     for block in (b"HTTP/1.1 204 No\r\n\r\n", b"HTTP/1.1 204 No\n\n", b"HTTP/1.1 204 No\r\n\n"):
-        assert parse_head(block) == ResponseHead(1, 204, "No", [])
+        assert parse_head(block) == ResponseHead(1, 204, "No", ())
 
 
 def test_messages_about_a_head_are_short() -> None:
@@ -387,9 +387,9 @@ def test_the_fast_path_agrees_with_the_careful_one(parts: list[bytes]) -> None:
 
 
 def test_a_plain_head_takes_the_fast_path() -> None:
-    expected = ResponseHead(1, 200, "OK", [("a", "A", "b"), ("c", "C", "")])
+    expected = ResponseHead(1, 200, "OK", (("a", "A", "b"), ("c", "C", "")))
     assert parse_plain_head(b"HTTP/1.1 200 OK\r\nA: b\r\nC:") == expected
-    assert parse_plain_head(b"HTTP/1.1 204 No") == ResponseHead(1, 204, "No", [])
+    assert parse_plain_head(b"HTTP/1.1 204 No") == ResponseHead(1, 204, "No", ())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.support.transport import (
 )
 
 GOOD = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"
-PARSED = ResponseHead(1, 200, "OK", [("a", "A", "b")])
+PARSED = ResponseHead(1, 200, "OK", (("a", "A", "b"),))
 
 
 def received(data: bytes, delivery: Delivery = WHOLE) -> tuple[ResponseHead, bytes]:
@@ -104,7 +104,7 @@ def test_heads_come_one_after_the_other() -> None:
     buffer = ReceiveBuffer()
     for _ in range(3):
         assert drive(lambda: receive_head(transport, buffer)) == PARSED
-    assert drive(lambda: receive_head(transport, buffer)) == ResponseHead(1, 204, "No", [])
+    assert drive(lambda: receive_head(transport, buffer)) == ResponseHead(1, 204, "No", ())
     assert not buffer
 
 
