@@ -25,7 +25,7 @@ from dugong.errors import (
 )
 from dugong.pool import receiver
 from dugong.pool.dispatch import has_room, wants_connection
-from dugong.pool.failure import failure
+from dugong.pool.failure import failure, forget_frames
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
@@ -292,6 +292,7 @@ class Connections(Shared, ABC):
         reason = str(pipeline.failure or "the server ended the connection")
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.attempts += (Attempt(now, pipeline.name, reason, verdict),)
+        forget_frames(pipeline.failure)
         host.resent += len(back)
         reserved, pipeline.reserved = pipeline.reserved, None
         if reserved is not None:

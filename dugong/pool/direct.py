@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["perform"]
 
 
-def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
+def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | None:
     """Do *job* on *pipeline*, which has been borrowed for it, and give that back.
 
-    The future of *job* is done then, or will be: it may have gone back to the queue.
+    Returns the response, or None if the future of *job* knows more: it has failed, or the request
+    has gone back to the queue.
     """
     error: Exception | None = None
     try:
-        error = sender.send(scheduler, pipeline, [job])
+        error = sender.send(scheduler, pipeline, (job,))
         if error is None:
             answers, failed = pipeline.duplexer.read_answers(job.timeout)
             if failed is None and len(answers) == 1:
@@ -35,8 +36,8 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
                 limit = scheduler.limits.max_body_size
                 if body is not None and len(body) <= limit and status >= 200:
                     response = Response(status, reason, fields, body, job.request, job.attempts)
-                    scheduler.answered_directly(pipeline, job, exchange, response)
-                    return
+                    in_time = scheduler.answered_directly(pipeline, job, exchange)
+                    return response if in_time else None
             receiver.handle(scheduler, pipeline, answers, failed)
         while pipeline.in_flight and not pipeline.ending and pipeline.duplexer.unread:
             receiver.receive(scheduler, pipeline)
@@ -45,5 +46,6 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> None:
         error = job.error = ConnectionClosed("interrupted")
         raise
     finally:
-        if pipeline.borrowed:
+        if pipeline.borrower is job:
             scheduler.give_back(pipeline, error)
+    return None

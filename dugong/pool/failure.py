@@ -6,7 +6,7 @@ import copy
 
 from dugong.errors import Delivery, DugongError
 
-__all__ = ["failure"]
+__all__ = ["failure", "forget_frames"]
 
 
 def failure(error: Exception, delivery: Delivery) -> Exception:
@@ -22,3 +22,13 @@ def failure(error: Exception, delivery: Delivery) -> Exception:
         own.__traceback__ = None
     own.delivery = delivery  # type: ignore[attr-defined]  # any exception has a dict
     return own
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames that *error* was raised in, which refer to whoever keeps the error.
+
+    Not of those of a caller's body.
+    """
+    while isinstance(error, (DugongError, OSError)):
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -193,7 +193,9 @@ class Host:
         """Take note that a job in the queue has become `done`."""
         self.queued -= 1
         self.withdrawn += 1
-        if self.withdrawn > _FEW and self.withdrawn > len(self.queue) // 2:
+        if not self.queued:
+            self._forget_withdrawn()
+        elif self.withdrawn > _FEW and self.withdrawn > len(self.queue) // 2:
             self.queue = deque(job for job in self.queue if not job.done)
             self.withdrawn = 0
 
@@ -203,9 +205,16 @@ class Host:
             job = self.queue.popleft()
             if not job.done:
                 self.queued -= 1
+                if not self.queued and self.queue:
+                    self._forget_withdrawn()
                 return job
             self.withdrawn -= 1
         return None
+
+    def _forget_withdrawn(self) -> None:
+        # They refer to their pool, and there is nobody on the way who would come across them.
+        self.queue.clear()
+        self.withdrawn = 0
 
     def __repr__(self) -> str:
         return (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.writers import ChunkedWriter, LengthWriter
+from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from dugong.pool.timers import Timer
 
 __all__ = ["Job"]
+
+# The later, the less may be said of what the server has not done.
+_PROGRESS = (
+    Delivery.DISCLAIMED,
+    Delivery.UNSENT,
+    Delivery.PARTLY_SENT,
+    Delivery.SENT,
+    Delivery.ANSWER_STARTED,
+)
 
 
 class Job:
@@ -114,6 +124,11 @@ class Job:
             exchange.request_side = RequestSide.CONTINUE if self.expect100 else RequestSide.BODY
         self.exchange = exchange
         return exchange
+
+    def furthest(self, delivery: Delivery) -> Delivery:
+        """Return how far the request has ever got, if *delivery* is how far it has got now."""
+        verdicts = (delivery, *(attempt.delivery for attempt in self.attempts))
+        return max(verdicts, key=_PROGRESS.index)
 
     def release(self) -> None:
         """Let go of the body, for nobody will send it any more."""

@@ -32,8 +32,8 @@ class Pipeline:
     * `in_flight`: the requests that were taken from the queue and not answered, oldest first. The
       receiving thread alone removes from it, so it may look at it without the lock. `reserved` is
       the next one, if that has to be alone.
-    * `sending`, `receiving`, `borrowed`, `streaming`: the sender, the receiver, a thread that
-      makes a request by itself, or a caller who reads a body is at work on the connection.
+    * `sending`, `receiving`, `streaming`: the sender, the receiver, or a caller who reads a body is
+      at work on the connection. `borrower`: the request that its caller makes by himself there.
     * `sender_parked`: the sender waits at `work`. The receiver waits at `arrivals`.
     * `connected`; `exclusive`: a request that is to be alone is in flight; `blocked`: a long answer
       is coming in; `retiring`: it is too old; `broken`: nothing more can be sent; `ending`: nor
@@ -48,7 +48,7 @@ class Pipeline:
         "answered",
         "arrivals",
         "blocked",
-        "borrowed",
+        "borrower",
         "broken",
         "connected",
         "duplexer",
@@ -98,7 +98,7 @@ class Pipeline:
         self.connected = False
         self.sending = True  # for it is connecting
         self.receiving = False
-        self.borrowed = False
+        self.borrower: Job | None = None
         self.streaming = False
         self.uploading: Job | None = None
         self.let_go_at = opened
@@ -124,7 +124,7 @@ class Pipeline:
             or self.retiring
             or self.exclusive
             or self.blocked
-            or self.borrowed
+            or self.borrower is not None
             or self.streaming
         )
 
@@ -140,13 +140,14 @@ class Pipeline:
             self.watched
             and self.max_requests is None
             and not (self.ending or self.broken or self.retiring or self.in_flight)
-            and not self.duplexer.buffer
+            and self.duplexer.buffer.start == self.duplexer.buffer.end
         )
 
     @property
     def unused(self) -> bool:
         """True if nobody is at work on the connection."""
-        return not (self.sending or self.receiving or self.borrowed or self.streaming)
+        at_work = self.sending or self.receiving or self.borrower is not None
+        return not (at_work or self.streaming)
 
     def wake_receiver(self) -> None:
         """Wake the receiver, for there is something to wait for. For the sender.
@@ -154,7 +155,7 @@ class Pipeline:
         The receiver says that it is parked before it looks for the last time, and we look whether
         it is after there is something to see: one of the two notices the other.
         """
-        if self.receiver_parked and not self.borrowed:
+        if self.receiver_parked and self.borrower is None:
             with self.arrivals:
                 self.arrivals.notify()
 

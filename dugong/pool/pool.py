@@ -166,10 +166,10 @@ class ConnectionPool:
             pipeline = None
             if made.deadline is None and job.upload is None:
                 pipeline = scheduler.borrow(job)
-            if pipeline is not None:
-                direct.perform(scheduler, pipeline, job)
-            else:
+            if pipeline is None:
                 scheduler.submit(job, True, _deadline(made))
+            elif (response := direct.perform(scheduler, pipeline, job)) is not None:
+                return response
             return job.future.result()
         except BaseException:
             job.future.cancel()  # does nothing if it is done

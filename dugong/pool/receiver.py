@@ -142,8 +142,9 @@ class ConnectionBody:
 
     def _error(self, exc: Exception) -> Exception:
         """Return what to raise for *exc*: if it was us who ended the connection, why."""
-        ours = self._pipeline.failure if isinstance(exc, ConnectionClosed) else None
-        return failure(ours or exc, Delivery.ANSWER_STARTED)
+        if isinstance(exc, ConnectionClosed):
+            exc = self._job.error or self._pipeline.failure or exc
+        return failure(exc, Delivery.ANSWER_STARTED)
 
     def close(self) -> None:
         """Give the connection back: at once, if next to nothing is left to be read, or closed."""

@@ -31,13 +31,13 @@ class Attempt(NamedTuple):
     """An attempt to send a request that has failed.
 
     `when` is in seconds, as `time.time` gives them; `connection` is the name of the connection;
-    `outcome` says what happened; `delivery` how far the request had got, if that is known.
+    `outcome` says what happened; `delivery` how far the request had got.
     """
 
     when: float
     connection: str
     outcome: str
-    delivery: Delivery | None
+    delivery: Delivery
 
 
 class Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 from queue import Empty
+from threading import get_ident
 from time import monotonic
 
 from dugong.errors import (
@@ -95,7 +96,7 @@ class Scheduler(Traffic):
             if not host.idle or host.queued:
                 return None
             pipeline = self._pop_idle(host)
-            pipeline.borrowed = True
+            pipeline.borrower = job
             job.pipeline = pipeline
             job.since = monotonic()
             pipeline.in_flight.append(job)
@@ -107,7 +108,7 @@ class Scheduler(Traffic):
     def give_back(self, pipeline: Pipeline, error: Exception | None = None) -> None:
         """End what `borrow` began; *error* is why the connection cannot be used any more."""
         with self.lock:
-            pipeline.borrowed = False
+            pipeline.borrower = None
             if error is not None:
                 self._fail(pipeline, error)
             elif pipeline.ending or pipeline.broken:
@@ -126,7 +127,10 @@ class Scheduler(Traffic):
                 return False
             self._drop(job)
             pipeline = job.pipeline
-            if pipeline is not None and not pipeline.ending:
+            if pipeline is not None and pipeline.borrower is job:  # whose caller was interrupted
+                pipeline.borrower = None
+                self._fail(pipeline, receiver.Abandoned("a request was interrupted"))
+            elif pipeline is not None and not pipeline.ending:
                 if job.sending:
                     self._fail(pipeline, receiver.Abandoned("a request was cancelled"))
                 else:
@@ -173,7 +177,7 @@ class Scheduler(Traffic):
         if pipeline is None or pipeline.reserved is job:
             error = _timed_out(
                 f"the deadline passed in the queue of {host.name}; {self.ledger(host)}",
-                Delivery.UNSENT,
+                job.furthest(Delivery.UNSENT),
             )
             self._drop(job)
             self._deferred.append(partial(job.future._reject, error))
@@ -182,7 +186,8 @@ class Scheduler(Traffic):
         if job.outcome is not None:  # it has been answered, and waits for nothing but the sender
             self._fail(pipeline, ConnectionTimedOut(message))
             return
-        error = _timed_out(message, self._delivery(pipeline, job, job is pipeline.in_flight[0]))
+        delivery = self._delivery(pipeline, job, job is pipeline.in_flight[0])
+        error = _timed_out(message, job.furthest(delivery))
         if job.sending or (pipeline.in_flight and pipeline.in_flight[0] is job):
             job.error = error
             self._fail(pipeline, error)
@@ -192,7 +197,7 @@ class Scheduler(Traffic):
 
     def check_may_wait(self) -> None:
         """Raise StateError in a thread that would wait for itself."""
-        if self.is_own_thread():
+        if get_ident() in self._own:
             raise StateError("a callback of the pool cannot wait for the pool")
 
     def is_running(self, job: Job) -> bool:

@@ -7,7 +7,7 @@ thread takes when it makes a request by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ def run(scheduler: Traffic, pipeline: Pipeline) -> None:
         raise
 
 
-def send(scheduler: Traffic, pipeline: Pipeline, batch: list[Job]) -> Exception | None:
+def send(scheduler: Traffic, pipeline: Pipeline, batch: Sequence[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
     last = batch[-1]
     try:

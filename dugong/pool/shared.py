@@ -126,13 +126,14 @@ class Shared:
             self.room.notify_all()
 
     def _finish(self, job: Job, outcome: Response | StreamedResponse | Exception) -> None:
-        """Decide the outcome of *job*."""
+        """Decide the outcome of *job*; the verdict on an exception is that of all its attempts."""
         job.done = True
         job.release()
         if job.timer is not None:
             self._timers.cancel(job.timer)
         future = job.future
         if isinstance(outcome, Exception):
+            outcome.delivery = job.furthest(outcome.delivery)  # type: ignore[attr-defined]  # set
             self._deferred.append(partial(future._reject, outcome))
         else:
             self._deferred.append(partial(future._resolve, outcome))

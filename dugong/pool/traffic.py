@@ -151,7 +151,8 @@ class Traffic(Connections):
             pipeline.receiving = False
             while not pipeline.ending:
                 pipeline.receiver_parked = True
-                if duplexer.pipeline and not pipeline.borrowed and not pipeline.streaming:
+                lent = pipeline.borrower is not None or pipeline.streaming
+                if duplexer.pipeline and not lent:
                     pipeline.receiver_parked = False
                     pipeline.receiving = True
                     return True
@@ -195,7 +196,8 @@ class Traffic(Connections):
             host.answered += count
             pipeline.answered += count
             if not pipeline.in_flight:
-                pipeline.exclusive = False
+                # The receiver has to look again, under the lock: others may receive before it does.
+                pipeline.exclusive = pipeline.receiving = False
             if pipeline.uploading is not None:
                 pipeline.work.notify()  # at the gate, perhaps
             if done and exchange is not None and not exchange.persistent:
@@ -210,13 +212,15 @@ class Traffic(Connections):
         if self._deferred:
             self._do_deferred()
 
-    def answered_directly(
-        self, pipeline: Pipeline, job: Job, exchange: Exchange, response: Response
-    ) -> None:
-        """The thread that has borrowed *pipeline* for *job* has its answer, and gives it back."""
+    def answered_directly(self, pipeline: Pipeline, job: Job, exchange: Exchange) -> bool:
+        """The thread that has borrowed *pipeline* for *job* has its answer, and gives it back.
+
+        Returns False if it is too late: the future of *job* says why.
+        """
         host = pipeline.host
         with self.lock:
-            pipeline.borrowed = pipeline.exclusive = False
+            pipeline.borrower = None
+            pipeline.exclusive = False
             pipeline.in_flight.popleft()
             host.in_flight -= 1
             host.answered += 1
@@ -239,10 +243,11 @@ class Traffic(Connections):
                 self._learn(pipeline, exchange, int(good))
                 if host.queued and not pipeline.ending:
                     self._serve(host)
-        if not done:
-            job.future._resolve(response)
         if self._deferred:
             self._do_deferred()
+        if not done:
+            job.future._owner = None  # who is nobody's any more
+        return not done
 
     def _learn(self, pipeline: Pipeline, last: Exchange, good: int) -> None:
         """Draw the lessons of answers, of which *last* was the last, and go on or end."""
@@ -307,6 +312,7 @@ class Traffic(Connections):
             job.done = True
             job.reading = source
             pipeline.streaming = True
+            pipeline.receiving = False
         job.future._resolve(answer)
         return True
 

@@ -49,7 +49,7 @@ def test_there_is_room_for_no_more_than_the_caller_wants_on_a_connection() -> No
 
 
 @pytest.mark.parametrize(
-    "flag", ["ending", "broken", "retiring", "exclusive", "blocked", "borrowed", "streaming"]
+    "flag", ["ending", "broken", "retiring", "exclusive", "blocked", "borrower", "streaming"]
 )
 def test_there_is_no_room_on_a_connection_that_is_closed_to_more(flag: str) -> None:
     host = make_host()
@@ -193,7 +193,7 @@ def test_one_that_goes_alone_is_left_to_a_connection_that_has_nothing_in_flight(
     assert targets(take(host, free)) == ["/alone"]
 
 
-@pytest.mark.parametrize("flag", ["ending", "exclusive", "borrowed"])
+@pytest.mark.parametrize("flag", ["ending", "exclusive", "borrower"])
 def test_one_that_goes_alone_is_not_left_to_a_connection_that_cannot_have_it(flag: str) -> None:
     host = make_host()
     busy, closed = make_pipeline(host, in_flight=1), make_pipeline(host)

@@ -192,6 +192,18 @@ def test_what_was_withdrawn_is_not_given() -> None:
     assert host.queued == 0
 
 
+@pytest.mark.parametrize("popped", [0, 1])
+def test_nothing_is_kept_of_a_queue_of_which_the_rest_was_withdrawn(popped: int) -> None:
+    host = make_host()
+    jobs = queue(host, "/1", "/2", "/3")
+    for job in jobs[popped:]:
+        job.done = True
+        host.withdraw()
+    for _ in range(popped):
+        host.pop()
+    assert (len(host.queue), host.queued, host.withdrawn) == (0, 0, 0)
+
+
 def test_withdrawn_requests_do_not_fill_a_queue_that_nobody_takes_from() -> None:
     host = make_host()
     jobs = queue(host, *["/"] * 1000)

@@ -73,7 +73,7 @@ def test_close_ends_50000_requests_to_a_server_that_never_answers() -> None:
         wait_for(mute.arrived)
         began = time.monotonic()
         pool.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 5
         assert all(future.done() for future in futures)
         assert {delivery_of(future) for future in futures} == {Delivery.UNSENT, Delivery.SENT}
         assert own_threads() == []

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.support.parts import make_host, make_pipeline
+from tests.support.parts import make_host, make_pipeline, queue
 from tests.support.server import TIMEOUT
 
 
@@ -21,7 +21,7 @@ def test_a_new_connection_is_its_senders() -> None:
     assert not pipeline.unused
 
 
-@pytest.mark.parametrize("flag", ["sending", "receiving", "borrowed", "streaming"])
+@pytest.mark.parametrize("flag", ["sending", "receiving", "borrower", "streaming"])
 def test_it_is_unused_only_if_nobody_is_at_work_on_it(flag: str) -> None:
     pipeline = make_pipeline(make_host())
     pipeline.sending = False
@@ -31,7 +31,7 @@ def test_it_is_unused_only_if_nobody_is_at_work_on_it(flag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "flag", ["ending", "broken", "retiring", "exclusive", "blocked", "borrowed", "streaming"]
+    "flag", ["ending", "broken", "retiring", "exclusive", "blocked", "borrower", "streaming"]
 )
 def test_whatever_closes_it_to_more_requests_does(flag: str) -> None:
     pipeline = make_pipeline(make_host())
@@ -97,8 +97,9 @@ def test_a_receiver_that_is_parked_is_woken() -> None:
 def test_a_receiver_that_has_nothing_to_wait_for_costs_no_lock(
     parked: bool, borrowed: bool
 ) -> None:
-    pipeline = make_pipeline(make_host())
+    host = make_host()
+    pipeline = make_pipeline(host)
     pipeline.receiver_parked = parked
-    pipeline.borrowed = borrowed
+    pipeline.borrower = queue(host, "/a")[0] if borrowed else None
     with pipeline.arrivals:  # which a second taking of the lock would wait for
         pipeline.wake_receiver()

@@ -714,3 +714,28 @@ def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, f
             answer.read(-1 if fully else 5)
         left.set()
         assert left_before == [False]
+
+
+def test_a_body_that_fails_while_the_answer_is_read_is_what_the_reader_hears_of() -> None:
+    class BodyFailed(Exception):
+        pass
+
+    begun = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield SOME
+        wait_for(begun)
+        raise BodyFailed
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+        discard_rest(peer)
+
+    with (
+        open_site(script) as here,
+        here.pool.stream("PUT", here.url(), body=body()) as answer,
+    ):
+        begun.set()
+        with pytest.raises(BodyFailed):
+            answer.read()

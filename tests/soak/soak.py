@@ -28,12 +28,10 @@ from typing import Any
 
 import trustme
 
-import dugong
 from dugong import ConnectionPool, ResponseFuture
 from dugong.pool import connections, host, receiver, scheduler, traffic
 from tests.soak.clients import HANG, Client, LateClient, Place
 from tests.soak.ledger import Ledger
-from tests.soak.server import KINDS
 from tests.support.leaks import no_leaks
 
 __all__ = ["main"]
@@ -115,7 +113,8 @@ def _round(
         _close(pool, ledger)
     for client in clients:
         client.stop.set()
-    if not all([client.join() for client in clients]):
+    hanging = [client for client in clients if not client.join()]
+    if hanging:
         ledger.problem(f"a client hangs: {pool!r}\n{pool.statistics()}")
         faulthandler.dump_traceback(all_threads=True)
     statistics = pool.statistics()
@@ -124,14 +123,15 @@ def _round(
         statistics = pool.statistics()
         if statistics.queued or statistics.in_flight or statistics.connections:
             ledger.problem(f"a closed pool is not empty: {statistics}")
-    del client
+    del client, hanging
     clients.clear()
     pool = None
-    gc.collect()
     end = time.monotonic() + CLOSE_TIME
     for thread in threading.enumerate():
-        if thread.name.startswith("dugong-"):
-            thread.join(max(0.0, end - time.monotonic()))
+        while thread.name.startswith("dugong-") and thread.is_alive() and time.monotonic() < end:
+            gc.collect()  # again and again, for threads that end may leave cycles behind
+            thread.join(0.05)
+    gc.collect()
     unresolved = [
         thing for thing in gc.get_objects() if type(thing) is ResponseFuture and not thing.done()
     ]
