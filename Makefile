@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-pythons lint docs bench clean
+.PHONY: demo test test-pythons soak lint docs bench clean
 
 demo: .venv/installed
 	.venv/bin/python -m dugong demo
@@ -13,6 +13,11 @@ test: .venv/installed-test
 # The suite again under every other supported Python that is found.
 test-pythons:
 	.ci/test-pythons
+
+# Many threads and a hostile server, for minutes: make soak SECONDS=600 SEED=7
+SECONDS ?= 120
+soak: .venv/installed-test
+	.venv/bin/python -X dev -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/installed-lint
 	.venv/bin/ruff check .

@@ -18,6 +18,7 @@ from dugong.connection.exchange import RequestSide
 from dugong.errors import (
     ConnectionClosed,
     Delivery,
+    DugongError,
     InvalidResponse,
     PoolClosed,
     ResponseTooLarge,
@@ -347,9 +348,9 @@ class Connections(Shared, ABC):
                 lessons.closed(pipeline.answered, unanswered, now)
         elif isinstance(failure, InvalidResponse) and unanswered > 1:
             lessons.broke_the_rules(now)
-        elif unanswered and not isinstance(
-            failure, (receiver.Abandoned, ResponseTooLarge, PoolClosed)
-        ):
+        elif isinstance(failure, (receiver.Abandoned, ResponseTooLarge, PoolClosed)):
+            pass  # our own doing
+        elif unanswered and isinstance(failure, (DugongError, OSError)):
             lessons.died(pipeline.answered, unanswered, now)
 
     def _delivery(self, pipeline: Pipeline, job: Job, oldest: bool) -> Delivery:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dugong.errors import ConnectionClosed
-from dugong.pool import receiver, sender
+from dugong.pool import receiver
 from dugong.pool.response import Response
 
 if TYPE_CHECKING:
@@ -27,10 +27,16 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
     has gone back to the queue.
     """
     error: Exception | None = None
+    duplexer = pipeline.duplexer
     try:
-        error = sender.send(scheduler, pipeline, (job,))
-        if error is None:
-            answers, failed = pipeline.duplexer.read_answers(job.timeout)
+        try:
+            duplexer.send_requests(((job.begin(), job.head),), job.timeout, pipeline.wake_receiver)
+        except ConnectionClosed as exc:
+            error = exc  # the receiving side finds out what that means, as for the sender
+        except Exception as exc:
+            error = job.error = exc
+        else:
+            answers, failed = duplexer.read_answers(job.timeout)
             if failed is None and len(answers) == 1:
                 exchange, status, reason, fields, _, body = answers[0]
                 limit = scheduler.limits.max_body_size
@@ -39,7 +45,7 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
                     in_time = scheduler.answered_directly(pipeline, job, exchange)
                     return response if in_time else None
             receiver.handle(scheduler, pipeline, answers, failed)
-        while pipeline.in_flight and not pipeline.ending and pipeline.duplexer.unread:
+        while pipeline.in_flight and not pipeline.ending and duplexer.unread:
             receiver.receive(scheduler, pipeline)
     except BaseException:
         # As its own error, it keeps the request from being sent again, for nobody waits for it.

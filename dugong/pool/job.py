@@ -114,7 +114,7 @@ class Job:
 
     def begin(self) -> Exchange:
         """Return the exchange for another sending of the request."""
-        exchange = Exchange(self.request.method, self.request.target)
+        exchange = Exchange(self.request.method, self.request.url)
         upload = self.upload
         exchange.special = exchange.close = self.close
         if upload is not None and upload.length != 0:

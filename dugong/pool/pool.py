@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +198,11 @@ class ConnectionPool:
         """
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
         job = self._job(made)
-        self._scheduler.submit(job, block, _deadline(made))
+        try:
+            self._scheduler.submit(job, block, _deadline(made))
+        except BaseException:  # an interrupt, too, for nobody else knows of the future
+            job.future.cancel()
+            raise
         return job.future
 
     def map(self, requests: Iterable[str | Request]) -> Iterator[Response]:
@@ -526,11 +531,13 @@ def _check_times(**times: float | None) -> None:
 
 # Those that a forked child has to clean up after.
 _pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
-_forking: list[Scheduler] = []  # whose locks are held; only one thread can fork at a time
+_fork_turn = Lock()  # held while a thread forks; guards `_forking`
+_forking: list[Scheduler] = []  # whose locks are held
 
 
 def _before_fork() -> None:
     # With all locks in hand, what the child finds was not left in the middle of a change.
+    _fork_turn.acquire()
     for pool in list(_pools):
         pool._scheduler.lock.acquire()
         _forking.append(pool._scheduler)
@@ -539,11 +546,13 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     while _forking:
         _forking.pop().lock.release()
+    _fork_turn.release()
 
 
 def _after_fork_in_child() -> None:
     while _forking:
         _forking.pop().begin_as_child()
+    _fork_turn.release()
 
 
 os.register_at_fork(

@@ -190,7 +190,7 @@ class Scheduler(Traffic):
         error = _timed_out(message, job.furthest(delivery))
         if job.sending or (pipeline.in_flight and pipeline.in_flight[0] is job):
             job.error = error
-            self._fail(pipeline, error)
+            self._fail(pipeline, receiver.Abandoned(message))  # for which the host is not to blame
         else:
             self._drop(job)
             self._deferred.append(partial(job.future._reject, error))

@@ -105,7 +105,8 @@ class Shared:
             try:
                 function()
             finally:
-                del self._own[threading.get_ident()]
+                # It may be another's, in a child process that was forked in a callback.
+                self._own.pop(threading.get_ident(), None)
 
         thread = Thread(target=run, name=name, daemon=True)
         with self._starting:

@@ -23,7 +23,7 @@ def job_with_body(body: object, expect100: bool = False) -> Job:
 
 def test_a_request_without_an_upload_is_sent_when_its_head_is() -> None:
     exchange = make_job(make_host(), "/a").begin()
-    assert (exchange.method, exchange.path) == ("GET", "/a")
+    assert (exchange.method, exchange.path) == ("GET", "http://host/a")
     assert exchange.request_side is RequestSide.SENT
     assert exchange.writer is None
     assert not exchange.close
