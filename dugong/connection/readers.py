@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from dugong.connection.polling import PollNeeded
     from dugong.connection.transport import Transport
 
-__all__ = ["ChunkedReader", "LengthReader", "Reader", "UntilCloseReader", "reader_for"]
+__all__ = [
+    "ChunkedReader",
+    "LengthReader",
+    "Reader",
+    "UntilCloseReader",
+    "WholeReader",
+    "reader_for",
+]
 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,64})(?:[ \t]*;[^\r\n\0]*)?")
 
@@ -71,6 +78,37 @@ class LengthReader:
             return None
         body = self._buffer.take(self.remaining)
         self.remaining = 0
+        return body
+
+
+class WholeReader:
+    """A body that has been taken from the buffer already, all of it, and is not empty."""
+
+    __slots__ = ("_body", "_taken")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._taken = 0
+
+    @property
+    def done(self) -> bool:
+        return self._taken == len(self._body)
+
+    @property
+    def remaining(self) -> int:
+        """How many bytes have not been read."""
+        return len(self._body) - self._taken
+
+    def readinto(self, view: memoryview) -> int:
+        part = self._body[self._taken : self._taken + len(view)]
+        view[: len(part)] = part
+        self._taken += len(part)
+        return len(part)
+
+    def take_if_buffered(self) -> bytes:
+        """Return the rest of the body."""
+        body = self._body[self._taken :] if self._taken else self._body
+        self._taken = len(self._body)
         return body
 
 
@@ -204,7 +242,7 @@ class ChunkedReader:
         return True
 
 
-Reader = LengthReader | ChunkedReader | UntilCloseReader
+Reader = LengthReader | WholeReader | ChunkedReader | UntilCloseReader
 
 
 def reader_for(framing: Framing, buffer: ReceiveBuffer, transport: Transport) -> Reader | None:

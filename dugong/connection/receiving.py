@@ -16,7 +16,7 @@ from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
 from dugong.connection.framing import response_framing
 from dugong.connection.head import Field, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
-from dugong.connection.readers import LengthReader, reader_for
+from dugong.connection.readers import LengthReader, WholeReader, reader_for
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
 from dugong.connection.wire import MAX_INTERIM, receive_head
@@ -52,6 +52,16 @@ class Receiving(Shared):
         if not self._receive_turn.acquire(False):
             raise busy("receiving")
         try:
+            if self.incoming is None:
+                if self.buffer.start == self.buffer.end:
+                    self._receive_something(patience)
+                whole = self._next_whole_answer(to_be_read=True)
+                if whole is not None:
+                    exchange, status, reason, fields, length, _ = whole
+                    headers = Headers._from_parsed(fields)
+                    return HTTPResponse(
+                        exchange.method, exchange.path, status, reason, headers, length
+                    )
             while not isinstance(answer := self._next_answer(patience), HTTPResponse):
                 if answer is None:
                     eval_coroutine(self._co_wait_for_sender(), patience)
@@ -114,12 +124,20 @@ class Receiving(Shared):
             and self.ended is None
         ):
             transport.patience = patience
-            self.buffer.fill(transport)
+            exchange = self.pipeline[0]
+            try:
+                self.buffer.fill(transport)
+            except _RESUMABLE:
+                raise
+            except BaseException as exc:
+                self._lose_answer(exchange, exc)
+                raise
 
-    def _next_whole_answer(self) -> Answer | None:
+    def _next_whole_answer(self, to_be_read: bool = False) -> Answer | None:
         """Take the next answer if all of it is in the buffer, and nothing special about it.
 
-        Returns None, having done nothing, if it is not so.
+        Returns None, having done nothing, if it is not so. The body of one that is *to_be_read* is
+        left for the calls that read bodies.
         """
         buffer = self.buffer
         start, end = buffer.start, buffer.end
@@ -129,13 +147,11 @@ class Receiving(Shared):
         stop = buffer.data.find(b"\r\n\r\n", start, end)
         if stop < 0 or exchange.special or self.ended is not None or self.failure is not None:
             return None
-        head = parse_plain_head(buffer.view[start:stop].tobytes())
-        if head is None:
-            return None
-        minor_version, status, reason, fields = head
-        if status < 200:
-            return None
         try:
+            head = parse_plain_head(buffer.view[start:stop].tobytes())
+            if head is None or head[1] < 200:
+                return None
+            minor_version, status, reason, fields = head
             _, length, persistent = response_framing(exchange.method, minor_version, status, fields)
         except DugongError:
             return None  # it will come again
@@ -148,6 +164,9 @@ class Receiving(Shared):
         self.cut = None
         buffer.start = stop + length
         buffer.scanned = 0
+        if to_be_read and body:
+            exchange.reader = WholeReader(body)
+            self.incoming = exchange
         # Last, as ever.
         self.pipeline.popleft()
         return exchange, status, reason, fields, length, body
@@ -198,10 +217,14 @@ class Receiving(Shared):
         except _RESUMABLE:
             raise
         except BaseException as exc:
-            if self.pipeline and self.pipeline[0] is exchange:
-                self._fail(f"the connection failed earlier: {exc}")
-                self.pipeline.popleft()
+            self._lose_answer(exchange, exc)
             raise
+
+    def _lose_answer(self, exchange: Exchange, exc: BaseException) -> None:
+        """The answer to *exchange* cannot be received, unless it has been, because of *exc*."""
+        if self.pipeline and self.pipeline[0] is exchange:
+            self._fail(f"the connection failed earlier: {exc}")
+            self.pipeline.popleft()
 
     def _receive_answer(
         self, exchange: Exchange, patience: float | None
@@ -322,7 +345,7 @@ class Receiving(Shared):
             raise busy("receiving")
         try:
             reader = self.incoming.reader if self.incoming is not None else None
-            if isinstance(reader, LengthReader):
+            if isinstance(reader, (LengthReader, WholeReader)):
                 size = min(size, reader.remaining)
             view = memoryview(bytearray(min(size, _READ_SIZE)))
             got = yield from self._co_readinto(view, patience)
@@ -342,7 +365,9 @@ class Receiving(Shared):
             if exchange is None or self.failure is not None:
                 return None
             reader = exchange.reader
-            body = reader.take_if_buffered() if isinstance(reader, LengthReader) else None
+            body = None
+            if isinstance(reader, (WholeReader, LengthReader)):
+                body = reader.take_if_buffered()
             if body is not None:
                 self._finish_answer(exchange)
             return body

@@ -12,6 +12,7 @@ from dugong.connection.readers import (
     LengthReader,
     Reader,
     UntilCloseReader,
+    WholeReader,
     reader_for,
 )
 from tests.support.responses import INVALID, TRUNCATED, UNDERSTOOD
@@ -283,3 +284,23 @@ def test_every_reader_has_the_same_interface() -> None:
         UntilCloseReader(ReceiveBuffer(), FakeTransport()),
     ]
     assert [reader.done for reader in readers] == [False] * 3
+
+
+# --- what has been taken already -----------------------------------------------------------------
+
+
+def test_a_whole_body_is_read_in_parts_and_then_ends() -> None:
+    reader = WholeReader(b"abcde")
+    view = memoryview(bytearray(3))
+    assert (reader.readinto(view), bytes(view), reader.remaining) == (3, b"abc", 2)
+    assert not reader.done
+    assert (reader.readinto(view), bytes(view[:2])) == (2, b"de")
+    assert reader.done
+    assert reader.readinto(view) == 0
+
+
+def test_the_rest_of_a_whole_body_can_be_taken_at_once() -> None:
+    reader = WholeReader(b"abcde")
+    reader.readinto(memoryview(bytearray(2)))
+    assert reader.take_if_buffered() == b"cde"
+    assert reader.done
