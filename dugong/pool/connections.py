@@ -64,13 +64,18 @@ class Connections(Shared, ABC):
     def _know(self, host: Host) -> Host:
         host = self.hosts.setdefault(host.origin, host)
         self.hosts.move_to_end(host.origin)
-        if len(self.hosts) > MAX_KNOWN_HOSTS:
-            oldest = next(iter(self.hosts.values()))
-            if oldest.unused:
-                del self.hosts[oldest.origin]
-                for index, count in enumerate((oldest.sent, oldest.answered, oldest.resent)):
-                    self.past[index] += count
+        for _ in range(2):  # so that those which are in use, and stay, do not make it ever more
+            if len(self.hosts) > MAX_KNOWN_HOSTS:
+                self._forget(next(iter(self.hosts.values())))
         return host
+
+    def _forget(self, host: Host) -> None:
+        if not host.unused:
+            self.hosts.move_to_end(host.origin)
+            return
+        del self.hosts[host.origin]
+        for index, count in enumerate((host.sent, host.answered, host.resent)):
+            self.past[index] += count
 
     def _serve(self, host: Host) -> None:
         """See to it that somebody takes the request that has been queued last."""
@@ -186,8 +191,8 @@ class Connections(Shared, ABC):
                 self._unqueue(1)
                 self._finish(job, failure(error, Delivery.UNSENT))
             self._end(pipeline)
-            if host.queued:  # the others may be held for long
-                self._at(host.unopenable_until, partial(self._serve_all, host))
+            # The others may be held for long; what is queued until then is not forgotten either.
+            self._at(host.unopenable_until, partial(self._serve_all, host))
         self._do_deferred()
 
     def _place(self, pipeline: Pipeline) -> None:
@@ -322,7 +327,9 @@ class Connections(Shared, ABC):
         if job.upload is not None and not job.upload.rewindable:
             return False
         harmless = verdict is Delivery.UNSENT or job.request.is_idempotent
-        if not harmless or pipeline.failure is None or not first:
+        # An end of our own making is nobody's fault who is left: it concerned one that is done.
+        ours = isinstance(pipeline.failure, receiver.Abandoned)
+        if not harmless or pipeline.failure is None or ours or not first:
             return harmless
         if not isinstance(pipeline.failure, ConnectionClosed):
             return False
@@ -337,7 +344,7 @@ class Connections(Shared, ABC):
         if not pipeline.answered or job.suspect or verdict is Delivery.ANSWER_STARTED:
             return False
         job.suspect = True
-        return not isinstance(pipeline.failure, receiver.Abandoned)
+        return True
 
     def _learn_from_end(self, pipeline: Pipeline, verdicts: list[Delivery]) -> None:
         failure, lessons = pipeline.failure, pipeline.host.lessons

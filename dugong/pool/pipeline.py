@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Lock
+from threading import Condition, Lock, RLock
 from typing import TYPE_CHECKING
 
 from dugong.connection.duplexer import Duplexer
@@ -79,7 +79,7 @@ class Pipeline:
     def __init__(
         self,
         host: Host,
-        lock: Lock,
+        lock: Lock | RLock,
         dial: Callable[[], Coroutine[Transport]],
         opened: float,
         max_requests: int | None,

@@ -282,9 +282,9 @@ class ConnectionPool:
         job = self._job(made)
         job.alone = job.streamed = True
         self._scheduler.check_may_wait()
-        self._scheduler.submit(job, True, _deadline(made))
         answer: StreamedResponse | None = None
         try:
+            self._scheduler.submit(job, True, _deadline(made))
             answer = receiver.streamed(job.future.result())
             yield answer
         finally:

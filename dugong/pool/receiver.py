@@ -148,6 +148,9 @@ class ConnectionBody:
 
     def close(self) -> None:
         """Give the connection back: at once, if next to nothing is left to be read, or closed."""
+        if self._scheduler.is_inside():
+            self._scheduler.do_later(self.close)
+            return
         duplexer = self._pipeline.duplexer
         complete = False
         try:

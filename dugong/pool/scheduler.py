@@ -122,6 +122,9 @@ class Scheduler(Traffic):
 
     def abandon(self, job: Job) -> bool:
         """Take *job* out of the pool, because its caller has cancelled it; False if it was done."""
+        if self.is_inside():
+            self.do_later(partial(self.abandon, job))
+            return True
         with self.lock:
             if job.done:
                 return False
@@ -208,6 +211,9 @@ class Scheduler(Traffic):
 
     def close(self, wait: bool = True) -> None:
         """End everything; resolve every future. With *wait*, see the threads end, if they do."""
+        if self.is_inside():
+            self.forget()
+            return
         with self.lock:
             self.closed = True
             for host in list(self.hosts.values()):
@@ -217,7 +223,7 @@ class Scheduler(Traffic):
                 for pipeline in list(host.pipelines):
                     self._fail(pipeline, PoolClosed())
             self.room.notify_all()
-        self._wake.put(True)
+        self._wake.put(None)
         self._do_deferred()
         if not wait or self.is_own_thread():
             return
@@ -240,7 +246,7 @@ class Scheduler(Traffic):
 
     def forget(self) -> None:
         """Have everything ended by the maintenance thread. May be called from a finalizer."""
-        self._wake.put(True)
+        self.do_later(partial(self.close, wait=False))
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -258,10 +264,11 @@ class Scheduler(Traffic):
             self._do_deferred()
             try:
                 left = None if due is None else max(0.0, due - monotonic())
-                if self._wake.get(timeout=left):
-                    self.close(wait=False)
+                later = self._wake.get(timeout=left)
             except Empty:
-                pass
+                later = None
+            if later is not None:
+                later()
 
     # --- what can be seen -------------------------------------------------------------------------
 

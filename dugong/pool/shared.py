@@ -11,8 +11,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from threading import Condition, Lock, Thread
-from typing import NamedTuple
+from threading import Condition, RLock, Thread
+from typing import Any, NamedTuple
 
 from dugong.connection.polling import Coroutine
 from dugong.connection.transport import Transport
@@ -56,7 +56,7 @@ class Shared:
 
     def reset(self) -> None:
         """Begin with nothing, not even a lock: also for a child process, after a fork."""
-        self.lock = Lock()
+        self.lock = RLock()  # reentrant for no other reason than `is_inside`
         self.hosts: OrderedDict[Origin, Host] = OrderedDict()
         self.queued = 0
         self.connections = 0
@@ -71,12 +71,12 @@ class Shared:
         self._deferred: deque[Callable[[], object]] = deque()
         self._own: dict[int, None] = {}  # each thread of the pool adds and removes itself
         # Guards `_threads`, and is held while one is started: so close() knows them all.
-        self._starting = Lock()
+        self._starting = RLock()
         self._threads: list[Thread] = []
         self._timers = Timers()
-        # Whatever comes wakes the maintenance thread; True ends it. Unlike a condition, it may be
-        # put to from a finalizer, wherever that runs.
-        self._wake: SimpleQueue[bool] = SimpleQueue()
+        # Whatever comes wakes the maintenance thread, which does it, if it is something to be done.
+        # Unlike a condition, it may be put to from a finalizer, wherever that runs.
+        self._wake: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._next_timer = float("inf")
         self._maintained = False
         self._taking_turns = False
@@ -85,7 +85,7 @@ class Shared:
         """Have *action* done, under the lock, at the time *when*."""
         if when < self._next_timer:
             self._next_timer = when
-            self._wake.put(False)
+            self._wake.put(None)
         return self._timers.add(when, action)
 
     def _do_deferred(self) -> None:
@@ -119,6 +119,19 @@ class Shared:
     def is_own_thread(self) -> bool:
         """Return True in one of the pool's own threads, where its callbacks run."""
         return threading.get_ident() in self._own
+
+    def is_inside(self) -> bool:
+        """Return True if this very thread is in the midst of a change here.
+
+        That is so in a signal handler, or in what the garbage collector calls, if those come at
+        such a time: they must neither wait for the change nor make one of their own (`do_later`).
+        """
+        locks: tuple[Any, Any] = (self.lock, self._starting)
+        return any(lock._is_owned() for lock in locks)
+
+    def do_later(self, action: Callable[[], object]) -> None:
+        """Have *action* done by the maintenance thread. May be called wherever one is."""
+        self._wake.put(action)
 
     def _unqueue(self, count: int) -> None:
         full = self.queued >= self.limits.max_queued

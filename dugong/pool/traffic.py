@@ -326,20 +326,24 @@ class Traffic(Connections):
             assert exchange is not None
             if not complete:
                 self._fail(pipeline, receiver.Abandoned())
-            while job.sending:  # until whoever reads the body has let go of it
-                self.let_go.wait()
-            job.release()
-            pipeline.streaming = False
-            if complete:
-                pipeline.in_flight.popleft()
-                host.in_flight -= 1
-                host.answered += 1
-                pipeline.answered += 1
-                pipeline.exclusive = False
-            if pipeline.ending:
-                self._settle_if_unused(pipeline)
-            else:
-                self._learn(
-                    pipeline, exchange, int(exchange.persistent and exchange.minor_version > 0)
-                )
+            try:
+                # Until whoever reads the request's body has let go of it, unless that is us.
+                while job.sending and not self.is_own_thread():
+                    self.let_go.wait()
+                job.release()
+            finally:  # also if the wait is interrupted
+                pipeline.streaming = False
+                if complete:
+                    pipeline.in_flight.popleft()
+                    host.in_flight -= 1
+                    host.answered += 1
+                    pipeline.answered += 1
+                    pipeline.exclusive = False
+                if pipeline.ending:
+                    self._settle_if_unused(pipeline)
+                elif pipeline.broken:
+                    self._end(pipeline)
+                else:
+                    good = exchange.persistent and exchange.minor_version > 0
+                    self._learn(pipeline, exchange, int(good))
         self._do_deferred()

@@ -238,7 +238,7 @@ def test_nobody_gets_a_wrong_answer_while_workers_come_and_go(
             workers.append(worker)
             since = 0
         since += 1
-        if since % 500 == 0:
+        if since % 200 == 0:
             if len(workers) >= 4:
                 enough.set()
             else:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from dugong import ConnectionPool
+from dugong.errors import PoolClosed
+from dugong.pool import connections
+from dugong.pool import pool as pool_module
 from dugong.pool.pipeline import Pipeline
+from dugong.pool.request import Origin
 from dugong.pool.scheduler import Scheduler
-from tests.support.pool import Held, Site, name_target, open_site, wait_for, wait_until_parked
-from tests.support.server import Peer
+from dugong.pool.traffic import Traffic
+from tests.support.parts import make_host, queue
+from tests.support.pool import (
+    Held,
+    Site,
+    discard_rest,
+    each,
+    name_target,
+    open_site,
+    signal_after,
+    wait_for,
+    wait_until_parked,
+)
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 
 def wait_until(site: Site, condition: Callable[[Pipeline], object]) -> None:
@@ -92,3 +110,177 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
         assert not late.running()
         held.release()
         assert (others[0].result(10).body, late.result(10).body) == (b"/3", b"/4")
+
+
+def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server answers well, but takes no more of the body: the answer is read to its end."""
+    read_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfir")
+        wait_for(read_on)
+        peer.send(b"st.")
+        peer.reset()
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield bytes(65536)
+
+    sent = signal_after(monkeypatch, Scheduler, "_sent")
+    with open_site(script, each(name_target), max_connections=1) as site:
+        with site.pool.stream("PUT", site.url("/upload"), body=endless()) as answer:
+            assert answer.read(3) == b"fir"
+            sent.clear()
+            read_on.set()
+            wait_for(sent)
+            assert answer.read() == b"st."
+        assert site.goes_on()
+
+
+def test_a_request_is_served_beside_a_stream_though_a_connection_has_failed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "REOPEN_TIME", 0.05)
+    dial = pool_module._Dialer.__call__
+    fail = [True]
+
+    def dial_badly(self: Any, origin: Any) -> Any:
+        if fail:
+            fail.clear()
+            raise ConnectionRefusedError("for once")
+        return dial(self, origin)
+
+    monkeypatch.setattr(pool_module._Dialer, "__call__", dial_badly)
+
+    def long(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfir")
+        discard_rest(peer)
+
+    with open_site(long, each(name_target)) as site:
+        with pytest.raises(ConnectionRefusedError):
+            site.pool.get(site.url("/1"))
+        with site.pool.stream("GET", site.url("/stream")):
+            assert site.pool.submit("GET", site.url("/2")).result(TIMEOUT).body == b"/2"
+
+
+def test_what_the_garbage_collector_cancels_may_come_at_any_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A forgotten iterator of map() cancels its requests when it is collected, wherever that is."""
+    serve = Scheduler._serve
+
+    def collecting_serve(self: Scheduler, host: Any) -> None:
+        gc.collect()
+        serve(self, host)
+
+    def answer_others(peer: Peer, request: ReceivedRequest) -> None:
+        if request.target != "/never":
+            name_target(peer, request)
+
+    with open_site(each(answer_others), repeat=True) as site, ThreadPoolExecutor(1) as executor:
+        answers = site.pool.map([site.url("/1"), site.url("/never")])
+        assert next(answers).body == b"/1"
+        cycle: list[Any] = [answers]
+        cycle.append(cycle)
+        monkeypatch.setattr(Scheduler, "_serve", collecting_serve)
+        del answers, cycle
+        later = executor.submit(lambda: site.pool.submit("GET", site.url("/2")).result(TIMEOUT))
+        assert later.result(TIMEOUT).body == b"/2"
+
+
+def test_a_pool_that_is_closed_in_the_midst_of_a_change_is_closed_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a signal handler, while the thread that it interrupts holds the lock."""
+    serve = Scheduler._serve
+
+    def interrupted_serve(self: Scheduler, host: Any) -> None:
+        serve(self, host)
+        site.pool.close()
+
+    with open_site(discard_rest) as site:
+        monkeypatch.setattr(Scheduler, "_serve", interrupted_serve)
+        future = site.pool.submit("GET", site.url())
+        with pytest.raises(PoolClosed):
+            future.result(TIMEOUT)
+
+
+def test_a_block_whose_end_is_interrupted_gives_its_connection_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Leaving it waits until the sender has let go of the request's body."""
+    go_on = threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        yield b"some"
+        wait_for(go_on)
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.exactly(4)
+        peer.answer(bytes(100_000))
+        discard_rest(peer)
+
+    with open_site(script, each(name_target), max_connections=1) as site:
+
+        def interrupted_wait(timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(site.pool._scheduler.let_go, "wait", interrupted_wait)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            site.pool.stream("PUT", site.url(), body=slow()),
+        ):
+            pass
+        go_on.set()
+        assert site.goes_on()
+
+
+def test_hosts_that_are_not_used_are_forgotten_though_the_oldest_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "MAX_KNOWN_HOSTS", 3)
+    pool = ConnectionPool()
+    scheduler = pool._scheduler
+    used = scheduler.know(make_host())
+    queue(used, "/")
+    for number in range(100):
+        host = make_host()
+        host.origin = Origin("http", f"host{number}", 80)
+        scheduler.know(host)
+    assert len(scheduler.hosts) <= 4
+    assert used.origin in scheduler.hosts
+
+
+@pytest.mark.parametrize("why", ["expired", "abandoned"])
+def test_who_stands_behind_one_that_is_ended_and_answered_at_once_is_sent_again(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(2, warm=1)
+    with open_site(held, each(name_target), max_connections_per_host=1) as site:
+        site.pool.get(site.url("/0"))
+        first = site.pool.submit("GET", site.url("/1"))
+        second = site.pool.submit("GET", site.url("/2"))
+        held.wait()
+        answered = Traffic.answered
+
+        def too_late(self: Any, pipeline: Any, done: Any, error: Any) -> None:
+            monkeypatch.setattr(Traffic, "answered", answered)
+            job = pipeline.in_flight[0]
+            with self.lock:
+                if why == "expired":
+                    self._expire(job)
+                else:
+                    self._drop(job)
+                    self._deferred.append(job.future._cancel)
+                    self._end_drain(pipeline, job)
+            answered(self, pipeline, done[:1], error)
+
+        monkeypatch.setattr(Traffic, "answered", too_late)
+        held.release()
+        assert second.result(10).body == b"/2"
+        assert first.done()

@@ -91,7 +91,7 @@ class Clock:
         scheduler = pool._scheduler
         with scheduler.lock:
             scheduler._at(self(), passed.set)
-        scheduler._wake.put(False)
+        scheduler._wake.put(None)
         wait_for(passed)
 
 

@@ -320,9 +320,10 @@ class Client:
         try:
             for answer in itertools.islice(answers, leave):
                 self._check(pulled.popleft(), answer, answer.body, True)
+        except PoolClosed:
+            pass  # of the first, or of the last that was to be submitted: nobody knows
         except BaseException as exc:
-            # Of these it is the first, unless the pool takes none any more.
-            self._fail(pulled.pop() if isinstance(exc, PoolClosed) else pulled.popleft(), exc)
+            self._fail(pulled.popleft(), exc)
         answers.close()  # type: ignore[attr-defined]
         for question in pulled:
             self.ledger.end(question.ask, "dropped")
