@@ -133,7 +133,8 @@ class Connections(Shared, ABC):
         )
         host.pipelines[pipeline] = None
         if self.limits.max_age is not None:
-            self._at(now + self.limits.max_age, partial(self._retire, pipeline))
+            retire = partial(self._retire, pipeline)
+            pipeline.age_timer = self._at(now + self.limits.max_age, retire)
         self.connections += 1
         self.opened += 1
         self._deferred.append(partial(self._start_sender, pipeline))
@@ -222,10 +223,10 @@ class Connections(Shared, ABC):
             pipeline.idle_since = now
             host.idle[pipeline] = None
             self.idle[pipeline] = None
-            if not pipeline.watched:
-                pipeline.watched = True
+            if pipeline.idle_timer is None:
                 first_look = min(RELEASE_TIME, self.limits.idle_timeout)
-                self._at(now + first_look, partial(self._watch_idle, pipeline))
+                look = partial(self._watch_idle, pipeline)
+                pipeline.idle_timer = self._at(now + first_look, look)
 
     def _retire(self, pipeline: Pipeline) -> None:
         """Have *pipeline*, which has reached its age, take nothing more and end between answers."""
@@ -235,8 +236,8 @@ class Connections(Shared, ABC):
 
     def _watch_idle(self, pipeline: Pipeline) -> None:
         """Have an idle connection give back its memory after a while, and close it after longer."""
+        pipeline.idle_timer = None
         if pipeline not in self.idle:
-            pipeline.watched = False
             return
         idle_for = monotonic() - pipeline.idle_since
         idle_timeout = self.limits.idle_timeout
@@ -248,7 +249,7 @@ class Connections(Shared, ABC):
             next_look = pipeline.idle_since + idle_timeout
         else:
             next_look = pipeline.idle_since + min(RELEASE_TIME, idle_timeout)
-        self._at(next_look, partial(self._watch_idle, pipeline))
+        pipeline.idle_timer = self._at(next_look, partial(self._watch_idle, pipeline))
 
     def _end(self, pipeline: Pipeline) -> None:
         """End *pipeline* in good order: what is in flight there will not be answered."""
@@ -298,6 +299,9 @@ class Connections(Shared, ABC):
         reason = str(pipeline.failure or "the server ended the connection")
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.attempts += (Attempt(now, pipeline.name, reason, verdict),)
+        for timer in (pipeline.age_timer, pipeline.idle_timer):
+            if timer is not None:
+                self._timers.cancel(timer)
         forget_frames(pipeline.failure)
         host.resent += len(back)
         reserved, pipeline.reserved = pipeline.reserved, None

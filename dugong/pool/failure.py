@@ -1,4 +1,4 @@
-"""An exception for each request, with the verdict how far that one got. Touches nothing."""
+"""What a request fails with, and how far it had got then. Touches nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import copy
 
 from dugong.errors import Delivery, DugongError
 
-__all__ = ["failure", "forget_frames"]
+__all__ = ["BodyError", "failure", "forget_frames"]
+
+
+class BodyError(Exception):
+    """The caller's body has failed, with an *error* that may look like one of the connection."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the body of a request could not be read: {error!r}")
+        self.error = error
 
 
 def failure(error: Exception, delivery: Delivery) -> Exception:
@@ -27,8 +35,10 @@ def failure(error: Exception, delivery: Delivery) -> Exception:
 def forget_frames(error: BaseException | None) -> None:
     """Let go of the frames that *error* was raised in, which refer to whoever keeps the error.
 
-    Not of those of a caller's body.
+    Not of those of a caller's body, which are the caller's.
     """
+    if isinstance(error, BodyError):
+        error.__traceback__ = error.__cause__ = error.__context__ = None
     while isinstance(error, (DugongError, OSError)):
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

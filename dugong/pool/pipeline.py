@@ -18,6 +18,7 @@ from dugong.connection.transport import Transport
 if TYPE_CHECKING:
     from dugong.pool.host import Host
     from dugong.pool.job import Job
+    from dugong.pool.timers import Timer
 
 __all__ = ["Pipeline"]
 
@@ -40,11 +41,12 @@ class Pipeline:
       received. `failure` is why,
       unless the connection ends in good order; `settled`: its requests have been seen to.
     * `uploading`: whose body the sender has; `let_go_at`: when it last let go of one.
-    * `sent`, `answered`: how many; `idle_since`: when it last became idle; `watched`: a timer
-      will look whether it still is.
+    * `sent`, `answered`: how many; `idle_since`: when it last became idle; `idle_timer`:
+      looks whether it still is; `age_timer`: of *max_age*.
     """
 
     __slots__ = (
+        "age_timer",
         "answered",
         "arrivals",
         "blocked",
@@ -57,6 +59,7 @@ class Pipeline:
         "failure",
         "host",
         "idle_since",
+        "idle_timer",
         "in_flight",
         "let_go_at",
         "max_requests",
@@ -72,7 +75,6 @@ class Pipeline:
         "settled",
         "streaming",
         "uploading",
-        "watched",
         "work",
     )
 
@@ -113,7 +115,8 @@ class Pipeline:
         self.sent = 0
         self.answered = 0
         self.idle_since = opened
-        self.watched = False
+        self.age_timer: Timer | None = None
+        self.idle_timer: Timer | None = None
 
     @property
     def closed_to_more(self) -> bool:
@@ -137,7 +140,7 @@ class Pipeline:
     def as_new(self) -> bool:
         """True if nothing is in flight and nothing has happened that an idle connection minds."""
         return (
-            self.watched
+            self.idle_timer is not None
             and self.max_requests is None
             and not (self.ending or self.broken or self.retiring or self.in_flight)
             and self.duplexer.buffer.start == self.duplexer.buffer.end

@@ -15,6 +15,7 @@ from dugong.connection.exchange import RequestSide
 from dugong.connection.polling import eval_coroutine
 from dugong.errors import ConnectionClosed
 from dugong.pool.body import cut_short
+from dugong.pool.failure import BodyError
 
 if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["run", "send"]
 
 _FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can be seen
-
-
-class _BodyError(Exception):
-    """The caller's body has failed, with an *error* that may look like one of the connection."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"the body of a request could not be read: {error!r}")
-        self.error = error
 
 
 def run(scheduler: Traffic, pipeline: Pipeline) -> None:
@@ -67,7 +60,7 @@ def send(scheduler: Traffic, pipeline: Pipeline, batch: Sequence[Job]) -> Except
         )
         if last.upload is not None:
             _send_body(scheduler, pipeline, last)
-    except _BodyError as exc:
+    except BodyError as exc:
         last.error = exc.error
         return exc
     except ConnectionClosed as exc:
@@ -99,7 +92,7 @@ def _send_body(scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
                 _co_send_file(pipeline, upload, offset, min(count, _FILE_PIECE)), job.timeout
             )
             if not sent:
-                raise _BodyError(cut_short(count))
+                raise BodyError(cut_short(count))
             offset += sent
             count -= sent
     else:
@@ -143,15 +136,15 @@ def _pieces(upload: RequestBody) -> Iterator[memoryview]:
 
 @contextmanager
 def _blaming_body() -> Iterator[None]:
-    """Have whatever is raised within the caller's body be a `_BodyError`."""
+    """Have whatever is raised within the caller's body be a `BodyError`."""
     try:
         yield
     except GeneratorExit:
         raise
     except Exception as exc:
-        raise _BodyError(exc) from exc
+        raise BodyError(exc) from exc
     except BaseException as exc:
         # It may be meant to end the program, but it would only end this thread.
         error = RuntimeError(f"the body of a request has raised {exc!r}")
         error.__cause__ = exc
-        raise _BodyError(error) from exc
+        raise BodyError(error) from exc

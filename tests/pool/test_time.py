@@ -903,3 +903,16 @@ def test_making_room_for_one_host_does_not_make_it_for_two() -> None:
         two.end()
         assert [future.result(timeout=5).body for future in futures] == [b"/2", b"/3"]
     assert max(counts) == 2
+
+
+def test_a_connection_that_has_ended_is_not_kept_until_it_would_have_been_too_old() -> None:
+    def close_after_one(peer: Peer) -> None:
+        peer.request()
+        peer.answer(headers="Connection: close\r\n")
+
+    with ScriptedServer(close_after_one, repeat=True) as server, ConnectionPool(max_age=9) as pool:
+        for _ in range(3):
+            pool.get(url(server))
+            while pool.statistics().connections:
+                pass
+        assert len(pool._scheduler._timers) == 0
