@@ -11,7 +11,9 @@ scheduler.py   the one lock, and all that is decided under it: here, for callers
   host.py        one origin: its queue, its connections, what it has taught us
   job.py         one request on its way
 pipeline.py    one connection and its two threads
+  direct.py      a request in the thread that asks for it
   sender.py      takes from the queue and sends
   receiver.py    receives and resolves
+failure.py     what a request fails with, and the verdict
 timers.py      deadlines, idle connections       statistics.py  frozen snapshots
 """
