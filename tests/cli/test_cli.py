@@ -175,10 +175,14 @@ def test_ctrl_c_ends_the_demo_and_its_server_without_a_word() -> None:
         assert process.stdout is not None
         for _ in range(3):
             process.stdout.readline()  # until the first step has begun
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, err = process.communicate(timeout=TIMEOUT)  # until the server has closed its end, too
-    assert process.returncode == 130
-    assert err == b""
+        while True:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            try:
+                _, err = process.communicate(timeout=3)  # until the server has closed its end, too
+                break
+            except subprocess.TimeoutExpired:
+                pass  # the interpreter loses one that comes in the middle of an import
+    assert (process.returncode, err) == (130, b"")
 
 
 def test_a_reader_of_standard_output_that_goes_away_is_status_141() -> None:
