@@ -11,9 +11,15 @@ import math
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from dugong.connection.dial import Proxy, check_address, co_dial, netloc
+from dugong.connection.dial import (
+    Proxy,
+    absolute_form,
+    check_address,
+    check_ssl_context,
+    co_dial,
+    netloc,
+)
 from dugong.connection.duplexer import Duplexer
-from dugong.connection.head import field_line
 from dugong.connection.polling import Coroutine, eval_coroutine
 from dugong.connection.request import RequestBuilder, byte_view, writable_view
 from dugong.connection.transport import Transport
@@ -67,18 +73,13 @@ class HTTPConnection:
         self.ssl_context = ssl_context
         self.proxy = proxy
         check_address(self.hostname, self.port)
-        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
-            raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+        check_ssl_context(ssl_context)
         self._proxy = None if proxy is None else Proxy(proxy)
         self._timeout: float | None = None
         self._closed = False
         host = netloc(self.hostname, None if self.port == default_port else self.port)
-        if self._proxy is not None and ssl_context is None:
-            credentials = self._proxy.authorization
-            fixed = b"" if credentials is None else field_line("Proxy-Authorization", credentials)
-            self._builder = RequestBuilder(host, f"http://{host}", fixed)
-        else:
-            self._builder = RequestBuilder(host)
+        prefix, fixed = absolute_form(host, self._proxy if ssl_context is None else None)
+        self._builder = RequestBuilder(host, prefix, fixed)
         # Held while `_duplexer` is replaced. Reentrant, for a signal handler may disconnect, too.
         self._replacing = RLock()
         # Replaced as a whole by disconnect(), so that calls in flight keep to what they began with.

@@ -97,6 +97,12 @@ def check_address(host: object, port: object) -> None:
     check_host(ascii_host(host))
 
 
+def check_ssl_context(context: object) -> None:
+    """Raise TypeError unless *context* is None or can wrap a socket."""
+    if context is not None and not hasattr(context, "wrap_socket"):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r}")
+
+
 def ascii_host(host: str) -> str:
     """Return *host* as it stands in messages: with its IDNA name, without an IPv6 zone."""
     if not host.isascii():
@@ -112,6 +118,18 @@ def netloc(host: str, port: int | None) -> str:
     host = ascii_host(host)
     host = f"[{host}]" if ":" in host else host
     return host if port is None else f"{host}:{port}"
+
+
+def absolute_form(address: str, proxy: Proxy | None) -> tuple[str, bytes]:
+    """Return what *proxy* has to be told in each request without TLS to *address*.
+
+    That is what comes before the path (RFC 9112 §3.2.2), and header lines; nothing without a proxy.
+    """
+    if proxy is None:
+        return "", b""
+    credentials = proxy.authorization
+    fixed = b"" if credentials is None else field_line("Proxy-Authorization", credentials)
+    return f"http://{address}", fixed
 
 
 def co_dial(

@@ -96,7 +96,7 @@ class Connections(Shared, ABC):
         unused = next((pipeline for pipeline in host.pipelines if not pipeline.sent), None)
         if unused is not None:
             if unused in host.idle:  # or else it will take the request once it is connected
-                del host.idle[unused], self.idle[unused]
+                self._leave_idle(unused)
                 self._wake_sender(unused)
         elif wants_connection(host, self.limits.max_connections_per_host, monotonic()):
             self._open(host)
@@ -108,9 +108,18 @@ class Connections(Shared, ABC):
         for _ in range(min(host.queued, self.limits.max_connections_per_host)):
             self._serve(host)
 
+    def _enter_idle(self, pipeline: Pipeline) -> None:
+        pipeline.idle_since = monotonic()
+        pipeline.host.idle[pipeline] = None
+        self.idle[pipeline] = None
+
+    def _leave_idle(self, pipeline: Pipeline) -> None:
+        pipeline.host.idle.pop(pipeline, None)
+        self.idle.pop(pipeline, None)
+
     def _pop_idle(self, host: Host) -> Pipeline:
-        pipeline, _ = host.idle.popitem()
-        del self.idle[pipeline]
+        pipeline = next(reversed(host.idle))
+        self._leave_idle(pipeline)
         return pipeline
 
     def _wake_sender(self, pipeline: Pipeline) -> None:
@@ -200,8 +209,7 @@ class Connections(Shared, ABC):
         """Note what *pipeline* could take. Called whenever that may have changed."""
         host = pipeline.host
         host.roomy.pop(pipeline, None)
-        if pipeline in host.idle:
-            del host.idle[pipeline], self.idle[pipeline]
+        self._leave_idle(pipeline)
         if not pipeline.sender_parked:
             return
         if pipeline.used_up and not pipeline.in_flight and not pipeline.ending:
@@ -220,9 +228,7 @@ class Connections(Shared, ABC):
         elif self.wanting and not host.queued and self._somebody_wants(now):
             self._end(pipeline)
         else:
-            pipeline.idle_since = now
-            host.idle[pipeline] = None
-            self.idle[pipeline] = None
+            self._enter_idle(pipeline)
             if pipeline.idle_timer is None:
                 first_look = min(RELEASE_TIME, self.limits.idle_timeout)
                 look = partial(self._watch_idle, pipeline)
@@ -254,8 +260,7 @@ class Connections(Shared, ABC):
     def _end(self, pipeline: Pipeline) -> None:
         """End *pipeline* in good order: what is in flight there will not be answered."""
         pipeline.ending = True
-        if pipeline in pipeline.host.idle:
-            del pipeline.host.idle[pipeline], self.idle[pipeline]
+        self._leave_idle(pipeline)
         pipeline.host.roomy.pop(pipeline, None)
         pipeline.duplexer.abort()
         pipeline.work.notify()
@@ -278,9 +283,9 @@ class Connections(Shared, ABC):
         self.connections -= 1
         self.ended += 1
         jobs = list(pipeline.in_flight)
+        verdicts = [self._delivery(pipeline, job) for job in jobs]
         pipeline.in_flight.clear()
         host.in_flight -= len(jobs)
-        verdicts = [self._delivery(pipeline, job, job is jobs[0]) for job in jobs]
         self._learn_from_end(pipeline, verdicts)
         back: list[Job] = []
         first = True
@@ -364,12 +369,13 @@ class Connections(Shared, ABC):
         elif unanswered and isinstance(failure, (DugongError, OSError)):
             lessons.died(pipeline.answered, unanswered, now)
 
-    def _delivery(self, pipeline: Pipeline, job: Job, oldest: bool) -> Delivery:
-        """Return how far *job*, which *pipeline* has, got."""
+    def _delivery(self, pipeline: Pipeline, job: Job) -> Delivery:
+        """Return how far *job*, which is in flight on *pipeline*, has got."""
         if job.exchange is None or job.exchange.delivery is Delivery.UNSENT:
             return Delivery.UNSENT
         bad_answer = isinstance(pipeline.failure, (InvalidResponse, UnsupportedResponse))
-        if oldest and (job.answering or bad_answer or pipeline.duplexer.buffer):
+        begun = job.answering or bad_answer or pipeline.duplexer.buffer
+        if begun and job is pipeline.in_flight[0]:
             return Delivery.ANSWER_STARTED
         delivery = job.exchange.delivery
         if delivery is Delivery.SENT and job.exchange.request_side is not RequestSide.SENT:

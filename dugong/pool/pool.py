@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import dugong
-from dugong.connection.dial import Proxy, co_dial, netloc
+from dugong.connection.dial import Proxy, absolute_form, check_ssl_context, co_dial
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
 from dugong.connection.request import RequestBuilder
@@ -113,13 +113,10 @@ class ConnectionPool:
         _check_times(timeout=timeout, idle_timeout=idle_timeout, max_age=max_age)
         if idle_timeout is None:
             raise TypeError("idle_timeout must be a number of seconds")
-        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
-            raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+        check_ssl_context(ssl_context)
         self._timeout = timeout
-        self._ssl_context = ssl_context
         self._proxy = None if proxy is None else Proxy(proxy)
         self._default_headers = _default_headers(headers)
-        self._depth = pipeline_depth
         limits = Limits(
             max_connections_per_host,
             max_connections,
@@ -404,19 +401,15 @@ class ConnectionPool:
     def _new_host(self, origin: Origin) -> Host:
         if origin.scheme == "https":
             self._dialer.need_context()
-        default_port = 443 if origin.scheme == "https" else 80
-        address = netloc(origin.host, None if origin.port == default_port else origin.port)
-        prefix, credentials = "", b""
-        if self._proxy is not None and origin.scheme == "http":
-            prefix = f"http://{address}"
-            if self._proxy.authorization is not None:
-                credentials = field_line("Proxy-Authorization", self._proxy.authorization)
-        builder = RequestBuilder(address, prefix, credentials, lean=True)
+        proxy = self._proxy if origin.scheme == "http" else None
+        prefix, credentials = absolute_form(origin.netloc, proxy)
+        builder = RequestBuilder(origin.netloc, prefix, credentials, lean=True)
         plain_builder = None
         if not any(name.lower() == "accept-encoding" for name, _ in self._default_headers):
             fixed = b"".join(field_line(*field) for field in self._default_headers)
-            plain_builder = RequestBuilder(address, prefix, credentials + fixed, lean=True)
-        return self._scheduler.know(Host(origin, builder, plain_builder, self._depth))
+            plain_builder = RequestBuilder(origin.netloc, prefix, credentials + fixed, lean=True)
+        depth = self._scheduler.limits.pipeline_depth
+        return self._scheduler.know(Host(origin, builder, plain_builder, depth))
 
 
 class _Dialer:

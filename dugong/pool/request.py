@@ -69,9 +69,14 @@ class Origin(NamedTuple):
     host: str
     port: int
 
-    def __str__(self) -> str:
+    @property
+    def netloc(self) -> str:
+        """The host, and the port unless it is the default, as in a URL."""
         port = None if self.port == _DEFAULT_PORTS.get(self.scheme) else self.port
-        return f"{self.scheme}://{netloc(self.host, port)}"
+        return netloc(self.host, port)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc}"
 
 
 def split_url(url: str) -> tuple[str, str]:

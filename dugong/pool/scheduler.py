@@ -97,12 +97,7 @@ class Scheduler(Traffic):
                 return None
             pipeline = self._pop_idle(host)
             pipeline.borrower = job
-            job.pipeline = pipeline
-            job.since = monotonic()
-            pipeline.in_flight.append(job)
-            pipeline.sent += 1
-            host.in_flight += 1
-            host.sent += 1
+            self._take_off(pipeline, (job,))
             return pipeline
 
     def give_back(self, pipeline: Pipeline, error: Exception | None = None) -> None:
@@ -182,21 +177,18 @@ class Scheduler(Traffic):
                 f"the deadline passed in the queue of {host.name}; {self.ledger(host)}",
                 job.furthest(Delivery.UNSENT),
             )
-            self._drop(job)
-            self._deferred.append(partial(job.future._reject, error))
-            return
-        message = f"the deadline passed on connection {pipeline.name}"
-        if job.outcome is not None:  # it has been answered, and waits for nothing but the sender
-            self._fail(pipeline, ConnectionTimedOut(message))
-            return
-        delivery = self._delivery(pipeline, job, job is pipeline.in_flight[0])
-        error = _timed_out(message, job.furthest(delivery))
-        if job.sending or (pipeline.in_flight and pipeline.in_flight[0] is job):
-            job.error = error
-            self._fail(pipeline, receiver.Abandoned(message))  # for which the host is not to blame
         else:
-            self._drop(job)
-            self._deferred.append(partial(job.future._reject, error))
+            message = f"the deadline passed on connection {pipeline.name}"
+            if job.outcome is not None:  # it has been answered, and waits only for the sender
+                self._fail(pipeline, ConnectionTimedOut(message))
+                return
+            error = _timed_out(message, job.furthest(self._delivery(pipeline, job)))
+            if job.sending or pipeline.in_flight[0] is job:
+                job.error = error
+                self._fail(pipeline, receiver.Abandoned(message))  # no fault of the host's
+                return
+        self._drop(job)
+        self._deferred.append(partial(job.future._reject, error))
 
     def check_may_wait(self) -> None:
         """Raise StateError in a thread that would wait for itself."""
@@ -240,7 +232,7 @@ class Scheduler(Traffic):
                         self._finish(late, late.outcome)
                     for job in pipeline.in_flight:
                         if not job.done:
-                            verdict = self._delivery(pipeline, job, job is pipeline.in_flight[0])
+                            verdict = self._delivery(pipeline, job)
                             self._finish(job, failure(PoolClosed(), verdict))
         self._do_deferred()
 

@@ -6,6 +6,7 @@ by what it waits for, or by the end of the connection.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -126,7 +127,7 @@ class Traffic(Connections):
             if not unread or not isinstance(error, ConnectionClosed):
                 self._fail(pipeline, error)
 
-    def _take_off(self, pipeline: Pipeline, batch: list[Job]) -> None:
+    def _take_off(self, pipeline: Pipeline, batch: Sequence[Job]) -> None:
         host = pipeline.host
         now = monotonic()
         for job in batch:
@@ -169,7 +170,6 @@ class Traffic(Connections):
         self, pipeline: Pipeline, done: list[tuple[Job, Response]], error: Exception | None
     ) -> None:
         """Answers have come, in order, and then perhaps an *error*."""
-        host = pipeline.host
         resolved: list[tuple[Job, Response]] = []
         with self.lock:
             pipeline.blocked = False
@@ -191,10 +191,7 @@ class Traffic(Connections):
                 if job.upload is not None:
                     job.release()
                 resolved.append((job, response))
-            count = len(done)
-            host.in_flight -= count
-            host.answered += count
-            pipeline.answered += count
+            self._count_answers(pipeline, len(done))
             if not pipeline.in_flight:
                 # The receiver has to look again, under the lock: others may receive before it does.
                 pipeline.exclusive = pipeline.receiving = False
@@ -222,9 +219,7 @@ class Traffic(Connections):
             pipeline.borrower = None
             pipeline.exclusive = False
             pipeline.in_flight.popleft()
-            host.in_flight -= 1
-            host.answered += 1
-            pipeline.answered += 1
+            self._count_answers(pipeline, 1)
             done, job.done = job.done, True
             lessons = host.lessons
             if (
@@ -235,9 +230,7 @@ class Traffic(Connections):
                 and not (host.queued or self.wanting)
             ):
                 # As _learn and _place would have it, which would be most of the cost.
-                pipeline.idle_since = monotonic()
-                host.idle[pipeline] = None
-                self.idle[pipeline] = None
+                self._enter_idle(pipeline)
             else:
                 good = exchange.persistent and exchange.minor_version > 0
                 self._learn(pipeline, exchange, int(good))
@@ -248,6 +241,11 @@ class Traffic(Connections):
         if not done:
             job.future._owner = None  # who is nobody's any more
         return not done
+
+    def _count_answers(self, pipeline: Pipeline, count: int) -> None:
+        pipeline.answered += count
+        pipeline.host.answered += count
+        pipeline.host.in_flight -= count
 
     def _learn(self, pipeline: Pipeline, last: Exchange, good: int) -> None:
         """Draw the lessons of answers, of which *last* was the last, and go on or end."""
@@ -318,7 +316,6 @@ class Traffic(Connections):
 
     def end_stream(self, pipeline: Pipeline, job: Job, complete: bool) -> None:
         """The caller of *job* reads no more; *complete* says if the body was read to its end."""
-        host = pipeline.host
         with self.lock:
             if job.timer is not None:
                 self._timers.cancel(job.timer)
@@ -335,9 +332,7 @@ class Traffic(Connections):
                 pipeline.streaming = False
                 if complete:
                     pipeline.in_flight.popleft()
-                    host.in_flight -= 1
-                    host.answered += 1
-                    pipeline.answered += 1
+                    self._count_answers(pipeline, 1)
                     pipeline.exclusive = False
                 if pipeline.ending:
                     self._settle_if_unused(pipeline)
