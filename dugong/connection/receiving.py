@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
 from dugong.connection.framing import response_framing
-from dugong.connection.head import Field, parse_plain_head
+from dugong.connection.head import MAX_HEADER_SIZE, Field, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.readers import LengthReader, WholeReader, reader_for
 from dugong.connection.shared import Shared, busy
@@ -145,7 +145,9 @@ class Receiving(Shared):
             return None
         exchange = self.pipeline[0]
         stop = buffer.data.find(b"\r\n\r\n", start, end)
-        if stop < 0 or exchange.special or self.ended is not None or self.failure is not None:
+        if not 0 <= stop - start <= MAX_HEADER_SIZE - 4:
+            return None
+        if exchange.special or self.ended is not None or self.failure is not None:
             return None
         try:
             head = parse_plain_head(buffer.view[start:stop].tobytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dugong import ConnectionClosed, InvalidResponse, StateError
+from dugong import BUFFER_SIZE, MAX_HEADER_SIZE, ConnectionClosed, InvalidResponse, StateError
 from dugong.connection.polling import PollNeeded
 from dugong.connection.receiving import Receiving
 from dugong.connection.request import RequestBuilder
@@ -344,3 +344,17 @@ def test_a_connection_that_was_read_from_raw_takes_no_request(line: Line) -> Non
     line.read_response()
     assert run(line.duplexer.co_read_raw(memoryview(bytearray(10)))) == 1
     assert line.gets_an_answer_over_a_new_connection()
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_head_that_fills_the_buffer_is_measured_like_any_other(line: Line, excess: int) -> None:
+    start, end = b"HTTP/1.1 204 No Content\r\nA: ", b"\r\n\r\n"
+    value = b"x" * (MAX_HEADER_SIZE + excess - len(start + end))
+    line.ask("/a")
+    line.duplexer.buffer.data[:] = (start + value + end).ljust(BUFFER_SIZE)
+    line.duplexer.buffer.end = MAX_HEADER_SIZE + excess
+    if excess:
+        with pytest.raises(InvalidResponse, match="longer than"):
+            line.duplexer.read_response(5)
+    else:
+        assert line.duplexer.read_response(5).status == 204
