@@ -34,14 +34,17 @@ from dugong.headers import CaseInsensitiveDict, Headers
 
 if TYPE_CHECKING:
     from dugong.connection.aio import AioFuture
+    from dugong.pool.events import Event
     from dugong.pool.future import ResponseFuture
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import Request
-    from dugong.pool.response import Response, StreamedResponse
+    from dugong.pool.response import Attempt, Response, StreamedResponse
+    from dugong.pool.retry import RetryPolicy, retrying
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = [
     "AioFuture",
+    "Attempt",
     "BUFFER_SIZE",
     "BodyFollowing",
     "CaseInsensitiveDict",
@@ -52,6 +55,7 @@ __all__ = [
     "DNS_TEST_HOSTNAMES",
     "Delivery",
     "DugongError",
+    "Event",
     "ExcessBodyData",
     "HTTPConnection",
     "HTTPResponse",
@@ -70,11 +74,13 @@ __all__ = [
     "Response",
     "ResponseFuture",
     "ResponseTooLarge",
+    "RetryPolicy",
     "StateError",
     "StreamedResponse",
     "UnsupportedResponse",
     "eval_coroutine",
     "is_temp_network_error",
+    "retrying",
 ]
 
 __version__ = "4.0.0.dev0"
@@ -84,12 +90,16 @@ __version__ = "4.0.0.dev0"
 # than all of the rest, and few programs use every part.
 _LAZY = {
     "AioFuture": "dugong.connection.aio",
+    "Attempt": "dugong.pool.response",
     "ConnectionPool": "dugong.pool.pool",
+    "Event": "dugong.pool.events",
     "PoolStatistics": "dugong.pool.statistics",
     "Request": "dugong.pool.request",
     "Response": "dugong.pool.response",
     "ResponseFuture": "dugong.pool.future",
+    "RetryPolicy": "dugong.pool.retry",
     "StreamedResponse": "dugong.pool.response",
+    "retrying": "dugong.pool.retry",
 }
 
 

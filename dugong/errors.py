@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dugong.pool.response import Response
+    from dugong.pool.response import Attempt, Response
 
 __all__ = [
     "ConnectionClosed",
@@ -53,11 +53,13 @@ class Delivery(Enum):
 class DugongError(Exception):
     """Base class of all exceptions that dugong defines. `msg` says what happened.
 
-    `delivery` is set on whatever a `ConnectionPool` raises for a request (on an OSError, too).
+    `delivery` is set on whatever a `ConnectionPool` raises for a request (on an OSError, too), and
+    so is `attempts`, a tuple with each earlier `Attempt` to send that request.
     """
 
     msg = "dugong error"
     delivery: Delivery | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def __init__(self, msg: str | None = None) -> None:
         if msg is not None:
@@ -171,6 +173,7 @@ class HTTPStatusError(DugongError):
 
     def __init__(self, response: Response) -> None:
         self.response = response
+        self.attempts = response.attempts
         request = response.request
         super().__init__(
             f"{response.status} {response.reason} for {request.method} {request.url}".strip()
@@ -180,32 +183,78 @@ class HTTPStatusError(DugongError):
         return type(self), (self.response,)
 
 
+# What the operating system says of the way to the peer, or of its own buffers and ports.
 _TEMPORARY_ERRNOS = frozenset(
     getattr(errno, name)
     for name in (
-        "ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EINTR ENETDOWN ENETRESET "
-        "ENETUNREACH ENOTCONN EPIPE ESHUTDOWN ETIMEDOUT"
+        "EADDRNOTAVAIL ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EINTR ENETDOWN "
+        "ENETRESET ENETUNREACH ENOBUFS ENONET ENOTCONN EPIPE ESHUTDOWN ETIMEDOUT"
     ).split()
-    if hasattr(errno, name)
+    if hasattr(errno, name)  # not every system knows all of them
 )
+
+# What OpenSSL says if the records were damaged or cut on the way, or if the peer says so, or has a
+# problem of its own. Not what is said of versions, ciphers and certificates that do not go
+# together, though damage may look like that, too.
+_TEMPORARY_TLS_REASONS = frozenset(
+    (
+        "BAD_LENGTH BAD_RECORD_TYPE BAD_SIGNATURE DATA_LENGTH_TOO_LONG "
+        "DECRYPTION_FAILED_OR_BAD_RECORD_MAC DIGEST_CHECK_FAILED ENCRYPTED_LENGTH_TOO_LONG "
+        "EXCESSIVE_MESSAGE_SIZE LENGTH_MISMATCH LENGTH_TOO_LONG LENGTH_TOO_SHORT "
+        "NOT_ON_RECORD_BOUNDARY PACKET_LENGTH_TOO_LONG RECORD_LAYER_FAILURE RECORD_LENGTH_MISMATCH "
+        "RECORD_TOO_SMALL UNEXPECTED_EOF_WHILE_READING UNEXPECTED_MESSAGE UNEXPECTED_RECORD "
+        "SSLV3_ALERT_BAD_RECORD_MAC SSLV3_ALERT_DECOMPRESSION_FAILURE "
+        "SSLV3_ALERT_UNEXPECTED_MESSAGE TLSV1_ALERT_DECODE_ERROR TLSV1_ALERT_DECRYPTION_FAILED "
+        "TLSV1_ALERT_DECRYPT_ERROR TLSV1_ALERT_INTERNAL_ERROR TLSV1_ALERT_RECORD_OVERFLOW "
+        "TLSV1_ALERT_USER_CANCELLED"
+    ).split()
+)
+
+_TRY_AGAIN = 2  # of <netdb.h>, which the socket module does not tell
 
 
 def is_temp_network_error(exc: BaseException) -> bool:
     """Return True if *exc* may be the result of a passing network fault.
 
     True means that the same request may succeed later over a new connection. It says nothing
-    about whether the failed one was processed. May be called from any thread.
+    about whether the failed one was processed. An exception that says nothing of the network is
+    what its cause is (``raise MyError from exc``); one that was only raised while another was
+    handled is not. False for every answer that has come, be it 503 (`HTTPStatusError`) or no HTTP
+    (`InvalidResponse`), and for what is not meant to be handled, as KeyboardInterrupt. May be
+    called from any thread.
     """
-    if isinstance(exc, (ConnectionClosed, ConnectionTimedOut, DNSUnavailable)):
-        return True
+    seen: set[int] = set()  # for a cause may have been made to lead back to where it came from
+    link: BaseException | None = exc
+    while link is not None and id(link) not in seen:
+        verdict = _is_temporary(link)
+        if verdict is not None:
+            return verdict
+        seen.add(id(link))
+        link = link.__cause__
+    return False
+
+
+def _is_temporary(exc: BaseException) -> bool | None:
+    """Return what *exc* itself says of the network; None if that is nothing."""
     if isinstance(exc, ProxyError):
         return exc.status in (408, 429, 500, 502, 503, 504)
-    if isinstance(exc, socket.gaierror):
-        return exc.errno == socket.EAI_AGAIN
+    if isinstance(exc, DugongError):
+        return isinstance(exc, (ConnectionClosed, ConnectionTimedOut, DNSUnavailable))
+    if isinstance(exc, OSError):
+        return _is_temporary_os_error(exc)
+    return None if isinstance(exc, Exception) else False
+
+
+def _is_temporary_os_error(exc: OSError) -> bool | None:
     if isinstance(exc, (TimeoutError, ConnectionError)):
         return True
+    if isinstance(exc, socket.gaierror):
+        return exc.errno == socket.EAI_AGAIN
+    if isinstance(exc, socket.herror):
+        return exc.errno == _TRY_AGAIN
     # An SSL error exists only if ssl has been loaded, so there is no need to load it to ask.
     ssl = sys.modules.get("ssl")
     if ssl is not None and isinstance(exc, ssl.SSLError):
-        return isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
-    return isinstance(exc, OSError) and exc.errno in _TEMPORARY_ERRNOS
+        ended = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+        return isinstance(exc, ended) or getattr(exc, "reason", None) in _TEMPORARY_TLS_REASONS
+    return None if exc.errno is None else exc.errno in _TEMPORARY_ERRNOS

@@ -29,7 +29,8 @@ class Headers:
     first of several fields, `get_all` gives them all, and `keys`, `values`, `items` and iteration
     give every field in the order it was sent. Being immutable, it may be shared by threads.
 
-    Parameters: *fields* is a mapping or an iterable of (name, value) pairs.
+    Parameters: *fields* is a mapping or an iterable of (name, value) pairs. Raises TypeError if it
+    is neither.
     """
 
     __slots__ = ("_fields",)
@@ -40,7 +41,10 @@ class Headers:
         self, fields: Mapping[str, str] | Headers | Iterable[tuple[str, str]] = ()
     ) -> None:
         pairs = fields.items() if isinstance(fields, (Mapping, Headers)) else fields
-        self._fields = tuple((name.lower(), name, value) for name, value in pairs)
+        try:
+            self._fields = tuple((name.lower(), name, value) for name, value in pairs)
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise TypeError("fields must be a mapping or (name, value) pairs of strs") from exc
 
     @classmethod
     def _from_parsed(cls, fields: Sequence[tuple[str, str, str]]) -> Headers:

@@ -22,6 +22,7 @@ NAMES = """
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
     ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
+    RetryPolicy retrying Attempt Event
     Delivery PoolClosed PoolFull ResponseTooLarge HTTPStatusError
 """.split()
 

@@ -26,8 +26,10 @@ run the second of a name gets .1 appended, and so on. Older files are replaced.
 
 Redirects are not followed: an answer 3xx counts as a failure, and names where it leads. URLs
 with a user name or password are refused. Proxies named in the environment are not used.
-A request whose connection ended before the answer did is sent again, a few times at most, and so
-is one whose answer turns out to be larger than 256 KiB: that is then streamed to its file.
+A fault of the network that may pass, or a server that is busy (429, 503 and the like), is tried
+again, twice at most. A server that says how long to wait (Retry-After) is left alone for so long,
+but never for more than a minute at a time. Silence (--timeout) is final. An answer that turns out
+to be larger than 256 KiB is asked for again, to be streamed to its file.
 """
 
 

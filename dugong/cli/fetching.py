@@ -1,7 +1,8 @@
 """Downloads over a pool, into files.
 
 Guarantees: each download ends once, in a complete file of its name or in an error, and there is
-no half file then. Each is tried a bounded number of times. Memory does not depend on the size or
+no half file then. Each is tried a bounded number of times: by the pool, and here if a body that is
+streamed is cut short, which is beyond the pool. Memory does not depend on the size or
 the number of the bodies: at the very worst, it is `_SMALL` times `_UNDER_WAY`.
 """
 
@@ -12,27 +13,29 @@ import secrets
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dugong import (
-    ConnectionClosed,
     ConnectionPool,
+    ConnectionTimedOut,
     DugongError,
     Request,
     Response,
     ResponseTooLarge,
+    RetryPolicy,
     StreamedResponse,
 )
 
 if TYPE_CHECKING:
     import ssl
 
+    from dugong import Attempt
+
 __all__ = ["Download", "fetch"]
 
-_MAX_ATTEMPTS = 3
 _UNDER_WAY = 256  # downloads
 _STREAMS = 8  # threads, each of which receives one large body
 
@@ -42,27 +45,34 @@ _STREAMS = 8  # threads, each of which receives one large body
 _SMALL = 256 * 1024
 
 
+def _should_retry(attempt: Attempt) -> bool:
+    # Somebody waits for the end of the command, and has said how long he does.
+    return not isinstance(attempt.exception, ConnectionTimedOut)
+
+
+_RETRY = RetryPolicy(attempts=3, should_retry=_should_retry)
+
+
 class Download:
     """What is to be fetched into the file *path*; *text* is how the user calls it.
 
-    `size` (in bytes) or `error` (why there is no file) say how it ended. `attempts` counts those
-    that lost their connection; `large` is set once the body is known not to be small.
+    `size` (in bytes) or `error` (why there is no file) say how it ended. `large` is set once the
+    body is known not to be small.
     """
 
-    __slots__ = ("attempts", "error", "large", "path", "request", "size", "text")
+    __slots__ = ("error", "large", "path", "request", "size", "text")
 
     def __init__(self, text: str, request: Request, path: str) -> None:
         self.text = text
         self.request = request
         self.path = path
-        self.attempts = 0
         self.large = False
         self.size = 0
         self.error: str | None = None
 
 
 class _Failed(Exception):
-    """A download failed, and the connection is not the reason."""
+    """A download failed, and there is nothing more to be tried."""
 
 
 def fetch(
@@ -76,7 +86,9 @@ def fetch(
     todo = deque(downloads)
     ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]] = SimpleQueue()
     under_way = 0
-    pool = ConnectionPool(timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL)
+    pool = ConnectionPool(
+        timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL, retry=_RETRY
+    )
     # The pool is closed before the threads are waited for, so that they end.
     with ThreadPoolExecutor(_STREAMS, "dugong-get") as streams, pool:
         while todo or under_way:
@@ -85,7 +97,7 @@ def fetch(
                 under_way += 1
             download, future = ended.get()  # ended by the end of any download that is under way
             under_way -= 1
-            if _is_to_be_tried_again(download, future):
+            if _is_to_be_streamed(download, future):
                 todo.appendleft(download)
             else:
                 yield download
@@ -98,7 +110,7 @@ def _start(
     ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]],
 ) -> None:
     if download.large:
-        stream = streams.submit(_stream, pool, download)
+        stream = streams.submit(_RETRY.call, _stream, pool, download)
         stream.add_done_callback(lambda future: ended.put((download, future)))
     else:
         pool.submit(download.request).add_done_callback(
@@ -106,8 +118,8 @@ def _start(
         )
 
 
-def _is_to_be_tried_again(download: Download, future: Future[Response] | Future[None]) -> bool:
-    """Finish *download*, unless *future* shows that another attempt is needed."""
+def _is_to_be_streamed(download: Download, future: Future[Response] | Future[None]) -> bool:
+    """Finish *download*, unless *future* shows that its body is large."""
     try:
         answer = future.result()
         if answer is not None:
@@ -116,15 +128,17 @@ def _is_to_be_tried_again(download: Download, future: Future[Response] | Future[
         download.large = True
         return True
     except (DugongError, OSError, _Failed) as exc:
-        download.attempts += 1
-        if isinstance(exc, ConnectionClosed) and download.attempts < _MAX_ATTEMPTS:
-            return True
         download.error = describe(exc)
     return False
 
 
 def _stream(pool: ConnectionPool, download: Download) -> None:
-    with pool.stream(download.request) as answer:
+    """Receive a large body. A fault within it is for the caller to try again."""
+    with ExitStack() as stack:
+        try:
+            answer = stack.enter_context(pool.stream(download.request))
+        except (DugongError, OSError) as exc:
+            raise _Failed(describe(exc)) from None  # the pool has tried often enough
         _save(download, answer, answer)
 
 

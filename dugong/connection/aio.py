@@ -7,6 +7,7 @@ cancelling and closing the loop all take the watch away. Touches one event loop,
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -36,10 +37,13 @@ class AioFuture(asyncio.Future[T]):
     It starts when the loop next runs. Cancelling it closes the coroutine. *loop* defaults to the
     running event loop; give it explicitly when none is running. Only the loop's thread may use it.
 
-    Raises RuntimeError if no loop is given and none is running.
+    Raises RuntimeError if no loop is given and none is running, TypeError if *crt* is no coroutine
+    of dugong.
     """
 
     def __init__(self, crt: Coroutine[T], loop: asyncio.AbstractEventLoop | None = None) -> None:
+        if not isinstance(crt, Generator):
+            raise TypeError(f"crt must be a coroutine of dugong, not {crt!r}")
         self._loop_used = loop if loop is not None else asyncio.get_running_loop()
         super().__init__(loop=self._loop_used)
         self._crt = crt

@@ -7,7 +7,7 @@ wait; the blocking method of the same name drives it. What happens on the wire i
 
 from __future__ import annotations
 
-import math
+import sys
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -21,7 +21,7 @@ from dugong.connection.dial import (
 )
 from dugong.connection.duplexer import Duplexer
 from dugong.connection.polling import Coroutine, eval_coroutine
-from dugong.connection.request import RequestBuilder, byte_view, writable_view
+from dugong.connection.request import RequestBuilder, byte_view, check_size, writable_view
 from dugong.connection.transport import Transport
 from dugong.connection.writers import ChunkedWriter
 from dugong.errors import ConnectionClosed, StateError
@@ -102,8 +102,10 @@ class HTTPConnection:
         if seconds is not None:
             if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
                 raise TypeError(f"timeout must be a number of seconds or None, not {seconds!r}")
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"timeout must be positive and finite, not {seconds}")
+            if not 0 < seconds <= sys.float_info.max:
+                raise ValueError(
+                    f"timeout must be a positive, finite number of seconds, not {seconds!r}"
+                )
         self._timeout = seconds
 
     # --- connecting ------------------------------------------------------------------------------
@@ -307,12 +309,16 @@ class HTTPConnection:
         Raises `ConnectionClosed` if the body is cut short, `InvalidResponse`, and
         `ConnectionTimedOut`, after which the call may be made again. For the receiving thread.
         """
+        if len_ is not None:
+            check_size("len_", len_)
         if len_ is None or len_ < 0:
             return self.readall()
         return eval_coroutine(self._duplexer.co_read(len_, self._timeout), self._timeout)
 
     def co_read(self, len_: int | None = None) -> Coroutine[bytes]:
         """As `read`, as a coroutine."""
+        if len_ is not None:
+            check_size("len_", len_)
         if len_ is None or len_ < 0:
             return self._duplexer.co_readall()
         return self._duplexer.co_read(len_)

@@ -70,7 +70,8 @@ class Proxy:
             parts = urlsplit(url)
             port = parts.port
             rest = parts.path.removeprefix("/") or parts.query or parts.fragment
-            valid = parts.scheme == "http" and not rest
+            # urlsplit drops some of what must not be there.
+            valid = parts.scheme == "http" and not rest and url.isprintable() and " " not in url
         except ValueError:
             valid = False
         if not valid or not parts.hostname:
@@ -94,7 +95,16 @@ def check_address(host: object, port: object) -> None:
         raise TypeError(f"port must be an int, not {port!r}")
     if not 0 < port < 65536:
         raise ValueError(f"port must be between 1 and 65535, not {port}")
-    check_host(ascii_host(host))
+    name = ascii_host(host)
+    check_host(name)
+    if ":" in name:
+        try:
+            socket.inet_pton(socket.AF_INET6, name)
+        except OSError:
+            raise ValueError(
+                f"invalid host name {host!r}: a port is a parameter of its own, and an IPv6 "
+                "address stands without brackets"
+            ) from None
 
 
 def check_ssl_context(context: object) -> None:

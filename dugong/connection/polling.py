@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import select
 import selectors
+import socket
 from collections.abc import Generator
 from math import ceil
 from select import POLLIN, POLLOUT
+from time import monotonic
 from typing import TypeVar, cast
 
 from dugong.errors import ConnectionClosed, ConnectionTimedOut
 
-__all__ = ["POLLIN", "POLLOUT", "Coroutine", "PollNeeded", "co_interruptible", "eval_coroutine"]
+__all__ = [
+    "POLLIN",
+    "POLLOUT",
+    "Coroutine",
+    "PollNeeded",
+    "co_interruptible",
+    "co_sleep",
+    "eval_coroutine",
+]
 
 T = TypeVar("T")
 
@@ -25,8 +35,7 @@ _LONGEST_POLL = 2**31 - 1  # milliseconds; poll() takes an int
 class PollNeeded:
     """What a coroutine is waiting for: *mask* (`select.POLLIN`, `select.POLLOUT`) on *fd*.
 
-    *timeout* (seconds, or None) asks to be resumed after that time even if nothing happened; a
-    driver that ignores it is still correct, only slower to try a host's second address.
+    *timeout* (seconds, or None) asks to be resumed after that time even if nothing happened.
     One thread at a time may poll an object.
     """
 
@@ -75,8 +84,11 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
     """Run the coroutine *crt* in this thread, blocking whenever it waits; return its result.
 
     Raises `ConnectionTimedOut` if a single wait takes longer than *timeout* seconds (default: no
-    limit), and whatever the coroutine raises.
+    limit; the pauses of `retrying` do not count), and whatever the coroutine raises; ValueError if
+    *timeout* is negative or no number.
     """
+    if timeout is not None and not timeout >= 0:  # which no NaN passes
+        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
     try:
         while True:
             next(crt).block(timeout)
@@ -84,7 +96,8 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
         result: T = exc.value
         return result
     except BaseException:
-        crt.close()
+        if isinstance(crt, Generator):  # or else that is what is wrong
+            crt.close()
         raise
 
 
@@ -111,3 +124,22 @@ def co_interruptible(crt: Coroutine[T], interrupt: int) -> Coroutine[T]:
             return cast(T, exc.value)
         finally:
             crt.close()
+
+
+class _Pause(PollNeeded):
+    """Nothing is waited for but the time, so that no time is too long."""
+
+    __slots__ = ()
+
+    def block(self, timeout: float | None) -> None:
+        self.poll()
+
+
+def co_sleep(seconds: float) -> Coroutine[None]:
+    """Return after *seconds*, or a little later. The limit of `eval_coroutine` does not count."""
+    end = monotonic() + seconds
+    # A driver has to have a descriptor. Nobody ever writes to this one.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        while (left := end - monotonic()) > 0:
+            yield _Pause(ours.fileno(), POLLIN, left)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
-from dugong.connection.framing import response_framing
+from dugong.connection.framing import list_members, response_framing
 from dugong.connection.head import MAX_HEADER_SIZE, Field, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.readers import LengthReader, WholeReader, reader_for
@@ -272,6 +272,9 @@ class Receiving(Shared):
                 "the connection has changed its protocol"
                 if switched
                 else "the connection ended with an earlier answer"
+            )
+            self.said_close = any(
+                name == "connection" and "close" in list_members(value) for name, _, value in fields
             )
         self.cut = None
         exchange.persistent = persistent

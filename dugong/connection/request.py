@@ -88,7 +88,7 @@ class RequestBuilder:
         elif body is None:
             length = 0
         else:
-            view = byte_view(body)
+            view = byte_view(body, "body must be None, a BodyFollowing or")
             length = view.nbytes
 
         given = _check_fields(headers, length)
@@ -129,6 +129,22 @@ class RequestBuilder:
         return f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode("ascii") + self._plain_tail
 
 
+def header_pairs(headers: HeadersLike) -> Iterable[tuple[str, str]]:
+    """Return the (name, value) pairs of *headers*, as often as one likes.
+
+    Raises TypeError if it is neither a mapping nor consists of pairs.
+    """
+    if isinstance(headers, (Mapping, Headers)):
+        return headers.items()
+    if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
+        raise TypeError(f"headers must be a mapping or (name, value) pairs, not {headers!r}")
+    pairs = list(headers)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"headers must be a mapping or (name, value) pairs, not {pair!r}")
+    return pairs
+
+
 class _Given(NamedTuple):
     names: set[str]
     lines: list[bytes]
@@ -140,16 +156,9 @@ def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
     given = _Given(set(), [], [])
     if headers is None:
         return given
-    pairs = headers.items() if isinstance(headers, (Mapping, Headers)) else headers
-    for pair in pairs:
-        try:
-            name, value = pair
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"headers must be a mapping or (name, value) pairs, not {pair!r}"
-            ) from None
-        line = field_line(name, value)
-        value = str(value)
+    for name, text in header_pairs(headers):
+        line = field_line(name, text)
+        value = str(text)
         lower = name.lower()
         if lower == "transfer-encoding":
             raise ValueError("Transfer-Encoding is set by dugong: use BodyFollowing() for chunks")
@@ -171,14 +180,16 @@ def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
     return given
 
 
-def byte_view(data: bytes | bytearray | memoryview) -> memoryview:
-    """Return the bytes of *data*. Raises TypeError if it is not bytes-like and contiguous."""
+def byte_view(data: bytes | bytearray | memoryview, rule: str = "buf must be") -> memoryview:
+    """Return the bytes of *data*.
+
+    Raises TypeError if it is not bytes-like and contiguous; *rule* begins the message.
+    """
     try:
         return memoryview(data).cast("B")
     except TypeError:
         raise TypeError(
-            "expected None, a contiguous bytes-like object or BodyFollowing, "
-            f"not {type(data).__name__}"
+            f"{rule} a contiguous bytes-like object, not {type(data).__name__}"
         ) from None
 
 
@@ -186,8 +197,14 @@ def writable_view(buf: bytearray | memoryview) -> memoryview:
     """Return the bytes of *buf*. Raises TypeError as `byte_view`, and if *buf* is read-only."""
     view = byte_view(buf)
     if view.readonly:
-        raise TypeError("a writable buffer is needed")
+        raise TypeError(f"buf must be writable, not {type(buf).__name__}")
     return view
+
+
+def check_size(name: str, size: object) -> None:
+    """Raise TypeError unless *size* is a number of bytes. *name* is that of the parameter."""
+    if not isinstance(size, int):
+        raise TypeError(f"{name} must be an int or None, not {size!r}")
 
 
 def _content_md5(view: memoryview) -> bytes:

@@ -280,6 +280,7 @@ class Sending(Shared):
         self.incoming = self.outgoing = None
         self.closing = False
         self.failure = self.ended = None
+        self.said_close = False
         self.transport = transport
         if self.aborted:
             transport.close()

@@ -30,8 +30,9 @@ class Shared:
     `transport` is set by the sender when nothing is under way, and read by both. `buffer` is the
     receiver's, but the sender may clear it when nothing is under way. `closing` (no further
     request may be sent) and `failure` (no further answer will come) are set by either side, cleared
-    only by the sender when nothing is under way, as is `ended` (why the answer that began last is
-    the last of this connection), which the receiver sets. `cut` (why the body that was read last
+    only by the sender when nothing is under way, as are `ended` (why the answer that began last is
+    the last of this connection) and `said_close` (the server has told us so), which the receiver
+    sets. `cut` (why the body that was read last
     has no end) and `reading_raw` are the receiver's. `aborted` is set by any thread, never cleared.
     """
 
@@ -50,6 +51,7 @@ class Shared:
         self.failure = failure
         self.cut = failure
         self.ended: str | None = None
+        self.said_close = False
         self.reading_raw = False
         self.aborted = False
         self._interrupt: socket.socket | None = None  # set by the sender; closing it ends dialling

@@ -140,7 +140,7 @@ def co_start_tls(
     """
     transport = None
     try:
-        # Both of these would also fail in wrap_socket, but there the descriptor would be lost.
+        # Both of these would also fail in wrap_socket, but there the descriptor is lost.
         hostname.encode("idna")
         sock.getpeername()
         # Without suppress_ragged_eofs=False, a cut connection would look like an orderly end.
@@ -164,9 +164,24 @@ def co_start_tls(
                 yield PollNeeded(fd, POLLOUT)
     except (OSError, ValueError) as exc:
         sock.close()
+        if transport is None:
+            _close_lost(exc)
         if isinstance(exc, ValueError) and transport is None:
             raise  # the context and the host name do not go together
         raise _as_closed(exc) from exc
     except BaseException:
         sock.close()
         raise
+
+
+def _close_lost(exc: BaseException) -> None:
+    """Close the socket that `ssl` had taken over when it met with *exc*: only the frames know it.
+
+    That happens if the server resets the connection in the moment before.
+    """
+    traceback = exc.__traceback__
+    while traceback is not None:
+        lost = traceback.tb_frame.f_locals.get("self")
+        if isinstance(lost, ssl.SSLSocket):
+            lost.close()
+        traceback = traceback.tb_next

@@ -22,7 +22,7 @@ class BodyFollowing:
 
     def __init__(self, length: int | None = None) -> None:
         if length is not None:
-            if not isinstance(length, int):
+            if not isinstance(length, int) or isinstance(length, bool):
                 raise TypeError(f"length must be an int or None, not {length!r}")
             if length < 0:
                 raise ValueError(f"length must not be negative: {length}")

@@ -6,7 +6,8 @@ future.py      ResponseFuture                    body.py        request bodies
 scheduler.py   the one lock, and all that is decided under it: here, for callers
   traffic.py     for the threads of the connections
   connections.py when connections are opened, and how they end
-  shared.py      what the three share
+  resending.py   what becomes of requests that have failed
+  shared.py      what these share
   dispatch.py    which requests go to which connection: no I/O, no lock
   host.py        one origin: its queue, its connections, what it has taught us
   job.py         one request on its way
@@ -14,6 +15,8 @@ pipeline.py    one connection and its two threads
   direct.py      a request in the thread that asks for it
   sender.py      takes from the queue and sends
   receiver.py    receives and resolves
+retry.py       whether and when a request is sent again: the policy, and the one place that decides
+events.py      what those hear who listen
 failure.py     what a request fails with, and the verdict
 timers.py      deadlines, idle connections       statistics.py  frozen snapshots
 """

@@ -1,8 +1,8 @@
 """Request bodies: what may be one, how long it is, and how to get at its bytes, once or again.
 
 Guarantees: never one byte more than `length`, and fewer only with an exception; what the caller
-gave is not copied as a whole, and not closed. `request_body` takes nothing from it. The rest is for
-one thread at a time, the one that sends.
+gave is not copied as a whole, and not closed; what a callable of his returned is. `request_body`
+takes nothing from it. The rest is for one thread at a time, the one that sends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class ReadableBinary(Protocol):
 
 
 BytesLike = bytes | bytearray | memoryview
-BodyLike = BytesLike | ReadableBinary | Iterable[BytesLike]
+_Once = BytesLike | ReadableBinary | Iterable[BytesLike]
+BodyLike = _Once | Callable[[], _Once]
 
 _PIECE = 256 * 1024  # bytes; what is sent in one step
 
@@ -77,6 +78,9 @@ class RequestBody(ABC):
         if not self.rewindable:
             raise ValueError("the body cannot be sent again, for it cannot be rewound")
 
+    def end_sending(self) -> None:  # noqa: B027  # most have nothing to close
+        """Close what was opened by `rewind`. To be called after each sending, however it ended."""
+
     def release(self) -> None:  # noqa: B027  # most have nothing to let go of
         """Let the caller do with the body what he likes. It is not asked for anything any more."""
 
@@ -94,9 +98,10 @@ def request_body(body: BodyLike | None, content_length: int | None = None) -> Re
     """Return what is to be sent for *body*: None, if it is None.
 
     It may be bytes-like; a binary file, or anything that has ``read(n)``, which is sent from where
-    it stands; or an iterable of bytes-like objects. *content_length* is what the caller says of its
-    size, in bytes. It must be true, which is found out now if the size is known, and else while the
-    body is sent.
+    it stands; an iterable of bytes-like objects; or a callable that returns one of these, which is
+    called before each sending, and whose result is closed if it can be. *content_length* is what
+    the caller says of its size, in bytes. It must be true, which is found out now if the size is
+    known, and else while the body is sent.
 
     Raises TypeError for what cannot be a body, ValueError for a file that cannot be read and for a
     *content_length* that is wrong, and OSError. May be called from any thread.
@@ -126,9 +131,11 @@ def _made_of(body: object, content_length: int | None) -> RequestBody:
         return _made_of_file(cast(ReadableBinary, body), content_length)
     if isinstance(body, Iterable) and not isinstance(body, Mapping):
         return _Items(body, content_length)
+    if callable(body):
+        return _Made(body, content_length)
     raise TypeError(
-        "the body must be bytes-like, a binary file or an iterable of bytes-like objects, "
-        f"not {type(body).__name__}"
+        "the body must be bytes-like, a binary file, an iterable of bytes-like objects, or a "
+        f"callable that returns one, not {type(body).__name__}"
     )
 
 
@@ -137,7 +144,9 @@ def _view_if_bytes_like(data: object) -> memoryview | None:
         view = memoryview(data)  # type: ignore[arg-type]
     except TypeError:
         return None
-    return view.cast("B")  # or TypeError, if it is not contiguous
+    if not view.c_contiguous:
+        raise TypeError("the body is a memoryview that is not contiguous")
+    return view.cast("B")
 
 
 def _view(data: object) -> memoryview:
@@ -228,6 +237,51 @@ class _Items(_Counted):
 
     def _items(self) -> Iterator[object]:
         return iter(self._iterable)
+
+
+class _Made(RequestBody):
+    """Whatever a callable returns, made afresh for each sending."""
+
+    __slots__ = ("_body", "_given", "_length", "_make")
+
+    def __init__(self, make: Callable[[], object], length: int | None) -> None:
+        self._make = make
+        self._length = length
+        self._given: object = None
+        self._body: RequestBody | None = None
+
+    @property
+    def length(self) -> int | None:
+        return self._length
+
+    @property
+    def file_range(self) -> tuple[int, int, int] | None:
+        # Without a length it goes in chunks, which the file is no part of.
+        if self._body is None or self._length is None:
+            return None
+        return self._body.file_range
+
+    def rewind(self) -> None:
+        self._given = self._make()
+        if self._given is None or callable(self._given):
+            raise TypeError(f"the callable for the body has returned {self._given!r}")
+        body = _made_of(self._given, self._length)
+        if self._length is not None and body.length != self._length:
+            raise ValueError(
+                f"Content-Length {self._length} contradicts a body of {body.length} bytes"
+            )
+        self._body = body
+
+    def end_sending(self) -> None:
+        given, self._given = self._given, None
+        self._body = None
+        close = getattr(given, "close", None)
+        if callable(close):
+            close()
+
+    def pieces(self) -> Iterator[memoryview]:
+        assert self._body is not None
+        return self._body.pieces()
 
 
 class _Stream(_Counted):

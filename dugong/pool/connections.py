@@ -9,8 +9,7 @@ of it, and the last one to leave settles what becomes of its requests (`_settle_
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import partial
 from time import monotonic
 
@@ -24,14 +23,13 @@ from dugong.errors import (
     ResponseTooLarge,
     UnsupportedResponse,
 )
-from dugong.pool import receiver
 from dugong.pool.dispatch import has_room, wants_connection
-from dugong.pool.failure import failure, forget_frames
+from dugong.pool.failure import Abandoned, failure, forget_frames
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from dugong.pool.response import Attempt
-from dugong.pool.shared import Shared
+from dugong.pool.resending import Resending
+from dugong.pool.retry import objection
 
 __all__ = ["Connections"]
 
@@ -44,8 +42,11 @@ TURN_TIME = 1.0
 #: How many hosts without connections and requests are remembered, for what they have taught us.
 MAX_KNOWN_HOSTS = 4096
 
+# They say what has become of one request, and nothing of those behind it.
+_ABOUT_ONE_REQUEST = (Abandoned, InvalidResponse, ResponseTooLarge, UnsupportedResponse)
 
-class Connections(Shared, ABC):
+
+class Connections(Resending):
     """The part of a `dugong.pool.scheduler.Scheduler` that opens and ends connections."""
 
     @abstractmethod
@@ -79,9 +80,12 @@ class Connections(Shared, ABC):
 
     def _serve(self, host: Host) -> None:
         """See to it that somebody takes the request that has been queued last."""
-        if host.queue and host.queue[0].suspect:
-            self._serve_suspect(host)
+        if host.held:
             return
+        if host.suspects:
+            self._serve_suspect(host)
+            if not host.queue:
+                return
         if host.idle:
             self._wake_sender(self._pop_idle(host))
             return
@@ -92,7 +96,7 @@ class Connections(Shared, ABC):
             self._wake_sender(next(reversed(host.roomy)))
 
     def _serve_suspect(self, host: Host) -> None:
-        """See to it that a connection which has not been used takes the next request."""
+        """See to it that a connection which has not been used takes the next one that needs it."""
         unused = next((pipeline for pipeline in host.pipelines if not pipeline.sent), None)
         if unused is not None:
             if unused in host.idle:  # or else it will take the request once it is connected
@@ -152,7 +156,7 @@ class Connections(Shared, ABC):
         """End the longest idle connection, of whatever host."""
         longest = next(iter(self.idle), None)
         if longest is not None:
-            self._end(longest)
+            self._end(longest, "it made room for another host")
 
     def _want(self, host: Host) -> None:
         """Remember that *host* should have a connection, which there is no room for."""
@@ -195,14 +199,15 @@ class Connections(Shared, ABC):
         host = pipeline.host
         with self.lock:
             pipeline.sending = False
-            host.unopenable_until = monotonic() + REOPEN_TIME
-            alone = len(host.pipelines) == 1
-            while alone and (job := host.pop()) is not None:
-                self._unqueue(1)
-                self._finish(job, failure(error, Delivery.UNSENT))
-            self._end(pipeline)
+            if len(host.pipelines) == 1:
+                self._cannot_reach(host, pipeline.name, error)
+            else:
+                host.unopenable_until = monotonic() + REOPEN_TIME
+                host.trust_suspects()
+            self._end(pipeline, f"it could not be connected: {error}")
             # The others may be held for long; what is queued until then is not forgotten either.
             self._at(host.unopenable_until, partial(self._serve_all, host))
+        forget_frames(error)
         self._do_deferred()
 
     def _place(self, pipeline: Pipeline) -> None:
@@ -213,7 +218,7 @@ class Connections(Shared, ABC):
         if not pipeline.sender_parked:
             return
         if pipeline.used_up and not pipeline.in_flight and not pipeline.ending:
-            self._end(pipeline)
+            self._end(pipeline, "it was retired")
         if pipeline.closed_to_more or pipeline.reserved is not None:
             return
         room = has_room(host, pipeline)
@@ -224,9 +229,9 @@ class Connections(Shared, ABC):
         now = monotonic()
         if not room:
             host.lessons.quota = None  # the host would have closed the connection
-            self._end(pipeline)
-        elif self.wanting and not host.queued and self._somebody_wants(now):
-            self._end(pipeline)
+            self._end(pipeline, "the host would have closed it")
+        elif self.wanting and (host.held or not host.queued) and self._somebody_wants(now):
+            self._end(pipeline, "it made room for another host")
         else:
             self._enter_idle(pipeline)
             if pipeline.idle_timer is None:
@@ -248,7 +253,7 @@ class Connections(Shared, ABC):
         idle_for = monotonic() - pipeline.idle_since
         idle_timeout = self.limits.idle_timeout
         if idle_for >= idle_timeout:
-            self._end(pipeline)
+            self._end(pipeline, "it was idle for too long")
             return
         if idle_for >= RELEASE_TIME:
             pipeline.duplexer.buffer.release()
@@ -257,8 +262,10 @@ class Connections(Shared, ABC):
             next_look = pipeline.idle_since + min(RELEASE_TIME, idle_timeout)
         pipeline.idle_timer = self._at(next_look, partial(self._watch_idle, pipeline))
 
-    def _end(self, pipeline: Pipeline) -> None:
+    def _end(self, pipeline: Pipeline, reason: str = "the server ended it") -> None:
         """End *pipeline* in good order: what is in flight there will not be answered."""
+        if not pipeline.ending:
+            pipeline.end_reason = reason
         pipeline.ending = True
         self._leave_idle(pipeline)
         pipeline.host.roomy.pop(pipeline, None)
@@ -271,7 +278,7 @@ class Connections(Shared, ABC):
         """End *pipeline* because of *error*."""
         if not pipeline.ending:
             pipeline.failure = error
-        self._end(pipeline)
+        self._end(pipeline, str(error) or type(error).__name__)
 
     def _settle_if_unused(self, pipeline: Pipeline) -> None:
         """Decide what becomes of the requests of a connection that has ended."""
@@ -280,6 +287,8 @@ class Connections(Shared, ABC):
         pipeline.settled = True
         host = pipeline.host
         del host.pipelines[pipeline]
+        if not (host.pipelines or host.unreachable):
+            host.unopenable_until = 0.0  # there was no hurry only as long as there were others
         self.connections -= 1
         self.ended += 1
         jobs = list(pipeline.in_flight)
@@ -287,76 +296,82 @@ class Connections(Shared, ABC):
         pipeline.in_flight.clear()
         host.in_flight -= len(jobs)
         self._learn_from_end(pipeline, verdicts)
+        self._tell("closed", host, pipeline.name, reason=pipeline.end_reason)
         back: list[Job] = []
         first = True
         for job, verdict in zip(jobs, verdicts, strict=True):
-            if job.done:
-                pass
-            elif self._may_go_back(pipeline, job, verdict, first):
+            if not job.done and self._lost(pipeline, job, verdict, first):
                 back.append(job)
-            else:
-                error = failure(job.error or pipeline.failure or ConnectionClosed(), verdict)
-                if job.upload is not None and not job.upload.rewindable:
-                    error.add_note("the body of the request could not have been sent again")
-                self._finish(job, error)
             first = False
-        now = time.time()
-        reason = str(pipeline.failure or "the server ended the connection")
-        for job, verdict in zip(jobs, verdicts, strict=True):
-            job.attempts += (Attempt(now, pipeline.name, reason, verdict),)
         for timer in (pipeline.age_timer, pipeline.idle_timer):
             if timer is not None:
                 self._timers.cancel(timer)
         forget_frames(pipeline.failure)
-        host.resent += len(back)
         reserved, pipeline.reserved = pipeline.reserved, None
         if reserved is not None:
             self._unqueue(1)
             if self.closed:
-                self._finish(reserved, failure(PoolClosed(), Delivery.UNSENT))
+                self._end_closed(reserved)
             else:
-                back.append(reserved)
-        for job in back:
-            job.pipeline = None
-        host.put_back(back)
-        self.queued += len(back)
+                reserved.pipeline = None
+                host.put_back([reserved])
+                self.queued += 1
+        self._queue_again(back)  # before the reserved one, which stood behind them
         while self.wanting and (self.connections < self.limits.max_connections or self.idle):
             wanting = next(iter(self.wanting))
             del self.wanting[wanting]
             self._serve_all(wanting)
         self._serve_all(host)
 
-    def _may_go_back(self, pipeline: Pipeline, job: Job, verdict: Delivery, first: bool) -> bool:
-        """Decide whether *job* goes back to the queue, which charges it nothing.
+    def _lost(self, pipeline: Pipeline, job: Job, verdict: Delivery, first: bool) -> bool:
+        """See to *job*, whose connection has ended; return True if it goes back to the queue.
 
-        Only the *first* request that was not answered can be why the connection ended.
+        Only the *first* request that was not answered can be why the connection ended; the others
+        are not charged. But as nobody knows for sure, they go alone from now on: one that ends its
+        connections each time runs out of attempts without taking others along.
         """
-        if self.closed or job.error is not None:
+        cause = pipeline.failure
+        if job.error is not None:
+            self._give_up(
+                job, failure(job.error, verdict), pipeline.name, "it cannot be tried again"
+            )
             return False
-        if job.upload is not None and not job.upload.rewindable:
-            return False
-        harmless = verdict is Delivery.UNSENT or job.request.is_idempotent
         # An end of our own making is nobody's fault who is left: it concerned one that is done.
-        ours = isinstance(pipeline.failure, receiver.Abandoned)
-        if not harmless or pipeline.failure is None or ours or not first:
-            return harmless
-        if not isinstance(pipeline.failure, ConnectionClosed):
-            return False
-        if verdict is Delivery.UNSENT:
+        blameless = cause is None or isinstance(cause, Abandoned)
+        stale = isinstance(cause, ConnectionClosed) and verdict is not Delivery.ANSWER_STARTED
+        charged = first and not blameless
+        if stale and verdict is Delivery.UNSENT:
             # An idle connection that the server has closed. If a fresh one ends before its first
             # request, that is not to go on for ever.
-            again = bool(pipeline.answered) or not job.suspect
-            job.suspect = job.suspect or not pipeline.answered
-            return again
-        # An idle connection that the server closes at the moment when it is used looks like this.
-        # That of a fresh one, or a second time, is not what has happened.
-        if not pipeline.answered or job.suspect or verdict is Delivery.ANSWER_STARTED:
+            charged = charged and job.suspect and not pipeline.answered
+        if not first and isinstance(cause, _ABOUT_ONE_REQUEST):
+            cause = ConnectionClosed(
+                f"the connection has ended because of another request: {cause}"
+            )
+        error = failure(cause or ConnectionClosed(), verdict)
+        attempt = self._attempt(job, pipeline.name, pipeline.end_reason, verdict, charged)
+        attempt = attempt._replace(exception=error)
+        job.pipeline = None
+        if charged:
+            # An idle connection that the server closes at the moment when it is used looks like
+            # this. That of a fresh one, or a second time, is not what has happened.
+            at_once = stale and bool(pipeline.answered) and not job.suspect
+            job.suspect = True
+            self._fails(job, error, attempt, at_once)
             return False
-        job.suspect = True
+        against = objection(job.retry, job.request, attempt, job.rewindable)
+        if self.closed or against is not None:
+            self._give_up(job, error, pipeline.name, against or "the pool has been closed")
+            return False
+        job.alone = job.alone or not (blameless or verdict is Delivery.UNSENT)
+        job.suspect = job.suspect or (first and not pipeline.answered and not blameless)
+        job.attempts += (attempt._replace(request=None),)
+        self._tell("resent", pipeline.host, pipeline.name, job.request, pipeline.end_reason)
         return True
 
     def _learn_from_end(self, pipeline: Pipeline, verdicts: list[Delivery]) -> None:
         failure, lessons = pipeline.failure, pipeline.host.lessons
+        before = lessons.lesson, lessons.quota
         now = monotonic()
         unanswered = sum(verdict is not Delivery.UNSENT for verdict in verdicts)
         if failure is None:
@@ -364,15 +379,21 @@ class Connections(Shared, ABC):
                 lessons.closed(pipeline.answered, unanswered, now)
         elif isinstance(failure, InvalidResponse) and unanswered > 1:
             lessons.broke_the_rules(now)
-        elif isinstance(failure, (receiver.Abandoned, ResponseTooLarge, PoolClosed)):
+        elif isinstance(failure, (Abandoned, ResponseTooLarge, PoolClosed)):
             pass  # our own doing
         elif unanswered and isinstance(failure, (DugongError, OSError)):
             lessons.died(pipeline.answered, unanswered, now)
+        if before != (lessons.lesson, lessons.quota):
+            quota = f"it closes a connection after {lessons.quota} answers"
+            reason = quota if before[1] != lessons.quota else lessons.lesson or ""
+            self._tell("learned", pipeline.host, pipeline.name, reason=reason)
 
     def _delivery(self, pipeline: Pipeline, job: Job) -> Delivery:
         """Return how far *job*, which is in flight on *pipeline*, has got."""
         if job.exchange is None or job.exchange.delivery is Delivery.UNSENT:
             return Delivery.UNSENT
+        if pipeline.failure is None and pipeline.duplexer.said_close:
+            return Delivery.DISCLAIMED  # RFC 9112 §9.6
         bad_answer = isinstance(pipeline.failure, (InvalidResponse, UnsupportedResponse))
         begun = job.answering or bad_answer or pipeline.duplexer.buffer
         if begun and job is pipeline.in_flight[0]:

@@ -34,15 +34,20 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
         except ConnectionClosed as exc:
             error = exc  # the receiving side finds out what that means, as for the sender
         except Exception as exc:
-            error = job.error = exc
+            error = exc
+            return None
         else:
             answers, failed = duplexer.read_answers(job.timeout)
             if failed is None and len(answers) == 1:
                 exchange, status, reason, fields, _, body = answers[0]
                 limit = scheduler.limits.max_body_size
-                if body is not None and len(body) <= limit and status >= 200:
+                if (
+                    body is not None
+                    and len(body) <= limit
+                    and (200 <= status < 400 or not scheduler.may_not_be_outcome(job, status))
+                ):
                     response = Response(status, reason, fields, body, job.request, job.attempts)
-                    in_time = scheduler.answered_directly(pipeline, job, exchange)
+                    in_time = scheduler.answered_directly(pipeline, job, exchange, response)
                     return response if in_time else None
             receiver.handle(scheduler, pipeline, answers, failed)
         while pipeline.in_flight and not pipeline.ending and duplexer.unread:

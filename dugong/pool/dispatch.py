@@ -1,8 +1,9 @@
 """Which requests go to which connection, and what is opened: decisions without I/O and locks.
 
-Guarantees: requests leave a queue in its order; nothing is sent before or behind a request that has
-to be alone; as long as there are requests and a connection that is free, that one gets some.
-Called under the lock of the scheduler; changes nothing but the queue and the pipeline.
+Guarantees: requests leave a queue in its order; none leaves it while the host is to be left alone;
+nothing is sent before or behind a request that has to be alone; as long as there are requests and a
+connection that is free, that one gets some. Called under the lock of the scheduler; changes nothing
+but the queue and the pipeline.
 """
 
 from __future__ import annotations
@@ -44,38 +45,40 @@ def should_refill(host: Host, pipeline: Pipeline) -> bool:
 def wants_connection(host: Host, limit: int, now: float) -> bool:
     """Return True if *host* should have another connection, of at most *limit*.
 
-    One for each request, before any request is put behind another.
+    One for each request, before any request is put behind another. But only one at a time, as long
+    as the host cannot be reached.
     """
     have = len(host.pipelines)
     return (
         host.queued > 0
+        and not host.held
         and have < limit
         and (have < host.queued + host.in_flight or needs_fresh(host))
-        and (not have or now >= host.unopenable_until)
+        and now >= host.unopenable_until
+        and not (host.unreachable and any(not pipeline.connected for pipeline in host.pipelines))
     )
 
 
 def needs_fresh(host: Host) -> bool:
-    """Return True if the next request needs a connection that has not been used, and there is none.
+    """Return True if a request needs a connection that has not been used, and there is none.
 
     It has lost a used one, which the server may have closed just then. That of another one which
     was idle for as long would show no more.
     """
-    return (
-        bool(host.queue)
-        and host.queue[0].suspect
-        and all(pipeline.sent for pipeline in host.pipelines)
-    )
+    return bool(host.suspects) and all(pipeline.sent for pipeline in host.pipelines)
 
 
 def take(host: Host, pipeline: Pipeline) -> list[Job]:
     """Remove from the queue of *host*, and return, what *pipeline* is to send now.
 
     A request that has lost a connection before is left for one that has not been used; the first
-    pipeline that is empty makes room for that. One that has to be alone, and that no free
-    connection could have, is reserved by the first pipeline that comes across it, which takes
-    nothing else until it is empty and can send that.
+    pipeline that comes across it makes room for that: it takes nothing more, and ends once it is
+    empty. One that has to be alone, and that no free connection could have, is reserved by the
+    first pipeline that comes across it, which takes nothing else until it is empty and can send
+    that.
     """
+    if host.held:
+        return []
     if pipeline.reserved is not None:
         if pipeline.in_flight or pipeline.closed_to_more:
             return []
@@ -85,17 +88,18 @@ def take(host: Host, pipeline: Pipeline) -> list[Job]:
     if most <= 0 or not host.queued:
         return []
     flying = len(pipeline.in_flight)
+    if host.suspects:
+        if not pipeline.sent:
+            return [host.pop_suspect()]
+        if needs_fresh(host) and not (flying and any(other.retiring for other in host.pipelines)):
+            pipeline.retiring = True  # and make room for one
+            return []
     # An equal share, so that no request waits behind others while a connection has nothing to do.
     share = -(-(host.queued + host.in_flight) // len(host.pipelines))
     most = min(most, max(share, 1) - flying)
     batch: list[Job] = []
     while len(batch) < most and (job := host.pop()) is not None:
-        if job.suspect and pipeline.sent:
-            host.put_back([job])
-            if not (flying or batch) and needs_fresh(host):
-                pipeline.retiring = True  # and make room for one
-            break
-        if not (job.alone or job.suspect):
+        if not job.alone:
             batch.append(job)
             continue
         if not (flying or batch):

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import copy
 
-from dugong.errors import Delivery, DugongError
+from dugong.errors import ConnectionClosed, Delivery, DugongError
 
-__all__ = ["BodyError", "failure", "forget_frames"]
+__all__ = ["Abandoned", "BodyError", "failure", "forget_frames"]
+
+
+class Abandoned(ConnectionClosed):
+    """A connection ends because nobody wants what is coming in: no fault of the host's."""
+
+    msg = "the answer that was coming in has been abandoned"
 
 
 class BodyError(Exception):
@@ -39,6 +45,8 @@ def forget_frames(error: BaseException | None) -> None:
     """
     if isinstance(error, BodyError):
         error.__traceback__ = error.__cause__ = error.__context__ = None
-    while isinstance(error, (DugongError, OSError)):
+    seen: set[int] = set()  # for such a chain may lead back to where it began
+    while isinstance(error, (DugongError, OSError)) and id(error) not in seen:
+        seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

@@ -104,6 +104,13 @@ def _free_birth() -> None:
 os.register_at_fork(after_in_child=_free_birth)
 
 
+def _check_timeout(timeout: object) -> None:
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if not timeout <= threading.TIMEOUT_MAX:  # which no NaN passes
+        raise ValueError(f"timeout must be finite, not {timeout!r}")
+
+
 class ResponseFuture(concurrent.futures.Future["Response"]):
     """The answer to a request that was submitted to a pool; a `concurrent.futures.Future`.
 
@@ -126,8 +133,9 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         """Return the answer, waiting for it for up to *timeout* seconds (default: no limit).
 
         Raises whatever the request has failed with, `concurrent.futures.CancelledError` if it was
-        cancelled, TimeoutError if it is not done by then (it goes on), and `StateError` if it is
-        not done and this is a thread of the pool, as in a callback.
+        cancelled, TimeoutError if it is not done by then (it goes on), `StateError` if it is not
+        done and this is a thread of the pool, as in a callback, and TypeError or ValueError if
+        *timeout* is no number of seconds. With zero or a negative one, it does not wait.
         """
         self._wait(timeout)
         exc = self._exception
@@ -178,8 +186,10 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         """Have *fn* called with this future when it is done; now if it is done already.
 
         It is called in the thread that resolves it, mostly one of the pool, where it must not wait
-        for another request; what it raises is logged.
+        for another request; what it raises is logged. Raises TypeError if *fn* is not callable.
         """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {fn!r}")
         audience = self._join()
         with audience.lock:
             if self._state == PENDING:
@@ -251,6 +261,8 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
             logging.getLogger("concurrent.futures").exception("a callback of %r has failed", self)
 
     def _wait(self, timeout: float | None) -> None:
+        if timeout is not None:
+            _check_timeout(timeout)
         if self._state == PENDING:
             self._wait_pending(timeout)
         if self._state == CANCELLED_AND_NOTIFIED:

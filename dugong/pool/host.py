@@ -24,6 +24,11 @@ MAX_STRIKES = 3
 #: Seconds after which we see again whether a host takes more requests on a connection.
 QUOTA_TIME = 600.0
 
+#: Seconds of an interval; a retry budget looks back on this one and the one before.
+BUDGET_TIME = 5.0
+#: How many repetitions in that time are within any budget.
+FREE_REPEATS = 3
+
 _FEW = 64  # withdrawn requests that nobody minds in a queue
 
 
@@ -121,10 +126,16 @@ class Host:
     """An origin of a pool.
 
     `queue` holds the requests that no connection has, the next one first; some of them may have
-    been withdrawn (`Job.done`). `queued` counts the others, `in_flight` those on connections.
+    been withdrawn (`Job.done`). `suspects` are those that need a connection which has not been
+    used. `queued` counts both, but for the withdrawn; `in_flight` counts those on connections, and
+    `waiting` those that wait to be tried again, each for itself.
     `pipelines` are all connections that have not ended; of these, `idle` could take any request at
     once, the one used last being last, and `roomy` have requests in flight but could take more.
-    `unopenable_until`: opening another connection failed, so there is no hurry to try again.
+    `unopenable_until`: opening another connection failed, so there is no hurry to try again;
+    `unreachable`: how often in a row it did when there was no other. `held`: the host has asked us
+    to wait, which we do until `held_until`. `recent` has what `sent` and `repeated` (how often a
+    request that had failed was tried again) were when the last interval of `BUDGET_TIME`, and this
+    one, began; the latter at `recent_since`.
     `builder` makes the heads of requests; `plain_builder`, if there is one, those with no headers
     but the pool's. These two never change.
     """
@@ -132,6 +143,8 @@ class Host:
     __slots__ = (
         "answered",
         "builder",
+        "held",
+        "held_until",
         "idle",
         "in_flight",
         "lessons",
@@ -142,10 +155,16 @@ class Host:
         "plain_builder",
         "queue",
         "queued",
+        "recent",
+        "recent_since",
+        "repeated",
         "resent",
         "roomy",
         "sent",
+        "suspects",
         "unopenable_until",
+        "unreachable",
+        "waiting",
         "withdrawn",
     )
 
@@ -162,22 +181,30 @@ class Host:
         self.plain_builder = plain_builder
         self.lessons = Lessons(depth)
         self.queue: deque[Job] = deque()
+        self.suspects: deque[Job] = deque()
         self.queued = 0
+        self.waiting = 0
         self.withdrawn = 0
         self.in_flight = 0
         self.pipelines: dict[Pipeline, None] = {}
         self.idle: dict[Pipeline, None] = {}
         self.roomy: dict[Pipeline, None] = {}
         self.unopenable_until = 0.0
+        self.unreachable = 0
+        self.held = False
+        self.held_until = 0.0
+        self.recent = ((0, 0), (0, 0))
+        self.recent_since = 0.0
         self.numbered = 0
         self.sent = 0
         self.answered = 0
         self.resent = 0
+        self.repeated = 0
 
     @property
     def unused(self) -> bool:
         """True if there is nothing here but what has been learned."""
-        return not self.pipelines and not self.queued
+        return not (self.pipelines or self.queued or self.waiting or self.held)
 
     def append(self, job: Job) -> None:
         """Put *job* at the end of the queue."""
@@ -185,19 +212,49 @@ class Host:
         self.queued += 1
 
     def put_back(self, jobs: list[Job]) -> None:
-        """Put *jobs*, which were sent or nearly so, at the head of the queue in their order."""
-        self.queue.extendleft(reversed(jobs))
+        """Put *jobs*, which were sent or nearly so, at the head of the queues in their order."""
+        self.queue.extendleft(job for job in reversed(jobs) if not job.suspect)
+        self.suspects.extendleft(job for job in reversed(jobs) if job.suspect)
         self.queued += len(jobs)
 
-    def withdraw(self) -> None:
-        """Take note that a job in the queue has become `done`."""
+    def withdraw(self, job: Job) -> None:
+        """Take note that *job*, which is queued, has become `done`."""
         self.queued -= 1
-        self.withdrawn += 1
+        if job.suspect:
+            self.suspects.remove(job)
+        else:
+            self.withdrawn += 1
         if not self.queued:
             self._forget_withdrawn()
         elif self.withdrawn > _FEW and self.withdrawn > len(self.queue) // 2:
             self.queue = deque(job for job in self.queue if not job.done)
             self.withdrawn = 0
+
+    def trust_suspects(self) -> None:
+        """Let those that were to have an unused connection have any."""
+        jobs = list(self.suspects)
+        self.suspects.clear()
+        self.queued -= len(jobs)
+        for job in jobs:
+            job.suspect = False
+            job.alone = True
+        self.put_back(jobs)
+
+    def pop_all(self) -> list[Job]:
+        """Remove and return all that is queued."""
+        jobs = [job for job in (*self.suspects, *self.queue) if not job.done]
+        self.suspects.clear()
+        self.queued = 0
+        self._forget_withdrawn()
+        return jobs
+
+    def pop_suspect(self) -> Job:
+        """Remove and return the next job that needs an unused connection. There must be one."""
+        job = self.suspects.popleft()
+        self.queued -= 1
+        if not self.queued and self.queue:
+            self._forget_withdrawn()
+        return job
 
     def pop(self) -> Job | None:
         """Remove and return the next job of the queue, or None if it is empty."""
@@ -210,6 +267,20 @@ class Host:
                 return job
             self.withdrawn -= 1
         return None
+
+    def may_repeat(self, budget: float, now: float) -> bool:
+        """Return whether another repetition is within *budget*, a share of the recent requests."""
+        self.note_time(now)
+        sent, repeated = self.recent[0]
+        return self.repeated - repeated < (self.sent - sent) * budget + FREE_REPEATS
+
+    def note_time(self, now: float) -> None:
+        """Begin another interval if it is time to. To be called before `sent` grows."""
+        age = now - self.recent_since
+        if age >= BUDGET_TIME:
+            count = (self.sent, self.repeated)
+            self.recent = (self.recent[1] if age < 2 * BUDGET_TIME else count, count)
+            self.recent_since = now
 
     def _forget_withdrawn(self) -> None:
         # They refer to their pool, and there is nobody on the way who would come across them.

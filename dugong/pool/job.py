@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.receiver import ConnectionBody
     from dugong.pool.request import Request
-    from dugong.pool.response import Attempt, Response, StreamedResponse
+    from dugong.pool.response import Attempt, Response
+    from dugong.pool.retry import RetryPolicy
     from dugong.pool.timers import Timer
 
 __all__ = ["Job"]
 
 # The later, the less may be said of what the server has not done.
 _PROGRESS = (
-    Delivery.DISCLAIMED,
     Delivery.UNSENT,
+    Delivery.DISCLAIMED,
     Delivery.PARTLY_SENT,
     Delivery.SENT,
     Delivery.ANSWER_STARTED,
@@ -40,16 +41,17 @@ class Job:
 
     `request`, `future`, `pool` (which is not forgotten as long as this is not done), `head` (with
     the body, if that is small), `upload` (the body, if it goes piece by piece), `expect100`,
-    `close` (the request asks for the connection to be closed), `timeout`, `alone` (nothing may be
-    sent before or behind it) and `streamed` (the caller reads the body of the answer) never
-    change. `exchange` is set by whoever sends. The rest is guarded by the lock of the scheduler:
-    `host`, `queued` (it has been in the queue), `done` (the outcome is
-    decided; what still comes in is dropped), `pipeline` (the connection that has it; None: the
-    queue), `since` (when it was taken from the queue, `time.monotonic`), `sending` (the sender has
-    its body), `outcome` (waits for the sender to let go of the body), `error` (what the
-    connection's end means for this job), `answering` (the head of its answer has come), `reading`
-    (what the caller reads the body with), `suspect`
-    (it lost a connection before, and is sent alone), `attempts` and `timer` (of its deadline).
+    `close` (the request asks for the connection to be closed), `timeout`, `retry` (its policy) and
+    `streamed` (the caller reads the body of the answer) never change. `exchange` is set by whoever
+    sends. The rest is guarded by the lock of the scheduler: `host`, `alone` (nothing may be sent
+    before or behind it), `queued` (it has been in the queue), `done` (the outcome is decided; what
+    still comes in is dropped), `pipeline` (the connection that has it; None: the queue, or it waits
+    to be tried again), `since` (when it was taken from the queue, `time.monotonic`), `sending` (the
+    sender has its body), `outcome` (waits for the sender to let go of the body), `error` (what the
+    job fails with, whatever the policy, once its connection has ended), `answering` (the head of
+    its answer has come), `reading` (what the caller reads the body with), `suspect` (it lost a
+    connection before, and is sent alone on one that has not been used), `attempts` (that have
+    failed) and `timer` (of its deadline).
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class Job:
         "queued",
         "reading",
         "request",
+        "retry",
         "sending",
         "since",
         "streamed",
@@ -86,12 +89,14 @@ class Job:
         host: Host,
         head: bytes,
         timeout: float | None,
+        retry: RetryPolicy,
     ) -> None:
         self.request = request
         self.pool = pool
         self.host = host
         self.head = head
         self.timeout = timeout
+        self.retry = retry
         self.future = ResponseFuture(request, self)
         self.upload: RequestBody | None = None
         self.expect100 = False
@@ -104,13 +109,23 @@ class Job:
         self.pipeline: Pipeline | None = None
         self.since = 0.0
         self.sending = False
-        self.outcome: Response | StreamedResponse | Exception | None = None
+        self.outcome: Response | None = None
         self.error: Exception | None = None
         self.answering = False
         self.reading: ConnectionBody | None = None
         self.suspect = False
         self.attempts: tuple[Attempt, ...] = ()
         self.timer: Timer | None = None
+
+    @property
+    def number(self) -> int:
+        """The how-manieth attempt is next, or under way; those that do not count left out."""
+        return 1 + sum(attempt.charged for attempt in self.attempts)
+
+    @property
+    def rewindable(self) -> bool:
+        """Whether the body, if there is one, could be sent again."""
+        return self.upload is None or self.upload.rewindable
 
     def begin(self) -> Exchange:
         """Return the exchange for another sending of the request."""
@@ -127,8 +142,8 @@ class Job:
 
     def furthest(self, delivery: Delivery) -> Delivery:
         """Return how far the request has ever got, if *delivery* is how far it has got now."""
-        verdicts = (delivery, *(attempt.delivery for attempt in self.attempts))
-        return max(verdicts, key=_PROGRESS.index)
+        earlier = (attempt.delivery for attempt in self.attempts if attempt.delivery is not None)
+        return max((delivery, *earlier), key=_PROGRESS.index)
 
     def release(self) -> None:
         """Let go of the body, for nobody will send it any more."""

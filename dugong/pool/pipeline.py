@@ -38,8 +38,8 @@ class Pipeline:
     * `sender_parked`: the sender waits at `work`. The receiver waits at `arrivals`.
     * `connected`; `exclusive`: a request that is to be alone is in flight; `blocked`: a long answer
       is coming in; `retiring`: it is too old; `broken`: nothing more can be sent; `ending`: nor
-      received. `failure` is why,
-      unless the connection ends in good order; `settled`: its requests have been seen to.
+      received. `failure` is why, unless the connection ends in good order, and `end_reason` says it
+      in words; `settled`: its requests have been seen to.
     * `uploading`: whose body the sender has; `let_go_at`: when it last let go of one.
     * `sent`, `answered`: how many; `idle_since`: when it last became idle; `idle_timer`:
       looks whether it still is; `age_timer`: of *max_age*.
@@ -54,6 +54,7 @@ class Pipeline:
         "broken",
         "connected",
         "duplexer",
+        "end_reason",
         "ending",
         "exclusive",
         "failure",
@@ -112,6 +113,7 @@ class Pipeline:
         self.ending = False
         self.settled = False
         self.failure: Exception | None = None
+        self.end_reason = ""
         self.sent = 0
         self.answered = 0
         self.idle_since = opened

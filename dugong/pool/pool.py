@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
 from threading import Lock
 from time import monotonic
@@ -34,10 +34,12 @@ from dugong.pool.request import (
     Origin,
     PoolDefault,
     Request,
+    check_retry,
     check_seconds,
     header_pairs,
 )
 from dugong.pool.response import Response, StreamedResponse
+from dugong.pool.retry import RetryPolicy
 from dugong.pool.scheduler import Limits, Scheduler
 from dugong.pool.statistics import PoolStatistics
 
@@ -48,9 +50,11 @@ if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
     from dugong.connection.request import HeadersLike
     from dugong.connection.transport import Transport
+    from dugong.pool.events import Event
 
 __all__ = ["ConnectionPool"]
 
+_DEFAULT_RETRY = RetryPolicy()
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _AHEAD = 1024  # requests that map() and as_completed() keep under way, at most
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
@@ -72,10 +76,13 @@ class ConnectionPool:
     * *ssl_context*: for https; default: `ssl.create_default_context()`, which verifies.
     * *proxy*: ``(host, port)`` or ``http://user:password@host:port``, as of `HTTPConnection`.
     * *headers*: sent with every request that does not set the same names itself.
+    * *retry*: the `RetryPolicy` of requests that have none of their own; None: one attempt only.
     * *max_queued*: how many requests may wait; beyond that, `submit` blocks.
     * *max_body_size*: bytes of a response body kept in memory; beyond that, `ResponseTooLarge`.
     * *idle_timeout*: after which an idle connection is closed.
     * *max_age*, *max_requests*: after which a connection is replaced, between answers.
+    * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
+      for the pool; by several threads at a time, so only `Event.when` tells the order.
 
     Raises TypeError or ValueError if these make no sense.
 
@@ -95,11 +102,13 @@ class ConnectionPool:
         ssl_context: ssl.SSLContext | None = None,
         proxy: tuple[str, int] | str | None = None,
         headers: HeadersLike | None = None,
+        retry: RetryPolicy | None = _DEFAULT_RETRY,
         max_queued: int = 100_000,
         max_body_size: int = 64 * 1024 * 1024,
         idle_timeout: float = 60.0,
         max_age: float | None = None,
         max_requests: int | None = None,
+        on_event: Callable[[Event], object] | None = None,
     ) -> None:
         _check_counts(
             max_connections_per_host=max_connections_per_host,
@@ -114,7 +123,11 @@ class ConnectionPool:
         if idle_timeout is None:
             raise TypeError("idle_timeout must be a number of seconds")
         check_ssl_context(ssl_context)
+        check_retry(retry)
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event must be callable, not {on_event!r}")
         self._timeout = timeout
+        self._retry = RetryPolicy.never if retry is None else retry
         self._proxy = None if proxy is None else Proxy(proxy)
         self._default_headers = _default_headers(headers)
         limits = Limits(
@@ -131,7 +144,7 @@ class ConnectionPool:
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
         # not done. So a pool that nobody waits for is collected, and the threads are told then.
         self._dialer = _Dialer(self._proxy, ssl_context, timeout)
-        self._scheduler = Scheduler(limits, self._dialer)
+        self._scheduler = Scheduler(limits, self._dialer, on_event)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
         # When the interpreter exits, nothing is to be tidied up, and nobody to be called back.
         self._finalizer.atexit = False
@@ -150,13 +163,14 @@ class ConnectionPool:
         deadline: float | None = None,
         expect100: bool = False,
         idempotent: bool | None = None,
+        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
 
         Takes either a `Request` or the parameters of one. Raises ValueError or TypeError for bad
         arguments, and what `submit(...).result()` raises.
         """
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._job(made)
@@ -184,6 +198,7 @@ class ConnectionPool:
         deadline: float | None = None,
         expect100: bool = False,
         idempotent: bool | None = None,
+        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         block: bool = True,
     ) -> ResponseFuture:
         """Queue a request and return its future, a `concurrent.futures.Future` of a `Response`.
@@ -193,7 +208,7 @@ class ConnectionPool:
         ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
         `result()` of the future.
         """
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._job(made)
         try:
             self._scheduler.submit(job, block, _deadline(made))
@@ -206,24 +221,35 @@ class ConnectionPool:
         """Yield the response to each of *requests* (URLs for GET, or `Request` objects), in order.
 
         Takes from *requests* only so much that there is enough under way, so they may be endless.
-        A request that fails raises here, and the later ones are cancelled: use `as_completed` to
-        go on. Raises TypeError at the call if *requests* are no iterable.
+        A request that fails, or cannot be made, raises here when it is its turn, and the later ones
+        are cancelled: use `as_completed` to go on. So does what *requests* raise themselves. Raises
+        TypeError at the call if they are no iterable.
         """
         return self._map(_requests(requests))
 
     def _map(self, source: Iterator[Request]) -> Iterator[Response]:
         ahead: deque[ResponseFuture] = deque()
+        failed: Exception | None = None  # what *source* ends with, after all that came before
         try:
             while True:
-                while len(ahead) < _AHEAD and (request := next(source, None)) is not None:
-                    ahead.append(self.submit(request))
-                    if ahead[0].done():
-                        break
-                if not ahead:
+                try:
+                    while failed is None and len(ahead) < _AHEAD:
+                        if (request := next(source, None)) is None:
+                            break
+                        ahead.append(self.submit(request))
+                        if ahead[0].done():
+                            break
+                except Exception as exc:
+                    failed = exc
+                if ahead:
+                    yield ahead[0].result()  # which is cancelled, too, if the wait is interrupted
+                    ahead.popleft()
+                elif failed is not None:
+                    raise failed
+                else:
                     return
-                yield ahead[0].result()  # which is cancelled, too, if the wait is interrupted
-                ahead.popleft()
         finally:
+            failed = None  # which refers to this frame
             for future in ahead:
                 future.cancel()
 
@@ -231,31 +257,42 @@ class ConnectionPool:
         """Yield a future for each of *requests* (URLs for GET, or `Request` objects), when done.
 
         `future.request` says whose it is. Takes from *requests* only so much that there is enough
-        under way, so they may be endless. Raises TypeError at the call if they are no iterable.
+        under way, so they may be endless. One that cannot be made raises here, as does what
+        *requests* raise themselves, once there is a future for all that came before. Raises
+        TypeError at the call if they are no iterable.
         """
         return self._as_completed(_requests(requests))
 
     def _as_completed(self, source: Iterator[Request]) -> Iterator[ResponseFuture]:
         done: SimpleQueue[Any] = SimpleQueue()
         pending: set[ResponseFuture] = set()
+        failed: Exception | None = None  # what *source* ends with, after all that came before
         try:
             while True:
-                while len(pending) < _AHEAD and (request := next(source, None)) is not None:
-                    future = self.submit(request)
-                    pending.add(future)
-                    future.add_done_callback(done.put)
-                    if not done.empty():
-                        break
-                if not pending:
+                try:
+                    while failed is None and len(pending) < _AHEAD:
+                        if (request := next(source, None)) is None:
+                            break
+                        future = self.submit(request)
+                        pending.add(future)
+                        future.add_done_callback(done.put)
+                        if not done.empty():
+                            break
+                except Exception as exc:
+                    failed = exc
+                if pending:
+                    future = done.get()
+                    pending.remove(future)
+                    yield future
+                elif failed is not None:
+                    raise failed
+                else:
                     return
-                future = done.get()
-                pending.remove(future)
-                yield future
         finally:
+            failed = None  # which refers to this frame
             for future in pending:
                 future.cancel()
 
-    @contextmanager
     def stream(
         self,
         method: str | Request,
@@ -267,21 +304,27 @@ class ConnectionPool:
         deadline: float | None = None,
         expect100: bool = False,
         idempotent: bool | None = None,
-    ) -> Iterator[StreamedResponse]:
+        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+    ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its answer as it comes.
 
-        Takes either a `Request` or the parameters of one, and raises as `request`. The connection
-        is the block's until it is left; if the body has not been read then, what little is left of
-        it is drained, or the connection closed. With a request body, the block begins when the
-        answer does, which may be before all of the body was sent.
+        Takes either a `Request` or the parameters of one, and raises as `request`: at the call for
+        bad arguments, and everything else when the block is entered. The connection is the block's
+        until it is left; if the body has not been read then, what little is left of it is drained,
+        or the connection closed. With a request body, the block begins when the answer does, which
+        may be before all of the body was sent.
         """
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent)
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._job(made)
         job.alone = job.streamed = True
+        return self._stream(job)
+
+    @contextmanager
+    def _stream(self, job: Job) -> Iterator[StreamedResponse]:
         self._scheduler.check_may_wait()
         answer: StreamedResponse | None = None
         try:
-            self._scheduler.submit(job, True, _deadline(made))
+            self._scheduler.submit(job, True, _deadline(job.request))
             answer = receiver.streamed(job.future.result())
             yield answer
         finally:
@@ -344,9 +387,13 @@ class ConnectionPool:
 
     def _job(self, request: Request) -> Job:
         host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
-        timeout = request.timeout
-        if isinstance(timeout, PoolDefault):
+        timeout, retry = request.timeout, request.retry
+        if timeout is POOL_DEFAULT:
             timeout = self._timeout
+        if retry is POOL_DEFAULT:
+            retry = self._retry
+        elif retry is None:
+            retry = RetryPolicy.never
         if (
             request.headers is None
             and request.body is None
@@ -354,12 +401,14 @@ class ConnectionPool:
             and host.plain_builder is not None
         ):
             head = host.plain_builder.plain_head(request.method, request.target)
-            job = Job(request, self, host, head, timeout)
+            job = Job(request, self, host, head, timeout, retry)
             job.alone = not request.is_idempotent
             return job
-        return self._elaborate_job(request, host, timeout)
+        return self._elaborate_job(request, host, timeout, retry)
 
-    def _elaborate_job(self, request: Request, host: Host, timeout: float | None) -> Job:
+    def _elaborate_job(
+        self, request: Request, host: Host, timeout: float | None, retry: RetryPolicy
+    ) -> Job:
         if request.method == "CONNECT":
             raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
         given = [] if request.headers is None else list(header_pairs(request.headers))
@@ -391,7 +440,7 @@ class ConnectionPool:
         expect100 = upload is not None and request.expect100 and upload.length != 0
         built = host.builder.build(request.method, request.target, headers, following, expect100)
         head = built.head if built.body is None else built.head + built.body
-        job = Job(request, self, host, head, timeout)
+        job = Job(request, self, host, head, timeout, retry)
         job.upload = upload
         job.expect100 = expect100
         job.close = close
@@ -445,6 +494,7 @@ def _made(
     deadline: float | None,
     expect100: bool,
     idempotent: bool | None,
+    retry: RetryPolicy | PoolDefault | None,
 ) -> Request:
     """Return the `Request` that the caller has given, or has given the parameters of."""
     if not isinstance(method, Request):
@@ -459,9 +509,11 @@ def _made(
             deadline=deadline,
             expect100=expect100,
             idempotent=idempotent,
+            retry=retry,
         )
     others = (url, headers, body, deadline, idempotent)
-    if others != (None, None, None, None, None) or timeout is not POOL_DEFAULT or expect100:
+    defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
+    if others != (None, None, None, None, None) or not defaults:
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
 
@@ -491,12 +543,7 @@ def _content_length(value: str) -> int:
 
 def _default_headers(headers: HeadersLike | None) -> list[tuple[str, str]]:
     """Check the headers of a pool, and add ours."""
-    if headers is None:
-        pairs = []
-    elif isinstance(headers, (str, bytes)):
-        raise TypeError(f"headers must be a mapping or (name, value) pairs, not {headers!r}")
-    else:
-        pairs = list(header_pairs(headers))
+    pairs = [] if headers is None else list(header_pairs(headers))
     names = set()
     for name, value in pairs:
         field_line(name, value)

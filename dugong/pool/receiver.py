@@ -14,7 +14,7 @@ from dugong.connection.polling import eval_coroutine
 from dugong.connection.readers import LengthReader
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
 from dugong.headers import Headers
-from dugong.pool.failure import failure
+from dugong.pool.failure import Abandoned, failure
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dugong.pool.pipeline import Pipeline
     from dugong.pool.traffic import Traffic
 
-__all__ = ["LONG", "Abandoned", "ConnectionBody", "handle", "receive", "run"]
+__all__ = ["LONG", "ConnectionBody", "handle", "receive", "run"]
 
 #: Bytes: nothing is sent behind an answer longer than this, and no more than this is drained.
 LONG = 256 * 1024
@@ -34,12 +34,6 @@ _DRAINED = 64 * 1024
 DRAIN_TIME = 1.0
 
 _PIECE = 256 * 1024  # bytes received at a time of a body whose length is not known
-
-
-class Abandoned(ConnectionClosed):
-    """Nobody wants the rest of an answer that is too long to be drained."""
-
-    msg = "the answer that was coming in has been abandoned"
 
 
 def run(scheduler: Traffic, pipeline: Pipeline) -> None:
@@ -70,16 +64,26 @@ def handle(
             scheduler.open_gate(pipeline)
             return
         job = in_flight[len(done)]
-        if (body := buffered) is None or (len(body) > limit and not job.streamed):
+        body = buffered
+        if body is not None and len(body) > limit and not job.streamed:
+            body = None  # it is refused below, like those that have not come yet
+        if body is None:
             job.answering = True
-            if job.streamed:
-                headers = Headers._from_parsed(fields)
-                source = ConnectionBody(scheduler, pipeline, job)
-                answer = StreamedResponse(status, reason, headers, job.request, length, source)
-                if scheduler.hand_over(pipeline, job, answer, source):
-                    return
             try:
-                body = _receive_body(scheduler, pipeline, job, length)
+                if job.streamed:
+                    beginning = b""
+                    if scheduler.may_not_be_outcome(job, status):
+                        beginning, body = _receive_beginning(scheduler, pipeline, job, length)
+                    if body is None:
+                        headers = Headers._from_parsed(fields)
+                        source = ConnectionBody(scheduler, pipeline, job, beginning)
+                        answer = StreamedResponse(
+                            status, reason, headers, job.request, length, source, job.attempts
+                        )
+                        if scheduler.hand_over(pipeline, job, answer, source):
+                            return
+                if body is None:
+                    body = _receive_body(scheduler, pipeline, job, length)
             except Exception as exc:
                 error = exc
                 break
@@ -89,13 +93,44 @@ def handle(
     scheduler.answered(pipeline, done, error)
 
 
+def _receive(scheduler: Traffic, pipeline: Pipeline, job: Job, view: memoryview) -> int:
+    """Receive the next part of the body into *view*; 0 is its end."""
+    while True:
+        try:
+            return pipeline.duplexer.readinto(view, job.timeout)
+        except ConnectionTimedOut:
+            if not scheduler.sends_body(pipeline):
+                raise
+
+
+def _receive_beginning(
+    scheduler: Traffic, pipeline: Pipeline, job: Job, length: int | None
+) -> tuple[bytes, bytes | None]:
+    """Return what can be kept of a body, and again if that is all of it (else None).
+
+    So an answer that is streamed can be let go of for another attempt, and handed over otherwise.
+    """
+    if length is not None and length > LONG:
+        return b"", None
+    parts: list[bytes] = []
+    received = 0
+    view = memoryview(bytearray(min(length or _PIECE, _PIECE)))
+    while received <= LONG:
+        got = _receive(scheduler, pipeline, job, view)
+        if not got:
+            whole = b"".join(parts)
+            return whole, whole
+        parts.append(bytes(view[:got]))
+        received += got
+    return b"".join(parts), None
+
+
 def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int | None) -> bytes:
     limit = scheduler.limits.max_body_size
     if length is not None and length > limit:
         raise ResponseTooLarge(f"a body of {length} bytes is more than max_body_size ({limit})")
     if length is None or length > LONG:
         scheduler.block(pipeline)
-    duplexer = pipeline.duplexer
     received = 0
     if length is not None:
         whole = bytearray(length)
@@ -103,11 +138,11 @@ def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int 
         while received < length:
             if job.done and length - received > LONG:
                 raise Abandoned
-            received += duplexer.readinto(view[received:], job.timeout)
+            received += _receive(scheduler, pipeline, job, view[received:])
         return bytes(whole)
     parts: list[bytes] = []
     view = memoryview(bytearray(_PIECE))
-    while got := duplexer.readinto(view, job.timeout):
+    while got := _receive(scheduler, pipeline, job, view):
         received += got
         if job.done and received > LONG:
             raise Abandoned
@@ -120,13 +155,20 @@ def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int 
 class ConnectionBody:
     """The body of a streamed answer, which its caller reads from the connection itself."""
 
-    def __init__(self, scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
+    def __init__(
+        self, scheduler: Traffic, pipeline: Pipeline, job: Job, beginning: bytes = b""
+    ) -> None:
         self._scheduler = scheduler
         self._pipeline = pipeline
         self._job = job
+        self._beginning = beginning  # which has been received already
 
     def readinto(self, view: memoryview) -> int:
         """Receive the next part of the body straight into *view*; 0 is its end."""
+        if self._beginning:
+            piece = self._take(len(view))
+            view[: len(piece)] = piece
+            return len(piece)
         try:
             return self._pipeline.duplexer.readinto(view, self._job.timeout)
         except Exception as exc:
@@ -134,17 +176,25 @@ class ConnectionBody:
 
     def read(self, size: int) -> bytes:
         """Receive up to *size* bytes of the body; b"" is its end."""
+        if self._beginning:
+            return self._take(size)
         timeout = self._job.timeout
         try:
             return eval_coroutine(self._pipeline.duplexer.co_read(size, timeout), timeout)
         except Exception as exc:
             raise self._error(exc) from None
 
+    def _take(self, size: int) -> bytes:
+        piece, self._beginning = self._beginning[:size], self._beginning[size:]
+        return piece
+
     def _error(self, exc: Exception) -> Exception:
         """Return what to raise for *exc*: if it was us who ended the connection, why."""
         if isinstance(exc, ConnectionClosed):
             exc = self._job.error or self._pipeline.failure or exc
-        return failure(exc, Delivery.ANSWER_STARTED)
+        exc = failure(exc, Delivery.ANSWER_STARTED)
+        exc.attempts = self._job.attempts  # type: ignore[attr-defined]  # any has a dict
+        return exc
 
     def close(self) -> None:
         """Give the connection back: at once, if next to nothing is left to be read, or closed."""
@@ -176,4 +226,6 @@ def streamed(answer: Response | StreamedResponse) -> StreamedResponse:
         return answer
     status, reason, headers = answer.status, answer.reason, answer.headers
     body = io.BytesIO(answer.body)
-    return StreamedResponse(status, reason, headers, answer.request, len(answer.body), body)
+    return StreamedResponse(
+        status, reason, headers, answer.request, len(answer.body), body, answer.attempts
+    )

@@ -10,29 +10,35 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from threading import TIMEOUT_MAX
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.head import check_method, check_target
-from dugong.connection.request import HeadersLike
+from dugong.connection.request import HeadersLike, header_pairs
 from dugong.headers import Headers
 
+if TYPE_CHECKING:
+    from dugong.pool.retry import RetryPolicy
+
 __all__ = [
+    "IDEMPOTENT",
     "POOL_DEFAULT",
     "BodyLike",
     "Origin",
     "PoolDefault",
     "Request",
+    "check_retry",
     "check_seconds",
     "header_pairs",
     "parse_origin",
     "split_url",
 ]
 
-BodyLike = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes]
+_Body = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes]
+BodyLike = _Body | Callable[[], _Body]
 
 
 class PoolDefault(Enum):
@@ -58,8 +64,9 @@ _MAX_NAME = 254  # with a dot at the end
 _MAX_KNOWN = 4096
 _known_origins: dict[str, Origin] = {}
 
-_IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
-_COMMON = _IDEMPOTENT | {"POST", "PATCH"}
+#: Methods that promise it (RFC 9110 §9.2.2).
+IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
+_COMMON = IDEMPOTENT | {"POST", "PATCH"}
 
 
 class Origin(NamedTuple):
@@ -158,11 +165,13 @@ class Request:
 
     Parameters: *url* is an absolute http or https URL, with what is not ASCII percent-encoded.
     *headers* is a mapping, `Headers` or an iterable of (name, value) pairs. *body* is bytes-like,
-    a binary file, or an iterable of bytes. *timeout* is how many seconds may pass without any
+    a binary file, an iterable of bytes, or a callable that returns one of these, which is called
+    before each sending. *timeout* is how many seconds may pass without any
     progress (None: no limit; default: what the pool was made with), *deadline* how many the whole
     call may take (default: no limit). With *expect100*, the body is sent only when the server
     wants it (RFC 9110 §10.1.1). *idempotent* says whether the request may be sent twice, if
-    something else than its method decides that.
+    something else than its method decides that. *retry* is the `RetryPolicy` (None: one attempt
+    only; default: that of the pool).
 
     Raises TypeError and ValueError if the request could not be sent as it is. The values of
     *headers* and *body* are looked at when it is submitted.
@@ -180,6 +189,7 @@ class Request:
         "idempotent",
         "method",
         "origin",
+        "retry",
         "timeout",
         "url",
     )
@@ -195,6 +205,7 @@ class Request:
         deadline: float | None = None,
         expect100: bool = False,
         idempotent: bool | None = None,
+        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
     ) -> None:
         if method not in _COMMON:
             if not isinstance(method, str):
@@ -224,6 +235,9 @@ class Request:
         if idempotent is not None:
             _check_bool("idempotent", idempotent)
         self.idempotent = idempotent
+        if retry is not POOL_DEFAULT:
+            check_retry(retry)
+        self.retry = retry
 
     @property
     def target(self) -> str:
@@ -235,24 +249,24 @@ class Request:
     def is_idempotent(self) -> bool:
         """Whether sending the request twice does what sending it once does (RFC 9110 §9.2.2).
 
-        What `idempotent` says; if it says nothing, whether the method promises that, or an
-        Idempotency-Key header asks the server to.
+        What `says_idempotent` says; if that is nothing, whether the method promises it.
         """
-        if self.idempotent is not None:
+        said = self.says_idempotent
+        return self.method in IDEMPOTENT if said is None else said
+
+    @property
+    def says_idempotent(self) -> bool | None:
+        """What `idempotent` says; else True if an Idempotency-Key header asks the server for it.
+
+        None if neither says anything, so that the method decides.
+        """
+        if self.idempotent is not None or self.headers is None:
             return self.idempotent
-        if self.method in _IDEMPOTENT:
-            return True
-        if self.headers is None:
-            return False
-        return any(name.lower() == "idempotency-key" for name, _ in header_pairs(self.headers))
+        keyed = any(name.lower() == "idempotency-key" for name, _ in header_pairs(self.headers))
+        return True if keyed else None
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
-
-
-def header_pairs(headers: HeadersLike) -> Iterable[tuple[str, str]]:
-    """Return the (name, value) pairs of *headers*."""
-    return headers.items() if isinstance(headers, (Mapping, Headers)) else headers
 
 
 def _check_headers(headers: HeadersLike) -> HeadersLike:
@@ -271,6 +285,14 @@ def check_seconds(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
     if not 0 < value <= TIMEOUT_MAX:  # which no NaN passes
         raise ValueError(f"{name} must be a positive, finite number of seconds, not {value!r}")
+
+
+def check_retry(value: object) -> None:
+    """Raise TypeError unless *value* is None or a `RetryPolicy`."""
+    from dugong.pool.retry import RetryPolicy
+
+    if value is not None and not isinstance(value, RetryPolicy):
+        raise TypeError(f"retry must be a RetryPolicy or None, not {value!r}")
 
 
 def _check_bool(name: str, value: object) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from dugong.connection.head import Field
-from dugong.connection.request import writable_view
+from dugong.connection.request import check_size, writable_view
 from dugong.errors import Delivery, DugongError, HTTPStatusError
 from dugong.headers import Headers
 
@@ -30,14 +30,24 @@ _NOT_CHARSETS = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "un
 class Attempt(NamedTuple):
     """An attempt to send a request that has failed.
 
-    `when` is in seconds, as `time.time` gives them; `connection` is the name of the connection;
-    `outcome` says what happened; `delivery` how far the request had got.
+    `when` it ended is in seconds, as `time.time` gives them; `connection` is the name of the
+    connection; `outcome` says what happened; `delivery` how far the request had got (None: nobody
+    knows, for there was no pool). `number` is 1 for the first; one that was not `charged` was lost
+    because of another request, and has the number of the next. `status` is that of an answer and
+    `exception` what went wrong: one of the two is None. `response` is that answer, and `request`
+    the `Request`, as long as a `RetryPolicy.should_retry` is asked; neither is kept afterwards.
     """
 
     when: float
     connection: str
     outcome: str
-    delivery: Delivery
+    delivery: Delivery | None
+    number: int = 1
+    charged: bool = True
+    status: int | None = None
+    exception: Exception | None = None
+    response: Response | None = None
+    request: Request | None = None
 
 
 class Response:
@@ -138,7 +148,7 @@ class StreamedResponse:
     For one thread at a time.
     """
 
-    __slots__ = ("_source", "headers", "length", "reason", "request", "status")
+    __slots__ = ("_source", "attempts", "headers", "length", "reason", "request", "status")
 
     def __init__(
         self,
@@ -148,12 +158,14 @@ class StreamedResponse:
         request: Request,
         length: int | None,
         source: BodySource,
+        attempts: tuple[Attempt, ...] = (),
     ) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
         self.request = request
         self.length = length
+        self.attempts = attempts
         self._source: BodySource | None = source
 
     @property
@@ -168,6 +180,8 @@ class StreamedResponse:
         however much that is.
         """
         source = self._open_source()
+        if n is not None:
+            check_size("n", n)
         if n is None or n < 0:
             return b"".join(self)
         return source.read(n) if n else b""
@@ -203,7 +217,9 @@ class StreamedResponse:
                 page += piece
         except (DugongError, OSError):
             pass  # the status says more than why its explanation is cut short
-        response = Response(self.status, self.reason, self.headers, bytes(page), self.request)
+        response = Response(
+            self.status, self.reason, self.headers, bytes(page), self.request, self.attempts
+        )
         raise HTTPStatusError(response)
 
     def close(self) -> None:

@@ -21,8 +21,7 @@ from dugong.errors import (
     PoolFull,
     StateError,
 )
-from dugong.pool import receiver
-from dugong.pool.failure import failure
+from dugong.pool.failure import Abandoned, failure
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
@@ -93,7 +92,7 @@ class Scheduler(Traffic):
         with self.lock:
             if self.closed:
                 raise PoolClosed
-            if not host.idle or host.queued:
+            if not host.idle or host.queued or host.held:
                 return None
             pipeline = self._pop_idle(host)
             pipeline.borrower = job
@@ -125,12 +124,13 @@ class Scheduler(Traffic):
                 return False
             self._drop(job)
             pipeline = job.pipeline
-            if pipeline is not None and pipeline.borrower is job:  # whose caller was interrupted
-                pipeline.borrower = None
-                self._fail(pipeline, receiver.Abandoned("a request was interrupted"))
-            elif pipeline is not None and not pipeline.ending:
+            lent = next((other for other in job.host.pipelines if other.borrower is job), None)
+            if lent is not None:  # its caller was interrupted, when it was answered at the latest
+                lent.borrower = None
+                self._fail(lent, Abandoned("a request was interrupted"))
+            if pipeline is not None and not pipeline.ending:
                 if job.sending:
-                    self._fail(pipeline, receiver.Abandoned("a request was cancelled"))
+                    self._fail(pipeline, Abandoned("a request was cancelled"))
                 else:
                     self._at(monotonic() + DRAIN_TIME, partial(self._end_drain, pipeline, job))
             try:
@@ -148,19 +148,22 @@ class Scheduler(Traffic):
         if job.timer is not None:
             self._timers.cancel(job.timer)
         pipeline = job.pipeline
-        if pipeline is None:
+        if self._end_wait(job):
+            pass
+        elif pipeline is None:
             if job.queued:  # or else it was refused
-                job.host.withdraw()
+                job.host.withdraw(job)
                 self._unqueue(1)
         elif pipeline.reserved is job:
             pipeline.reserved = None
             self._unqueue(1)
             self._wake_sender(pipeline)
+        self._forgive(job.host)
 
     def _end_drain(self, pipeline: Pipeline, job: Job) -> None:
         """Close a connection that still owes the answer to a cancelled *job*."""
         if pipeline.in_flight and pipeline.in_flight[0] is job and not pipeline.ending:
-            self._fail(pipeline, receiver.Abandoned("a request was cancelled"))
+            self._fail(pipeline, Abandoned("a request was cancelled"))
         elif job in pipeline.in_flight:  # it is not its turn yet: others hold it up
             self._at(monotonic() + DRAIN_TIME, partial(self._end_drain, pipeline, job))
 
@@ -185,9 +188,11 @@ class Scheduler(Traffic):
             error = _timed_out(message, job.furthest(self._delivery(pipeline, job)))
             if job.sending or pipeline.in_flight[0] is job:
                 job.error = error
-                self._fail(pipeline, receiver.Abandoned(message))  # no fault of the host's
+                self._fail(pipeline, Abandoned(message))  # no fault of the host's
                 return
         self._drop(job)
+        error.attempts = job.attempts
+        self._tell("gave up", host, "", job.request, str(error))
         self._deferred.append(partial(job.future._reject, error))
 
     def check_may_wait(self) -> None:
@@ -209,11 +214,12 @@ class Scheduler(Traffic):
         with self.lock:
             self.closed = True
             for host in list(self.hosts.values()):
-                while (job := host.pop()) is not None:
+                for job in host.pop_all():
                     self.queued -= 1
-                    self._finish(job, failure(PoolClosed(), Delivery.UNSENT))
+                    self._end_closed(job)
                 for pipeline in list(host.pipelines):
                     self._fail(pipeline, PoolClosed())
+            self._end_all_waits()
             self.room.notify_all()
         self._wake.put(None)
         self._do_deferred()
@@ -232,8 +238,7 @@ class Scheduler(Traffic):
                         self._finish(late, late.outcome)
                     for job in pipeline.in_flight:
                         if not job.done:
-                            verdict = self._delivery(pipeline, job)
-                            self._finish(job, failure(PoolClosed(), verdict))
+                            self._end_closed(job, self._delivery(pipeline, job))
         self._do_deferred()
 
     def forget(self) -> None:
@@ -268,6 +273,8 @@ class Scheduler(Traffic):
         """Return which requests hold which connections of *host*, and since when, in words."""
         now = monotonic()
         lines = []
+        if host.held:
+            lines.append(f"its server, which wants us to wait {host.held_until - now:.1f} s more")
         for pipeline in host.pipelines:
             holders = [
                 f"{job.request.method} {job.request.url} for {now - job.since:.1f} s"
@@ -282,11 +289,12 @@ class Scheduler(Traffic):
 
     def statistics(self) -> PoolStatistics:
         """Return what there is to be seen now."""
-        now = monotonic()
         with self.lock:
+            now = monotonic()
             hosts = {str(host.origin): _host_statistics(host, now) for host in self.hosts.values()}
             return PoolStatistics(
                 queued=self.queued,
+                waiting=len(self.waiting),
                 in_flight=sum(host.in_flight for host in hosts.values()),
                 connections=self.connections,
                 opened=self.opened,
@@ -309,21 +317,25 @@ class Scheduler(Traffic):
 
     def begin_as_child(self) -> None:
         """Forget all that is the parent's, without a byte on its connections."""
-        deferred = []
+        jobs = list(self.waiting)
         for host in self.hosts.values():
-            jobs = [job for job in host.queue if not job.done]
+            jobs += [job for job in (*host.suspects, *host.queue) if not job.done]
             for pipeline in host.pipelines:
                 jobs += [job for job in pipeline.in_flight if not job.done]
+                late = pipeline.uploading  # it may have been answered already
+                if late is not None and late.outcome is not None and not late.done:
+                    jobs.append(late)
                 jobs += [pipeline.reserved] if pipeline.reserved is not None else []
                 if pipeline.duplexer.transport is not None:
                     pipeline.duplexer.transport.drop()
                 pipeline.ending = pipeline.settled = True
-            for job in jobs:
-                job.done = True
-                error = failure(PoolClosed("the request is the parent process's"), Delivery.SENT)
-                # Whoever waits for it does so in the parent, and so does what it calls back.
-                job.future._audience = None
-                deferred.append(partial(job.future._reject, error))
+        deferred = []
+        for job in jobs:
+            job.done = True
+            error = failure(PoolClosed("the request is the parent process's"), Delivery.SENT)
+            # Whoever waits for it does so in the parent, and so does what it calls back.
+            job.future._audience = None
+            deferred.append(partial(job.future._reject, error))
         closed = self.closed
         self.reset()
         self.closed = closed
@@ -335,6 +347,8 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
     return HostStatistics(
         origin=str(host.origin),
         queued=host.queued + sum(p.reserved is not None for p in host.pipelines),
+        waiting=host.waiting,
+        held_for=max(0.0, host.held_until - now) if host.held else 0.0,
         in_flight=host.in_flight,
         window=host.lessons.window,
         pipelining=host.lessons.state(now),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.exchange import RequestSide
 from dugong.connection.polling import eval_coroutine
-from dugong.errors import ConnectionClosed
 from dugong.pool.body import cut_short
 from dugong.pool.failure import BodyError
 
@@ -51,23 +50,27 @@ def run(scheduler: Traffic, pipeline: Pipeline) -> None:
 def send(scheduler: Traffic, pipeline: Pipeline, batch: Sequence[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
     last = batch[-1]
+    upload = last.upload
     try:
-        if last.upload is not None:
-            with _blaming_body():
-                last.upload.rewind()
-        pipeline.duplexer.send_requests(
-            [(job.begin(), job.head) for job in batch], last.timeout, pipeline.wake_receiver
-        )
-        if last.upload is not None:
-            _send_body(scheduler, pipeline, last)
+        try:
+            if upload is not None:
+                with _blaming_body():
+                    upload.rewind()
+            pipeline.duplexer.send_requests(
+                [(job.begin(), job.head) for job in batch], last.timeout, pipeline.wake_receiver
+            )
+            if upload is not None:
+                _send_body(scheduler, pipeline, last)
+        finally:
+            if upload is not None:
+                with _blaming_body():
+                    upload.end_sending()
     except BodyError as exc:
         last.error = exc.error
         return exc
-    except ConnectionClosed as exc:
-        # The receiver finds out what that means: there may be an answer that says why.
-        return exc
     except Exception as exc:
-        last.error = exc
+        # If it is that the connection was closed, the receiver finds out what that means: there may
+        # be an answer that says why.
         return exc
     return None
 

@@ -7,6 +7,7 @@ has been released (`_do_deferred`).
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple
 
 from dugong.connection.polling import Coroutine
 from dugong.connection.transport import Transport
+from dugong.pool.events import Event, EventKind
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from dugong.pool.request import Origin
+from dugong.pool.request import Origin, Request
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.timers import Timer, Timers
 
@@ -43,15 +45,23 @@ class Limits(NamedTuple):
 class Shared:
     """The hosts, queues, connections and timers of a pool. Knows no `ConnectionPool`.
 
-    `limits` and `dial` (how to connect to an origin) never change. Guarded by `lock`: everything
-    else. `idle` has the idle connections of all hosts, the longest idle first; `wanting` the hosts
-    that would open a connection if there were not too many already. `_deferred` is what is to be
-    done once the lock has been released; any thread may add to it and take from it.
+    `limits`, `dial` (how to connect to an origin) and `on_event` (who wants to hear what happens)
+    never change. Guarded by `lock`: everything else. `idle` has the idle connections of all hosts,
+    the longest idle first; `wanting` the hosts that would open a connection if there were not too
+    many already; `waiting` the requests that wait to be tried again, with what will wake them
+    (None: they are being decided on). `_deferred` is what is to be done once the lock has been
+    released; any thread may add to it and take from it.
     """
 
-    def __init__(self, limits: Limits, dial: Callable[[Origin], Coroutine[Transport]]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        dial: Callable[[Origin], Coroutine[Transport]],
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
         self.limits = limits
         self.dial = dial
+        self.on_event = on_event
         self.reset()
 
     def reset(self) -> None:
@@ -62,6 +72,7 @@ class Shared:
         self.connections = 0
         self.idle: dict[Pipeline, None] = {}
         self.wanting: dict[Host, None] = {}
+        self.waiting: dict[Job, Timer | None] = {}
         self.room = Condition(self.lock)  # in the queues, for submit()
         self.let_go = Condition(self.lock)  # of a body, for cancel()
         self.closed = False
@@ -95,7 +106,11 @@ class Shared:
                 action = self._deferred.popleft()
             except IndexError:
                 return
-            action()
+            try:
+                action()
+            except BaseException:
+                self._do_deferred()  # the rest is for others, whom an interrupt does not concern
+                raise
 
     def _start(self, function: Callable[[], object], name: str) -> None:
         """Start a thread; do nothing once the pool is closed. Raises RuntimeError."""
@@ -133,6 +148,20 @@ class Shared:
         """Have *action* done by the maintenance thread. May be called wherever one is."""
         self._wake.put(action)
 
+    def _tell(
+        self,
+        kind: EventKind,
+        host: Host,
+        connection: str = "",
+        request: Request | None = None,
+        reason: str = "",
+    ) -> None:
+        """Have whoever listens told of an event, once the lock has been released."""
+        listener = self.on_event
+        if listener is not None:
+            event = Event(kind, time.time(), str(host.origin), connection, request, reason)
+            self._deferred.append(partial(_notify, listener, event))
+
     def _unqueue(self, count: int) -> None:
         full = self.queued >= self.limits.max_queued
         self.queued -= count
@@ -148,6 +177,19 @@ class Shared:
         future = job.future
         if isinstance(outcome, Exception):
             outcome.delivery = job.furthest(outcome.delivery)  # type: ignore[attr-defined]  # set
+            outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any has a dict
             self._deferred.append(partial(future._reject, outcome))
         else:
             self._deferred.append(partial(future._resolve, outcome))
+
+
+def _notify(listener: Callable[[Event], object], event: Event) -> None:
+    try:
+        listener(event)
+    except BaseException as exc:
+        # Ctrl-C belongs to the program. A thread of the pool has other requests to see to.
+        if not isinstance(exc, Exception) and threading.current_thread() is threading.main_thread():
+            raise
+        import logging
+
+        logging.getLogger(__name__).exception("on_event has failed for: %s", event)

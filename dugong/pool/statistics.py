@@ -58,8 +58,9 @@ class ConnectionStatistics:
 class HostStatistics:
     """One host.
 
-    `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `in_flight`
-    ones have been sent and not been answered. `window` is how many may be in flight on one
+    `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `waiting` ones
+    to be tried again, `in_flight` ones have been sent and not been answered. The host has asked to
+    be left alone for `held_for` more seconds. `window` is how many may be in flight on one
     connection now; `pipelining` how that came: "unproven", "growing", "full" or "one at a time",
     and `lesson` what the host did to be treated so, if it did anything. `quota` is after how many
     answers it closes a connection, if that is known. `sent` and `answered`
@@ -68,6 +69,8 @@ class HostStatistics:
 
     origin: str
     queued: int
+    waiting: int
+    held_for: float
     in_flight: int
     window: int
     pipelining: str
@@ -80,11 +83,13 @@ class HostStatistics:
 
     def __str__(self) -> str:
         lesson = f" ({self.lesson})" if self.lesson else ""
+        waiting = f"{self.waiting} waiting, " if self.waiting else ""
+        held = f", to be left alone for {self.held_for:.1f} s" if self.held_for else ""
         quota = f", closes after {_count(self.quota, 'answer')}" if self.quota else ""
         return (
-            f"{self.origin}: {self.queued} queued, {self.in_flight} in flight "
+            f"{self.origin}: {self.queued} queued, {waiting}{self.in_flight} in flight "
             f"on {_count(len(self.connections), 'connection')}, "
-            f"pipelining {self.pipelining}{lesson}, window {self.window}{quota}; "
+            f"pipelining {self.pipelining}{lesson}, window {self.window}{quota}{held}; "
             f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
         )
 
@@ -93,12 +98,14 @@ class HostStatistics:
 class PoolStatistics:
     """A pool. ``print(pool.statistics())`` shows it as a table, with a line for each host.
 
-    `queued` and `in_flight` count requests and `connections` connections now; `opened` and
+    `queued`, `waiting` (to be tried again) and `in_flight` count requests and `connections`
+    connections now; `opened` and
     `closed` count the connections, and `sent`, `answered` and `resent` the requests, since the
     pool was made. `hosts` are those that it knows now, by their origin.
     """
 
     queued: int
+    waiting: int
     in_flight: int
     connections: int
     opened: int
@@ -113,7 +120,7 @@ class PoolStatistics:
         summary = (
             f"{_count(len(self.hosts), 'host')}, {_count(self.connections, 'connection')} "
             f"({self.opened} opened, {self.closed} closed): "
-            f"{self.queued} queued, {self.in_flight} in flight; "
+            f"{self.queued} queued, {self.waiting} waiting, {self.in_flight} in flight; "
             f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
         )
         rows = [_COLUMNS, *(_row(host) for host in self.hosts.values())]
@@ -123,13 +130,16 @@ class PoolStatistics:
         return "\n".join([summary, *(_line(row, widths) for row in rows)])
 
 
-_COLUMNS = tuple("host connections queued in-flight window sent answered resent pipelining".split())
+_COLUMNS = tuple(
+    "host connections queued waiting in-flight window sent answered resent pipelining".split()
+)
 
 
 def _row(host: HostStatistics) -> tuple[str, ...]:
     numbers = (
         len(host.connections),
         host.queued,
+        host.waiting,
         host.in_flight,
         host.window,
         host.sent,

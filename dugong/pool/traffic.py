@@ -16,6 +16,7 @@ from dugong.errors import ConnectionClosed, DugongError
 from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
 from dugong.pool.dispatch import should_refill, take
+from dugong.pool.failure import Abandoned
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Response, StreamedResponse
@@ -58,8 +59,15 @@ class Traffic(Connections):
         except RuntimeError as exc:
             self.connect_failed(pipeline, exc)
             return False
+        host = pipeline.host
         with self.lock:
             pipeline.connected = True
+            self._tell("opened", host, pipeline.name)
+            if host.unreachable:
+                host.unreachable = 0
+                host.unopenable_until = 0.0
+                self._serve_all(host)
+        self._do_deferred()
         return True
 
     def crashed(self, pipeline: Pipeline, exc: BaseException) -> None:
@@ -101,6 +109,8 @@ class Traffic(Connections):
                     self.lock.release()
                     self._do_deferred()
                     self.lock.acquire()
+                    self._leave_idle(pipeline)  # as long as it may still find something to do
+                    host.roomy.pop(pipeline, None)
                     continue
                 pipeline.work.wait()
                 pipeline.sender_parked = False
@@ -119,13 +129,21 @@ class Traffic(Connections):
             pipeline.let_go_at = monotonic()
             if job.done:
                 self.let_go.notify_all()
-            elif job.outcome is not None:
-                self._finish(job, job.outcome)
-        if error is not None and not pipeline.ending:
+            elif (outcome := job.outcome) is not None:
+                job.outcome = None
+                if outcome.status < 400 or self._is_outcome(job, outcome, pipeline.name):
+                    self._finish(job, outcome)
+        if error is None:
+            return
+        closed = isinstance(error, ConnectionClosed)
+        if not pipeline.ending:
             pipeline.broken = True
             unread = pipeline.receiving or pipeline.duplexer.unread
-            if not unread or not isinstance(error, ConnectionClosed):
+            if not unread or not closed:
                 self._fail(pipeline, error)
+        elif not closed and type(pipeline.failure) is ConnectionClosed:
+            # All that the receiver knows is that the connection was shut: by us, for this reason.
+            pipeline.failure, pipeline.end_reason = error, str(error)
 
     def _take_off(self, pipeline: Pipeline, batch: Sequence[Job]) -> None:
         host = pipeline.host
@@ -139,7 +157,11 @@ class Traffic(Connections):
         pipeline.exclusive = first.alone or first.suspect
         pipeline.in_flight.extend(batch)
         count = len(batch)
+        if self.on_event is not None:
+            for job in batch:
+                self._tell("sent", host, pipeline.name, job.request)
         pipeline.sent += count
+        host.note_time(now)
         host.in_flight += count
         host.sent += count
 
@@ -172,8 +194,10 @@ class Traffic(Connections):
         """Answers have come, in order, and then perhaps an *error*."""
         resolved: list[tuple[Job, Response]] = []
         with self.lock:
+            borrowed = pipeline.borrower is not None  # which it may be by another soon
             pipeline.blocked = False
             good = 0
+            self._count_answers(pipeline, len(done))
             for job, response in done:
                 pipeline.in_flight.popleft()
                 exchange = job.exchange
@@ -182,8 +206,12 @@ class Traffic(Connections):
                     good += 1
                 if job.done:
                     continue
+                if self.on_event is not None:
+                    self._tell_answered(pipeline, job, response)
                 if job.sending:
                     job.outcome = response
+                    continue
+                if response.status >= 400 and not self._is_outcome(job, response, pipeline.name):
                     continue
                 job.done = True
                 if job.timer is not None:
@@ -191,7 +219,6 @@ class Traffic(Connections):
                 if job.upload is not None:
                     job.release()
                 resolved.append((job, response))
-            self._count_answers(pipeline, len(done))
             if not pipeline.in_flight:
                 # The receiver has to look again, under the lock: others may receive before it does.
                 pipeline.exclusive = pipeline.receiving = False
@@ -206,10 +233,13 @@ class Traffic(Connections):
                 self._learn(pipeline, exchange, good)
         for job, response in resolved:
             job.future._resolve(response)
-        if self._deferred:
+        # Who has borrowed the connection gives it back first: what is called may want to use it.
+        if self._deferred and not borrowed:
             self._do_deferred()
 
-    def answered_directly(self, pipeline: Pipeline, job: Job, exchange: Exchange) -> bool:
+    def answered_directly(
+        self, pipeline: Pipeline, job: Job, exchange: Exchange, response: Response
+    ) -> bool:
         """The thread that has borrowed *pipeline* for *job* has its answer, and gives it back.
 
         Returns False if it is too late: the future of *job* says why.
@@ -221,6 +251,8 @@ class Traffic(Connections):
             pipeline.in_flight.popleft()
             self._count_answers(pipeline, 1)
             done, job.done = job.done, True
+            if self.on_event is not None and not done:
+                self._tell_answered(pipeline, job, response)
             lessons = host.lessons
             if (
                 exchange.persistent
@@ -242,6 +274,12 @@ class Traffic(Connections):
             job.future._owner = None  # who is nobody's any more
         return not done
 
+    def _tell_answered(
+        self, pipeline: Pipeline, job: Job, response: Response | StreamedResponse
+    ) -> None:
+        reason = f"{response.status} {response.reason}".rstrip()
+        self._tell("answered", pipeline.host, pipeline.name, job.request, reason)
+
     def _count_answers(self, pipeline: Pipeline, count: int) -> None:
         pipeline.answered += count
         pipeline.host.answered += count
@@ -254,10 +292,12 @@ class Traffic(Connections):
             host.lessons.answered(good, monotonic())
         if not last.minor_version:
             host.lessons.old_version(monotonic())
+            self._tell("learned", host, pipeline.name, reason=host.lessons.lesson or "")
         if last.persistent and not pipeline.in_flight and pipeline.duplexer.buffer:
             # It has sent more than it was asked for, perhaps an answer twice (rule 1).
             host.lessons.broke_the_rules(monotonic())
-            self._end(pipeline)
+            self._tell("learned", host, pipeline.name, reason=host.lessons.lesson or "")
+            self._end(pipeline, "it has sent more than it was asked for")
         elif not last.persistent:
             self._end(pipeline)
         elif pipeline.sender_parked:
@@ -311,7 +351,15 @@ class Traffic(Connections):
             job.reading = source
             pipeline.streaming = True
             pipeline.receiving = False
+            if self.on_event is not None:
+                self._tell_answered(pipeline, job, answer)
+                if self.may_not_be_outcome(job, answer.status):
+                    reason = f"{answer.status} {answer.reason}".rstrip()
+                    reason += "; its body is too long to be let go of"
+                    self._tell("gave up", pipeline.host, pipeline.name, job.request, reason)
         job.future._resolve(answer)
+        if self._deferred:
+            self._do_deferred()
         return True
 
     def end_stream(self, pipeline: Pipeline, job: Job, complete: bool) -> None:
@@ -322,7 +370,7 @@ class Traffic(Connections):
             exchange = job.exchange
             assert exchange is not None
             if not complete:
-                self._fail(pipeline, receiver.Abandoned())
+                self._fail(pipeline, Abandoned())
             try:
                 # Until whoever reads the request's body has let go of it, unless that is us.
                 while job.sending and not self.is_own_thread():

@@ -231,6 +231,47 @@ def test_a_large_body_that_is_cut_short_once_is_fetched_anew(tmp_path: Path) -> 
     assert files(tmp_path) == {"a": b"a" * LARGE}
 
 
+def test_a_large_body_that_is_cut_short_each_time_is_given_up(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nhalf" % LARGE)
+
+    with ScriptedServer(script, repeat=True) as server:
+        (download,) = fetch_all(server.address, tmp_path, "/a")
+    assert download.error == f"connection closed with {LARGE - 4} bytes of body to come"
+    assert server.connections == 1 + 3  # the first has shown how large it is
+    assert files(tmp_path) == {}
+
+
+def test_a_server_that_has_shown_a_large_body_and_answers_no_more_is_given_up(
+    tmp_path: Path,
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
+
+    def no_answer(peer: Peer) -> None:
+        peer.head()
+
+    with ScriptedServer(script, no_answer, repeat=True) as server:
+        (download,) = fetch_all(server.address, tmp_path, "/a")
+    assert download.error == "connection closed before a response head"
+    assert server.connections == 1 + 3
+
+
+def test_a_large_body_that_is_not_to_be_had_now_is_asked_for_again(tmp_path: Path) -> None:
+    answers = iter(["200 OK", "503 Service Unavailable", "200 OK"])
+
+    @serve
+    def script(peer: Peer, target: str) -> None:
+        status = next(answers)
+        peer.answer(b"a" * LARGE if status == "200 OK" else b"later", status=status)
+
+    with ScriptedServer(script, repeat=True) as server:
+        fetch_all(server.address, tmp_path, "/a")
+    assert files(tmp_path) == {"a": b"a" * LARGE}
+
+
 def test_a_large_body_that_cannot_be_written_fails_and_the_others_are_fetched(
     tmp_path: Path,
 ) -> None:
@@ -254,6 +295,32 @@ def test_an_error_answer_fails_and_the_others_are_fetched(tmp_path: Path) -> Non
         downloads = fetch_all(server.address, tmp_path, "/a", "/b", "/c")
     assert [d.error for d in downloads] == [None, "404 Not Found", None]
     assert files(tmp_path) == {"a": b"/a", "c": b"/c"}
+
+
+def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
+    statuses = iter(["503 Service Unavailable", "429 Too Many Requests", "200 OK"])
+
+    @serve
+    def script(peer: Peer, target: str) -> None:
+        peer.answer(target.encode(), status=next(statuses))
+
+    with ScriptedServer(script, repeat=True) as server:
+        fetch_all(server.address, tmp_path, "/a")
+    assert files(tmp_path) == {"a": b"/a"}
+
+
+def test_a_server_that_stays_busy_is_given_up(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    @serve
+    def script(peer: Peer, target: str) -> None:
+        asked.append(target)
+        peer.answer(status="503 Service Unavailable")
+
+    with ScriptedServer(script, repeat=True) as server:
+        (download,) = fetch_all(server.address, tmp_path, "/a")
+    assert download.error == "503 Service Unavailable"
+    assert asked == ["/a"] * 3
 
 
 def test_a_redirect_fails_and_says_where_to(tmp_path: Path) -> None:
@@ -367,9 +434,12 @@ def test_a_body_that_is_cut_short_once_is_fetched_anew(tmp_path: Path) -> None:
     assert files(tmp_path) == {"a": b"/a"}
 
 
-def test_silence_ends_a_download_and_the_others_are_fetched(tmp_path: Path) -> None:
+def test_silence_ends_a_download_at_once_and_the_others_are_fetched(tmp_path: Path) -> None:
+    asked: list[str] = []
+
     @serve
     def script(peer: Peer, target: str) -> None:
+        asked.append(target)
         if target == "/a":
             peer.until_eof()
         else:
@@ -379,6 +449,7 @@ def test_silence_ends_a_download_and_the_others_are_fetched(tmp_path: Path) -> N
         bad, good = fetch_all(server.address, tmp_path, "/a", "/b", timeout=0.2)
     assert bad.error == "nothing happened for 0.2 seconds"
     assert good.error is None
+    assert sorted(asked) == ["/a", "/b"]
 
 
 # --- no connection ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 
 from dugong import AioFuture, BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded
 from dugong.connection import aio
-from dugong.connection.polling import Coroutine
+from dugong.connection.polling import Coroutine, co_sleep
 from tests.support.server import Peer, ScriptedServer
 
 IN, OUT = select.POLLIN, select.POLLOUT
@@ -463,6 +463,39 @@ def test_hundreds_of_requests_are_pipelined_by_two_coroutines(
         HTTPConnection(*server.address, ssl_context=contexts[1]) as conn,
     ):
         run(main())
+
+
+# --- sleeping -------------------------------------------------------------------------------------
+
+
+def watched_descriptors() -> int:
+    """How many descriptors the loop watches, its own included."""
+    loop: Any = asyncio.get_running_loop()
+    return len(loop._selector.get_map())
+
+
+def test_a_coroutine_that_sleeps_does_not_hold_the_loop_up() -> None:
+    async def main() -> None:
+        before = watched_descriptors()
+        future = AioFuture(co_sleep(0.01))
+        await a_turn()
+        assert not future.done()
+        await future
+        assert watched_descriptors() == before
+
+    run(main())
+
+
+def test_a_sleep_that_is_cancelled_leaves_nothing_watched() -> None:
+    async def main() -> None:
+        before = watched_descriptors()
+        future = AioFuture(co_sleep(1e6))
+        await a_turn()
+        assert watched_descriptors() == before + 1
+        assert future.cancel()
+        assert watched_descriptors() == before
+
+    run(main())
 
 
 def test_asyncio_is_imported_when_it_is_first_needed() -> None:

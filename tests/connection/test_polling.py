@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from dugong import ConnectionClosed, ConnectionTimedOut, HTTPConnection, PollNeeded, eval_coroutine
-from dugong.connection.polling import Coroutine, co_interruptible
+from dugong.connection import polling
+from dugong.connection.polling import Coroutine, co_interruptible, co_sleep
 from tests.support.server import ScriptedServer
 
 SHORT = 0.01  # seconds, where running into the limit is what is tested
@@ -196,3 +199,65 @@ def test_closing_an_interruptible_coroutine_closes_the_one_within(
         next(crt)
         crt.close()
         assert steps.closed
+
+
+# --- co_sleep -----------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(polling, "monotonic", clock)
+    return clock
+
+
+def test_a_sleep_is_over_after_its_time(clock: Clock) -> None:
+    crt = co_sleep(5)
+    needed = next(crt)
+    assert needed.timeout == 5
+    assert not needed.is_ready()
+    clock.now += 5
+    with pytest.raises(StopIteration) as ended:
+        next(crt)
+    assert ended.value.value is None
+
+
+def test_a_sleep_that_is_resumed_too_early_asks_for_the_rest(clock: Clock) -> None:
+    crt = co_sleep(5)
+    next(crt)
+    clock.now += 2
+    assert next(crt).timeout == 3
+    crt.close()
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_sleep_of_no_time_does_not_wait(seconds: float) -> None:
+    assert list(co_sleep(seconds)) == []
+
+
+def test_a_sleep_that_is_closed_leaves_no_descriptor(clock: Clock) -> None:
+    crt = co_sleep(5)
+    needed = next(crt)
+    crt.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(needed.fd)
+
+
+def test_a_thread_may_sleep_in_a_coroutine() -> None:
+    begun = time.monotonic()
+    eval_coroutine(co_sleep(SHORT))
+    assert time.monotonic() - begun >= SHORT
+
+
+def test_a_sleep_may_be_longer_than_the_limit_of_a_wait() -> None:
+    eval_coroutine(co_sleep(2 * SHORT), timeout=SHORT)

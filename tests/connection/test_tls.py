@@ -617,3 +617,24 @@ def test_a_fatal_error_behind_data_is_no_end_of_a_body(
             conn.readall()
         with pytest.raises(ConnectionClosed):
             conn.readall()
+
+
+def test_a_reset_just_before_the_handshake_loses_no_descriptor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+
+    class LateContext(ssl.SSLContext):
+        def wrap_socket(self, sock: socket.socket, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+            Peer(accepted).reset()
+            poller = select.poll()
+            poller.register(sock, 0)
+            assert poller.poll(10_000)  # POLLERR
+            return super().wrap_socket(sock, *args, **kwargs)
+
+    fd = sock.fileno()
+    with pytest.raises(ConnectionClosed) as caught:
+        eval_coroutine(co_start_tls(sock, LateContext(ssl.PROTOCOL_TLS_CLIENT), "localhost"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)  # though whoever has the exception has the frames, too
+    del caught

@@ -32,12 +32,15 @@ def made_of(body: BodyLike, content_length: int | None = None) -> RequestBody:
 
 def send(body: RequestBody) -> bytes:
     """Do as the sender does: use each piece before the next is asked for."""
-    body.rewind()
     sent = bytearray()
-    for piece in body.pieces():
-        assert 0 < piece.nbytes <= PIECE
-        assert (piece.format, piece.ndim) == ("B", 1)
-        sent += piece
+    try:
+        body.rewind()
+        for piece in body.pieces():
+            assert 0 < piece.nbytes <= PIECE
+            assert (piece.format, piece.ndim) == ("B", 1)
+            sent += piece
+    finally:
+        body.end_sending()
     return bytes(sent)
 
 
@@ -498,6 +501,154 @@ def test_what_an_iterable_raises_comes_through() -> None:
 
     with pytest.raises(LookupError, match="no more"):
         send(made_of(items()))
+
+
+# --- callables ------------------------------------------------------------------------------------
+
+
+class Factory:
+    """Makes a file with *data* whenever it is called, and keeps them all."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.made: list[io.BytesIO] = []
+
+    def __call__(self) -> io.BytesIO:
+        self.made.append(io.BytesIO(self._data))
+        return self.made[-1]
+
+
+def test_a_callable_is_not_called_before_its_body_is_sent() -> None:
+    make = Factory(b"data")
+    body = made_of(make)
+    assert (body.length, body.data, body.file_range, body.rewindable) == (None, None, None, True)
+    assert make.made == []
+
+
+def test_a_callable_is_called_before_each_sending_and_its_result_closed_afterwards() -> None:
+    make = Factory(LARGE)
+    body = made_of(make)
+    for count in (1, 2):
+        body.rewind()
+        assert len(make.made) == count
+        assert b"".join(map(bytes, body.pieces())) == LARGE
+        assert not make.made[-1].closed
+        body.end_sending()
+        assert make.made[-1].closed
+        assert body.rewindable
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: b"data",
+        lambda: bytearray(b"data"),
+        lambda: io.BytesIO(b"data"),
+        lambda: OnlyReads(b"data"),
+        lambda: [b"da", b"ta"],
+        lambda: (piece for piece in [b"da", b"ta"]),
+    ],
+)
+@pytest.mark.parametrize("length", [None, 4])
+def test_a_callable_may_return_whatever_is_a_body(make: Any, length: int | None) -> None:
+    body = made_of(make, length)
+    assert body.length == length
+    assert [send(body), send(body)] == [b"data", b"data"]
+
+
+def test_a_file_that_a_callable_opens_is_one_for_the_system_only_if_its_length_is_known(
+    path: Path,
+) -> None:
+    for length in (None, len(LARGE)):
+        body = made_of(lambda: path.open("rb"), length)
+        body.rewind()
+        given = None if body.file_range is None else body.file_range[1:]
+        assert given == (None if length is None else (0, length))
+        body.end_sending()
+        assert body.file_range is None
+
+
+@pytest.mark.parametrize("length", [0, 3, 5])
+@pytest.mark.parametrize(
+    "make", [lambda: b"data", lambda: io.BytesIO(b"data")], ids=["bytes", "a file"]
+)
+def test_a_length_that_contradicts_what_a_callable_returns_is_an_error_when_it_does(
+    make: Any, length: int
+) -> None:
+    body = made_of(make, length)
+    with pytest.raises(ValueError, match=f"Content-Length {length} contradicts a body of 4 bytes"):
+        send(body)
+
+
+@pytest.mark.parametrize(
+    ("items", "match"), [([b"dat"], "1 bytes short of"), ([b"data", b"s"], "longer than")]
+)
+def test_a_length_that_contradicts_the_items_of_what_a_callable_returns_is_one_too(
+    items: list[bytes], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        send(made_of(lambda: iter(items), 4))
+
+
+@pytest.mark.parametrize(
+    ("result", "match"),
+    [
+        (None, "the callable for the body has returned None"),
+        (len, "has returned <built-in function len>"),
+        ("text", "encode it first"),
+        ({"a": b"b"}, "not dict"),
+    ],
+)
+def test_what_cannot_be_a_body_is_a_type_error_when_a_callable_returns_it(
+    result: Any, match: str
+) -> None:
+    with pytest.raises(TypeError, match=match):
+        send(made_of(lambda: result))
+
+
+def test_what_a_callable_returned_is_closed_even_if_it_is_no_body() -> None:
+    class Unreadable:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    given = Unreadable()
+    with pytest.raises(TypeError):
+        send(made_of(lambda: given))  # type: ignore[arg-type, return-value]
+    assert given.closed
+
+
+def test_what_a_callable_raises_comes_through_and_it_may_be_called_again() -> None:
+    results: list[Callable[[], bytes]] = [lambda: b"data", lambda: b"%d" % (1 // 0)]
+    body = made_of(lambda: results.pop()())
+    with pytest.raises(ZeroDivisionError):
+        send(body)
+    assert body.rewindable
+    assert send(body) == b"data"
+
+
+def test_what_was_not_made_need_not_be_closed() -> None:
+    made_of(Factory(b"data")).end_sending()
+
+
+def test_what_can_be_read_or_iterated_is_not_called() -> None:
+    class CallableFile(io.BytesIO):
+        def __call__(self) -> bytes:
+            raise AssertionError("this is a file")
+
+    class CallableList(list[bytes]):
+        def __call__(self) -> bytes:
+            raise AssertionError("this is a list")
+
+    assert send(made_of(CallableFile(b"data"))) == b"data"
+    assert send(made_of(CallableList([b"da", b"ta"]))) == b"data"
+
+
+def test_what_the_caller_gave_himself_is_not_closed_after_it_was_sent() -> None:
+    file = io.BytesIO(b"data")
+    send(made_of(file))
+    assert not file.closed
 
 
 # --- what cannot be a body ------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.support.pool import (
     Held,
     discard_rest,
     each,
+    lose_connection,
     name_target,
     signal_after,
     url,
@@ -110,6 +111,15 @@ def test_a_request_that_is_withdrawn_while_connecting_leaves_the_connection_to_o
         handshake.set()
         assert pool.get(url(server, "/2")).body == b"/2"
         assert pool.statistics().opened == 1
+
+
+def test_a_request_that_has_lost_its_connection_is_withdrawn() -> None:
+    with lose_connection() as (pool, lost):
+        assert lost.cancel()
+        assert is_cancelled(lost)
+        assert pool.statistics().queued == 0
+        (host,) = pool._scheduler.hosts.values()
+        assert not host.suspects
 
 
 def test_a_post_that_waits_for_an_empty_connection_is_withdrawn() -> None:

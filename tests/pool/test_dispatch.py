@@ -12,9 +12,8 @@ from dugong.pool.dispatch import (
     take,
     wants_connection,
 )
-from dugong.pool.host import Host
 from dugong.pool.job import Job
-from tests.support.parts import make_host, make_job, make_pipeline, queue
+from tests.support.parts import land, make_host, make_job, make_pipeline, queue, queue_suspects
 
 
 def targets(jobs: list[Job]) -> list[str]:
@@ -81,7 +80,7 @@ def test_those_that_were_withdrawn_are_passed_over() -> None:
     host = make_host(window=2)
     first, *_ = queue(host, "/a", "/b", "/c")
     first.done = True
-    host.withdraw()
+    host.withdraw(first)
     assert targets(take(host, make_pipeline(host))) == ["/b", "/c"]
     assert host.queued == 0
 
@@ -117,13 +116,6 @@ def test_one_that_goes_alone_is_a_batch_of_its_own() -> None:
     queue(host, "/alone", "/a")
     assert targets(take(host, make_pipeline(host))) == ["/alone"]
     assert host.queued == 1
-
-
-def test_one_that_is_suspect_goes_alone() -> None:
-    host = make_host()
-    suspect, _ = queue(host, "/a", "/b")
-    suspect.suspect = True
-    assert targets(take(host, make_pipeline(host))) == ["/a"]
 
 
 def test_one_that_goes_alone_ends_a_batch_and_keeps_its_place_before_the_rest() -> None:
@@ -212,67 +204,70 @@ def test_two_that_go_alone_do_not_wait_for_the_same_connection() -> None:
     assert busy.reserved is job
 
 
-# --- those that have lost a connection -----------------------------------------------------------
-
-
-def queue_suspect(host: Host, *behind: str) -> Job:
-    """Queue a job that has lost a connection, and others behind it."""
-    suspect, *_ = queue(host, "/suspect", *behind)
-    suspect.suspect = True
-    return suspect
+# --- those that have lost a connection ------------------------------------------------------------
 
 
 def test_one_that_has_lost_a_connection_goes_alone_on_one_that_was_not_used() -> None:
     host = make_host()
     used, fresh = make_pipeline(host, in_flight=1), make_pipeline(host)
-    suspect = queue_suspect(host, "/a", "/b", "/c")
+    (suspect,) = queue_suspects(host, "/suspect")
+    queue(host, "/a", "/b", "/c")
     assert not needs_fresh(host)
-    assert take(host, used) == []
-    assert host.queued == 4
-    assert not used.retiring
+    assert targets(take(host, used)) == ["/a", "/b"]
     assert take(host, fresh) == [suspect]
+    assert not used.retiring
+
+
+def test_each_of_them_has_a_connection_of_its_own() -> None:
+    host = make_host()
+    first, second = queue_suspects(host, "/first", "/second")
+    assert take(host, make_pipeline(host)) == [first]
+    assert take(host, make_pipeline(host)) == [second]
 
 
 def test_a_used_connection_that_is_empty_makes_room_for_one_that_was_not() -> None:
     host = make_host()
     used = make_pipeline(host, in_flight=1)
-    used.in_flight.clear()
-    queue_suspect(host)
+    land(used)
+    queue_suspects(host, "/suspect")
+    queue(host, "/a")
     assert needs_fresh(host)
     assert take(host, used) == []
     assert used.retiring
-    assert host.queued == 1
+    assert host.queued == 2
 
 
 def test_a_fresh_connection_is_wanted_though_used_ones_are_idle() -> None:
     host = make_host()
     for _ in range(2):
-        make_pipeline(host, in_flight=1).in_flight.clear()
-    host.in_flight = 0
-    queue_suspect(host)
+        land(make_pipeline(host, in_flight=1))
+    queue_suspects(host, "/suspect")
     assert wants_connection(host, 3, now=0.0)
     assert not wants_connection(host, 2, now=0.0)
     make_pipeline(host)
     assert not wants_connection(host, 4, now=0.0)
 
 
-def test_no_connection_is_given_up_for_that_while_it_has_requests_in_flight() -> None:
+def test_if_all_connections_are_in_use_one_takes_no_more_so_that_there_will_be_room() -> None:
+    """Or else the one that has lost a connection would wait for as long as others are queued."""
     host = make_host()
     pipelines = [make_pipeline(host, in_flight=1) for _ in range(3)]
-    queue_suspect(host, "/a", "/b", "/c", "/d", "/e")
-    for pipeline in pipelines:
-        assert take(host, pipeline) == []
-    assert not any(pipeline.retiring for pipeline in pipelines)
+    queue_suspects(host, "/suspect")
+    queue(host, "/a", "/b", "/c", "/d", "/e")
+    batches = [targets(take(host, pipeline)) for pipeline in pipelines]
+    assert batches[0] == []
+    assert all(batches[1:])
+    assert [pipeline.retiring for pipeline in pipelines] == [True, False, False]
 
 
-def test_what_stands_before_one_that_has_lost_a_connection_is_taken() -> None:
+def test_others_do_not_wait_with_one_that_waits_for_a_connection_to_be_opened() -> None:
     host = make_host()
-    used = make_pipeline(host, in_flight=1)
-    used.in_flight.clear()
-    queue(host, "/a", "/b")
-    queue_suspect(host)
-    assert targets(take(host, used)) == ["/a", "/b"]
-    assert not used.retiring
+    used, connecting = make_pipeline(host, in_flight=1), make_pipeline(host)
+    land(used)
+    connecting.connected = False
+    queue_suspects(host, "/suspect")
+    queue(host, "/a")
+    assert targets(take(host, used)) == ["/a"]
 
 
 def test_an_ordinary_request_needs_no_fresh_connection() -> None:
@@ -281,6 +276,45 @@ def test_an_ordinary_request_needs_no_fresh_connection() -> None:
     assert not needs_fresh(host)
     queue(host, "/a")
     assert not needs_fresh(host)
+
+
+# --- hosts that want to be left alone -------------------------------------------------------------
+
+
+def test_nothing_is_taken_while_a_host_is_held() -> None:
+    host = make_host()
+    pipeline = make_pipeline(host)
+    queue_suspects(host, "/suspect")
+    queue(host, "/a")
+    host.held = True
+    assert take(host, pipeline) == []
+    assert host.queued == 2
+    assert not pipeline.retiring
+    host.held = False
+    assert targets(take(host, pipeline)) == ["/suspect"]
+
+
+def test_one_that_is_reserved_is_not_sent_while_a_host_is_held() -> None:
+    host = make_host()
+    pipeline = make_pipeline(host, in_flight=1)
+    (job,) = queue(host, "/alone")
+    take(host, pipeline)
+    land(pipeline)
+    host.held = True
+    assert take(host, pipeline) == []
+    assert pipeline.reserved is job
+    host.held = False
+    assert take(host, pipeline) == [job]
+
+
+def test_no_connection_is_opened_to_a_host_that_is_held() -> None:
+    host = make_host()
+    queue_suspects(host, "/suspect")
+    queue(host, "/a")
+    host.held = True
+    assert not wants_connection(host, 3, now=0.0)
+    host.held = False
+    assert wants_connection(host, 3, now=0.0)
 
 
 # --- when to wake, and when to open ---------------------------------------------------------------
@@ -336,8 +370,29 @@ def test_after_a_failure_to_connect_others_are_opened_later() -> None:
     assert wants_connection(host, 3, now=10.0)
 
 
-def test_the_only_connection_is_opened_though_it_failed_just_now() -> None:
+def test_a_host_that_could_not_be_reached_is_left_alone_for_a_while() -> None:
     host = make_host()
     queue(host, "/")
+    host.unreachable = 1
     host.unopenable_until = 10.0
+    assert not wants_connection(host, 3, now=9.9)
+    assert wants_connection(host, 3, now=10.0)
+
+
+def test_as_long_as_a_host_cannot_be_reached_one_connection_at_a_time_is_tried() -> None:
+    host = make_host()
+    queue(host, *["/"] * 5)
+    host.unreachable = 1
+    trial = make_pipeline(host)
+    trial.connected = False
+    assert not wants_connection(host, 3, now=0.0)
+    trial.connected = True
+    host.unreachable = 0
+    assert wants_connection(host, 3, now=0.0)
+
+
+def test_a_host_that_can_be_reached_is_connected_to_several_times_at_once() -> None:
+    host = make_host()
+    queue(host, *["/"] * 5)
+    make_pipeline(host).connected = False
     assert wants_connection(host, 3, now=0.0)

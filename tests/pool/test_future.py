@@ -287,6 +287,28 @@ def test_waiting_ends_with_its_time(
     assert future.result() is RESPONSE
 
 
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("wait", [ResponseFuture.result, ResponseFuture.exception])
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        ("1", TypeError),
+        (True, TypeError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        (1e300, ValueError),
+    ],
+)
+def test_a_time_that_cannot_be_waited_is_refused_even_if_there_is_nothing_to_wait_for(
+    wait: Callable[[ResponseFuture, Any], object], timeout: Any, error: type[Exception], done: bool
+) -> None:
+    future = new()
+    if done:
+        future._resolve(RESPONSE)
+    with pytest.raises(error, match="timeout must be"):
+        wait(future, timeout)
+
+
 def test_who_has_given_up_waiting_leaves_nothing_behind() -> None:
     future = new()
     for _ in range(3):
@@ -354,6 +376,12 @@ def test_what_is_done_cannot_be_cancelled(make: Callable[[], ResponseFuture]) ->
     future = make()
     assert not future.cancel()
     assert not future.cancelled()
+
+
+@pytest.mark.parametrize("fn", [None, "print", 5])
+def test_what_cannot_be_called_back_is_refused_at_once(fn: Any) -> None:
+    with pytest.raises(TypeError, match="fn must be callable"):
+        new().add_done_callback(fn)
 
 
 def test_what_is_about_to_be_resolved_cannot_be_cancelled() -> None:

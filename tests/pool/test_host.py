@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dugong.pool.host import MAX_STRIKES, PENALTY, QUOTA_TIME, Lessons
-from tests.support.parts import make_host, make_job, make_pipeline, queue
+from dugong.pool.host import (
+    BUDGET_TIME,
+    FREE_REPEATS,
+    MAX_STRIKES,
+    PENALTY,
+    QUOTA_TIME,
+    Host,
+    Lessons,
+)
+from tests.support.parts import make_host, make_job, make_pipeline, queue, queue_suspects
 
 NOW = 1000.0
 
@@ -186,7 +194,7 @@ def test_what_was_withdrawn_is_not_given() -> None:
     host = make_host()
     first, second, third = queue(host, "/a", "/b", "/c")
     second.done = True
-    host.withdraw()
+    host.withdraw(second)
     assert host.queued == 2
     assert [host.pop(), host.pop(), host.pop()] == [first, third, None]
     assert host.queued == 0
@@ -198,7 +206,7 @@ def test_nothing_is_kept_of_a_queue_of_which_the_rest_was_withdrawn(popped: int)
     jobs = queue(host, "/1", "/2", "/3")
     for job in jobs[popped:]:
         job.done = True
-        host.withdraw()
+        host.withdraw(job)
     for _ in range(popped):
         host.pop()
     assert (len(host.queue), host.queued, host.withdrawn) == (0, 0, 0)
@@ -209,10 +217,142 @@ def test_withdrawn_requests_do_not_fill_a_queue_that_nobody_takes_from() -> None
     jobs = queue(host, *["/"] * 1000)
     for job in jobs[:-1]:
         job.done = True
-        host.withdraw()
+        host.withdraw(job)
     assert host.queued == 1
     assert len(host.queue) < 200
     assert host.pop() is jobs[-1]
+
+
+def test_all_that_is_queued_is_given_at_once_but_for_what_was_withdrawn() -> None:
+    host = make_host()
+    first, second, third = queue(host, "/a", "/b", "/c")
+    (suspect,) = queue_suspects(host, "/suspect")
+    second.done = True
+    host.withdraw(second)
+    assert host.pop_all() == [suspect, first, third]
+    assert (host.queued, host.withdrawn, len(host.queue), len(host.suspects)) == (0, 0, 0, 0)
+
+
+# --- those that have lost a connection ------------------------------------------------------------
+
+
+def test_one_that_has_lost_a_connection_waits_apart_from_the_others() -> None:
+    host = make_host()
+    (ordinary,) = queue(host, "/a")
+    suspect, alone = make_job(host, "/suspect"), make_job(host, "/alone", alone=True)
+    suspect.suspect = True
+    host.put_back([suspect, alone])
+    assert host.queued == 3
+    assert [host.pop(), host.pop(), host.pop()] == [alone, ordinary, None]
+    assert host.queued == 1
+    assert host.pop_suspect() is suspect
+    assert host.queued == 0
+
+
+def test_those_that_are_put_back_come_first_among_these_too() -> None:
+    host = make_host()
+    later = queue_suspects(host, "/c")
+    back = queue_suspects(host, "/a", "/b")
+    assert [host.pop_suspect() for _ in range(3)] == back + later
+
+
+def test_one_that_has_lost_a_connection_may_be_withdrawn() -> None:
+    host = make_host()
+    first, second = queue_suspects(host, "/a", "/b")
+    first.done = True
+    host.withdraw(first)
+    assert host.queued == 1
+    assert host.pop_suspect() is second
+
+
+def test_nothing_is_kept_of_what_was_withdrawn_when_the_last_of_these_is_taken() -> None:
+    host = make_host()
+    (job,) = queue(host, "/a")
+    queue_suspects(host, "/suspect")
+    job.done = True
+    host.withdraw(job)
+    host.pop_suspect()
+    assert (len(host.queue), host.queued, host.withdrawn) == (0, 0, 0)
+
+
+def test_those_that_are_trusted_again_go_alone_on_any_connection_before_the_rest() -> None:
+    host = make_host()
+    ordinary = queue(host, "/c")
+    trusted = queue_suspects(host, "/a", "/b")
+    host.trust_suspects()
+    assert host.queued == 3
+    assert not host.suspects
+    assert [(job.suspect, job.alone) for job in trusted] == [(False, True)] * 2
+    assert [host.pop(), host.pop(), host.pop()] == trusted + ordinary
+
+
+# --- the retry budget -----------------------------------------------------------------------------
+
+
+def repeats(host: Host, budget: float, now: float) -> int:
+    """Repeat as often as is allowed; return how often that was."""
+    count = 0
+    while host.may_repeat(budget, now):
+        host.repeated += 1
+        count += 1
+    return count
+
+
+def send(host: Host, count: int, now: float) -> None:
+    host.note_time(now)
+    host.sent += count
+
+
+@pytest.mark.parametrize("budget", [0, 0.1, 5.0])
+def test_a_few_repetitions_are_within_any_budget(budget: float) -> None:
+    assert repeats(make_host(), budget, NOW) == FREE_REPEATS
+
+
+@pytest.mark.parametrize(("budget", "allowed"), [(0, 0), (0.1, 100), (1, 1000)])
+def test_a_budget_is_a_share_of_the_requests_that_were_sent(budget: float, allowed: int) -> None:
+    host = make_host()
+    send(host, 1000, NOW)
+    assert repeats(host, budget, NOW) == allowed + FREE_REPEATS
+
+
+def test_it_does_not_matter_when_in_the_interval_they_were_sent() -> None:
+    host = make_host()
+    for i in range(10):
+        send(host, 100, NOW + i * BUDGET_TIME / 10)
+    assert repeats(host, 0.1, NOW + BUDGET_TIME) == 100 + FREE_REPEATS
+
+
+def test_requests_of_the_interval_before_count_and_earlier_ones_do_not() -> None:
+    host = make_host()
+    send(host, 5000, NOW)
+    send(host, 300, NOW + BUDGET_TIME)
+    send(host, 20, NOW + 2 * BUDGET_TIME)
+    assert repeats(host, 0.1, NOW + 2 * BUDGET_TIME) == 32 + FREE_REPEATS
+
+
+def test_repetitions_of_the_interval_before_count_and_earlier_ones_do_not() -> None:
+    host = make_host()
+    assert repeats(host, 0, NOW) == FREE_REPEATS
+    assert repeats(host, 0, NOW + BUDGET_TIME) == 0
+    assert repeats(host, 0, NOW + 2 * BUDGET_TIME) == FREE_REPEATS
+
+
+def test_after_a_long_time_nothing_counts() -> None:
+    host = make_host()
+    send(host, 1000, NOW)
+    repeats(host, 0.1, NOW)
+    assert repeats(host, 0.1, NOW + 10 * BUDGET_TIME) == FREE_REPEATS
+
+
+def test_what_was_sent_before_the_first_failure_counts() -> None:
+    """However long nobody has asked for the budget."""
+    host = make_host()
+    for i in range(100):
+        send(host, 10, NOW + i)
+    assert repeats(host, 1.0, NOW + 99.5) >= 10 * BUDGET_TIME
+
+
+# --- the host itself ------------------------------------------------------------------------------
 
 
 def test_a_host_is_unused_if_it_has_neither_connections_nor_requests() -> None:
@@ -221,7 +361,20 @@ def test_a_host_is_unused_if_it_has_neither_connections_nor_requests() -> None:
     queue(host, "/")
     assert not host.unused
     host.pop()
+    assert host.unused
     make_pipeline(host)
+    assert not host.unused
+
+
+def test_a_host_is_in_use_while_a_request_waits_to_be_tried_again() -> None:
+    host = make_host()
+    host.waiting = 1
+    assert not host.unused
+
+
+def test_a_host_is_in_use_while_it_is_held() -> None:
+    host = make_host()
+    host.held = True
     assert not host.unused
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.errors import Delivery
 from dugong.pool.body import request_body
 from dugong.pool.job import Job
+from dugong.pool.response import Attempt
 from tests.support.parts import make_host, make_job, make_pipeline
 
 
@@ -66,6 +68,72 @@ def test_a_request_that_asks_to_close_says_so_to_the_connection() -> None:
     job = make_job(make_host())
     job.close = True
     assert job.begin().close
+
+
+# --- earlier attempts -----------------------------------------------------------------------------
+
+
+def attempt(delivery: Delivery | None, charged: bool = True) -> Attempt:
+    return Attempt(0.0, "host:80-1", "it ended", delivery, charged=charged)
+
+
+def test_attempts_are_numbered_from_one() -> None:
+    assert make_job(make_host()).number == 1
+
+
+def test_an_attempt_that_is_not_charged_does_not_count() -> None:
+    job = make_job(make_host())
+    job.attempts = (attempt(Delivery.SENT), attempt(Delivery.SENT, charged=False))
+    assert job.number == 2
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "furthest"),
+    [
+        ([], Delivery.UNSENT, Delivery.UNSENT),
+        ([Delivery.SENT], Delivery.UNSENT, Delivery.SENT),
+        ([Delivery.PARTLY_SENT, Delivery.ANSWER_STARTED], Delivery.SENT, Delivery.ANSWER_STARTED),
+        ([Delivery.UNSENT], Delivery.PARTLY_SENT, Delivery.PARTLY_SENT),
+        ([Delivery.DISCLAIMED], Delivery.UNSENT, Delivery.DISCLAIMED),
+        ([Delivery.DISCLAIMED], Delivery.DISCLAIMED, Delivery.DISCLAIMED),
+        ([Delivery.SENT], Delivery.DISCLAIMED, Delivery.SENT),
+        ([None], Delivery.SENT, Delivery.SENT),
+    ],
+)
+def test_how_far_a_request_has_got_is_how_far_it_has_ever_got(
+    earlier: list[Delivery | None], now: Delivery, furthest: Delivery
+) -> None:
+    job = make_job(make_host())
+    job.attempts = tuple(map(attempt, earlier))
+    assert job.furthest(now) is furthest
+
+
+def test_a_request_without_an_upload_can_be_sent_again() -> None:
+    assert make_job(make_host()).rewindable
+
+
+@pytest.mark.parametrize(
+    ("make", "again"),
+    [
+        (lambda: b"12345", True),
+        (lambda: [b"12345"], True),
+        (lambda: lambda: iter([b"12345"]), True),
+        (lambda: iter([b"12345"]), False),
+    ],
+    ids=["bytes", "list", "callable", "iterator"],
+)
+def test_an_upload_can_be_sent_again_if_its_body_can(
+    make: Callable[[], object], again: bool
+) -> None:
+    job = job_with_body(make())
+    assert job.rewindable
+    assert job.upload is not None
+    job.upload.rewind()
+    assert b"".join(map(bytes, job.upload.pieces())) == b"12345"
+    assert job.rewindable is again
+
+
+# --- its future -----------------------------------------------------------------------------------
 
 
 class RecordingScheduler:

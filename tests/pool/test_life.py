@@ -28,7 +28,16 @@ from dugong.pool.future import ResponseFuture
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from tests.support.pool import Held, discard_rest, each, get_and_be_idle, name_target, url, wait_for
+from tests.support.pool import (
+    Held,
+    discard_rest,
+    each,
+    get_and_be_idle,
+    lose_connection,
+    name_target,
+    url,
+    wait_for,
+)
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
 
@@ -349,6 +358,16 @@ def test_close_ends_what_waits_to_be_sent_alone(monkeypatch: pytest.MonkeyPatch)
             pool.close()
 
 
+def test_close_ends_what_has_lost_a_connection_and_waits_for_another() -> None:
+    with lose_connection() as (pool, lost):
+        pool.close()
+        assert delivery_of(lost) is Delivery.SENT
+        error = lost.exception()
+        assert isinstance(error, PoolClosed)
+        assert len(error.attempts) == 1
+        assert pool.statistics().queued == 0
+
+
 def test_close_in_a_callback() -> None:
     held = Held()
     closed = threading.Event()
@@ -659,6 +678,15 @@ def test_what_is_under_way_goes_on_in_the_parent_and_is_over_in_the_child(
         assert queued.result().body == b"/2"
         assert called == [in_flight]
         assert server.connections == 1
+
+
+@forks
+def test_what_has_lost_a_connection_is_over_in_the_child_too() -> None:
+    with lose_connection() as (pool, lost):
+        child = in_child(lambda: (type(lost.exception(timeout=5)), pool.statistics().queued))
+        assert child == repr((PoolClosed, 0))
+        assert not lost.done()
+        assert pool.statistics().queued == 1
 
 
 @forks

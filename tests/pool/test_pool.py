@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import select
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import dugong
-from dugong import ConnectionPool, Request
+from dugong import ConnectionPool, Request, RetryPolicy
 from dugong.errors import (
     ConnectionTimedOut,
     Delivery,
@@ -21,9 +22,14 @@ from dugong.errors import (
     PoolFull,
     StateError,
 )
+from dugong.pool import dispatch, traffic
 from dugong.pool.future import ResponseFuture
+from dugong.pool.host import BUDGET_TIME, FREE_REPEATS, Host
+from dugong.pool.job import Job
+from dugong.pool.pipeline import Pipeline
+from tests.support.byhand import HandServer, settle
 from tests.support.pool import Held, discard_rest, each, name_target, url, wait_for
-from tests.support.server import Peer, ReceivedRequest, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 NOWHERE = "http://127.0.0.1:9/"  # a URL that no test asks for
 
@@ -79,6 +85,9 @@ def crash(peer: Peer, request: ReceivedRequest) -> None:
         ("headers", {"Content-Length": "5"}, ValueError),
         ("headers", {"Accept": "text/html\r\nHost: example.com"}, ValueError),
         ("headers", {"Acc ept": "text/html"}, ValueError),
+        ("retry", 3, TypeError),
+        ("retry", RetryPolicy, TypeError),
+        ("on_event", "print", TypeError),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_name(
@@ -149,7 +158,7 @@ _BAD_REQUESTS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = [
     (("GET", NOWHERE), {"headers": "Accept: text/html"}, TypeError),
     (("GET", NOWHERE), {"headers": 5}, TypeError),
     (("GET", NOWHERE), {"headers": [5]}, TypeError),
-    (("GET", NOWHERE), {"headers": ["Accept"]}, ValueError),
+    (("GET", NOWHERE), {"headers": ["Accept"]}, TypeError),
     (("GET", NOWHERE), {"headers": {5: "a"}}, TypeError),
     (("GET", NOWHERE), {"headers": {"Accept": None}}, TypeError),
     (("GET", NOWHERE), {"headers": {"Accept": "a\nb"}}, ValueError),
@@ -171,6 +180,8 @@ _BAD_REQUESTS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = [
     (("GET", NOWHERE), {"deadline": float("inf")}, ValueError),
     (("GET", NOWHERE), {"deadline": "1"}, TypeError),
     (("GET", NOWHERE), {"idempotent": 1}, TypeError),
+    (("GET", NOWHERE), {"retry": 3}, TypeError),
+    (("GET", NOWHERE), {"retry": RetryPolicy}, TypeError),
     # a Request says all of it, and whatever stood beside it would be lost
     ((_GIVEN, NOWHERE), {}, TypeError),
     ((_GIVEN,), {"headers": {"Accept": "text/html"}}, TypeError),
@@ -180,6 +191,8 @@ _BAD_REQUESTS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = [
     ((_GIVEN,), {"deadline": 1}, TypeError),
     ((_GIVEN,), {"expect100": True}, TypeError),
     ((_GIVEN,), {"idempotent": True}, TypeError),
+    ((_GIVEN,), {"retry": None}, TypeError),
+    ((_GIVEN,), {"retry": RetryPolicy()}, TypeError),
 ]
 
 
@@ -289,6 +302,26 @@ def test_a_request_object_may_be_sent_as_often_as_one_likes() -> None:
             assert response.request is request
 
 
+@pytest.mark.parametrize("headers", [None, {"Accept": "text/html"}])
+def test_a_request_has_its_own_policy_or_else_that_of_its_pool(
+    headers: dict[str, str] | None,
+) -> None:
+    own, pools = RetryPolicy(attempts=2), RetryPolicy(attempts=3)
+
+    def policy(pool: ConnectionPool, **options: Any) -> RetryPolicy:
+        return pool._job(Request("GET", NOWHERE, headers, **options)).retry
+
+    with ConnectionPool(retry=pools) as pool:
+        assert policy(pool) is pools
+        assert policy(pool, retry=own) is own
+        assert policy(pool, retry=None) is RetryPolicy.never
+    with ConnectionPool(retry=None) as pool:
+        assert policy(pool) is RetryPolicy.never
+        assert policy(pool, retry=own) is own
+    with ConnectionPool() as pool:
+        assert policy(pool) == RetryPolicy()
+
+
 def test_the_repr_says_how_much_there_is_to_do() -> None:
     held = Held()
     with ScriptedServer(held) as server:
@@ -395,7 +428,7 @@ def test_a_failure_ends_a_map_and_cancels_what_comes_later() -> None:
     with (
         ScriptedServer(each(crash), serve) as server,
         ScriptedServer(discard_rest) as mute,
-        ConnectionPool(max_connections_per_host=1, pipeline_depth=1) as pool,
+        ConnectionPool(max_connections_per_host=1, pipeline_depth=1, retry=None) as pool,
     ):
         answers = pool.map([url(server, "/a"), url(server, "/crash"), url(mute), url(mute)])
         assert next(answers).body == b"/a"
@@ -436,7 +469,7 @@ def test_as_completed_gives_whatever_is_done_first() -> None:
 def test_as_completed_goes_on_after_a_failure_and_says_whose_it_is() -> None:
     with (
         ScriptedServer(each(crash), serve, repeat=True) as server,
-        ConnectionPool(max_connections_per_host=1, pipeline_depth=1) as pool,
+        ConnectionPool(max_connections_per_host=1, pipeline_depth=1, retry=None) as pool,
     ):
         requests = [Request("GET", url(server, target)) for target in ("/a", "/crash", "/b")]
         done = {future.request: future for future in pool.as_completed(requests)}
@@ -573,12 +606,13 @@ def test_a_host_that_fails_makes_room() -> None:
     released = threading.Event()
 
     def refuse(peer: Peer) -> None:
+        peer.exactly(1)  # it is shaking hands
         wait_for(released)
         peer.reset()
 
     with ScriptedServer(refuse, serve) as server:
         where = url(server, scheme="https")
-        with ConnectionPool(max_connections_per_host=1, max_queued=1) as pool:
+        with ConnectionPool(max_connections_per_host=1, max_queued=1, retry=None) as pool:
             first = pool.submit("GET", where)
             blocked = threading.Event()
             wait = pool._scheduler.room.wait
@@ -705,6 +739,84 @@ def test_a_callback_may_cancel_what_comes_behind() -> None:
         else:
             assert futures[2].result().body == b"/2"
         assert pool.get(url(server, "/next")).body == b"/next"
+
+
+# --- retry budgets --------------------------------------------------------------------------------
+
+
+def test_all_that_is_sent_counts_for_the_retry_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what was sent before anything failed."""
+    now = 1e9
+    monkeypatch.setattr(traffic, "monotonic", lambda: now)
+    with ScriptedServer(serve) as server, ConnectionPool() as pool:
+        for _ in range(10):
+            pool.get(url(server))
+        (host,) = pool._scheduler.hosts.values()
+        with pool._scheduler.lock:
+            host.repeated = 9 + FREE_REPEATS
+            assert host.may_repeat(1.0, now + BUDGET_TIME)
+            host.repeated += 1
+            assert not host.may_repeat(1.0, now + BUDGET_TIME)
+
+
+# --- hosts that are held --------------------------------------------------------------------------
+
+
+def test_the_statistics_say_what_waits_and_which_host_is_held() -> None:
+    with HandServer() as server, ConnectionPool() as pool:
+        future = pool.submit("GET", server.url("/told"))
+        peer = server.accept()
+        peer.burst()
+        before = pool.statistics()
+        assert (before.waiting, [host.held_for for host in before.hosts.values()]) == (0, [0.0])
+        peer.answer(status="503 Busy", headers="Retry-After: 50\r\n")
+        while not (statistics := pool.statistics()).waiting:
+            pass
+        (host,) = statistics.hosts.values()
+        assert (statistics.waiting, statistics.queued, statistics.in_flight) == (1, 0, 0)
+        assert (host.waiting, host.queued, host.in_flight) == (1, 0, 0)
+        assert 40 < host.held_for <= 50
+        assert future.cancel()
+        (host,) = pool.statistics().hosts.values()
+        assert host.waiting == 0
+        assert 40 < host.held_for <= 50
+
+
+def test_after_a_hold_no_connection_takes_a_request_while_it_counts_as_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or else it would be lent to another request while that one is under way there."""
+    idle: list[bool] = []
+
+    def take(host: Host, pipeline: Pipeline) -> list[Job]:
+        idle.append(pipeline in host.idle)
+        return dispatch.take(host, pipeline)
+
+    with HandServer() as server, ConnectionPool() as pool:
+        futures = [pool.submit("GET", server.url(target)) for target in ("/1", "/2")]
+        peers = [server.accept(), server.accept()]
+        for peer, targets in [(peer, peer.burst()) for peer in peers]:
+            peer.answers(*targets)
+        for future in futures:
+            future.result(TIMEOUT)
+        settle(pool)
+        scheduler = pool._scheduler
+        (host,) = scheduler.hosts.values()
+        assert len(host.idle) == 2
+        with scheduler.lock:
+            scheduler._hold(host, 60.0, "for this test")
+        monkeypatch.setattr(traffic, "take", take)
+        held = pool.submit("GET", server.url("/held"))
+        with scheduler.lock:
+            host.held_until = 0.0
+            scheduler._end_hold(host)
+        (readable, *_), _, _ = select.select([peer.sock for peer in peers], [], [], TIMEOUT)
+        (peer,) = (peer for peer in peers if peer.sock is readable)
+        peer.answers(*peer.burst())
+        assert held.result(TIMEOUT).text == "/held"
+        settle(pool)
+        assert idle
+        assert not any(idle)
 
 
 # --- threads --------------------------------------------------------------------------------------

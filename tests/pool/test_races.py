@@ -18,6 +18,8 @@ from dugong.pool.pipeline import Pipeline
 from dugong.pool.request import Origin
 from dugong.pool.scheduler import Scheduler
 from dugong.pool.traffic import Traffic
+from tests.support.byhand import HandServer
+from tests.support.fork import holds_in_child
 from tests.support.parts import make_host, queue
 from tests.support.pool import (
     Held,
@@ -284,3 +286,79 @@ def test_who_stands_behind_one_that_is_ended_and_answered_at_once_is_sent_again(
         held.release()
         assert second.result(10).body == b"/2"
         assert first.done()
+
+
+def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_idle() -> None:
+    """Its sender has nothing to do, calls back, and looks again before it waits."""
+    consented, called_back, looked = (threading.Event() for _ in range(3))
+
+    def body(go_on: threading.Event) -> Iterator[bytes]:
+        yield b"body"
+        wait_for(go_on)
+
+    with HandServer() as server, ConnectionPool() as pool:
+        scheduler = pool._scheduler
+
+        def wait_until(condition: Callable[[], object]) -> None:
+            while True:
+                with scheduler.lock:
+                    if condition():
+                        return
+
+        upload = pool.submit("PUT", server.url("/put"), body=body(consented))
+        peer = server.accept()
+        peer.head()
+        get = pool.submit("GET", server.url("/get"))
+        other = server.accept()
+        assert other.burst() == ["/get"]
+        uploading, getting = next(iter(scheduler.hosts.values())).pipelines
+        wait_until(lambda: getting.sender_parked)
+        nexts = []
+
+        def call_back(future: object) -> None:
+            assert uploading in scheduler.idle
+            other.answers("/get")
+            wait_until(lambda: getting in scheduler.idle)
+            getting.work.notify = lambda n=1: None  # type: ignore[method-assign]  # it oversleeps
+            nexts.append(pool.submit("PUT", server.url("/next"), body=body(looked)))
+            called_back.set()
+
+        upload.add_done_callback(call_back)
+        peer.answers("/put")
+        wait_until(lambda: not uploading.in_flight)
+        consented.set()
+        wait_for(called_back)
+        peer._until(b"\r\n0\r\n\r\n")
+        assert peer.head().target == "/next"
+        with scheduler.lock:
+            idle = list(scheduler.idle)
+            del getting.work.notify
+        looked.set()
+        assert uploading not in idle
+        peer.answers("/next")
+        assert [future.result(TIMEOUT).text for future in (upload, get, *nexts)] == [
+            "/put",
+            "/get",
+            "/next",
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_an_upload_that_was_answered_early_is_over_in_a_forked_child() -> None:
+    consented = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"body"
+        wait_for(consented)
+
+    with HandServer() as server, ConnectionPool() as pool:
+        future = pool.submit("PUT", server.url("/put"), body=body())
+        peer = server.accept()
+        peer.head()
+        (pipeline,) = next(iter(pool._scheduler.hosts.values())).pipelines
+        peer.answers("/put")
+        while pipeline.in_flight:
+            pass
+        assert holds_in_child(lambda: isinstance(future.exception(5), PoolClosed))
+        consented.set()
+        assert future.result(TIMEOUT).text == "/put"

@@ -234,7 +234,7 @@ def test_a_body_until_close_that_ends_in_a_reset_is_cut_short() -> None:
 
 
 def test_a_body_until_close_that_ends_without_a_word_of_tls_is_cut_short(
-    server_context: object, client_context: object
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     def script(peer: Peer) -> None:
         peer.request()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dugong import Headers
+from dugong import Headers, RetryPolicy
 from dugong.pool import request as request_module
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -228,9 +228,23 @@ def test_a_plain_request_asks_for_nothing_special() -> None:
     assert request.expect100 is False
 
 
-def test_the_time_out_of_the_pool_is_told_from_none() -> None:
-    assert Request("GET", "http://h/", timeout=None).timeout is None
+@pytest.mark.parametrize("name", ["timeout", "retry"])
+def test_what_the_pool_was_made_with_is_told_from_none(name: str) -> None:
+    request = Request("GET", "http://h/", **{name: None})  # type: ignore[arg-type]
+    assert getattr(request, name) is None
+    assert getattr(Request("GET", "http://h/"), name) is POOL_DEFAULT
     assert repr(POOL_DEFAULT) == "POOL_DEFAULT"
+
+
+def test_a_request_may_have_a_policy_of_its_own() -> None:
+    policy = RetryPolicy(attempts=2)
+    assert Request("GET", "http://h/", retry=policy).retry is policy
+
+
+@pytest.mark.parametrize("retry", [0, 3, True, "never", RetryPolicy, {"attempts": 3}])
+def test_a_policy_that_is_none_is_a_type_error(retry: Any) -> None:
+    with pytest.raises(TypeError, match="retry must be a RetryPolicy or None"):
+        Request("GET", "http://h/", retry=retry)
 
 
 def test_headers_that_can_be_read_once_are_kept() -> None:
@@ -326,6 +340,20 @@ def test_the_caller_knows_best_what_is_idempotent() -> None:
     assert not Request("GET", "http://h/", {"Idempotency-Key": "1"}, idempotent=False).is_idempotent
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_that_says_nothing_leaves_it_to_its_method(method: str) -> None:
+    assert Request(method, "http://h/").says_idempotent is None
+    assert Request(method, "http://h/", {"Accept": "*/*"}).says_idempotent is None
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_that_says_it_says_so_whatever_its_method(method: str) -> None:
+    assert Request(method, "http://h/", {"Idempotency-Key": "1"}).says_idempotent is True
+    for said in (True, False):
+        request = Request(method, "http://h/", {"Idempotency-Key": "1"}, idempotent=said)
+        assert request.says_idempotent is said
+
+
 # --- as a value --------------------------------------------------------------------------------
 
 
@@ -342,11 +370,12 @@ def test_the_repr_of_a_request() -> None:
 
 @pytest.mark.parametrize("url", ["http://h:81/a", "http://h?a"])
 def test_a_request_can_be_pickled(url: str) -> None:
-    request = Request("PUT", url, {"A": "b"}, b"x", deadline=3)
+    request = Request("PUT", url, {"A": "b"}, b"x", deadline=3, retry=RetryPolicy(attempts=2))
     copy = pickle.loads(pickle.dumps(request))
     assert (copy.method, copy.url, copy.origin) == ("PUT", url, request.origin)
     assert (copy.target, copy.headers, copy.body) == (request.target, {"A": "b"}, b"x")
     assert copy.timeout is POOL_DEFAULT
+    assert copy.retry == RetryPolicy(attempts=2)
 
 
 def test_a_waiting_request_takes_little_memory_beside_its_url() -> None:

@@ -17,6 +17,7 @@ from dugong.pool.request import Request
 from dugong.pool.response import Attempt, Response, StreamedResponse
 
 REQUEST = Request("GET", "http://h/a")
+ATTEMPT = Attempt(1.5, "h-1", "connection closed unexpectedly", Delivery.SENT)
 
 
 def whole(body: bytes = b"", content_type: str | None = None, status: int = 200) -> Response:
@@ -38,10 +39,8 @@ def test_a_response_says_what_came_and_what_was_asked() -> None:
 
 
 def test_a_response_tells_of_the_attempts_before_it() -> None:
-    attempt = Attempt(1.5, "h-1", "connection closed unexpectedly", Delivery.SENT)
-    response = Response(200, "OK", Headers(), b"", REQUEST, (attempt,))
-    assert response.attempts[0].delivery is Delivery.SENT
-    assert response.attempts == ((1.5, "h-1", "connection closed unexpectedly", Delivery.SENT),)
+    response = Response(200, "OK", Headers(), b"", REQUEST, (ATTEMPT,))
+    assert response.attempts == (ATTEMPT,)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +116,13 @@ def test_a_status_that_is_an_error_can_be_raised(status: int) -> None:
     assert caught.value.response is response
 
 
+def test_an_error_of_a_status_tells_of_the_attempts_before_it() -> None:
+    response = Response(503, "Reason", Headers(), b"", REQUEST, (ATTEMPT,))
+    with pytest.raises(HTTPStatusError) as caught:
+        response.raise_for_status()
+    assert caught.value.attempts == (ATTEMPT,)
+
+
 def test_the_repr_of_a_response() -> None:
     assert repr(whole(b"123")) == "<Response 200 Reason for GET http://h/a, 3 bytes>"
     response = Response(404, "", Headers(), b"", REQUEST)
@@ -128,6 +134,16 @@ def test_a_response_can_be_copied_and_pickled(duplicate: Any) -> None:
     copied = duplicate(whole(b"abc", "text/plain"))
     assert (copied.status, copied.reason, copied.body) == (200, "Reason", b"abc")
     assert (copied.headers, copied.url) == (Headers([("Content-Type", "text/plain")]), "http://h/a")
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_the_attempts_are_copied_with_a_response(duplicate: Any) -> None:
+    error = ConnectionClosed("gone")
+    error.delivery = Delivery.SENT
+    attempt = ATTEMPT._replace(exception=error)
+    (copied,) = duplicate(Response(200, "OK", Headers(), b"", REQUEST, (attempt,))).attempts
+    assert copied[:7] == attempt[:7]
+    assert (str(copied.exception), copied.exception.delivery) == ("gone", Delivery.SENT)
 
 
 # --- streamed answers --------------------------------------------------------------------------
@@ -169,6 +185,17 @@ def test_a_streamed_response_says_what_came_and_what_was_asked() -> None:
     assert response.headers is headers
     assert response.request is REQUEST
     assert response.url == "http://h/a"
+    assert response.attempts == ()
+
+
+def test_a_streamed_response_and_its_error_tell_of_the_attempts_before_it() -> None:
+    body = Pieces(b"abc")
+    response = StreamedResponse(503, "Reason", Headers(), REQUEST, 3, body, (ATTEMPT,))
+    assert response.attempts == (ATTEMPT,)
+    with pytest.raises(HTTPStatusError) as caught:
+        response.raise_for_status()
+    assert caught.value.attempts == (ATTEMPT,)
+    assert caught.value.response.attempts == (ATTEMPT,)
 
 
 def test_a_read_gives_what_there_is_up_to_its_size() -> None:

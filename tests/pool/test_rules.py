@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from dugong import ConnectionPool, Delivery, Response
+from dugong import ConnectionPool, Delivery, InvalidResponse, Response
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.receiver import LONG
 from dugong.pool.scheduler import Scheduler
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
-from tests.support.pool import discard_rest, signal_after, wait_for
+from tests.support.pool import NO_SECOND_TRY, discard_rest, signal_after, wait_for
 from tests.support.server import TIMEOUT
 
 Ask = Callable[..., Future[Response]]
@@ -232,18 +232,25 @@ def test_requests_go_over_connections_of_their_own_before_they_go_behind_others(
 def test_after_a_connection_died_with_requests_unanswered_the_next_starts_alone(
     pool: ConnectionPool, server: HandServer, ending: Callable[[HandPeer], None]
 ) -> None:
-    peer = warm_up(pool, server)
+    peer = warm_up(pool, server, window=3)
     futures = get_all(pool, server, ["/a", "/b", "/c"])
     assert peer.targets(3) == ["/a", "/b", "/c"]
+    futures += get_all(pool, server, ["/d", "/e", "/f"])
     ending(peer)
     peer = server.accept()
     assert peer.burst() == ["/a"]
     settle(pool)
     assert peer.is_silent()
+    assert host_of(pool).window == 1
     peer.answers("/a")
-    assert peer.targets(2) == ["/b", "/c"]
-    peer.answers("/b", "/c")
-    assert texts(futures) == ["/a", "/b", "/c"]
+    for target in ("/b", "/c"):  # which were sent behind it, and are sent alone from now on
+        assert peer.burst() == [target]
+        settle(pool)
+        assert peer.is_silent()
+        peer.answers(target)
+    assert peer.targets(3) == ["/d", "/e", "/f"]
+    peer.answers("/d", "/e", "/f")
+    assert texts(futures) == ["/a", "/b", "/c", "/d", "/e", "/f"]
 
 
 def test_after_an_end_was_announced_with_requests_unanswered_the_next_starts_alone(
@@ -353,17 +360,20 @@ def test_a_host_that_breaks_the_protocol_within_a_pipeline_is_asked_one_at_a_tim
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
-    futures = get_all(pool, server, ["/a", "/b", "/c", "/d"])
+    first = pool.submit("GET", server.url("/a"))
+    broken = pool.submit("GET", server.url("/b"), retry=NO_SECOND_TRY)
+    behind = get_all(pool, server, ["/c", "/d"])
     assert peer.targets(4) == ["/a", "/b", "/c", "/d"]
+    later = get_all(pool, server, ["/e", "/f"])  # which nothing but the lesson keeps apart
     peer.send(named("/a") + b"no answer\r\n\r\n")
     peer = server.accept()
-    for target in ("/c", "/d"):
+    for target in ("/c", "/d", "/e", "/f"):
         assert peer.burst() == [target]
         settle(pool)
         assert peer.is_silent()
         peer.answers(target)
-    assert texts([futures[0], *futures[2:]]) == ["/a", "/c", "/d"]
-    assert futures[1].exception(TIMEOUT) is not None
+    assert texts([first, *behind, *later]) == ["/a", "/c", "/d", "/e", "/f"]
+    assert isinstance(broken.exception(TIMEOUT), InvalidResponse)
     host = host_of(pool)
     assert (host.pipelining, host.window) == ("one at a time", 1)
     assert host.lesson == "it has sent what is no answer"

@@ -129,7 +129,7 @@ def nobody() -> int:
 
 
 def test_all_that_is_queued_fails_if_nobody_listens() -> None:
-    with ConnectionPool() as pool:
+    with ConnectionPool(retry=None) as pool:
         here = f"http://127.0.0.1:{nobody()}/"
         futures = [pool.submit("GET", here) for _ in range(20)]
         for future in futures:
@@ -140,7 +140,7 @@ def test_all_that_is_queued_fails_if_nobody_listens() -> None:
 
 
 def test_each_request_that_could_not_be_sent_has_an_exception_of_its_own() -> None:
-    with ConnectionPool() as pool:
+    with ConnectionPool(retry=None) as pool:
         here = f"http://127.0.0.1:{nobody()}/"
         futures = [pool.submit("GET", here) for _ in range(20)]
         errors = [future.exception(TIMEOUT) for future in futures]
@@ -280,7 +280,7 @@ def test_a_tunnel_that_is_refused_fails_what_is_queued(
 
     with (
         ScriptedServer(script, repeat=True) as server,
-        proxied(server, ssl_context=client_context) as pool,
+        proxied(server, ssl_context=client_context, retry=None) as pool,
     ):
         futures = [pool.submit("POST", "https://localhost/", body=b"body") for _ in range(20)]
         for future in futures:

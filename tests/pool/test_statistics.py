@@ -16,21 +16,48 @@ from dugong.pool.statistics import (
 
 HOLDING = Holding("GET", "http://h/a", 1.25, abandoned=False)
 CONNECTION = ConnectionStatistics("h:80-1", "busy", 12.34, 5, 4, (HOLDING,))
-HOST = HostStatistics("http://h", 7, 1, 4, "growing", None, None, 5, 4, 0, (CONNECTION,))
-OLD_HOST = HostStatistics(
-    "https://old.example:8443",
-    0,
-    0,
-    1,
-    "one at a time",
-    "answers as HTTP/1.0",
-    None,
-    120,
-    119,
-    1,
-    (),
+HOST = HostStatistics(
+    origin="http://h",
+    queued=7,
+    waiting=0,
+    held_for=0.0,
+    in_flight=1,
+    window=4,
+    pipelining="growing",
+    lesson=None,
+    quota=None,
+    sent=5,
+    answered=4,
+    resent=0,
+    connections=(CONNECTION,),
 )
-POOL = PoolStatistics(7, 1, 1, 3, 2, 125, 123, 1, {"http://h": HOST})
+OLD_HOST = HostStatistics(
+    origin="https://old.example:8443",
+    queued=0,
+    waiting=2,
+    held_for=0.0,
+    in_flight=0,
+    window=1,
+    pipelining="one at a time",
+    lesson="answers as HTTP/1.0",
+    quota=None,
+    sent=120,
+    answered=119,
+    resent=1,
+    connections=(),
+)
+POOL = PoolStatistics(
+    queued=7,
+    waiting=2,
+    in_flight=1,
+    connections=1,
+    opened=3,
+    closed=2,
+    sent=125,
+    answered=123,
+    resent=1,
+    hosts={"http://h": HOST},
+)
 
 
 @pytest.mark.parametrize(
@@ -81,28 +108,37 @@ def test_a_host_says_what_it_does_and_how_it_is_treated() -> None:
 
 def test_a_host_that_has_taught_a_lesson_says_which() -> None:
     assert str(OLD_HOST) == (
-        "https://old.example:8443: 0 queued, 0 in flight on 0 connections, "
+        "https://old.example:8443: 0 queued, 2 waiting, 0 in flight on 0 connections, "
         "pipelining one at a time (answers as HTTP/1.0), window 1; "
         "120 sent, 119 answered, 1 resent"
     )
 
 
+def test_a_host_that_closes_connections_after_so_many_answers_says_so() -> None:
+    assert "window 4, closes after 100 answers; " in str(dataclasses.replace(HOST, quota=100))
+
+
+def test_a_host_that_is_held_says_for_how_long() -> None:
+    held = dataclasses.replace(HOST, held_for=29.97)
+    assert "window 4, to be left alone for 30.0 s; " in str(held)
+
+
 def test_a_pool_is_a_table_of_its_hosts() -> None:
     pool = dataclasses.replace(POOL, hosts={"http://h": HOST, OLD_HOST.origin: OLD_HOST})
     assert str(pool).splitlines() == [
-        "2 hosts, 1 connection (3 opened, 2 closed): 7 queued, 1 in flight; "
+        "2 hosts, 1 connection (3 opened, 2 closed): 7 queued, 2 waiting, 1 in flight; "
         "125 sent, 123 answered, 1 resent",
-        "host                      connections  queued  in-flight  window  sent  answered  resent"
-        "  pipelining",
-        "http://h                            1       7          1       4     5         4       0"
-        "  growing",
-        "https://old.example:8443            0       0          0       1   120       119       1"
-        "  one at a time: answers as HTTP/1.0",
+        "host                      connections  queued  waiting  in-flight  window  sent  answered"
+        "  resent  pipelining",
+        "http://h                            1       7        0          1       4     5         4"
+        "       0  growing",
+        "https://old.example:8443            0       0        2          0       1   120       119"
+        "       1  one at a time: answers as HTTP/1.0",
     ]
 
 
 def test_a_pool_that_knows_no_host_is_one_line() -> None:
-    assert str(PoolStatistics(0, 0, 0, 0, 0, 0, 0, 0, {})) == (
-        "0 hosts, 0 connections (0 opened, 0 closed): 0 queued, 0 in flight; "
+    assert str(PoolStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, {})) == (
+        "0 hosts, 0 connections (0 opened, 0 closed): 0 queued, 0 waiting, 0 in flight; "
         "0 sent, 0 answered, 0 resent"
     )

@@ -22,6 +22,7 @@ from dugong import (
     HTTPStatusError,
     InvalidResponse,
     PoolClosed,
+    RetryPolicy,
     StreamedResponse,
 )
 from dugong.connection.polling import Coroutine
@@ -43,11 +44,33 @@ SOME = b"All of the body." * 16
 MUCH = bytes(range(256)) * 5000  # more than is drained, or than any one buffer holds
 
 
-def chunks(body: bytes, size: int = 30_000) -> bytes:
+#: What may be tried again is, without a wait.
+AT_ONCE = RetryPolicy(backoff=0)
+
+
+def chunks(body: bytes, size: int = 30_000, status: str = "200 OK") -> bytes:
     """Return an answer with *body* in chunks."""
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
     framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+    head = f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return head + framed + b"0\r\n\r\n"
+
+
+def sized(body: bytes, status: str) -> bytes:
+    """Return an answer with *body* and its length."""
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def says(*data: bytes) -> Script:
+    """Return a script that answers the first requests with *data*, the others with their target."""
+
+    def script(peer: Peer) -> None:
+        for answer in data:
+            peer.request()
+            peer.send(answer)
+        each(name_target)(peer)
+
+    return script
 
 
 def answers(body: bytes, status: str = "200 OK", headers: str = "") -> Script:
@@ -383,6 +406,186 @@ def test_who_does_not_enter_the_block_sends_nothing() -> None:
     with open_site() as here:
         here.pool.stream("GET", here.url())
         assert here.server.connections == 0
+
+
+# --- answers that are worth another attempt -------------------------------------------------------
+
+BUSY = "503 Busy"
+
+
+@pytest.mark.parametrize("body", [b"", SOME, MUCH[: receiver.LONG]], ids=["none", "some", "long"])
+@pytest.mark.parametrize("frame", [sized, lambda body, status: chunks(body, status=status)])
+def test_an_answer_that_can_be_let_go_of_is_let_go_of_for_another_attempt(
+    site: OpenSite, frame: Callable[[bytes, str], bytes], body: bytes
+) -> None:
+    with site(says(frame(body, BUSY), frame(SOME, "200 OK")), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.status == 200
+            assert [attempt.status for attempt in answer.attempts] == [503]
+            assert answer.read() == SOME
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+def test_one_that_ends_with_its_connection_can_be_let_go_of_too() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 503 Busy\r\n\r\n" + SOME)
+
+    with open_site(script, each(name_target), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.read() == b"/"
+            assert [attempt.status for attempt in answer.attempts] == [503]
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        sized(MUCH, BUSY),
+        chunks(MUCH, status=BUSY),
+        sized(MUCH[: receiver.LONG + 1], BUSY),
+        chunks(MUCH[: receiver.LONG + 1], status=BUSY),
+    ],
+    ids=["much", "much-in-chunks", "a-byte-too-much", "a-byte-too-much-in-chunks"],
+)
+def test_one_that_is_too_long_for_that_is_handed_over_and_nothing_of_it_is_lost(
+    site: OpenSite, read: Callable[[StreamedResponse], bytes], data: bytes
+) -> None:
+    sent = MUCH if len(data) > len(MUCH) else MUCH[: receiver.LONG + 1]
+    with site(says(data), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert (answer.status, answer.attempts) == (503, ())
+            assert read(answer) == sent
+            assert answer.read() == b""
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+def test_one_that_says_that_it_is_too_long_is_handed_over_at_once(site: OpenSite) -> None:
+    begun = threading.Event()
+    data = sized(MUCH, BUSY)
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(data[:1000])
+        wait_for(begun)
+        peer.send(data[1000:])
+        each(name_target)(peer)
+
+    with site(script, retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            begun.set()
+            assert answer.read() == MUCH
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("status", "retry"), [("503 Busy", None), ("404 Not Found", AT_ONCE), ("200 OK", AT_ONCE)]
+)
+def test_one_that_is_not_tried_again_anyway_is_handed_over_at_once(
+    site: OpenSite, status: str, retry: RetryPolicy | None
+) -> None:
+    begun = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        data = sized(SOME, status)
+        peer.send(data[:-1])
+        wait_for(begun)
+        peer.send(data[-1:])
+        each(name_target)(peer)
+
+    with site(script, retry=retry) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert f"{answer.status} {answer.reason}" == status
+            begun.set()
+            assert answer.read() == SOME
+        assert here.goes_on()
+
+
+def test_the_answer_to_the_last_attempt_is_handed_over(site: OpenSite) -> None:
+    retry = RetryPolicy(attempts=3, backoff=0)
+    script = says(*[sized(b"sorry %d" % number, BUSY) for number in (1, 2, 3)])
+    with site(script, retry=retry) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert (answer.status, answer.length) == (503, 7)
+            assert answer.read() == b"sorry 3"
+            assert [attempt.status for attempt in answer.attempts] == [503, 503]
+        assert here.goes_on()
+
+
+def test_one_that_may_not_be_asked_for_twice_is_handed_over(site: OpenSite) -> None:
+    with site(says(sized(SOME, BUSY)), retry=AT_ONCE) as here:
+        with here.pool.stream("POST", here.url(), body=b"once") as answer:
+            assert (answer.status, answer.attempts) == (503, ())
+            assert answer.read() == SOME
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("data", [sized(SOME, BUSY), chunks(SOME, status=BUSY)])
+def test_one_that_is_cut_short_is_an_attempt_that_has_failed(site: OpenSite, data: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(data[:-1])
+
+    with site(script, each(name_target), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url()) as answer:
+            assert answer.read() == b"/"
+            (attempt,) = answer.attempts
+            assert isinstance(attempt.exception, ConnectionClosed)
+            assert attempt.delivery is Delivery.ANSWER_STARTED
+        assert here.goes_on()
+
+
+def test_a_long_one_that_is_cut_short_is_not_an_end(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(chunks(MUCH, status=BUSY)[:-1])
+
+    with site(script, each(name_target), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url()) as answer, pytest.raises(ConnectionClosed):
+            answer.read()
+        assert here.goes_on()
+
+
+def test_an_upload_is_sent_again_for_a_streamed_answer(site: OpenSite) -> None:
+    script = says(sized(SOME, BUSY), sized(b"thanks", "200 OK"))
+    with site(script, retry=AT_ONCE) as here:
+        with here.pool.stream("PUT", here.url(), body=io.BytesIO(MUCH)) as answer:
+            assert answer.read() == b"thanks"
+            assert [attempt.status for attempt in answer.attempts] == [503]
+        assert here.goes_on()
+
+
+def test_a_stream_whose_connection_ends_before_the_answer_is_tried_again(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+
+    with site(script, answers(MUCH), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url("/body")) as answer:
+            assert answer.read() == MUCH
+            assert [attempt.status for attempt in answer.attempts] == [None]
+        assert here.goes_on()
+
+
+def test_a_body_that_fails_in_the_callers_hands_tells_of_the_attempts_before_it(
+    site: OpenSite,
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(sized(SOME, BUSY))
+        peer.request()
+        peer.send(sized(SOME, "200 OK")[:-1])
+
+    with (
+        site(script, retry=AT_ONCE) as here,
+        here.pool.stream("GET", here.url()) as answer,
+    ):
+        with pytest.raises(ConnectionClosed) as caught:
+            answer.read()
+        assert [attempt.status for attempt in caught.value.attempts] == [503]
 
 
 # --- failures -------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""When servers die or misbehave: each request gets its own answer, or one exception that says how
-far it had got, and no request pays for another.
+"""When servers die or misbehave: each request gets its own answer, maybe at another attempt, or one
+exception that says how far it had got, and no request pays for another.
 
 Nearly every answer here has the target of its request as its body, so that an answer which was
 given to the wrong request is seen.
@@ -11,23 +11,28 @@ import random
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from dugong import (
+    Attempt,
     ConnectionClosed,
     ConnectionPool,
     Delivery,
+    Event,
     InvalidResponse,
     Response,
+    ResponseTooLarge,
+    RetryPolicy,
     UnsupportedResponse,
 )
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.scheduler import Scheduler
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
-from tests.support.pool import each, name_target, url
+from tests.support.pool import NO_SECOND_TRY, each, name_target, url, wait_for
 from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
 
 
@@ -37,10 +42,33 @@ def server() -> Iterator[HandServer]:
         yield server
 
 
+#: What is not sent again at once is not sent again as long as any test runs.
+AT_ONCE = RetryPolicy(backoff=1e6, max_backoff=1e6)
+THREE_ATTEMPTS = RetryPolicy(attempts=3, backoff=0)
+
+
+def one_connection(retry: RetryPolicy | None, **options: Any) -> ConnectionPool:
+    """Return a pool in which requests have to go behind each other."""
+    return ConnectionPool(max_connections_per_host=1, timeout=TIMEOUT, retry=retry, **options)
+
+
 @pytest.fixture
 def pool() -> Iterator[ConnectionPool]:
-    """A pool with one connection, so that requests have to go behind each other."""
-    with ConnectionPool(max_connections_per_host=1, timeout=TIMEOUT) as pool:
+    """A pool with one connection, in which a request that fails has failed."""
+    with one_connection(NO_SECOND_TRY) as pool:
+        yield pool
+
+
+@pytest.fixture
+def trying_pool() -> Iterator[ConnectionPool]:
+    """A pool with one connection, in which there are three attempts."""
+    with one_connection(THREE_ATTEMPTS) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool_without_retries() -> Iterator[ConnectionPool]:
+    with one_connection(None) as pool:
         yield pool
 
 
@@ -50,6 +78,20 @@ def delivery_of(future: Future[Response], kind: type[Exception]) -> Delivery | N
     assert type(error) is kind
     delivery: Delivery | None = error.delivery  # type: ignore[attr-defined]
     return delivery
+
+
+def get_all(pool: ConnectionPool, server: HandServer, *targets: str) -> list[Future[Response]]:
+    return [pool.submit("GET", server.url(target)) for target in targets]
+
+
+def texts(futures: Iterable[Future[Response]]) -> list[str]:
+    return [future.result(TIMEOUT).text for future in futures]
+
+
+def charged(outcome: Response | BaseException | None) -> list[Delivery | None]:
+    """Return the verdicts of the earlier attempts that were charged to a request."""
+    attempts: tuple[Attempt, ...] = outcome.attempts  # type: ignore[union-attr]
+    return [attempt.delivery for attempt in attempts if attempt.charged]
 
 
 # --- the verdict ----------------------------------------------------------------------------------
@@ -152,53 +194,110 @@ def test_every_request_has_an_exception_of_its_own(pool: ConnectionPool) -> None
 
 
 def test_a_post_whose_connection_died_is_not_sent_again(
-    pool: ConnectionPool, server: HandServer
+    trying_pool: ConnectionPool, server: HandServer
 ) -> None:
-    peer = warm_up(pool, server)
-    post = pool.submit("POST", server.url("/a"))
-    behind = pool.submit("GET", server.url("/b"))
+    peer = warm_up(trying_pool, server)
+    post = trying_pool.submit("POST", server.url("/a"))
+    (behind,) = get_all(trying_pool, server, "/b")
     assert peer.burst() == ["/a"]
     peer.close()
     assert delivery_of(post, ConnectionClosed) is Delivery.SENT
     peer = server.accept()
     assert peer.burst() == ["/b"]
     peer.answers("/b")
-    assert behind.result(TIMEOUT).text == "/b"
+    assert texts([behind]) == ["/b"]
 
 
-def test_a_get_whose_connection_died_after_others_were_answered_is_sent_again_alone(
+def test_a_get_whose_connection_died_after_others_were_answered_is_sent_again_alone_and_at_once(
+    server: HandServer,
+) -> None:
+    with one_connection(AT_ONCE) as pool:
+        peer = warm_up(pool, server)
+        futures = get_all(pool, server, "/a", "/b")
+        assert peer.targets(2) == ["/a", "/b"]
+        peer.close()
+        peer = server.accept()
+        assert peer.burst() == ["/a"]
+        settle(pool)
+        assert peer.is_silent()
+        peer.answers("/a")
+        assert peer.burst() == ["/b"]
+        peer.answers("/b")
+        assert texts(futures) == ["/a", "/b"]
+        assert charged(futures[0].result()) == [Delivery.SENT]
+        assert charged(futures[1].result()) == []
+
+
+def test_what_a_caller_has_sent_by_himself_is_sent_again_at_once_too(server: HandServer) -> None:
+    with one_connection(AT_ONCE) as pool, ThreadPoolExecutor(1) as caller:
+        peer = warm_up(pool, server)
+        settle(pool)
+        response = caller.submit(pool.get, server.url("/a"))
+        assert peer.burst() == ["/a"]
+        peer.close()
+        peer = server.accept()
+        assert peer.burst() == ["/a"]
+        peer.answers("/a")
+        assert texts([response]) == ["/a"]
+
+
+def test_a_request_that_ends_a_fresh_connection_waits_before_it_is_sent_again(
+    server: HandServer,
+) -> None:
+    resent = threading.Event()
+
+    def listen(event: Event) -> None:
+        if event.kind == "resent":
+            resent.set()
+
+    with one_connection(AT_ONCE, on_event=listen) as pool:
+        (future,) = get_all(pool, server, "/a")
+        peer = server.accept()
+        assert peer.burst() == ["/a"]
+        peer.reset()
+        wait_for(resent)
+        settle(pool)
+        assert server.is_left_alone()
+        assert pool.statistics().waiting == 1
+        end_waits(pool)
+        peer = server.accept()
+        assert peer.burst() == ["/a"]
+        peer.answers("/a")
+        assert texts([future]) == ["/a"]
+        assert charged(future.result()) == [Delivery.SENT]
+
+
+def end_waits(pool: ConnectionPool) -> None:
+    """Have those that wait to be tried again have waited long enough."""
+    scheduler = pool._scheduler
+    with scheduler.lock:
+        for job in list(scheduler.waiting):
+            scheduler._resume(job)
+    scheduler._do_deferred()
+
+
+def test_what_was_lost_because_of_another_request_says_so(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
-    futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
+    broken, behind = get_all(pool, server, "/a", "/b")
     assert peer.targets(2) == ["/a", "/b"]
-    peer.close()
+    peer.send(b"SSH-2.0-server\r\n")
+    assert delivery_of(broken, InvalidResponse) is Delivery.ANSWER_STARTED
     peer = server.accept()
-    assert peer.burst() == ["/a"]
-    settle(pool)
-    assert peer.is_silent()
-    peer.answers("/a")
     assert peer.burst() == ["/b"]
     peer.answers("/b")
-    assert [future.result(TIMEOUT).text for future in futures] == ["/a", "/b"]
-
-
-def test_a_request_that_ends_a_fresh_connection_is_not_sent_again(
-    pool: ConnectionPool, server: HandServer
-) -> None:
-    future = pool.submit("GET", server.url("/a"))
-    peer = server.accept()
-    assert peer.burst() == ["/a"]
-    peer.reset()
-    assert delivery_of(future, ConnectionClosed) is Delivery.SENT
-    settle(pool)
-    assert server.is_left_alone()
+    assert texts([behind]) == ["/b"]
+    (attempt,) = behind.result().attempts
+    assert (attempt.delivery, attempt.number, attempt.charged) == (Delivery.SENT, 1, False)
+    assert type(attempt.exception) is ConnectionClosed
+    assert "another request: invalid status line" in str(attempt.exception)
 
 
 def test_one_that_has_lost_a_connection_before_is_not_failed_by_an_idle_one_that_ended(
     server: HandServer,
 ) -> None:
-    with ConnectionPool(max_connections_per_host=2, timeout=TIMEOUT) as pool:
+    with ConnectionPool(max_connections_per_host=2, timeout=TIMEOUT, retry=AT_ONCE) as pool:
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
         peers = [server.accept(), server.accept()]
         for peer, burst in [(peer, peer.burst()) for peer in peers]:
@@ -217,10 +316,10 @@ def test_one_that_has_lost_a_connection_before_is_not_failed_by_an_idle_one_that
         assert future.result(TIMEOUT).text == "/c"
 
 
-def test_a_request_that_takes_its_connections_down_meets_one_used_one_and_one_fresh_one(
+def test_a_request_that_takes_its_connections_down_meets_one_used_one_and_then_fresh_ones(
     server: HandServer,
 ) -> None:
-    with ConnectionPool(max_connections_per_host=3, timeout=TIMEOUT) as pool:
+    with ConnectionPool(max_connections_per_host=3, timeout=TIMEOUT, retry=THREE_ATTEMPTS) as pool:
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b", "/c")]
         peers = [server.accept() for _ in range(3)]
         for peer, burst in [(peer, peer.burst()) for peer in peers]:
@@ -231,10 +330,12 @@ def test_a_request_that_takes_its_connections_down_meets_one_used_one_and_one_fr
         killer = pool.submit("GET", server.url("/killer"))
         assert peers[2].burst() == ["/killer"]
         peers[2].close()
-        fresh = server.accept()
-        assert fresh.burst() == ["/killer"]
-        fresh.close()
+        for _ in range(2):
+            fresh = server.accept()
+            assert fresh.burst() == ["/killer"]
+            fresh.close()
         assert delivery_of(killer, ConnectionClosed) is Delivery.SENT
+        assert charged(killer.exception()) == [Delivery.SENT] * 2
         settle(pool)
         assert peers[0].is_silent()
         assert peers[1].is_silent()
@@ -257,7 +358,7 @@ def connect_slowly(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is_idle(
     server: HandServer, connect_slowly: threading.Semaphore
 ) -> None:
-    with ConnectionPool(max_connections_per_host=2, timeout=TIMEOUT) as pool:
+    with ConnectionPool(max_connections_per_host=2, timeout=TIMEOUT, retry=AT_ONCE) as pool:
         connect_slowly.release(2)
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
         peers = [server.accept(), server.accept()]
@@ -281,72 +382,224 @@ def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is
         assert lost.result(TIMEOUT).text == "/lost"
 
 
+@pytest.mark.parametrize("retry", [None, AT_ONCE], ids=["never", "at-once"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_fresh_connection_that_ends_before_it_is_used_costs_a_request_nothing(
-    pool: ConnectionPool, server: HandServer, connect_slowly: threading.Semaphore, method: str
+    server: HandServer,
+    connect_slowly: threading.Semaphore,
+    method: str,
+    retry: RetryPolicy | None,
 ) -> None:
-    future = pool.submit(method, server.url("/a"))
-    server.accept().close()
-    connect_slowly.release(2)
-    peer = server.accept()
-    assert peer.burst() == ["/a"]
-    peer.answers("/a")
-    assert future.result(TIMEOUT).text == "/a"
-
-
-def test_a_host_that_ends_every_connection_before_it_is_used_fails_the_request(
-    pool: ConnectionPool, server: HandServer, connect_slowly: threading.Semaphore
-) -> None:
-    future = pool.submit("GET", server.url("/a"))
-    for _ in range(2):
+    with one_connection(retry) as pool:
+        future = pool.submit(method, server.url("/a"))
         server.accept().close()
-        connect_slowly.release()
-    assert delivery_of(future, ConnectionClosed) is Delivery.UNSENT
-    assert server.is_left_alone()
+        connect_slowly.release(2)
+        peer = server.accept()
+        assert peer.burst() == ["/a"]
+        peer.answers("/a")
+        assert texts([future]) == ["/a"]
+        assert charged(future.result()) == []
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
-@pytest.mark.parametrize("ending", [Peer.cut, Peer.reset])
-def test_a_request_that_takes_down_its_connection_fails_and_its_neighbours_do_not(
-    place: int, ending: Callable[[Peer], None]
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_host_that_ends_every_connection_before_it_is_used_fails_the_request(
+    server: HandServer, connect_slowly: threading.Semaphore, attempts: int
 ) -> None:
-    targets = [f"/{i}" for i in range(4)]
-    targets[place] = "/killer"
-    check_killers(targets, ending)
+    with one_connection(RetryPolicy(attempts=attempts, backoff=0)) as pool:
+        future = pool.submit("POST", server.url("/a"))
+        for _ in range(1 + attempts):  # for the first is not charged
+            server.accept().close()
+            connect_slowly.release()
+        assert delivery_of(future, ConnectionClosed) is Delivery.UNSENT
+        assert server.is_left_alone()
 
 
-@pytest.mark.parametrize("killers", [(0, 1), (1, 3), (0, 1, 2, 3)])
-def test_several_that_take_down_their_connections_all_fail_and_nobody_else(
-    killers: tuple[int, ...],
-) -> None:
-    targets = ["/killer" if i in killers else f"/{i}" for i in range(6)]
-    check_killers(targets, Peer.cut)
+# --- one request that ends every connection it is sent on -----------------------------------------
 
 
-def check_killers(targets: list[str], ending: Callable[[Peer], None]) -> None:
-    """Send requests for *targets* behind each other, of which each "/killer" ends a connection."""
+class Deadly:
+    """A script that answers what it gets, but ends the connection at each "/killer".
 
-    def answer_all_but_killers(peer: Peer) -> None:
+    With *late*, it has answered what stood before that; else it answers nobody. `killed` counts.
+    The first connection is that of a pool which has shown, after *warm* answers, that it sends
+    *count* requests behind each other.
+    """
+
+    def __init__(self, ending: Callable[[Peer], None], late: bool, warm: int, count: int) -> None:
+        self.killed = 0
+        self._ending = ending
+        self._late = late
+        self._counts = iter([*[1] * warm, count])
+        self._lock = threading.Lock()
+
+    def __call__(self, peer: Peer) -> None:
         try:
-            while (request := peer.request()).target != "/killer":
-                peer.answer(request.target.encode())
-            ending(peer)
-        except (EOFError, ConnectionResetError):
+            while True:
+                count = next(self._counts, 1)
+                targets = [peer.request().target for _ in range(count)]
+                while peer._received:
+                    targets.append(peer.request().target)
+                safe = targets
+                if "/killer" in targets:
+                    safe = targets[: targets.index("/killer")] if self._late else []
+                peer.send(b"".join(map(named, safe)))
+                if safe is not targets:
+                    with self._lock:
+                        self.killed += 1
+                    self._ending(peer)
+                    return
+        except (EOFError, ConnectionError):
             pass
 
+
+@pytest.mark.parametrize("ending", [Peer.cut, Peer.reset])
+@pytest.mark.parametrize("late", [True, False], ids=["late", "early"])
+@pytest.mark.parametrize("killers", [(0,), (1,), (2,), (3,), (0, 1), (1, 3), (0, 1, 2, 3)])
+def test_who_ends_each_of_his_connections_runs_out_of_attempts_and_drags_nobody_down(
+    killers: tuple[int, ...], late: bool, ending: Callable[[Peer], None]
+) -> None:
+    targets = ["/killer" if i in killers else f"/{i}" for i in range(4)]
+    deadly = Deadly(ending, late, warm=3, count=4)
     with (
-        ScriptedServer(answer_all_but_killers, repeat=True) as server,
-        ConnectionPool(max_connections_per_host=1, timeout=TIMEOUT) as pool,
+        ScriptedServer(deadly, repeat=True) as server,
+        one_connection(THREE_ATTEMPTS) as pool,
     ):
-        for _ in range(4):
+        for _ in range(3):
             pool.get(url(server, "/warm"))
         futures = [pool.submit("GET", url(server, target)) for target in targets]
         for target, future in zip(targets, futures, strict=True):
             if target == "/killer":
-                assert isinstance(future.exception(TIMEOUT), ConnectionClosed)
+                assert delivery_of(future, ConnectionClosed) is Delivery.SENT
+                assert charged(future.exception()) == [Delivery.SENT] * 2
             else:
-                assert future.result(TIMEOUT).text == target
+                assert texts([future]) == [target]
+                assert len(charged(future.result())) <= 1  # for standing before a killer
         assert pool.get(url(server, "/after")).text == "/after"
+    # Where they stood together, some were on a connection that another one has ended.
+    assert 3 * len(killers) <= deadly.killed <= 3 * len(killers) + 1
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_nobody_needs_more_than_two_attempts_because_of_others(connections: int) -> None:
+    deadly = Deadly(Peer.cut, late=False, warm=0, count=1)
+    two_attempts = RetryPolicy(attempts=2, backoff=0)
+    with (
+        ScriptedServer(deadly, repeat=True) as server,
+        ConnectionPool(
+            max_connections_per_host=connections, timeout=TIMEOUT, retry=two_attempts
+        ) as pool,
+    ):
+        targets = ["/killer" if i % 25 == 24 else f"/{i}" for i in range(200)]
+        futures = [pool.submit("GET", url(server, target)) for target in targets]
+        for target, future in zip(targets, futures, strict=True):
+            if target == "/killer":
+                assert delivery_of(future, ConnectionClosed) is Delivery.SENT
+                assert charged(future.exception()) == [Delivery.SENT]
+            else:
+                assert texts([future]) == [target]
+
+
+# --- no second attempt ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [HandPeer.close, HandPeer.reset])
+def test_without_retries_not_even_what_met_the_end_of_an_idle_connection_is_sent_twice(
+    pool_without_retries: ConnectionPool, server: HandServer, ending: Callable[[HandPeer], None]
+) -> None:
+    peer = warm_up(pool_without_retries, server)
+    (future,) = get_all(pool_without_retries, server, "/a")
+    assert peer.burst() == ["/a"]
+    ending(peer)
+    assert delivery_of(future, ConnectionClosed) is Delivery.SENT
+    settle(pool_without_retries)
+    assert server.is_left_alone()
+
+
+LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+LAST_WORDS: dict[str, tuple[bytes, type[Exception]]] = {
+    "none": (b"", ConnectionClosed),
+    "cut": (named("/a")[:-1], ConnectionClosed),
+    "garbage": (b"SSH-2.0-server\r\n", InvalidResponse),
+    "not-ours": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", UnsupportedResponse),
+    "too-large": (LARGE, ResponseTooLarge),
+}
+
+
+@pytest.mark.parametrize(("words", "kind"), LAST_WORDS.values(), ids=LAST_WORDS)
+def test_without_retries_what_stood_behind_one_that_failed_is_not_sent_twice_either(
+    server: HandServer, words: bytes, kind: type[Exception]
+) -> None:
+    with one_connection(None, max_body_size=1000) as pool:
+        peer = warm_up(pool, server)
+        first, *behind = get_all(pool, server, "/a", "/b", "/c")
+        assert peer.targets(3) == ["/a", "/b", "/c"]
+        peer.send(words)
+        peer.close()
+        assert type(first.exception(TIMEOUT)) is kind
+        for future in behind:  # to which nothing has been answered, good or bad
+            assert delivery_of(future, ConnectionClosed) is Delivery.SENT
+        settle(pool)
+        assert server.is_left_alone()
+
+
+def test_without_retries_what_stood_behind_the_last_answer_is_not_sent_twice_either(
+    pool_without_retries: ConnectionPool, server: HandServer
+) -> None:
+    peer = warm_up(pool_without_retries, server)
+    first, second = get_all(pool_without_retries, server, "/a", "/b")
+    assert peer.targets(2) == ["/a", "/b"]
+    peer.send(named("/a", "Connection: close\r\n"))
+    assert texts([first]) == ["/a"]
+    assert delivery_of(second, ConnectionClosed) is Delivery.DISCLAIMED
+    settle(pool_without_retries)
+    assert server.is_left_alone()
+
+
+def test_without_retries_what_stood_behind_one_that_was_cancelled_is_not_sent_twice_either(
+    pool_without_retries: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dugong.pool.scheduler.DRAIN_TIME", 0.0)
+    peer = warm_up(pool_without_retries, server)
+    first, second = get_all(pool_without_retries, server, "/a", "/b")
+    assert peer.targets(2) == ["/a", "/b"]
+    first.cancel()
+    assert delivery_of(second, ConnectionClosed) is Delivery.SENT
+    settle(pool_without_retries)
+    assert server.is_left_alone()
+
+
+def test_without_retries_what_was_not_sent_still_is(
+    pool_without_retries: ConnectionPool, server: HandServer
+) -> None:
+    peer = warm_up(pool_without_retries, server)
+    settle(pool_without_retries)
+    peer.close()
+    with pool_without_retries._scheduler.lock:  # so that they are taken together
+        futures = get_all(pool_without_retries, server, "/a", "/b", "/c")
+    peer = server.accept()
+    assert peer.targets(3) == ["/a", "/b", "/c"]
+    peer.answers("/a", "/b", "/c")
+    assert texts(futures) == ["/a", "/b", "/c"]
+    for future in futures:
+        (attempt,) = future.result().attempts
+        assert (attempt.delivery, attempt.charged) == (Delivery.UNSENT, False)
+
+
+def test_one_that_must_not_be_sent_twice_does_not_keep_its_neighbours_from_it(
+    trying_pool: ConnectionPool, server: HandServer
+) -> None:
+    peer = warm_up(trying_pool, server)
+    (before,) = get_all(trying_pool, server, "/a")
+    once = trying_pool.submit("GET", server.url("/once"), retry=None)
+    (behind,) = get_all(trying_pool, server, "/b")
+    assert peer.targets(3) == ["/a", "/once", "/b"]
+    peer.close()
+    assert delivery_of(once, ConnectionClosed) is Delivery.SENT
+    peer = server.accept()
+    for target in ("/a", "/b"):
+        assert peer.burst() == [target]
+        peer.answers(target)
+    assert texts([before, behind]) == ["/a", "/b"]
 
 
 # --- a server that dies at every byte -------------------------------------------------------------
@@ -382,8 +635,9 @@ def outcomes(
     stream: bytes,
     ending: Callable[[Peer], None],
     contexts: tuple[ssl.SSLContext | None, ssl.SSLContext | None] = (None, None),
-) -> list[str | BaseException]:
-    """Return what a three-deep pipeline comes to whose server sends *stream* and dies.
+) -> list[list[Delivery | None]]:
+    """Return what it costs a three-deep pipeline, which is answered, that its server sends *stream*
+    and dies: the verdicts of the failed attempts of each request, if they count.
 
     *contexts* are the server's and the client's, for TLS.
     """
@@ -392,12 +646,22 @@ def outcomes(
     scripts = dying_after(stream, ending), each(name_target)
     with (
         ScriptedServer(*scripts, context=ours) as server,
-        ConnectionPool(max_connections_per_host=1, timeout=TIMEOUT, ssl_context=theirs) as pool,
+        one_connection(THREE_ATTEMPTS, ssl_context=theirs) as pool,
     ):
         for i in range(3):
             assert pool.get(url(server, f"/{i}", scheme)).text == f"/{i}"
         futures = [pool.submit("GET", url(server, target, scheme)) for target in TARGETS]
-        return [future.exception(TIMEOUT) or future.result().text for future in futures]
+        assert texts(futures) == TARGETS, f"after {len(stream)} bytes"
+        return [charged(future.result()) for future in futures]
+
+
+def expected_costs(answers: list[bytes], size: int) -> list[list[Delivery]]:
+    """Return the same for a server that dies after *size* bytes of *answers*."""
+    costs: list[list[Delivery]] = [[] for _ in TARGETS]
+    whole, begun = whole_answers(answers, size)
+    if whole < len(TARGETS):
+        costs[whole].append(Delivery.ANSWER_STARTED if begun else Delivery.SENT)
+    return costs
 
 
 def whole_answers(answers: list[bytes], size: int) -> tuple[int, bool]:
@@ -412,34 +676,23 @@ def whole_answers(answers: list[bytes], size: int) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("answers", STREAMS.values(), ids=STREAMS)
-def test_a_server_that_closes_at_any_byte_costs_at_most_the_answer_it_was_in(
+def test_a_server_that_closes_at_any_byte_costs_one_attempt_at_what_it_owed_an_answer_first(
     answers: list[bytes],
 ) -> None:
     stream = b"".join(answers)
     for size in range(len(stream) + 1):
-        whole, begun = whole_answers(answers, size)
-        for i, outcome in enumerate(outcomes(stream[:size], Peer.cut)):
-            if i == whole and begun:
-                assert isinstance(outcome, ConnectionClosed), f"{outcome!r} after {size} bytes"
-                assert outcome.delivery is Delivery.ANSWER_STARTED
-            else:
-                assert outcome == TARGETS[i], f"{outcome!r} after {size} bytes"
+        costs = outcomes(stream[:size], Peer.cut)
+        assert costs == expected_costs(answers, size), f"after {size} bytes"
 
 
 @pytest.mark.parametrize("answers", STREAMS.values(), ids=STREAMS)
-def test_a_server_that_resets_at_any_byte_costs_at_most_one_answer(answers: list[bytes]) -> None:
+def test_a_server_that_resets_at_any_byte_costs_at_most_one_attempt(answers: list[bytes]) -> None:
     stream = b"".join(answers)
     for size in range(len(stream) + 1):
-        failed = 0
-        for i, outcome in enumerate(outcomes(stream[:size], Peer.reset)):
-            if isinstance(outcome, ConnectionClosed):
-                failed += 1
-                # The reset may have destroyed what had been sent before it, but adds nothing.
-                assert i <= whole_answers(answers, size)[0]
-                assert outcome.delivery is Delivery.ANSWER_STARTED
-            else:
-                assert outcome == TARGETS[i], f"{outcome!r} after {size} bytes"
-        assert failed <= 1
+        costs = outcomes(stream[:size], Peer.reset)
+        assert sum(map(len, costs)) <= 1
+        # The reset may have destroyed what had been sent before it, but adds nothing.
+        assert not any(costs[whole_answers(answers, size)[0] + 1 :]), f"after {size} bytes"
 
 
 def say_good_bye(peer: Peer) -> None:
@@ -453,7 +706,7 @@ def say_good_bye(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("ending", [Peer.cut, say_good_bye])
-def test_a_server_that_closes_within_tls_costs_at_most_the_answer_it_was_in(
+def test_a_server_that_closes_within_tls_costs_one_attempt_at_what_it_owed_an_answer_first(
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
     ending: Callable[[Peer], None],
@@ -461,14 +714,8 @@ def test_a_server_that_closes_within_tls_costs_at_most_the_answer_it_was_in(
     answers = STREAMS["length"]
     stream = b"".join(answers)
     for size in {*range(0, len(stream) + 1, 20), len(answers[0]), len(stream)}:
-        whole, begun = whole_answers(answers, size)
-        found = outcomes(stream[:size], ending, (server_context, client_context))
-        for i, outcome in enumerate(found):
-            if i == whole and begun:
-                assert isinstance(outcome, ConnectionClosed), f"{outcome!r} after {size} bytes"
-                assert outcome.delivery is Delivery.ANSWER_STARTED
-            else:
-                assert outcome == TARGETS[i], f"{outcome!r} after {size} bytes"
+        costs = outcomes(stream[:size], ending, (server_context, client_context))
+        assert costs == expected_costs(answers, size), f"after {size} bytes"
 
 
 # --- whatever servers do --------------------------------------------------------------------------
@@ -563,13 +810,16 @@ class Unreliable:
 
 @pytest.mark.parametrize("connections", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_no_request_ever_gets_the_answer_to_another(
+def test_every_get_gets_its_own_answer_in_the_end_and_every_post_or_nobody(
     seed: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dugong.pool.host.PENALTY", 0.001)
+    patient = RetryPolicy(attempts=50, backoff=0)
     with (
         ScriptedServer(Unreliable(seed), repeat=True) as server,
-        ConnectionPool(max_connections_per_host=connections, timeout=TIMEOUT) as pool,
+        ConnectionPool(
+            max_connections_per_host=connections, timeout=TIMEOUT, retry=patient
+        ) as pool,
     ):
         futures = [
             pool.submit("POST" if i % 10 == 0 else "GET", url(server, f"/{i}")) for i in range(300)
@@ -581,11 +831,11 @@ def test_no_request_ever_gets_the_answer_to_another(
                 answered += 1
                 assert future.result().text == f"/{i}"
             else:
+                assert future.request.method == "POST"
                 assert isinstance(error, ConnectionClosed)
                 assert error.delivery in (Delivery.SENT, Delivery.ANSWER_STARTED)
         statistics = pool.statistics()
-    assert answered > 150
-    assert (statistics.queued, statistics.in_flight) == (0, 0)
+    assert (statistics.queued, statistics.waiting, statistics.in_flight) == (0, 0, 0)
     assert statistics.answered == answered
     assert statistics.sent == answered + statistics.resent + (len(futures) - answered)
     assert statistics.opened == statistics.closed + statistics.connections
@@ -595,7 +845,9 @@ def test_a_post_is_never_processed_twice() -> None:
     unreliable = Unreliable(0)
     with (
         ScriptedServer(unreliable, repeat=True) as server,
-        ConnectionPool(max_connections_per_host=4, timeout=TIMEOUT) as pool,
+        ConnectionPool(
+            max_connections_per_host=4, timeout=TIMEOUT, retry=RetryPolicy(backoff=0)
+        ) as pool,
     ):
         futures = [pool.submit("POST", url(server, f"/{i}")) for i in range(200)]
         answered = set()

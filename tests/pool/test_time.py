@@ -9,27 +9,31 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, NoReturn
 
 import pytest
 
 import dugong
-from dugong import ConnectionPool
+from dugong import ConnectionPool, Response, RetryPolicy
 from dugong.connection import dial
-from dugong.errors import ConnectionTimedOut, Delivery
-from dugong.pool import connections, dispatch, scheduler, traffic
+from dugong.connection.polling import PollNeeded
+from dugong.connection.transport import PlainTransport
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery
+from dugong.pool import connections, dispatch, resending, scheduler, traffic
 from dugong.pool.future import ResponseFuture
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from tests.support.pool import (
+    NO_SECOND_TRY,
     Held,
     discard_rest,
     each,
     get_and_be_idle,
     name_target,
+    signal_after,
     url,
     wait_for,
 )
@@ -98,8 +102,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(connections, "monotonic", clock)
-    monkeypatch.setattr(scheduler, "monotonic", clock)
+    for module in (connections, resending, scheduler):
+        monkeypatch.setattr(module, "monotonic", clock)
     return clock
 
 
@@ -313,9 +317,11 @@ def test_a_deadline_of_a_request_within_a_pipeline_does_no_harm_to_the_others() 
         assert server.connections == 1
 
 
-def test_a_deadline_of_the_oldest_request_closes_and_the_others_are_sent_again() -> None:
+def test_a_deadline_of_the_oldest_request_closes_and_the_others_are_sent_again_together() -> None:
+    """It is not their connection that failed, so there is no reason to have them go alone."""
+    together = Held(2)
     with (
-        ScriptedServer(Taken(3, warm=3), serve) as server,
+        ScriptedServer(Taken(3, warm=3), together) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
         for _ in range(3):
@@ -325,8 +331,12 @@ def test_a_deadline_of_the_oldest_request_closes_and_the_others_are_sent_again()
             for i in range(3)
         ]
         assert timed_out(futures[0])[1] is Delivery.SENT
-        assert futures[1].result().body == b"/1"
-        assert futures[2].result().body == b"/2"
+        together.wait()
+        together.release()
+        assert [future.result().body for future in futures[1:]] == [b"/1", b"/2"]
+        for future in futures[1:]:
+            (attempt,) = future.result().attempts
+            assert not attempt.charged
 
 
 def test_a_deadline_that_is_met_leaves_nothing_behind() -> None:
@@ -348,7 +358,7 @@ def test_a_time_out_fails_one_request_and_its_neighbours_are_sent_again_at_no_ch
 
     with (
         ScriptedServer(Taken(3, warm=3), each(answer)) as server,
-        ConnectionPool(max_connections_per_host=1) as pool,
+        ConnectionPool(max_connections_per_host=1, retry=NO_SECOND_TRY) as pool,
     ):
         for _ in range(3):
             pool.get(url(server))
@@ -361,10 +371,23 @@ def test_a_time_out_fails_one_request_and_its_neighbours_are_sent_again_at_no_ch
         assert pool.statistics().resent == 2
 
 
+def test_a_time_out_is_an_attempt() -> None:
+    with (
+        ScriptedServer(mute, mute, serve) as server,
+        ConnectionPool(
+            max_connections_per_host=1, retry=RetryPolicy(attempts=3, backoff=0)
+        ) as pool,
+    ):
+        answer = pool.get(url(server, "/late"), timeout=SOON)
+        assert answer.body == b"/late"
+        assert [type(attempt.exception) for attempt in answer.attempts] == [ConnectionTimedOut] * 2
+        assert [attempt.number for attempt in answer.attempts] == [1, 2]
+
+
 def test_a_request_whose_connection_timed_out_for_another_says_so() -> None:
     with (
         ScriptedServer(Taken(2, warm=2), serve) as server,
-        ConnectionPool(max_connections_per_host=1) as pool,
+        ConnectionPool(max_connections_per_host=1, retry=NO_SECOND_TRY) as pool,
     ):
         pool.get(url(server))
         pool.get(url(server))
@@ -373,6 +396,7 @@ def test_a_request_whose_connection_timed_out_for_another_says_so() -> None:
         (attempt,) = futures[1].result().attempts
         assert attempt.connection == f"127.0.0.1:{server.port}-1"
         assert attempt.delivery is Delivery.SENT
+        assert not attempt.charged
         assert "seconds" in attempt.outcome
 
 
@@ -385,7 +409,7 @@ def test_each_request_has_its_own_time_out(warm: int) -> None:
 
     with (
         ScriptedServer(script, serve) as server,
-        ConnectionPool(max_connections_per_host=1, timeout=60) as pool,
+        ConnectionPool(max_connections_per_host=1, timeout=60, retry=NO_SECOND_TRY) as pool,
     ):
         for _ in range(warm):
             pool.get(url(server))
@@ -397,8 +421,8 @@ def test_each_request_has_its_own_time_out(warm: int) -> None:
 
 def test_the_pools_time_out_is_for_those_that_have_none() -> None:
     with (
-        ScriptedServer(mute, Held(0)) as server,
-        ConnectionPool(max_connections_per_host=1, timeout=SOON) as pool,
+        ScriptedServer(mute) as server,
+        ConnectionPool(max_connections_per_host=1, timeout=SOON, retry=NO_SECOND_TRY) as pool,
         pytest.raises(ConnectionTimedOut),
     ):
         pool.get(url(server))
@@ -422,7 +446,10 @@ def test_connecting_has_the_time_out_of_the_pool(client_context: ssl.SSLContext)
     with (
         ScriptedServer(discard_rest) as server,
         ConnectionPool(
-            max_connections_per_host=1, timeout=SOON, ssl_context=client_context
+            max_connections_per_host=1,
+            timeout=SOON,
+            ssl_context=client_context,
+            retry=NO_SECOND_TRY,
         ) as pool,
         pytest.raises(ConnectionTimedOut) as caught,
     ):
@@ -438,7 +465,7 @@ def test_an_answer_that_begins_and_goes_no_further_is_a_time_out() -> None:
 
     with (
         ScriptedServer(script, serve) as server,
-        ConnectionPool(max_connections_per_host=1) as pool,
+        ConnectionPool(max_connections_per_host=1, retry=NO_SECOND_TRY) as pool,
     ):
         with pytest.raises(ConnectionTimedOut) as caught:
             pool.get(url(server), timeout=SOON)
@@ -479,13 +506,67 @@ def test_an_upload_that_makes_no_progress_is_a_time_out() -> None:
 
     with (
         ScriptedServer(script, serve) as server,
-        ConnectionPool(max_connections_per_host=1) as pool,
+        ConnectionPool(max_connections_per_host=1, retry=NO_SECOND_TRY) as pool,
     ):
-        with pytest.raises(ConnectionTimedOut) as caught:
-            pool.put(url(server), bytes(50_000_000), timeout=SOON)
+        try:
+            with pytest.raises(ConnectionTimedOut) as caught:
+                pool.put(url(server), bytes(50_000_000), timeout=SOON)
+        finally:
+            done.set()
         assert caught.value.delivery in (Delivery.PARTLY_SENT, Delivery.SENT)
-        done.set()
         assert pool.get(url(server, "/next")).body == b"/next"
+
+
+def test_a_sender_whose_time_out_ends_the_connection_is_believed_though_the_receiver_is_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    receiver_has_told = signal_after(monkeypatch, scheduler.Scheduler, "answered")
+    next_batch = scheduler.Scheduler.next_batch
+
+    def late(self: Any, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+        if error is not None:
+            wait_for(receiver_has_told)
+        return next_batch(self, pipeline, error)
+
+    monkeypatch.setattr(scheduler.Scheduler, "next_batch", late)
+    done = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        wait_for(done)
+
+    with ScriptedServer(script) as server, ConnectionPool(retry=NO_SECOND_TRY) as pool:
+        future = pool.submit("PUT", url(server), body=bytes(50_000_000), timeout=SOON)
+        error = future.exception(timeout=5)
+        done.set()
+    assert isinstance(error, ConnectionTimedOut)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda pool, where: pool.get(where, timeout=SOON),
+        lambda pool, where: pool.submit("GET", where, timeout=SOON).result(timeout=5),
+    ],
+    ids=["request", "submit"],
+)
+def test_a_request_that_cannot_be_sent_is_a_time_out(
+    ask: Callable[[ConnectionPool, str], Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never_ready(self: PlainTransport, data: object) -> PollNeeded:
+        if self.is_shut:
+            raise ConnectionClosed("disconnected")
+        return self._want_read  # and the server says nothing
+
+    with (
+        ScriptedServer(serve) as server,
+        ConnectionPool(max_connections_per_host=1, retry=NO_SECOND_TRY) as pool,
+    ):
+        get_and_be_idle(pool, url(server))
+        monkeypatch.setattr(PlainTransport, "send", never_ready)
+        with pytest.raises(ConnectionTimedOut) as caught:
+            ask(pool, url(server))
+        assert caught.value.delivery is Delivery.UNSENT
 
 
 def test_a_server_that_is_silent_after_an_upload_is_a_time_out() -> None:
@@ -709,9 +790,9 @@ def test_the_connection_that_is_idle_for_longest_makes_room() -> None:
         servers(3, serve) as (first, second, third),
         ConnectionPool(max_connections=2, max_connections_per_host=1) as pool,
     ):
-        pool.get(url(first))
-        pool.get(url(second))
-        pool.get(url(first))  # so the other is idle for longer
+        get_and_be_idle(pool, url(first))
+        get_and_be_idle(pool, url(second))
+        get_and_be_idle(pool, url(first))  # so the other is idle for longer
         pool.get(url(third))
         hosts = pool.statistics().hosts.values()
         assert {host.origin for host in hosts if host.connections} == {

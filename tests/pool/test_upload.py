@@ -5,17 +5,21 @@ Whatever has happened to an upload, the next request gets its own answer.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import mmap
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import GeneratorType
 from typing import Any, BinaryIO
 
 import pytest
 
-from dugong import ConnectionClosed, Delivery
+from dugong import ConnectionClosed, Delivery, RetryPolicy
 from dugong.pool import traffic
 from dugong.pool.scheduler import Scheduler
 from tests.support.pool import (
@@ -34,6 +38,9 @@ SOME = b"All of the body." * 16
 MUCH = bytes(range(256)) * 5000  # more than is sent in one piece, or fits into any one buffer
 
 PLEASE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+#: What may be tried again is, without a wait.
+AT_ONCE = RetryPolicy(backoff=0)
 
 
 class Recorder:
@@ -75,6 +82,15 @@ def ends_without_an_answer(peer: Peer) -> None:
     """Receive what the client sends until it closes, and do not answer."""
     peer.head()
     discard_rest(peer)
+
+
+def answer_at_once(peer: Peer, body: bytes, status: str = "200 OK", headers: str = "") -> None:
+    """Answer before the system may be told to reset the connection.
+
+    Or else it may keep the answer back until what TLS sent before it has been acknowledged.
+    """
+    peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer.answer(body, status, headers)
 
 
 # --- what arrives ---------------------------------------------------------------------------------
@@ -563,7 +579,7 @@ def test_an_early_refusal_stops_the_upload_and_reaches_the_caller(
 def test_an_early_refusal_whose_connection_ends_at_once_reaches_the_caller(site: OpenSite) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"no, thanks", "413 Too Large", "Connection: close\r\n")
+        answer_at_once(peer, b"no, thanks", "413 Too Large", "Connection: close\r\n")
         # Without reading any more, so that the system answers what comes with a reset.
 
     with site(script, each(name_target)) as here:
@@ -650,7 +666,7 @@ def test_an_early_consent_counts_even_if_the_connection_then_ends(
 
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"gladly")
+        answer_at_once(peer, b"gladly")
 
     with site(script, each(name_target)) as here:
         assert here.pool.put(here.url(), body()).body == b"gladly"
@@ -681,7 +697,7 @@ def test_a_body_that_can_be_rewound_is_sent_again_from_its_start(
 ) -> None:
     body = REPEATABLE[kind](tmp_path)
     asked = Recorder()
-    with site(dies_in_the_second_request, each(asked)) as here:
+    with site(dies_in_the_second_request, each(asked), retry=AT_ONCE) as here:
         assert here.goes_on()
         answer = here.pool.put(here.url(), body)
         assert answer.body == b"/"
@@ -696,18 +712,19 @@ def test_a_body_that_starts_in_the_middle_is_sent_again_from_there(site: OpenSit
     body = io.BytesIO(MUCH)
     body.seek(1000)
     asked = Recorder()
-    with site(dies_in_the_second_request, each(asked)) as here:
+    with site(dies_in_the_second_request, each(asked), retry=AT_ONCE) as here:
         assert here.goes_on()
         here.pool.put(here.url(), body)
     assert asked.requests[0].body == MUCH[1000:]
 
 
 def test_a_body_that_cannot_be_rewound_is_not_sent_again(site: OpenSite) -> None:
-    with site(dies_in_the_second_request, each(name_target)) as here:
+    with site(dies_in_the_second_request, each(name_target), retry=AT_ONCE) as here:
         assert here.goes_on()
         with pytest.raises(ConnectionClosed) as caught:
             here.pool.put(here.url(), endless())
         assert caught.value.delivery is Delivery.PARTLY_SENT
+        assert caught.value.attempts == ()
         assert "could not have been sent again" in "".join(caught.value.__notes__)
         assert here.goes_on()
 
@@ -736,6 +753,184 @@ def test_a_stale_connection_costs_an_upload_nothing(site: OpenSite, expect100: b
         body = (piece for piece in [SOME])
         answer = here.pool.post(here.url(), body, expect100=expect100)
         assert answer.status == 200
+        assert here.goes_on()
+
+
+# --- bodies that are made afresh ------------------------------------------------------------------
+
+
+class Factory:
+    """A callable body: makes each by *make*, and keeps them to be looked at."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self.made: list[Any] = []
+
+    def __call__(self) -> Any:
+        self.made.append(self._make())
+        return self.made[-1]
+
+
+def in_pieces() -> Iterator[bytes]:
+    """Return a body that can be read only once."""
+    yield MUCH[:1000]
+    yield MUCH[1000:]
+
+
+MADE: dict[str, Callable[[Path], Any]] = {
+    "bytes": lambda path: MUCH,
+    "a BytesIO": lambda path: io.BytesIO(MUCH),
+    "a file": lambda path: file_with(path, MUCH),
+    "a generator": lambda path: in_pieces(),
+    "a mapped file": lambda path: mapped(path, MUCH),
+}
+
+
+def mapped(tmp_path: Path, data: bytes) -> mmap.mmap:
+    """Return *data* as a mapped file."""
+    with file_with(tmp_path, data) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def was_closed(body: Any) -> bool:
+    """Return True if *body* has been closed, or cannot be."""
+    if isinstance(body, GeneratorType):
+        return body.gi_frame is None
+    return getattr(body, "closed", True)
+
+
+@pytest.mark.parametrize("length", [None, len(MUCH)], ids=["in-chunks", "with-a-length"])
+@pytest.mark.parametrize("kind", MADE)
+def test_a_body_that_is_made_afresh_is_sent_again_from_its_start(
+    site: OpenSite, tmp_path: Path, kind: str, length: int | None
+) -> None:
+    body = Factory(lambda: MADE[kind](tmp_path))
+    headers = None if length is None else {"Content-Length": str(length)}
+    asked = Recorder()
+    with site(dies_in_the_second_request, each(asked), retry=AT_ONCE) as here:
+        assert here.goes_on()
+        answer = here.pool.put(here.url(), body, headers=headers)
+        assert answer.body == b"/"
+        assert len(answer.attempts) == 1
+        assert here.goes_on()
+    assert asked.requests[0].body == MUCH
+    assert len(body.made) == 2
+    assert all(map(was_closed, body.made))
+    expected = "chunked" if length is None else None
+    assert asked.requests[0].headers.get("transfer-encoding") == expected
+
+
+def test_a_body_is_not_made_before_it_is_its_turn(site: OpenSite) -> None:
+    body = Factory(lambda: SOME)
+    held = threading.Event()
+    asked = Recorder()
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        wait_for(held)
+        name_target(peer, request)
+        each(asked)(peer)
+
+    with site(script, max_connections_per_host=1) as here:
+        before = here.pool.submit("GET", here.url("/before"))
+        upload = here.pool.submit("PUT", here.url(), body=body)
+        assert body.made == []
+        held.set()
+        assert before.result().body == b"/before"
+        assert upload.result().body == b"/"
+    assert body.made == [SOME]
+    assert asked.requests[0].body == SOME
+
+
+@pytest.mark.parametrize("length", [None, len(MUCH)], ids=["in-chunks", "with-a-length"])
+def test_the_system_sends_a_file_that_is_made_afresh_if_its_length_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int | None
+) -> None:
+    sendfile, by_the_system = os.sendfile, []
+
+    def noting(out: int, source: int, offset: int, count: int) -> int:
+        by_the_system.append(sent := sendfile(out, source, offset, count))
+        return sent
+
+    monkeypatch.setattr(os, "sendfile", noting)
+    body = Factory(lambda: file_with(tmp_path, MUCH))
+    headers = None if length is None else {"Content-Length": str(length)}
+    asked = Recorder()
+    with open_site(each(asked)) as here:
+        assert here.pool.put(here.url(), body, headers=headers).body == b"/"
+    assert asked.requests[0].body == MUCH
+    assert sum(by_the_system) == (length or 0)
+    assert body.made[0].closed
+
+
+def test_what_was_made_is_closed_when_cancel_returns(site: OpenSite) -> None:
+    taken = threading.Event()
+
+    class Endless:
+        closed = False
+
+        def read(self, size: int, /) -> bytes:
+            taken.set()
+            return bytes(size)
+
+        def close(self) -> None:
+            self.closed = True
+
+    body = Factory(Endless)
+    with site(ends_without_an_answer, each(name_target)) as here:
+        future = here.pool.submit("PUT", here.url(), body=body)
+        wait_for(taken)
+        assert not body.made[0].closed
+        assert future.cancel()
+        assert body.made[0].closed
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: SOME[1:], ValueError, "Content-Length 256 contradicts a body of 255 bytes"),
+        (lambda: SOME + b"1", ValueError, "Content-Length 256 contradicts a body of 257 bytes"),
+        (lambda: iter([SOME[1:]]), ValueError, "1 bytes short of its length"),
+        (lambda: iter([SOME + b"1"]), ValueError, "longer than its length of 256"),
+        (lambda: None, TypeError, "has returned None"),
+        (lambda: endless, TypeError, "has returned <function endless"),
+        (lambda: "text", TypeError, "encode it first"),
+        (lambda: 1 // 0, ZeroDivisionError, "zero"),
+    ],
+)
+def test_what_is_wrong_with_a_body_that_was_made_is_the_callers_and_not_tried_again(
+    site: OpenSite, make: Callable[[], Any], error: type[Exception], match: str
+) -> None:
+    made: list[None] = []
+
+    def body() -> Any:
+        made.append(None)
+        return make()
+
+    def script(peer: Peer) -> None:
+        with contextlib.suppress(*GONE):
+            each(name_target)(peer)
+
+    with site(script, repeat=True, retry=AT_ONCE) as here:
+        with pytest.raises(error, match=match) as caught:
+            here.pool.put(here.url(), body, headers={"Content-Length": "256"})
+        assert caught.value.attempts == ()  # type: ignore[attr-defined]
+        assert here.goes_on()
+    assert len(made) == 1
+
+
+def test_a_body_that_cannot_be_closed_is_not_taken_for_one_that_was_sent(site: OpenSite) -> None:
+    class Stuck:
+        def __iter__(self) -> Iterator[bytes]:
+            yield SOME
+
+        def close(self) -> None:
+            raise OSError("the disk has gone")
+
+    with site(ends_without_an_answer, each(name_target), retry=AT_ONCE) as here:
+        with pytest.raises(OSError, match="the disk has gone"):
+            here.pool.put(here.url(), Stuck)
         assert here.goes_on()
 
 

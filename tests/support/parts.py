@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import Any, cast
 
-from dugong import ConnectionPool, Request
+from dugong import ConnectionPool, Request, RetryPolicy
 from dugong.connection.polling import Coroutine
 from dugong.connection.request import RequestBuilder
 from dugong.connection.transport import Transport
@@ -14,7 +14,7 @@ from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.request import Origin
 
-__all__ = ["make_host", "make_job", "make_pipeline", "queue"]
+__all__ = ["fly", "land", "make_host", "make_job", "make_pipeline", "queue", "queue_suspects"]
 
 
 def make_host(window: int = 64, depth: int = 64) -> Host:
@@ -25,9 +25,10 @@ def make_host(window: int = 64, depth: int = 64) -> Host:
 
 
 def make_job(host: Host, target: str = "/", alone: bool = False, pool: object = None) -> Job:
-    """Return a job for a GET."""
+    """Return a job for a GET, with the default policy."""
     request = Request("GET", f"http://host{target}")
-    job = Job(request, cast(ConnectionPool, pool), host, b"head of " + target.encode(), 30.0)
+    head = b"head of " + target.encode()
+    job = Job(request, cast(ConnectionPool, pool), host, head, 30.0, RetryPolicy())
     job.alone = alone
     return job
 
@@ -37,6 +38,15 @@ def queue(host: Host, *targets: str) -> list[Job]:
     jobs = [make_job(host, target, alone="alone" in target) for target in targets]
     for job in jobs:
         host.append(job)
+    return jobs
+
+
+def queue_suspects(host: Host, *targets: str) -> list[Job]:
+    """Queue a job that has lost a connection for each of *targets*; return them."""
+    jobs = [make_job(host, target) for target in targets]
+    for job in jobs:
+        job.suspect = True
+    host.put_back(jobs)
     return jobs
 
 
@@ -58,3 +68,10 @@ def fly(pipeline: Pipeline, *jobs: Job) -> None:
     pipeline.in_flight.extend(jobs)
     pipeline.sent += len(jobs)
     pipeline.host.in_flight += len(jobs)
+
+
+def land(pipeline: Pipeline) -> None:
+    """Have all that is in flight answered."""
+    pipeline.answered += len(pipeline.in_flight)
+    pipeline.host.in_flight -= len(pipeline.in_flight)
+    pipeline.in_flight.clear()

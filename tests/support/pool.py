@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -11,16 +12,21 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dugong import ConnectionPool
+from dugong import ConnectionPool, ResponseFuture, RetryPolicy
+from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.transport import Transport
 from dugong.pool.pipeline import Pipeline
+from dugong.pool.request import Origin
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script, ScriptedServer
 
 __all__ = [
     "GONE",
+    "NO_SECOND_TRY",
     "OpenSite",
     "Site",
     "discard_rest",
     "each",
+    "lose_connection",
     "name_target",
     "open_site",
     "signal_after",
@@ -31,6 +37,9 @@ __all__ = [
 
 #: What a script gets when the client has closed the connection, perhaps with a reset.
 GONE = (EOFError, ConnectionError, ssl.SSLError)
+
+#: What stood behind a failed request is sent again, as always; the one that failed is not.
+NO_SECOND_TRY = RetryPolicy(should_retry=lambda attempt: False)
 
 #: Answers one request.
 Answer = Callable[[Peer, ReceivedRequest], None]
@@ -64,7 +73,11 @@ def open_site(
     client_context: ssl.SSLContext | None = None,
     **options: Any,
 ) -> Iterator[Site]:
-    """Start a server of *scripts* and a pool with *options*; with TLS if contexts are given."""
+    """Start a server of *scripts* and a pool with *options*; with TLS if contexts are given.
+
+    Unless there is a policy among the options, a request that fails has failed (`NO_SECOND_TRY`).
+    """
+    options.setdefault("retry", NO_SECOND_TRY)
     scheme = "http" if server_context is None else "https"
     with (
         ScriptedServer(*scripts, context=server_context, repeat=repeat) as server,
@@ -186,3 +199,31 @@ def get_and_be_idle(pool: ConnectionPool, where: str) -> None:
     pool.get(where)
     wait_for(idle)
     scheduler._place = place  # type: ignore[method-assign]
+
+
+@contextmanager
+def lose_connection(**options: Any) -> Iterator[tuple[ConnectionPool, ResponseFuture]]:
+    """Yield a pool, and the future of a request that has lost its connection there.
+
+    It is queued, for the connection that it needs is being opened, which never comes to an end.
+    """
+    dialling = threading.Event()
+
+    def never(origin: Origin) -> Coroutine[Transport]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            dialling.set()
+            while True:
+                yield PollNeeded(ours.fileno(), POLLIN)
+
+    def script(peer: Peer) -> None:
+        name_target(peer, peer.request())
+        peer.request()
+
+    with ScriptedServer(script) as server, ConnectionPool(**options) as pool:
+        pool.get(url(server))
+        pool._scheduler.dial = never
+        lost = pool.submit("GET", url(server, "/lost"))
+        wait_for(dialling)
+        assert pool.statistics().queued == 1
+        yield pool, lost

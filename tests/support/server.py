@@ -186,7 +186,10 @@ class ScriptedServer:
         sock.settimeout(TIMEOUT)
         try:
             if self._context is not None:
-                sock = self._context.wrap_socket(sock, server_side=True)
+                try:
+                    sock = self._context.wrap_socket(sock, server_side=True)
+                except (OSError, EOFError):
+                    return  # a client may have no use for the connection any more
             script(Peer(sock))
         except BaseException as exc:
             self._errors.append(exc)

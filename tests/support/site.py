@@ -30,7 +30,8 @@ class Site:
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._dropped_flaky = False
+        self._asked: set[str] = set()
+        self._stored: dict[str, int] = {}  # how many bytes of what was uploaded
 
     def __call__(self, peer: Peer) -> None:
         try:
@@ -47,8 +48,9 @@ class Site:
         if request.method in ("PUT", "POST"):
             return self._take_upload(peer, request, target)
         if request.method == "HEAD":
-            status = b"200 OK" if target == "/hello" else b"404 Not Found"
-            peer.send(b"HTTP/1.1 %b\r\nContent-Length: 14\r\n\r\n" % status)
+            size = 14 if target == "/hello" else self._stored.get(target)
+            status = "404 Not Found" if size is None else "200 OK"
+            peer.send(f"HTTP/1.1 {status}\r\nContent-Length: {size or 0}\r\n\r\n".encode())
         elif target == "/hello":
             peer.answer(b"Hello, world!\n", headers="Content-Type: text/plain; charset=utf-8\r\n")
         elif target == "/poem":
@@ -68,25 +70,35 @@ class Site:
         elif target == "/slow":
             peer.until_eof()
             return False
-        elif target == "/flaky" and not self._dropped_flaky:
-            self._dropped_flaky = True
+        elif target == "/crash" or (target.startswith("/flaky") and self._is_first(target)):
             return False
-        elif target == "/flaky":
+        elif target == "/down" or (target == "/busy" and self._is_first(target)):
+            peer.answer(status="503 Service Unavailable", headers="Retry-After: 1\r\n")
+        elif target.startswith(("/flaky", "/busy")):
             peer.answer(b"at last\n")
         else:
             peer.answer(b"no such page\n", status="404 Not Found")
         return True
+
+    def _is_first(self, target: str) -> bool:
+        """Return True if nobody has asked for *target* yet."""
+        first = target not in self._asked
+        self._asked.add(target)
+        return first
 
     def _take_upload(self, peer: Peer, request: ReceivedRequest, target: str) -> bool:
         if target == "/full":
             # Before the body, and without waiting for it.
             peer.answer(b"disk full\n", status="413 Content Too Large")
             return False
-        if target == "/dropped":
-            peer.exactly(int(request.headers["content-length"]))
+        if target == "/busy" and self._is_first(target):
+            peer.answer(status="503 Service Unavailable")
             return False
         if "expect" in request.headers:
             peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if target == "/crash" or (target.startswith("/flaky") and self._is_first(target)):
+            peer.exactly(min(1000, int(request.headers.get("content-length", 1000))))
+            return False
         if target == "/upper":
             # While the body still comes.
             peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -98,6 +110,15 @@ class Site:
                 size = sum(len(data) for data in _chunks(peer))
             else:
                 size = len(peer.exactly(int(request.headers["content-length"])))
+            if target == "/limited" and self._is_first(target):
+                peer.answer(status="429 Too Many Requests", headers="Retry-After: 1\r\n")
+                return True
+            self._stored[target] = size
+            if target == "/dropped" or ("?complete" in target and self._is_first(target)):
+                return False
+            if target.endswith("?uploads"):
+                peer.answer(b"u1\n")
+                return True
             peer.answer(f"stored {size} bytes\n".encode(), status="201 Created")
         return True
 

@@ -1,0 +1,43 @@
+"""What happens in a pool, for those who want to hear of it. Touches nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from dugong.pool.request import Request
+
+__all__ = ["Event", "EventKind"]
+
+EventKind = Literal["opened", "closed", "sent", "answered", "resent", "gave up", "learned"]
+
+
+class Event(NamedTuple):
+    """Something that has happened in a pool. ``str(event)`` says it in a line.
+
+    `kind` is one of
+
+    * "opened", "closed": a connection was, or it could not be opened, which is also "closed";
+    * "sent": a request was given to a connection;
+    * "answered": its answer has come, or the head of one that is streamed;
+    * "resent": it goes back to the queue, to be sent again;
+    * "gave up": it has failed, or its answer counts though it is one that is worth another attempt;
+    * "learned": the host has shown how it has to be treated.
+
+    `when` is in seconds, as `time.time` gives them, `origin` is as in ``https://host:8443``,
+    `connection` is a name or "", `request` is None for what concerns the connection or the host,
+    and `reason` says why, or what was answered.
+    """
+
+    kind: EventKind
+    when: float
+    origin: str
+    connection: str
+    request: Request | None
+    reason: str
+
+    def __str__(self) -> str:
+        where = f" on {self.connection}" if self.connection else ""
+        what = self.origin if self.request is None else f"{self.request.method} {self.request.url}"
+        why = f": {self.reason}" if self.reason else ""
+        return f"{self.kind} {what}{where}{why}"

@@ -1,0 +1,14 @@
+"""What is tried again in the tests of the command line is tried at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dugong.cli import fetching
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_RETRY", replace(fetching._RETRY, backoff=0))

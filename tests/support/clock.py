@@ -1,0 +1,61 @@
+"""Scripts what waits in a pool: a clock that stands still until the test puts it forward, chance
+without chance, and the events to wait for.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from types import SimpleNamespace
+
+import pytest
+
+from dugong import ConnectionPool, Event
+from dugong.pool import connections, pool, resending, retry, scheduler, traffic
+from tests.support.pool import wait_for
+from tests.support.server import TIMEOUT
+
+__all__ = ["Listener", "StoppedClock", "no_luck"]
+
+
+class StoppedClock:
+    """The time of all pools, by which deadlines, waits and holds are measured.
+
+    It says nothing of how long connecting, sending and receiving may take.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        for module in (connections, pool, resending, scheduler, traffic):
+            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+    def forward(self, pool: ConnectionPool, seconds: float) -> None:
+        """Let *seconds* pass; return when *pool* has done what was to be done by then."""
+        self.now += seconds
+        passed = threading.Event()
+        # The maintenance thread looks at its timers between the two.
+        pool._scheduler._wake.put(None)
+        pool._scheduler.do_later(passed.set)
+        wait_for(passed)
+
+
+def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every wait before another attempt be the longest it can be."""
+    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 1.0))
+
+
+class Listener:
+    """Hears of the events of a pool, as its *on_event*, and lets the test wait for them."""
+
+    def __init__(self) -> None:
+        self._events: SimpleQueue[Event] = SimpleQueue()
+
+    def __call__(self, event: Event) -> None:
+        self._events.put(event)
+
+    def wait_for(self, kind: str) -> Event:
+        """Wait for the next event of this *kind*, and return it."""
+        while True:
+            event = self._events.get(timeout=TIMEOUT)
+            if event.kind == kind:
+                return event
