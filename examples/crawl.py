@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from html.parser import HTMLParser
 from urllib.parse import quote, urldefrag, urljoin
 
-from dugong import ConnectionPool, Request, Response
+from dugong import ConnectionPool, Request, Response, RetryPolicy
 
 MAX_PAGES = 10_000
 
@@ -71,9 +71,11 @@ class Links(HTMLParser):
 def main(urls: list[str]) -> int:
     failed = 0
     frontier = Frontier(urls)
-    headers = {"User-Agent": "an-example"}
     with ConnectionPool(
-        max_connections_per_host=2, max_body_size=4 * 1024 * 1024, headers=headers
+        max_connections_per_host=2,
+        max_body_size=4 * 1024 * 1024,
+        headers={"User-Agent": "an-example"},
+        retry=RetryPolicy(attempts=3, budget=0.1),
     ) as pool:
         for future in pool.as_completed(frontier):
             if exc := future.exception():

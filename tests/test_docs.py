@@ -12,6 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,13 @@ import pytest
 import trustme
 
 import dugong
+from dugong import RetryPolicy
 from dugong.pool import connections, host, receiver, scheduler, traffic
 from tests.support.server import ScriptedServer
 from tests.support.site import Site
 
 ROOT = Path(__file__).parent.parent
-TUTORIALS = ("docs/crawling.rst", "docs/uploads.rst", "docs/tutorial.rst")
+TUTORIALS = ("docs/crawling.rst", "docs/uploads.rst", "docs/retries.rst", "docs/tutorial.rst")
 PAGES = (
     "README.md",
     "docs/index.rst",
@@ -111,12 +113,15 @@ def _example_com(
     monkeypatch.chdir(tmp_path)
     site = Site(context)
     with (
+        socket.socket() as silent,
         ScriptedServer(site, repeat=True) as plain,
         ScriptedServer(site, repeat=True, context=context) as tls,
     ):
+        silent.bind(("127.0.0.1", 0))
         addresses = {
             ("www.example.com", 80): plain.address,
             ("www.example.com", 443): tls.address,
+            ("www.example.com", 8080): silent.getsockname(),  # where nobody listens
             ("proxy.example.com", 3128): plain.address,
         }
         getaddrinfo = socket.getaddrinfo
@@ -179,6 +184,20 @@ def test_the_reference_gives_the_numbers_of_the_pool() -> None:
         if name[0] != "_" and type(value) in (int, float)
     }
     assert described == numbers
+
+
+def test_the_page_on_retries_gives_the_defaults_of_a_policy() -> None:
+    text = (ROOT / "docs/retries.rst").read_text(encoding="utf-8")
+    described = re.findall(r"^   \* - \*(\w+)\*\n     - (.+)$", text, re.MULTILINE)
+    defaults = {field.name: field.default for field in fields(RetryPolicy)}
+    assert dict(described) == {name: in_words(default) for name, default in defaults.items()}
+
+
+def in_words(default: object) -> str:
+    if isinstance(default, frozenset):
+        order = ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", *range(600)]
+        return ", ".join(str(item) for item in order if item in default)
+    return f"{default:g} s" if isinstance(default, float) else str(default)
 
 
 def test_the_changelog_has_an_entry_for_this_version() -> None:

@@ -216,6 +216,18 @@ def test_backup_uploads_all_files(site: str, tmp_path: Path) -> None:
     assert result.returncode == 0
 
 
+def test_backup_sends_again_what_a_server_that_restarts_has_lost(site: str, tmp_path: Path) -> None:
+    for name in ("busy", "flaky"):
+        (tmp_path / name).write_bytes(bytes(1_000_000))
+    result = run("backup.py", str(tmp_path), site)
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "busy: 201 Created (at attempt 2)",
+        "flaky: 201 Created (at attempt 2)",
+    ]
+    assert result.returncode == 0
+
+
 def test_backup_says_what_was_refused() -> None:
     def script(peer: Peer) -> None:
         try:
