@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 from collections.abc import Iterable
+from typing import Any
 
 from clients.worker import (
     BUFFER_SIZE,
@@ -30,10 +31,14 @@ def submit_all(pool: ConnectionPool, urls: Iterable[str]) -> None:
         check(response.status, len(response.body))
 
 
-def submit(server: Server) -> Round:
-    pool = ConnectionPool(max_connections_per_host=8)
+def submit(server: Server, **options: Any) -> Round:
+    pool = ConnectionPool(max_connections_per_host=8, **options)
     urls = small_urls(server.port)
     return lambda count: submit_all(pool, urls[:count])
+
+
+def submit_once(server: Server) -> Round:
+    return submit(server, retry=None)
 
 
 def submit_by_1000(server: Server) -> Round:
@@ -64,8 +69,8 @@ def far(server: Server) -> Round:
     return lambda count: submit_all(pool, urls[:count])
 
 
-def request(server: Server) -> Round:
-    pool = ConnectionPool()
+def request(server: Server, **options: Any) -> Round:
+    pool = ConnectionPool(**options)
     url = f"http://{HOST}:{server.port}{SMALL}"
 
     def perform(count: int) -> None:
@@ -74,6 +79,10 @@ def request(server: Server) -> Round:
             check(response.status, len(response.body))
 
     return perform
+
+
+def request_once(server: Server) -> Round:
+    return request(server, retry=None)
 
 
 def down(server: Server, tls: bool = False) -> Round:
@@ -138,9 +147,11 @@ def hosts(server: Server) -> Round:
 main(
     {
         "submit": submit,
+        "submit-once": submit_once,
         "map": in_order,
         "far": far,
         "request": request,
+        "request-once": request_once,
         "down": down,
         "down-tls": down_tls,
         "up": up,
