@@ -133,7 +133,9 @@ class Host:
     once, the one used last being last, and `roomy` have requests in flight but could take more.
     `unopenable_until`: opening another connection failed, so there is no hurry to try again;
     `unreachable`: how often in a row it did when there was no other. `held`: the host has asked us
-    to wait, which we do until `held_until`. `recent` has what `sent` and `repeated` (how often a
+    to wait, which we do until `held_until`; it `progresses` if, between that and when it asked so
+    before, it has answered as it should. `accepted` counts such answers, and `accepted_before` has
+    what that was then. `recent` has what `sent` and `repeated` (how often a
     request that had failed was tried again) were when the last interval of `BUDGET_TIME`, and this
     one, began; the latter at `recent_since`.
     `builder` makes the heads of requests; `plain_builder`, if there is one, those with no headers
@@ -141,6 +143,8 @@ class Host:
     """
 
     __slots__ = (
+        "accepted",
+        "accepted_before",
         "answered",
         "builder",
         "held",
@@ -153,6 +157,7 @@ class Host:
         "origin",
         "pipelines",
         "plain_builder",
+        "progresses",
         "queue",
         "queued",
         "recent",
@@ -193,6 +198,9 @@ class Host:
         self.unreachable = 0
         self.held = False
         self.held_until = 0.0
+        self.progresses = False
+        self.accepted = 0
+        self.accepted_before = 0
         self.recent = ((0, 0), (0, 0))
         self.recent_since = 0.0
         self.numbered = 0

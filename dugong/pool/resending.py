@@ -56,7 +56,9 @@ class Resending(Shared, ABC):
         """Return whether *response* is what *job* ends with; if not, it has been seen to.
 
         The first request that is told to wait holds all others to that host back. Those that were
-        under way beside it hear the same, which is not their fault.
+        under way beside it hear the same, and are not charged: a host that takes so many requests a
+        second tells all others to wait, again and again. But one that takes none is asked by nobody
+        more often than the policy says.
         """
         policy, host = job.retry, job.host
         status = response.status
@@ -69,7 +71,7 @@ class Resending(Shared, ABC):
         charged, delay = True, policy.delay(job.number)
         wanted = policy.wanted_delay(response.headers)
         if wanted is not None and status in _HOLDING:
-            charged = not host.held
+            charged = not (host.held and host.progresses)
             if wanted > 0:
                 self._hold(host, wanted, f"{status} with Retry-After {wanted:g}")
         delivery = Delivery.DISCLAIMED if status in DISCLAIMING else Delivery.ANSWER_STARTED
@@ -230,6 +232,8 @@ class Resending(Shared, ABC):
         host.held_until = max(host.held_until, monotonic() + seconds)
         if not host.held:
             host.held = True
+            host.progresses = host.accepted > host.accepted_before
+            host.accepted_before = host.accepted
             self._tell("learned", host, reason=reason)
             self._at(host.held_until, partial(self._end_hold, host))
 

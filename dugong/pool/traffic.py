@@ -132,6 +132,7 @@ class Traffic(Connections):
             elif (outcome := job.outcome) is not None:
                 job.outcome = None
                 if outcome.status < 400 or self._is_outcome(job, outcome, pipeline.name):
+                    pipeline.host.accepted += 1
                     self._finish(job, outcome)
         if error is None:
             return
@@ -219,6 +220,7 @@ class Traffic(Connections):
                 if job.upload is not None:
                     job.release()
                 resolved.append((job, response))
+            pipeline.host.accepted += len(resolved)
             if not pipeline.in_flight:
                 # The receiver has to look again, under the lock: others may receive before it does.
                 pipeline.exclusive = pipeline.receiving = False
@@ -250,6 +252,7 @@ class Traffic(Connections):
             pipeline.exclusive = False
             pipeline.in_flight.popleft()
             self._count_answers(pipeline, 1)
+            host.accepted += 1
             done, job.done = job.done, True
             if self.on_event is not None and not done:
                 self._tell_answered(pipeline, job, response)
@@ -351,6 +354,7 @@ class Traffic(Connections):
             job.reading = source
             pipeline.streaming = True
             pipeline.receiving = False
+            pipeline.host.accepted += 1
             if self.on_event is not None:
                 self._tell_answered(pipeline, job, answer)
                 if self.may_not_be_outcome(job, answer.status):

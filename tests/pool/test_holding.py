@@ -408,6 +408,28 @@ def test_those_that_were_under_way_and_hear_the_same_are_not_charged(
     assert charged == [[True], [False], [False]]
 
 
+def test_a_host_that_refuses_all_of_them_has_each_charged(
+    pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
+) -> None:
+    peer = warm_up(pool, server, 5)
+    policy = RetryPolicy(attempts=2, backoff=0)
+    futures = [pool.submit("GET", server.url(f"/{i}"), retry=policy) for i in range(3)]
+    for round_, outcomes in enumerate([("resent",) * 3, ("gave up", "resent", "resent")]):
+        assert sorted(peer.targets(3)) == ["/0", "/1", "/2"], round_
+        for outcome in sorted(outcomes):
+            refuse(peer)
+            heard.wait_for(outcome)
+        settle(pool)
+        clock.forward(pool, 30)
+    assert sorted(peer.targets(2)) == ["/1", "/2"]
+    refuse(peer)
+    refuse(peer)
+    charged = [
+        [attempt.charged for attempt in future.result(TIMEOUT).attempts] for future in futures
+    ]
+    assert charged == [[True], [False, True], [False, True]]
+
+
 def test_should_retry_is_asked_about_the_first_to_be_told_only(
     pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
 ) -> None:
