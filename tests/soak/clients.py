@@ -14,88 +14,29 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed
-from typing import Any, NamedTuple
+from typing import Any
 
 from dugong import (
+    Attempt,
     ConnectionPool,
-    ConnectionTimedOut,
     Delivery,
     DugongError,
     PoolClosed,
-    PoolFull,
     Request,
     Response,
     ResponseFuture,
-    ResponseTooLarge,
+    RetryPolicy,
     StateError,
     StreamedResponse,
 )
+from tests.soak.conversation import digest
+from tests.soak.events import Listener
 from tests.soak.ledger import Ask, Ledger
-from tests.soak.server import EARLY, answer_line, digest, filling
+from tests.soak.questions import HANG, POLICIES, BodyFailed, Made, Place, Question, Vetoed
 
-__all__ = ["HANG", "Client", "LateClient", "Place", "Question"]
+__all__ = ["Client", "LateClient"]
 
-HANG = 40.0  # seconds after which what has not come will not come
-
-_FILE_SIZE = 300_000
 _numbers = itertools.count(1)
-
-
-class Place(NamedTuple):
-    """A port of the server: what kind it is of, and how its URLs begin."""
-
-    kind: str
-    base: str
-
-    @property
-    def timeout(self) -> float:
-        """How many seconds without progress are too many: here, a right answer may be slow."""
-        return 0.4 if self.kind == "rough" else HANG / 2
-
-
-class BodyFailed(Exception):
-    """What a request body raises that fails."""
-
-
-class Question(NamedTuple):
-    """A request, and what the answer to it has to be."""
-
-    ask: Ask
-    request: Request
-    place: Place
-    size: int
-    digest: str
-    resendable: bool
-    error: BodyFailed | None  # that the body raises
-
-    def complaint(self, answer: Response | StreamedResponse, body: bytes, whole: bool) -> str:
-        """Return what is wrong with *answer*, of which *body* was received; "" if nothing is."""
-        request = self.request
-        if answer.request is not request:
-            return f"{self.ask} got the answer to {answer.request}"
-        digest = EARLY if answer.status == 413 else self.digest
-        line = answer_line(request.method, request.target, digest)
-        if answer.headers["Answers"] != line:
-            return f"{self.ask} got the answer {answer.headers['Answers']!r}, not {line!r}"
-        if request.method == "HEAD" or answer.status in (204, 304):
-            expected = b""
-        else:
-            expected = filling(line, self.size)
-        if body != (expected if whole else expected[: len(body)]):
-            return f"{self.ask} got a wrong body: {len(body)} bytes {body[:100]!r}"
-        return ""
-
-    def excuses(self, exc: BaseException, max_body_size: int) -> bool:
-        """Return True if the request may end with *exc*, or has no right to an answer at all."""
-        if isinstance(exc, (PoolClosed, PoolFull)) or exc is self.error:
-            return True
-        if isinstance(exc, ConnectionTimedOut) and self.request.deadline is not None:
-            return True
-        if isinstance(exc, ResponseTooLarge):
-            return self.size > max_body_size
-        if self.place.kind == "quiet":
-            return self.ask.once or not self.resendable
-        return self.place.kind == "rough"
 
 
 class Client:
@@ -104,15 +45,19 @@ class Client:
     def __init__(
         self,
         pool: ConnectionPool,
+        policy: RetryPolicy,
         places: list[Place],
         ledger: Ledger,
+        listener: Listener,
         max_body_size: int,
         depth: int,
         seed: int,
     ) -> None:
         self.pool = pool
+        self.policy = policy
         self.places = places
         self.ledger = ledger
+        self.listener = listener
         self.max_body_size = max_body_size
         self.depth = depth
         self.dice = random.Random(seed)
@@ -169,13 +114,24 @@ class Client:
             options["deadline"] = dice.choice((0.001, 0.01, 0.1, 1.0))
         if body is not None and dice.random() < 0.3:
             options["expect100"] = True
+        headers = {}
         if dice.random() < 0.05:
-            options["headers"] = {"Connection": "close"}
-        elif upload and isinstance(body, Iterator) and dice.random() < 0.5:
-            options["headers"] = {"Content-Length": str(len(data))}
+            headers["Connection"] = "close"
+        elif upload and (isinstance(body, (Iterator, Made))) and dice.random() < 0.5:
+            headers["Content-Length"] = str(len(data))
         number = str(next(_numbers))
-        once = idempotent is False or (method == "POST" and idempotent is None)
-        alone = once or upload or self.depth == 1 or "Connection" in options.get("headers", {})
+        if dice.random() < 0.1:
+            headers["Idempotency-Key"] = number
+        if headers:
+            options["headers"] = headers
+        policy = self.policy
+        if dice.random() < 0.2:
+            policy = options["retry"] = dice.choice(list(POLICIES.values()))
+            if policy is RetryPolicy.never and dice.random() < 0.5:
+                options["retry"] = None
+        keyed = "Idempotency-Key" in headers if idempotent is None else idempotent
+        alone = method == "POST" if not keyed and idempotent is None else not keyed
+        alone = alone or upload or self.depth == 1 or "Connection" in headers
         target = f"/{number}/{size}{'?alone' if alone else ''}"
         request = Request(
             method,
@@ -185,9 +141,10 @@ class Client:
             timeout=place.timeout,
             **options,
         )
+        once = policy.attempts == 1 or not policy.repeats(request)
         ask = Ask(number, f"{method} {place.kind}", once)
         resendable = not isinstance(body, Iterator)
-        return Question(ask, request, place, size, digest(data), resendable, error)
+        return Question(ask, request, place, size, digest(data), resendable, error, policy)
 
     def _big_body(self) -> tuple[bytes, Any, BodyFailed | None]:
         dice = self.dice
@@ -203,7 +160,7 @@ class Client:
         if error is not None:
             return data, failing(), error
         body: Any = dice.choice(
-            (data, bytearray(data), pieces, io.BytesIO(data), failing(), failing())
+            (data, bytearray(data), pieces, io.BytesIO(data), failing(), failing(), Made(data))
         )
         return data, body, None
 
@@ -215,26 +172,50 @@ class Client:
         complaint = question.complaint(answer, body, whole)
         if complaint:
             self.ledger.problem(complaint)
-        outcome = "refused" if answer.status == 413 else "answered" if whole else "left"
-        self.ledger.end(question.ask, outcome)
+        refused = answer.headers["Refused"] is not None
+        self._end(question, "refused" if refused else "answered" if whole else "left")
+        self.listener.ended(question.request, question.fate(answer))
+        self._look_at(question, answer.attempts, answer.attempts)
 
-    def _fail(self, question: Question, exc: BaseException) -> None:
+    def _end(self, question: Question, outcome: str, why: str = "") -> None:
+        self.ledger.end(question.ask, outcome, why)
+        body = question.request.body
+        if isinstance(body, Made) and not body.all_closed:
+            self.ledger.problem(f"{question.ask}, {outcome}, has left what it was made of open")
+
+    def _look_at(self, question: Question, attempts: tuple[Attempt, ...], said: object) -> None:
+        """See whether the earlier *attempts* can have been so."""
+        policy = question.policy
+        charged = [attempt.number for attempt in attempts if attempt.charged]
+        kept = any(attempt.response or attempt.request for attempt in attempts)
+        late = [a for a in attempts if a.status is not None and a.status not in policy.statuses]
+        if charged != list(range(1, len(charged) + 1)) or kept or late:
+            self.ledger.problem(f"{question.ask} had attempts that do not add up: {said}")
+        if len(charged) >= policy.attempts:
+            self.ledger.problem(f"{question.ask} had more attempts than {policy.attempts}: {said}")
+
+    def _fail(self, question: Question, exc: BaseException, streamed: bool = False) -> None:
         ask = question.ask
         why = type(exc).__name__
         if isinstance(exc, CancelledError):
-            self.ledger.end(ask, "cancelled")
+            self._end(question, "cancelled")
             return
-        documented = exc is question.error or isinstance(exc, (DugongError, OSError))
+        documented = exc is question.error or isinstance(exc, (DugongError, OSError, Vetoed))
         if not documented or type(exc) is DugongError or isinstance(exc, StateError):
             self.ledger.problem(f"{ask} has failed with {exc!r}")
         elif not question.excuses(exc, self.max_body_size):
             self.ledger.problem(
-                f"{ask} should have been answered, but: {exc!r} ({getattr(exc, 'delivery', None)})"
+                f"{ask} should have been answered, but: {exc!r} "
+                f"({getattr(exc, 'delivery', None)}) after {getattr(exc, 'attempts', None)}"
             )
         delivery = getattr(exc, "delivery", None)
         if delivery is None:
             self.ledger.problem(f"{ask} has failed without a verdict: {exc!r}")
-        self.ledger.end(ask, "unsent" if delivery is Delivery.UNSENT else "failed", why)
+        self._end(question, "unsent" if delivery is Delivery.UNSENT else "failed", why)
+        if not streamed:
+            self.listener.ended(question.request, question.fate(exc))
+        attempts = getattr(exc, "attempts", ())
+        self._look_at(question, attempts, (attempts, exc))
 
     def _settle(self, question: Question, future: ResponseFuture) -> None:
         """Wait for *future*, and see what it is."""
@@ -355,12 +336,19 @@ class Client:
                 if dice.random() < 0.1:
                     nested = self._question("GET")
                     request = nested.request
-                    request = Request("GET", request.url, deadline=0.5, timeout=request.timeout)
+                    request = Request(
+                        "GET",
+                        request.url,
+                        deadline=0.5,
+                        timeout=request.timeout,
+                        idempotent=request.idempotent,
+                        retry=request.retry,
+                    )
                     self._do(nested._replace(request=request))
                 body = self._read(answer, limit)
                 whole = len(body) < limit
         except BaseException as exc:
-            self._fail(question, exc)
+            self._fail(question, exc, streamed=True)
         else:
             self._check(question, answer, body, whole)
 
@@ -427,11 +415,8 @@ class LateClient(Client):
         while not self.stop.is_set():
             number = str(next(_numbers))
             request = Request("GET", f"{place.base}/{number}/100?late", timeout=place.timeout)
-            self._do(
-                Question(
-                    Ask(number, "GET late", False), request, place, 100, digest(b""), True, None
-                )
-            )
+            ask = Ask(number, "GET late", self.policy.attempts == 1)
+            self._do(Question(ask, request, place, 100, digest(b""), True, None, self.policy))
             control = http.client.HTTPConnection("127.0.0.1", self._control, timeout=HANG)
             control.request("GET", f"/after/{number}")
             control.getresponse().read()

@@ -16,7 +16,10 @@ _MANY = 20  # problems that are worth printing
 
 
 class Ask(NamedTuple):
-    """A request: which one, and whether the server may see it only once."""
+    """A request: which one, and whether the server may see it only once.
+
+    Not counted is what the server has disclaimed.
+    """
 
     number: str
     kind: str
@@ -26,8 +29,9 @@ class Ask(NamedTuple):
 class Ledger:
     """What became of each `Ask`, in a word, and what was wrong with any of it.
 
-    The words: "answered"; "failed" and why, "unsent" if it is said that nothing of it was sent;
-    "cancelled"; "left" (a stream, before its end); "dropped" (by an iterator that was left).
+    The words: "answered"; "refused", by an answer that says so; "failed" and why, "unsent" if it is
+    said that nothing of it was sent; "cancelled"; "left" (a stream, before its end); "dropped" (by
+    an iterator that was left).
     """
 
     def __init__(self) -> None:
@@ -36,6 +40,7 @@ class Ledger:
         self._ended: list[tuple[Ask, str]] = []
         self.submitted = 0
         self.outcomes: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
         self.problems: list[str] = []
 
     def submit(self, ask: Ask) -> None:
@@ -87,6 +92,7 @@ class Ledger:
     def __str__(self) -> str:
         lines = [f"{self.submitted:9} submitted"]
         lines += [f"{count:9} {what}" for what, count in sorted(self.outcomes.items())]
+        lines += [f"{count:9} events: {kind}" for kind, count in sorted(self.events.items())]
         lines += [f"PROBLEM: {what}" for what in self.problems[:_MANY]]
         if len(self.problems) > _MANY:
             lines.append(f"and {len(self.problems) - _MANY} more")

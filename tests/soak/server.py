@@ -1,379 +1,33 @@
-"""The server of the soak: right answers in many forms, and, on some ports, anything but that.
+"""The server of the soak: a process of its own that listens on many ports, as rude as they can be.
 
     python -m tests.soak.server CERTIFICATE SEED
 
-Prints a line of JSON, the ports by name, and ends when its standard input does. The target of a
-request, ``/NUMBER/SIZE``, says how long a body is wanted. `answer_line` is what each answer
-carries, in its head and all over its body, so that no other request's can be taken for it.
+Prints a line of JSON, the ports by name, and ends when its standard input does.
 
-There is a port for each kind of `Manners`, plain and with TLS, and one called "control":
-``/ledger`` waits for all other connections to end and tells what was seen; ``/after/NUMBER`` is
-answered when a late second copy of that answer has been sent.
+There is a port for each kind of `Manners`, plain and with TLS, one called "proxy", which leads to
+any of these and sometimes goes away, and one called "control": ``/ledger`` waits for all other
+connections to end and tells what was seen, but for what the server has disclaimed by its answer;
+``/after/NUMBER`` is answered when a late second copy of that answer has been sent.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import select
 import socket
 import ssl
 import sys
 import threading
 import time
-from collections import Counter
-from hashlib import sha256
-from typing import NamedTuple
 
-from tests.support.server import Peer, ReceivedRequest
+from tests.soak.conversation import KINDS, PATIENCE, Book, Caller, Conversation, Manners
+from tests.soak.relay import relay
+from tests.support.server import Peer
 
-__all__ = ["EARLY", "KINDS", "Manners", "answer_line", "digest", "filling"]
+__all__ = ["Server", "main"]
 
-PATIENCE = 15.0  # seconds that anything here waits, so that everything ends
-STALL = 3.0  # seconds for which a stalled connection is kept
-
-#: Instead of a digest: the body had not been read.
-EARLY = "early"
-
-
-class Manners(NamedTuple):
-    """How a port behaves.
-
-    How probable it is, for each answer, that the connection is closed behind it as announced
-    (`says_close`), or without a word (`closes`), and that something is plainly wrong (`wrong`).
-    `old`: speaks HTTP/1.0. `doubles`: sends an answer twice where nothing else is outstanding.
-    """
-
-    says_close: float = 0.0
-    closes: float = 0.0
-    wrong: float = 0.0
-    old: bool = False
-    doubles: bool = False
-
-
-KINDS = {
-    "honest": Manners(),
-    "polite": Manners(says_close=0.1),
-    "quiet": Manners(closes=0.05),
-    "old": Manners(old=True, says_close=0.3),
-    "double": Manners(doubles=True),
-    "late": Manners(doubles=True),
-    "rough": Manners(says_close=0.05, closes=0.05, wrong=0.1),
-}
-
-
-def answer_line(method: str, target: str, digest: str) -> str:
-    """Return what the answer to a request with a body of this *digest* says of itself."""
-    return f"{method} {target} {digest}"
-
-
-def digest(body: bytes) -> str:
-    """Return a short digest of *body*."""
-    return sha256(body).hexdigest()[:16]
-
-
-def filling(line: str, size: int) -> bytes:
-    """Return a body of *size* bytes that says *line* again and again."""
-    text = line.encode() + b"\n"
-    return (text * (size // len(text) + 1))[:size]
-
-
-class Book:
-    """What the server has seen since it was last asked. Any thread may call any method."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._seen: Counter[str] = Counter()
-        self._taken: Counter[str] = Counter()
-        self._repeated: set[str] = set()
-        self._talking = 0
-
-    def saw(self, number: str) -> None:
-        """The head of a request has come."""
-        with self._changed:
-            self._seen[number] += 1
-
-    def took(self, number: str) -> None:
-        """All of a request has come, and is about to be answered."""
-        with self._changed:
-            self._taken[number] += 1
-
-    def repeated(self, number: str) -> None:
-        """The late second copy of an answer has been sent."""
-        with self._changed:
-            self._repeated.add(number)
-            self._changed.notify_all()
-
-    def await_repeated(self, number: str) -> bool:
-        """Wait for that; return False if it does not happen."""
-        with self._changed:
-            return self._changed.wait_for(lambda: number in self._repeated, PATIENCE)
-
-    def talk(self, change: int) -> None:
-        """A connection has begun (1) or ended (-1)."""
-        with self._changed:
-            self._talking += change
-            self._changed.notify_all()
-
-    def close(self) -> dict[str, object]:
-        """Wait for all connections to end, return what was seen, and begin anew."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._talking, PATIENCE)
-            entries = {"seen": self._seen, "taken": self._taken, "talking": self._talking}
-            self._seen, self._taken, self._repeated = Counter(), Counter(), set()
-            return entries
-
-
-class _Over(Exception):
-    """The connection has been brought to an end."""
-
-
-class _Caller(Peer):
-    """A client, on one connection."""
-
-    def body(self, request: ReceivedRequest) -> bytes:
-        """Receive the body of *request*."""
-        if "transfer-encoding" not in request.headers:
-            return self.exactly(int(request.headers.get("content-length", 0)))
-        pieces = []
-        while size := int(self._until(b"\r\n")[:-2], 16):
-            pieces.append(self.exactly(size))
-            self.exactly(2)
-        self.exactly(2)
-        return b"".join(pieces)
-
-    @property
-    def has_next(self) -> bool:
-        """Whether another request has come, or at least its head."""
-        return b"\r\n\r\n" in self._received
-
-    def close_kindly(self) -> None:
-        """Say that nothing more comes, and wait until the client has closed, too.
-
-        Who closes while something has not been read resets the connection, and takes away what the
-        client has not read.
-        """
-        self.sock.settimeout(2)
-        try:
-            if isinstance(self.sock, ssl.SSLSocket):
-                self.sock.unwrap()
-        except (OSError, ValueError):
-            pass
-        try:
-            self.cut()
-            while socket.socket.recv(self.sock, 65536):
-                pass
-        except OSError:
-            pass
-        raise _Over
-
-
-class _Answer(NamedTuple):
-    """An answer in bytes. `until_close`: it ends with the connection; `last`: that ends then."""
-
-    head: bytes
-    body: bytes
-    until_close: bool
-    last: bool
-
-
-class Conversation:
-    """One connection."""
-
-    def __init__(self, caller: _Caller, manners: Manners, dice: random.Random, book: Book) -> None:
-        self._caller = caller
-        self._manners = manners
-        self._dice = dice
-        self._book = book
-        self._unsent = b""
-
-    def run(self) -> None:
-        """Answer requests until it is over."""
-        try:
-            while True:
-                self._answer_next()
-        except (_Over, EOFError, OSError, ValueError):
-            pass
-
-    def _chance(self, probability: float) -> bool:
-        return self._dice.random() < probability
-
-    def _answer_next(self) -> None:
-        caller, manners = self._caller, self._manners
-        request = caller.head()
-        number = request.target.split("/")[1]
-        self._book.saw(number)
-        wrong = self._chance(manners.wrong)
-        headers = request.headers
-        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-            self._before_body(request, wrong)
-        body = caller.body(request)
-        self._book.took(number)
-        answer = self._make(request, digest(body), 200)
-        if wrong:
-            self._do_wrong(answer)
-        self._unsent += answer.head + answer.body
-        if manners.doubles and self._double(request, answer, number):
-            return
-        if caller.has_next and not answer.last and self._chance(0.8):
-            return  # it goes with the next one
-        self._flush()
-        if answer.last:
-            caller.close_kindly()
-        if self._chance(manners.closes):
-            caller.close_kindly()
-
-    def _before_body(self, request: ReceivedRequest, wrong: bool) -> None:
-        """Do what comes before the body of *request* is read: perhaps answer."""
-        self._flush()
-        if wrong and self._chance(0.3):
-            self._stall()
-        if wrong and self._chance(0.3):
-            self._caller.reset()
-            raise _Over
-        if self._chance(0.1):
-            answer = self._make(request, EARLY, 413)
-            self._unsent += answer.head + answer.body
-            self._flush()
-            self._caller.close_kindly()
-        if "expect" in request.headers and self._chance(0.8):
-            self._unsent += b"HTTP/1.1 100 Continue\r\n\r\n"
-            self._flush()
-
-    def _make(self, request: ReceivedRequest, digest: str, status: int) -> _Answer:
-        dice, old = self._dice, self._manners.old
-        line = answer_line(request.method, request.target, digest)
-        size = int(request.target.split("/")[2].split("?")[0])
-        if status == 200:
-            status = dice.choice((200, 200, 200, 200, 200, 200, 201, 404, 503, 204, 304))
-        bodiless = status in (204, 304)
-        until_close = not bodiless and self._chance(self._manners.says_close / 2)
-        last = until_close or status == 413 or self._chance(self._manners.says_close)
-        lines = [f"HTTP/1.{0 if old else 1} {status} Whatever", f"Answers: {line}"]
-        body = b"" if bodiless else filling(line, size)
-        if last and not (old and self._chance(0.5)):
-            lines.append(dice.choice(("Connection: close", "connection:  CLOSE ")))
-        elif old and not last:
-            lines.append("Connection: keep-alive")
-        if not bodiless and not until_close:
-            if not old and self._chance(0.4):
-                lines.append("Transfer-Encoding: chunked")
-                body = self._in_chunks(body)
-            else:
-                lines.append(f"Content-Length: {len(body)}")
-        dice.shuffle(fields := lines[1:])
-        head = "\r\n".join([lines[0], *fields, "", ""]).encode()
-        if not old and self._chance(0.05):
-            head = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + head
-        if request.method == "HEAD":
-            body = b""
-        return _Answer(head, body, until_close, last)
-
-    def _in_chunks(self, body: bytes) -> bytes:
-        dice = self._dice
-        pieces = []
-        longest = dice.choice((10, 1000, 100_000)) if len(body) < 10_000 else 100_000
-        while body:
-            size = dice.randint(1, longest)
-            piece, body = body[:size], body[size:]
-            extension = dice.choice((b"", b"", b";x=1"))
-            pieces.append(b"%x%b\r\n%b\r\n" % (len(piece), extension, piece))
-        trailer = dice.choice((b"", b"", b"X-Trailer: 1\r\n"))
-        return b"".join(pieces) + b"0\r\n" + trailer + b"\r\n"
-
-    def _flush(self) -> None:
-        """Send what there is: at once, in parts, byte by byte, late."""
-        data, self._unsent = self._unsent, b""
-        how = self._dice.random()
-        if how < 0.05:
-            time.sleep(self._dice.random() * 0.02)
-        elif how < 0.08 and len(data) < 600:
-            self._caller.send_bytewise(data)
-            return
-        elif how < 0.3:
-            for _ in range(self._dice.randint(1, 4)):
-                size = self._dice.randrange(len(data) + 1)
-                self._caller.send(data[:size])
-                data = data[size:]
-                time.sleep(self._dice.choice((0, 0, 0.002)))
-        self._caller.send(data)
-
-    def _double(self, request: ReceivedRequest, answer: _Answer, number: str) -> bool:
-        """Send an answer twice, or with something else behind it; return False if not this one."""
-        whole = answer.head + answer.body
-        if answer.last or self._unsent != whole or len(whole) > 4000:
-            return False
-        if request.target.endswith("?alone") and self._chance(0.5):
-            # In one segment: after the answer has been seen, there may be another request.
-            stray = self._dice.choice((whole, whole * 2, whole[:20], b"\r\n", b"0\r\n\r\n"))
-            self._unsent = b""
-            self._caller.send(whole + stray)
-            return True
-        if request.target.endswith("?late"):
-            self._flush()
-            try:
-                self._caller.send(self._dice.choice((whole, b"\r\n", b"HTTP/1.1 408 Bye\r\n\r\n")))
-                if self._chance(0.2):
-                    self._caller.cut()
-            finally:
-                self._book.repeated(number)
-            return True
-        return False
-
-    def _do_wrong(self, answer: _Answer) -> None:
-        """Do something instead of sending *answer*, with which the connection ends."""
-        caller, dice = self._caller, self._dice
-        whole = answer.head + answer.body
-        if self._chance(0.3):
-            caller.send(self._unsent + self._garbled(answer))
-            caller.close_kindly()
-        encrypted = isinstance(caller.sock, ssl.SSLSocket)
-        end = dice.choice(("close", "cut", "reset", "stall"))
-        # That a body is not whole which ends with the connection can be seen only if that does not
-        # end as it should.
-        hidden = answer.until_close and not (end == "reset" or (end == "cut" and encrypted))
-        sent = dice.randrange(len(answer.head if hidden else whole))
-        caller.send(self._unsent + whole[: dice.choice((0, sent, sent))])
-        if end == "close":
-            caller.close_kindly()
-        elif end == "stall":
-            self._stall()
-        elif end == "cut":
-            caller.cut()
-            self._stall()
-        caller.reset()
-        raise _Over
-
-    def _stall(self) -> None:
-        """Do nothing until the client has closed."""
-        gone = select.poll()
-        gone.register(self._caller.sock, select.POLLRDHUP)
-        gone.poll(STALL * 1000)
-        raise _Over
-
-    def _garbled(self, answer: _Answer) -> bytes:
-        """Return what is no answer, with something behind it that looks like one."""
-        dice = self._dice
-        bait = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbait"
-        rest = answer.head.partition(b" ")[2]
-        heads = [
-            b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
-            b"\0\xff\r\n" * 20,
-            b"SSH-2.0-OpenSSH_9.9\r\n",
-            b"HTTP/2.0 " + rest,
-            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 0x4\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 0\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\n: no name\r\nContent-Length: 0\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-        ]
-        if answer.body:  # without one, it does not matter how that would have been framed
-            coded = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %b\r\n\r\n"
-            heads += [coded % b"rot13", coded % b"chunked, gzip", coded % b"chunked" + b"zz\r\n"]
-            heads += [coded % b"chunked" + b"5\r\n1234567\r\n0\r\n\r\n"]
-        return dice.choice(heads) + bait * dice.randrange(3)
+MOST_UP = 1.5  # seconds for which a server that goes away is there
+MOST_AWAY = 0.3  # seconds for which it is not
 
 
 class Server:
@@ -389,6 +43,7 @@ class Server:
     def start(self) -> None:
         """Listen on all ports."""
         self._listen("control", None, None)
+        self._listen("proxy", Manners(leaves=True, relays=True), None)
         for kind, manners in KINDS.items():
             self._listen(kind, manners, None)
             self._listen(f"{kind}+tls", manners, self._context)
@@ -397,15 +52,48 @@ class Server:
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._listeners.append(listener)
         self.ports[name] = listener.getsockname()[1]
-        threading.Thread(
-            target=self._accept, args=(listener, manners, context), daemon=True
-        ).start()
+        run = self._come_and_go if manners is not None and manners.leaves else self._accept
+        threading.Thread(target=run, args=(listener, manners, context), daemon=True).start()
+
+    def _come_and_go(
+        self, listener: socket.socket, manners: Manners, context: ssl.SSLContext | None
+    ) -> None:
+        """Accept connections, and end them all now and then, and be away for a while."""
+        address = listener.getsockname()
+        while True:
+            connections: list[socket.socket] = []
+            # A relay is told, and ends them with a reset. Others may be at work on an answer.
+            how = socket.SHUT_RD if manners.relays else socket.SHUT_RDWR
+            leave = threading.Timer(
+                self._dice.uniform(0.2, MOST_UP), _shut_down, (listener, connections, how)
+            )
+            leave.daemon = True
+            leave.start()
+            try:
+                self._accept(listener, manners, context, connections)
+            except OSError:
+                pass
+            listener.close()
+            leave.join()
+            # Nobody else is to be given the port, nor is somebody who asks for it to meet himself.
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            time.sleep(self._dice.uniform(0.01, MOST_AWAY))
+            listener.listen(512)
 
     def _accept(
-        self, listener: socket.socket, manners: Manners | None, context: ssl.SSLContext | None
+        self,
+        listener: socket.socket,
+        manners: Manners | None,
+        context: ssl.SSLContext | None,
+        accepted: list[socket.socket] | None = None,
     ) -> None:
+        """Serve all who come; note them in *accepted*."""
         while True:
             sock, _ = listener.accept()
+            if accepted is not None:
+                accepted.append(sock.dup())  # for TLS takes over what is in there
             threading.Thread(target=self._serve, args=(sock, manners, context), daemon=True).start()
 
     def _serve(
@@ -427,8 +115,11 @@ class Server:
             if context is not None:
                 sock = context.wrap_socket(sock, server_side=True)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            Conversation(_Caller(sock), manners, dice, self._book).run()
-        except OSError:
+            if manners.relays:
+                relay(sock)
+                return
+            Conversation(Caller(sock), manners, dice, self._book).run()
+        except (EOFError, OSError):
             pass
         finally:
             socket.socket.close(sock)
@@ -441,6 +132,17 @@ class Server:
         else:
             came = self._book.await_repeated(target.removeprefix("/after/"))
             peer.answer(status="200 OK" if came else "504 It has not")
+
+
+def _shut_down(listener: socket.socket, connections: list[socket.socket], how: int) -> None:
+    """End *connections*, in the middle of whatever they are at, and *listener*."""
+    listener.shutdown(socket.SHUT_RDWR)
+    for sock in connections:
+        with sock:
+            try:
+                sock.shutdown(how)
+            except OSError:
+                pass  # it has ended already
 
 
 def main(certificate: str, seed: str) -> None:

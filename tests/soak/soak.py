@@ -30,8 +30,10 @@ import trustme
 
 from dugong import ConnectionPool, ResponseFuture
 from dugong.pool import connections, host, receiver, scheduler, traffic
-from tests.soak.clients import HANG, Client, LateClient, Place
+from tests.soak.clients import Client, LateClient
+from tests.soak.events import Listener
 from tests.soak.ledger import Ledger
+from tests.soak.questions import HANG, POLICIES, Place
 from tests.support.leaks import no_leaks
 
 __all__ = ["main"]
@@ -90,26 +92,37 @@ def _round(
         "max_requests": dice.choice((None, None, 1, 7)),
     }
     ending = dice.choice(("close", "close at work", "forget"))
-    print(f"  {ending}: {limits}", flush=True)
-    pool: ConnectionPool | None = ConnectionPool(timeout=HANG / 2, ssl_context=context, **limits)
+    retry = dice.choice(list(POLICIES))
+    policy = POLICIES[retry]
+    through = dice.random() < 0.3
+    if through:
+        limits["proxy"] = ("127.0.0.1", ports["proxy"])
+    print(f"  {ending}, {retry}: {limits}", flush=True)
+    listener = Listener()
+    pool: ConnectionPool | None = ConnectionPool(
+        timeout=HANG / 2, ssl_context=context, retry=policy, on_event=listener, **limits
+    )
     assert pool is not None
     places = [
-        Place(name.partition("+")[0], f"http{'s' if '+' in name else ''}://127.0.0.1:{port}")
+        Place(kind, f"http{'s' if tls else ''}://127.0.0.1:{port}", through)
         for name, port in ports.items()
-        if name != "control"
+        for kind, _, tls in [name.partition("+")]
+        # A proxy may tear a second copy of an answer away from the first, and nobody could tell.
+        if kind not in (("control", "proxy", "double", "late") if through else ("control", "proxy"))
     ]
     mixed = [place for place in places if place.kind != "late"]
     late = [place for place in places if place.kind == "late"]
-    rest = (ledger, limits["max_body_size"], limits["pipeline_depth"])
-    clients = [Client(pool, mixed, *rest, dice.randrange(10**9)) for _ in range(CLIENTS)]
+    rest = (ledger, listener, limits["max_body_size"], limits["pipeline_depth"])
+    clients = [Client(pool, policy, mixed, *rest, dice.randrange(10**9)) for _ in range(CLIENTS)]
     clients += [
-        LateClient(pool, [place], *rest, dice.randrange(10**9), control=ports["control"])
+        LateClient(pool, policy, [place], *rest, dice.randrange(10**9), control=ports["control"])
         for place in late
     ]
     for client in clients:
         client.start()
     time.sleep(seconds)
     if ending == "close at work":
+        listener.closing = True
         _close(pool, ledger)
     for client in clients:
         client.stop.set()
@@ -121,7 +134,8 @@ def _round(
     if ending == "close":
         _close(pool, ledger)
         statistics = pool.statistics()
-        if statistics.queued or statistics.in_flight or statistics.connections:
+        left = statistics.queued + statistics.waiting + statistics.in_flight
+        if left or statistics.connections:
             ledger.problem(f"a closed pool is not empty: {statistics}")
     del client, hanging
     clients.clear()
@@ -137,6 +151,9 @@ def _round(
     ]
     if unresolved:
         ledger.problem(f"unresolved futures: {unresolved}")
+    for complaint in listener.complaints(statistics if ending == "close" else None):
+        ledger.problem(complaint)
+    ledger.events += listener.counts
 
 
 def _close(pool: ConnectionPool, ledger: Ledger) -> None:

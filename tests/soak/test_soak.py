@@ -8,19 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from dugong import Headers, Request, Response
-from tests.soak.clients import Place, Question
+from dugong import (
+    Attempt,
+    ConnectionClosed,
+    ConnectionPool,
+    ConnectionTimedOut,
+    Delivery,
+    Event,
+    Headers,
+    Request,
+    Response,
+    ResponseTooLarge,
+)
+from dugong.pool.events import EventKind
+from tests.soak.clients import Client
+from tests.soak.conversation import answer_line, digest, filling
+from tests.soak.events import Fate, Listener
 from tests.soak.ledger import Ask, Ledger
-from tests.soak.server import answer_line, digest, filling
+from tests.soak.questions import POLICIES, Made, Place, Question, Vetoed
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def question(number: int, method: str = "GET", size: int = 100) -> Question:
+def question(
+    number: int, method: str = "GET", size: int = 100, kind: str = "honest", policy: str = "patient"
+) -> Question:
     request = Request(method, f"http://127.0.0.1/{number}/{size}")
-    ask = Ask(str(number), method, method == "POST")
-    place = Place("honest", "http://127.0.0.1")
-    return Question(ask, request, place, size, digest(b""), True, None)
+    ask = Ask(str(number), method, method == "POST" or policy == "never")
+    place = Place(kind, "http://127.0.0.1")
+    return Question(ask, request, place, size, digest(b""), True, None, POLICIES[policy])
 
 
 def answer(asked: Question, request: Request | None = None, status: int = 200) -> Response:
@@ -104,3 +120,166 @@ def test_the_ledger_says_what_has_ended_twice() -> None:
     ledger.end(ask, "answered")
     ledger.end(ask, "cancelled")
     assert "has ended twice" in ledger.problems[0]
+
+
+# --- what may fail --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exc", "method", "kind", "policy", "excused"),
+    [
+        (ConnectionClosed(), "GET", "honest", "patient", False),
+        (ConnectionClosed(), "GET", "away", "patient", False),
+        (ConnectionClosed(), "GET", "away", "quick", True),
+        (ConnectionClosed(), "POST", "away", "patient", True),
+        (ConnectionClosed(), "GET", "quiet", "quick", False),
+        (ConnectionClosed(), "GET", "quiet", "twice", True),
+        (ConnectionClosed(), "POST", "honest", "never", False),
+        (ConnectionClosed(), "GET", "honest", "never", True),
+        (ConnectionTimedOut(), "GET", "rough", "patient", True),
+        (ConnectionTimedOut(), "GET", "busy", "patient", False),
+        (ResponseTooLarge(), "GET", "honest", "patient", False),
+        (Vetoed(), "GET", "honest", "doubtful", True),
+        (Vetoed(), "GET", "honest", "patient", False),
+    ],
+)
+def test_what_a_request_has_no_right_to_fail_with_is_noticed(
+    exc: Exception, method: str, kind: str, policy: str, excused: bool
+) -> None:
+    asked = question(1, method, kind=kind, policy=policy)
+    assert asked.excuses(exc, max_body_size=1000) is excused
+
+
+def failed(number: int, charged: bool = True, status: int | None = None) -> Attempt:
+    """Return an attempt that has failed."""
+    return Attempt(1.5, "h-1", "it failed", Delivery.SENT, number, charged, status)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "problem"),
+    [
+        ((), ""),
+        ((failed(1),), ""),
+        ((failed(1, charged=False), failed(1), failed(2, charged=False)), ""),
+        ((failed(1, status=503),), ""),
+        ((failed(1), failed(2)), "more attempts than 2"),
+        ((failed(2),), "do not add up"),
+        ((failed(1, status=404),), "do not add up"),
+        ((failed(1)._replace(request=question(1).request),), "do not add up"),
+    ],
+)
+def test_attempts_that_cannot_have_been_are_noticed(
+    attempts: tuple[Attempt, ...], problem: str
+) -> None:
+    ledger = Ledger()
+    asked = question(1, policy="twice")
+    with ConnectionPool() as pool:
+        client = Client(pool, asked.policy, [asked.place], ledger, Listener(), 1000, 1, 1)
+        client._look_at(asked, attempts, attempts)
+    assert len(ledger.problems) == bool(problem)
+    assert all(problem in found for found in ledger.problems)
+
+
+def test_a_body_that_was_made_and_not_closed_is_noticed() -> None:
+    made = Made(b"data")
+    with made() as first:
+        assert first.read() == b"data"
+    assert made.all_closed
+    made()
+    assert not made.all_closed
+
+
+# --- what a pool says of itself -------------------------------------------------------------------
+
+
+def listener_of(*told: tuple[EventKind, str], request: Request | None = None) -> Listener:
+    """Return a listener that was told of what has happened on which connection."""
+    listener = Listener()
+    for kind, connection in told:
+        about = None if kind in ("opened", "closed", "learned") else request
+        listener(Event(kind, 1.5, "http://h", connection, about, "because"))
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("told", "again", "given_up"),
+    [
+        ([], 0, None),
+        (["sent", "answered"], 0, False),
+        (["sent", "resent", "sent", "answered"], 1, False),
+        (["resent", "sent", "answered"], 1, False),
+        (["sent", "answered", "resent", "sent", "answered", "gave up"], 1, True),
+        (["sent", "gave up"], 0, True),
+        (["resent", "gave up"], 1, True),
+    ],
+)
+def test_events_that_agree_with_what_has_come_of_it(
+    told: list[EventKind], again: int, given_up: bool | None
+) -> None:
+    request = question(1).request
+    listener = listener_of(*((kind, "h-1") for kind in told), request=request)
+    listener.ended(request, Fate("an outcome", again, given_up))
+    assert listener.complaints(None) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "again", "given_up"),
+    [
+        (["sent", "sent", "answered"], 0, False),
+        (["sent", "answered", "answered"], 0, False),
+        (["answered"], 0, False),
+        (["sent", "resent", "sent", "answered"], 0, False),
+        (["sent", "sent", "answered"], 1, False),
+        (["sent", "answered"], 0, True),
+        (["sent", "answered", "gave up"], 0, False),
+        (["sent", "gave up", "gave up"], 0, True),
+    ],
+)
+def test_events_that_contradict_what_has_come_of_it_are_noticed(
+    told: list[EventKind], again: int, given_up: bool
+) -> None:
+    request = question(1).request
+    listener = listener_of(*((kind, "h-1") for kind in told), request=request)
+    listener.ended(request, Fate("an outcome", again, given_up))
+    (complaint,) = listener.complaints(None)
+    assert "has events that contradict it" in complaint
+
+
+def test_a_pool_that_is_closed_at_work_need_not_give_up_each_request() -> None:
+    request = question(1).request
+    listener = listener_of(("sent", "h-1"), ("answered", "h-1"), request=request)
+    listener.closing = True
+    listener.ended(request, Fate("a 503", 0, True))
+    assert listener.complaints(None) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "fine"),
+    [
+        ([("opened", "h-1"), ("closed", "h-1")], True),
+        ([("closed", "h-1")], True),  # it could not be opened
+        ([("opened", "h-1")], False),
+        ([("opened", "h-1"), ("opened", "h-1"), ("closed", "h-1")], False),
+        ([("opened", "h-1"), ("closed", "h-1"), ("closed", "h-1")], False),
+    ],
+)
+def test_a_connection_is_opened_and_closed_once_or_that_is_noticed(
+    told: list[tuple[EventKind, str]], fine: bool
+) -> None:
+    complaints = listener_of(*told).complaints(None)
+    assert ("was opened" in str(complaints)) is not fine
+
+
+def test_events_are_compared_with_the_statistics() -> None:
+    with ConnectionPool() as pool:
+        statistics = pool.statistics()
+    assert listener_of().complaints(statistics) == []
+    told = listener_of(("opened", "h-1"), ("closed", "h-1"), ("sent", "h-1"))
+    assert len(told.complaints(statistics)) == 2
+
+
+def test_an_event_without_a_reason_is_noticed() -> None:
+    listener = Listener()
+    listener(Event("closed", 1.5, "http://h", "h-1", None, ""))
+    (complaint,) = listener.complaints(None)
+    assert "gives no reason" in complaint
