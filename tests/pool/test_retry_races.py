@@ -217,7 +217,7 @@ def test_what_an_answer_has_decided_does_not_wait_for_the_next_request_of_its_co
         settle(pool)
         first = pool.submit("GET", server.url("/a"))
         assert peer.burst() == ["/a"]
-        only_once = RetryPolicy(methods=())
+        only_once = RetryPolicy(methods=frozenset())
         futures = [
             pool.submit("GET", server.url("/b")),
             pool.submit("GET", server.url("/c"), retry=only_once),
@@ -305,3 +305,16 @@ def test_nobody_is_asked_about_what_has_been_ended_since(monkeypatch: pytest.Mon
         assert not wait(futures, TIMEOUT).not_done
         settle(pool)
     assert asked == ["/2"]
+
+
+def test_an_interrupt_of_one_callback_keeps_nobody_else_waiting() -> None:
+    others = threading.Event()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with ConnectionPool() as pool:
+        pool._scheduler._deferred.extend((interrupted, others.set))
+        with pytest.raises(KeyboardInterrupt):
+            pool._scheduler._do_deferred()
+        assert others.is_set()

@@ -1,0 +1,110 @@
+"""A port of the loopback that can be opened and shut. Knows neither servers nor proxies."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.support.server import TIMEOUT
+
+__all__ = ["Gate"]
+
+_BUFFER = 32 * 1024  # bytes received ahead: an upload that stalls is not to vanish there
+
+
+class Gate:
+    """A port that is ours from the beginning, and refuses connections as long as it is shut.
+
+    Each connection is handled by *serve* in a thread of its own. To `shut` the gate ends them all:
+    their sockets are shut down, so that *serve* returns. For one thread.
+    """
+
+    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+        self._serve = serve
+        # Bound, but not listening. So nobody else is given the port; nor is a client that connects
+        # to it, which would find itself there.
+        self._claim = socket.socket()
+        self._claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._claim.bind(("127.0.0.1", 0))
+        self.port: int = self._claim.getsockname()[1]
+        self._listener: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []  # written by the acceptor, while there is one
+        self._lock = threading.Lock()  # guards what follows
+        self._socks: set[socket.socket] = set()
+        self._ending = False
+
+    def open(self) -> None:
+        """Let connections in."""
+        self._ending = False
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        accept = functools.partial(self._accept, self._listener)
+        self._acceptor = threading.Thread(target=accept, name="gate")
+        self._acceptor.start()
+
+    def bar(self) -> None:
+        """Let no connection in any more; those that there are stay."""
+        if self._listener is None or self._acceptor is None:
+            return
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._listener.close()
+        self._listener = None
+
+    def shut(self) -> None:
+        """Let no connection in any more, and end those that there are."""
+        self.bar()
+        with self._lock:
+            self._ending = True
+            for sock in self._socks:
+                _shut_down(sock)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def close(self) -> None:
+        """Shut, and give the port back."""
+        self.shut()
+        self._claim.close()
+
+    @contextmanager
+    def keeping(self, sock: socket.socket) -> Iterator[None]:
+        """Have *sock* shut down with the others; close it in the end. For any thread."""
+        with self._lock:
+            self._socks.add(sock)
+            if self._ending:
+                _shut_down(sock)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._socks.discard(sock)
+                sock.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._handle, args=(sock,), name="gate-serve")
+            self._threads.append(thread)
+            thread.start()
+
+    def _handle(self, sock: socket.socket) -> None:
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self.keeping(sock):
+            self._serve(sock)
+
+
+def _shut_down(sock: socket.socket) -> None:
+    try:
+        # Not as the TLS socket that it may be, which another thread is using.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except OSError:
+        pass  # it is not connected any more

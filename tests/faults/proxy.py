@@ -1,0 +1,304 @@
+"""Between the pool and the server: passes everything on, but for the faults that are planned.
+
+Each connection is handled by one thread, one request after the other: its head, its body, its
+answer. So what a fault hits is no matter of chance, however many requests have come by then.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import ssl
+import threading
+from types import TracebackType
+from typing import NamedTuple
+
+from tests.faults.faults import Fault, Kind, Phase, Plan, Where
+from tests.faults.gate import Gate
+from tests.support.server import TIMEOUT, Peer
+
+__all__ = ["Proxy", "Struck"]
+
+_GARBAGE = b"\0"
+#: It says that it is application data, and is encrypted with no key at all.
+_CORRUPT_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)
+_LENGTH = re.compile(rb"Content-Length: (\d+)")
+
+
+class Struck(NamedTuple):
+    """A fault that has happened, and the target that it happened to ("": the connection)."""
+
+    fault: Fault
+    target: str
+
+
+class Proxy:
+    """Passes on what comes to its `port` to *server_port*, while its `with` block runs.
+
+    With *context*, it speaks TLS to its clients. `struck` is what has happened.
+    """
+
+    def __init__(self, server_port: int, plan: Plan, context: ssl.SSLContext | None = None) -> None:
+        self.plan = plan
+        self.context = context
+        self.server_port = server_port
+        self.struck: list[Struck] = []
+        self.silent = False
+        self.unanswered = threading.Event()
+        self.gate = Gate(lambda sock: _Line(self, sock).run())
+        self.port = self.gate.port
+        self._lock = threading.Lock()  # guards what follows
+        self._connections = 0
+        self._to_gather = 0
+
+    def __enter__(self) -> Proxy:
+        self.gate.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.gate.close()
+
+    def go_away(self) -> None:
+        """End all connections, and refuse others until `come_back`."""
+        self.gate.shut()
+
+    def come_back(self) -> None:
+        """Undo the one or the other."""
+        self.gate.shut()
+        self.silent = False
+        self.unanswered.clear()
+        self.gate.open()
+
+    def fall_silent(self) -> None:
+        """Do nothing more on any connection, though they are let in, until `come_back`."""
+        self.silent = True
+
+    def wait_until_silent(self) -> None:
+        """Wait until something has come that nobody will answer."""
+        assert self.unanswered.wait(TIMEOUT)
+
+    def gather(self, count: int) -> None:
+        """Have the next request wait for others behind it, until *count* have come."""
+        with self._lock:
+            self._to_gather = count
+
+    def take_gathering(self) -> int:
+        """Return for how many requests to wait, once."""
+        with self._lock:
+            count, self._to_gather = self._to_gather, 0
+            return count
+
+    def count_connection(self) -> int:
+        """Return the number of a connection that has just been opened."""
+        with self._lock:
+            self._connections += 1
+            return self._connections
+
+
+class _Over(Exception):
+    """The connection has been brought to an end."""
+
+
+class _End(Peer):
+    """One of the two ends of a line. `deaf`: the way there has been cut."""
+
+    deaf = False
+
+    def send(self, data: bytes) -> None:
+        if not self.deaf:
+            super().send(data)
+
+    def gather(self, count: int) -> None:
+        """Wait until the heads of *count* more requests have come."""
+        while self._received.count(b"\r\n\r\n") < count:
+            self._receive()
+
+    def answer_parts(self) -> list[tuple[Phase, bytes]]:
+        """Receive an answer, in its parts."""
+        head = self._until(b"\r\n\r\n")
+        end = head.index(b"\r\n") + 2
+        parts = [(Phase.STATUS_LINE, head[:end]), (Phase.HEADER, head[end:])]
+        length = _LENGTH.search(head)
+        if length is not None:
+            parts.append((Phase.BODY, self.exactly(int(length[1]))))
+        else:
+            while (line := self._until(b"\r\n")) != b"0\r\n":
+                parts.append((Phase.CHUNK_SIZE, line))
+                parts.append((Phase.BODY, self.exactly(int(line, 16) + 2)))
+            parts.append((Phase.CHUNK_SIZE, line))
+            parts.append((Phase.TRAILER, self._until(b"\r\n\r\n")))
+        parts.append((Phase.BETWEEN, b""))
+        return parts
+
+    def strike(self, kind: Kind) -> None:
+        """Bring the connection to its end."""
+        if kind is Kind.RESET:
+            self.reset()
+        elif kind is Kind.STALL:
+            gone = select.poll()
+            gone.register(self.sock, select.POLLRDHUP)
+            gone.poll(TIMEOUT * 1000)
+        elif kind is Kind.CORRUPT:
+            socket.socket.sendall(self.sock, _CORRUPT_RECORD)
+            self.close_kindly()
+        else:
+            self.close_kindly()
+
+    def close_kindly(self) -> None:
+        """Say that nothing more comes, and wait until the other end has closed, too.
+
+        Who closes while something has not been read resets the connection.
+        """
+        try:
+            if isinstance(self.sock, ssl.SSLSocket):
+                _say_goodbye(self.sock)
+            self.cut()
+            while socket.socket.recv(self.sock, 65536):
+                pass
+        except OSError:
+            pass
+
+
+def _say_goodbye(sock: ssl.SSLSocket) -> None:
+    sock.setblocking(False)
+    try:
+        sock.unwrap()  # which would wait for theirs
+    except OSError:
+        pass
+    sock.settimeout(TIMEOUT)
+
+
+class _Line:
+    """A connection of a client, and ours to the server."""
+
+    def __init__(self, proxy: Proxy, sock: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = _End(sock)
+
+    def run(self) -> None:
+        """Pass on what comes until it is over."""
+        fault = self._proxy.plan.for_connection(self._proxy.count_connection())
+        try:
+            self._be_silent()
+            if fault is not None and fault.phase is Phase.CONNECT:
+                self._strike(fault)
+            if self._proxy.context is None:
+                self._connect()
+            elif fault is not None and fault.where is Where.INSIDE:
+                self._shake_hands_badly(self._proxy.context, fault)
+            else:
+                self._shake_hands(self._proxy.context, fault)
+        except (_Over, EOFError, OSError):
+            pass
+
+    def _shake_hands_badly(self, context: ssl.SSLContext, fault: Fault) -> None:
+        client = self._client
+        flight = _first_flight(client.sock, context)
+        middle = int(len(flight) * fault.share)
+        client.send(flight[:middle])
+        self._strike(fault)
+        client.send(flight[middle:])
+        client.until_eof()
+
+    def _shake_hands(self, context: ssl.SSLContext, fault: Fault | None) -> None:
+        sock = context.wrap_socket(
+            self._client.sock, server_side=True, do_handshake_on_connect=False
+        )
+        with self._proxy.gate.keeping(sock):
+            sock.do_handshake()
+            self._client.sock = sock
+            if fault is not None and fault.phase is Phase.HANDSHAKE:
+                self._strike(fault)
+            self._connect()
+
+    def _connect(self) -> None:
+        sock = socket.create_connection(("127.0.0.1", self._proxy.server_port), TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._proxy.gate.keeping(sock):
+            server = _End(sock)
+            while True:
+                self._exchange(server)
+
+    def _exchange(self, server: _End) -> None:
+        client = self._client
+        request = client.head()
+        self._be_silent()
+        client.gather(self._proxy.take_gathering() - 1)
+        length = int(request.headers.get("content-length", 0))
+        fault = self._proxy.plan.for_request(request.target, length > 0)
+        self._pass([(Phase.REQUEST_HEAD, request.head)], server, fault, request.target)
+        if fault is not None and fault.needs_body:
+            middle = int(length * fault.share) if fault.where is Where.INSIDE else length
+            server.send(client.exactly(middle))
+            self._strike(fault, request.target, server)
+            server.send(client.exactly(length - middle))
+        else:
+            server.send(client.exactly(length))
+        try:
+            answer = server.answer_parts()
+        except EOFError:
+            client.close_kindly()
+            raise
+        self._pass(answer, client, fault, request.target)
+
+    def _pass(
+        self, parts: list[tuple[Phase, bytes]], to: _End, fault: Fault | None, target: str
+    ) -> None:
+        """Pass on *parts*, with the *fault* if it hits one of them."""
+        data = b"".join(part for _, part in parts)
+        if fault is None or fault.phase not in (phase for phase, _ in parts):
+            to.send(data)
+            return
+        hit = [index for index, (phase, _) in enumerate(parts) if phase is fault.phase]
+        index = hit[int(len(hit) * fault.share)]
+        begin = sum(len(part) for _, part in parts[:index])
+        size = len(parts[index][1])
+        inside = max(1, int(size * fault.share))
+        cut = begin + {Where.BEFORE: 0, Where.INSIDE: inside, Where.AFTER: size}[fault.where]
+        to.send(data[:cut])
+        self._strike(fault, target, to)
+        to.send(data[cut:])
+
+    def _be_silent(self) -> None:
+        if self._proxy.silent:
+            self._proxy.unanswered.set()
+            self._client.strike(Kind.STALL)
+            raise _Over
+
+    def _strike(self, fault: Fault, target: str = "", to: _End | None = None) -> None:
+        """Have *fault* happen to what is on its way *to* one of the ends, or to the client.
+
+        Raises `_Over` if nothing more is to be passed on.
+        """
+        client = self._client
+        self._proxy.struck.append(Struck(fault, target))
+        if fault.kind is Kind.GARBLE:
+            (to or client).send(_GARBAGE)
+        elif fault.kind is Kind.CUT:
+            client.cut()
+            client.deaf = True
+        else:
+            client.strike(fault.kind)
+            raise _Over
+
+
+def _first_flight(sock: socket.socket, context: ssl.SSLContext) -> bytes:
+    """Return what a TLS server answers to the first that comes in."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    while not outgoing.pending:
+        data = sock.recv(65536)
+        if not data:
+            raise EOFError
+        incoming.write(data)
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+    return outgoing.read()

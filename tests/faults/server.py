@@ -1,0 +1,121 @@
+"""The server behind the proxy, which keeps book of what it has processed.
+
+A target is ``/NAME/FORM``. The FORM of the answer is "length" or "chunks"; what it says (`content`)
+follows from method, target and body, so that no other request's can be taken for it. A request with
+a body says its digest. One that is damaged is not processed: it ends its connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from hashlib import sha256
+from types import TracebackType
+
+from tests.faults.gate import Gate
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest
+
+__all__ = ["FORMS", "Book", "Server", "content", "digest"]
+
+FORMS = ("length", "chunks")
+
+
+def digest(body: bytes) -> str:
+    """Return a short digest of *body*."""
+    return sha256(body).hexdigest()[:16]
+
+
+def content(method: str, target: str, digest: str) -> bytes:
+    """Return the body of the answer to a request with a body of this *digest*."""
+    line = f"{method} {target} {digest}\n".encode()
+    return line * (3 + sum(line) % 20)
+
+
+def _answer(method: str, target: str, digest: str) -> bytes:
+    whole = content(method, target, digest)
+    head = f"HTTP/1.1 200 OK\r\nServer: book\r\nFor: {target}\r\n"
+    if target.endswith("/length"):
+        return f"{head}Content-Length: {len(whole)}\r\n\r\n".encode() + whole
+    middle = len(whole) // 3
+    chunks = b"".join(
+        b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (whole[:middle], whole[middle:])
+    )
+    fields = f"{head}Transfer-Encoding: chunked\r\n\r\n".encode()
+    return fields + chunks + f"0\r\nTrailer-For: {target}\r\n\r\n".encode()
+
+
+class Book:
+    """How often each target was processed, and which requests were damaged. For any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._processed: Counter[str] = Counter()
+        self._count = 0
+        self.damaged: list[str] = []
+
+    def enter(self, target: str) -> None:
+        """A request for *target* is processed now."""
+        with self._changed:
+            self._processed[target] += 1
+            self._count += 1
+            self._changed.notify_all()
+
+    def processed(self, target: str) -> int:
+        """Return how often a request for *target* was processed."""
+        with self._changed:
+            return self._processed[target]
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until *count* more requests than now have been processed."""
+        with self._changed:
+            enough = self._count + count
+            assert self._changed.wait_for(lambda: self._count >= enough, TIMEOUT), "no progress"
+
+
+class Server:
+    """Answers on the loopback while its `with` block runs."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+        self._gate = Gate(self._serve)
+        self.port = self._gate.port
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._gate.close()
+
+    def start(self) -> None:
+        """Take connections."""
+        self._gate.open()
+
+    def stop(self) -> None:
+        """Drop everything, and refuse connections."""
+        self._gate.shut()
+
+    def _serve(self, sock: socket.socket) -> None:
+        peer = Peer(sock)
+        try:
+            while True:
+                request = peer.request()
+                if not _is_whole(request):
+                    raise ValueError(request.target)
+                self.book.enter(request.target)
+                peer.send(_answer(request.method, request.target, digest(request.body)))
+        except (ValueError, AssertionError) as exc:
+            self.book.damaged.append(str(exc))
+        except (EOFError, OSError):
+            pass  # the proxy has closed
+
+
+def _is_whole(request: ReceivedRequest) -> bool:
+    claimed = request.headers.get("digest", digest(b""))
+    return b"\0" not in request.head and claimed == digest(request.body)

@@ -1,0 +1,101 @@
+"""Thousands of requests with faults at random: nothing is lost, doubled or swapped.
+
+What an answer has to say follows from its request, so a swapped one is a wrong one.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dugong import DugongError, Request, Response
+from dugong.pool import host
+from tests.faults.faults import Kind, RandomFaults
+from tests.faults.server import FORMS
+from tests.faults.site import Contexts, Site, is_right, open_site
+
+RATE = 0.03
+TIMEOUT = 0.5  # seconds; all else is as it is by default
+HANG = 40.0  # seconds
+THREADS = 8
+
+
+def test_6000_gets_come_back_right(tls_contexts: Contexts) -> None:
+    with (
+        open_site(RandomFaults(1, RATE, tls=False), timeout=TIMEOUT) as plain,
+        open_site(RandomFaults(2, RATE, tls=True), tls_contexts, timeout=TIMEOUT) as tls,
+    ):
+        futures = [
+            site.pool.submit(site.request(number, form=FORMS[number % len(FORMS)]))
+            for number in range(3000)
+            for site in (plain, tls)
+        ]
+        responses = [future.result(HANG) for future in futures]
+        assert all(is_right(response) for response in responses)
+        assert all(plain.processed(response.request) for response in responses[::2])
+        assert all(tls.processed(response.request) for response in responses[1::2])
+        assert len(plain.proxy.struck) + len(tls.proxy.struck) > 6000 * RATE
+        assert {struck.fault.kind for struck in tls.proxy.struck} == set(Kind)
+
+
+def test_of_a_mixture_nothing_is_doubled(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Or else there would be no pipelines any more after the first few faults.
+    monkeypatch.setattr(host, "PENALTY", 0.02)
+    plan = RandomFaults(3, RATE, tls=contexts is not None)
+    with open_site(plan, contexts, timeout=TIMEOUT) as site:
+        with ThreadPoolExecutor(THREADS) as executor:
+            ends = [executor.submit(ask_for_all_kinds, site, i) for i in range(THREADS)]
+        failed = sum(end.result() for end in ends)
+        assert 0 < failed < len(site.proxy.struck)
+        garbled = [
+            struck.fault.hits_request and struck.fault.kind is Kind.GARBLE
+            for struck in site.proxy.struck
+        ]
+        assert len(site.book.damaged) <= sum(garbled)
+
+
+def ask_for_all_kinds(site: Site, number: int) -> int:
+    """Ask for this and that, and check what comes; return how many had no answer."""
+    dice = random.Random(number)
+    failed = 0
+    for batch in range(20):
+        names = (f"{number}-{batch}-{i}" for i in range(dice.choice((1, 5, 30))))
+        futures = [site.pool.submit(some_request(site, name, dice)) for name in names]
+        answers = [
+            (future.request, lambda future=future: future.result(HANG)) for future in futures
+        ]
+        direct = some_request(site, f"{number}-{batch}", dice)
+        answers.append((direct, lambda direct=direct: site.pool.request(direct)))
+        failed += sum(not check(site, request, answer) for request, answer in answers)
+    return failed
+
+
+def some_request(site: Site, name: str, dice: random.Random) -> Request:
+    """Return a request of whatever kind."""
+    form = dice.choice(FORMS)
+    method = dice.choice(("GET", "GET", "PUT", "POST"))
+    if method == "GET":
+        return site.request(name, method, form)
+    if dice.random() < 0.2:
+        return site.request(name, method, form, dice.randbytes(100_000), upload=io.BytesIO)
+    return site.request(name, method, form, dice.randbytes(100))
+
+
+def check(site: Site, request: Request, answer: Callable[[], Response]) -> bool:
+    """Return True if *request* has been answered; only one that may not be sent again may fail."""
+    try:
+        response = answer()
+    except (DugongError, OSError):
+        assert request.method == "POST"
+        assert site.processed(request) <= 1
+        return False
+    assert is_right(response)
+    times = site.processed(request)
+    assert times == 1 if request.method == "POST" else times >= 1
+    return True
