@@ -30,6 +30,7 @@ def no_leaks() -> Iterator[None]:
     descriptors = set(_open_descriptors().values())
     yield
     gc.collect()
+    gc.freeze()  # what is left is no garbage, and not to be looked at again after each test
     left = [thread for thread in threading.enumerate() if thread not in threads]
     assert not left, f"threads left over: {left}"
     new = set(_open_descriptors().values()) - descriptors
