@@ -91,7 +91,8 @@ def take(host: Host, pipeline: Pipeline) -> list[Job]:
     if host.suspects:
         if not pipeline.sent:
             return [host.pop_suspect()]
-        if needs_fresh(host) and not (flying and any(other.retiring for other in host.pipelines)):
+        making_room = any(other.retiring and not other.streaming for other in host.pipelines)
+        if needs_fresh(host) and not (flying and making_room):
             pipeline.retiring = True  # and make room for one
             return []
     # An equal share, so that no request waits behind others while a connection has nothing to do.

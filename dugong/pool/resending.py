@@ -20,7 +20,7 @@ from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Attempt, Response
-from dugong.pool.retry import DISCLAIMING, RetryPolicy, objection
+from dugong.pool.retry import DISCLAIMING, objection
 from dugong.pool.shared import Shared
 
 __all__ = ["Resending"]
@@ -259,31 +259,34 @@ class Resending(Shared, ABC):
         jobs = host.pop_all()
         self._unqueue(len(jobs))
         now = monotonic()
-        failed: list[tuple[Job, Exception, Attempt, str | None]] = []
-        policies: dict[int, tuple[RetryPolicy, int]] = {}
+        delay = 0.0
+        # There may be many thousands, to nearly all of which the same happens.
+        alike: dict[tuple[int, int, bool], tuple[Attempt, str | None]] = {}
         for job in jobs:
-            own = failure(error, Delivery.UNSENT)
-            attempt = self._attempt(job, connection, str(own), Delivery.UNSENT)
-            attempt = attempt._replace(exception=own)
-            against = objection(job.retry, job.request, attempt, job.rewindable)
-            failed.append((job, own, attempt, against))
-            if against is None:
-                policy = job.retry
-                _, number = policies.get(id(policy), (policy, host.unreachable))
-                policies[id(policy)] = policy, max(number, attempt.number)
-        delays = [policy.outage_delay(number) for policy, number in policies.values()]
-        delay = max(delays, default=0.0)
+            policy, kind = job.retry, (id(job.retry), job.number, job.rewindable)
+            if kind not in alike:
+                own = failure(error, Delivery.UNSENT)
+                attempt = self._attempt(job, connection, str(own), Delivery.UNSENT)
+                attempt = attempt._replace(exception=own, request=None)
+                against = objection(policy, job.request, attempt, job.rewindable)
+                alike[kind] = attempt, against
+                if against is None:
+                    number = max(host.unreachable, attempt.number)
+                    delay = max(delay, policy.outage_delay(number))
         stay: list[Job] = []
         asking: list[Callable[[], None]] = []
-        for job, own, attempt, objected in failed:
-            against = objected or self._no_time(job, delay)
+        for job in jobs:
+            attempt, against = alike[id(job.retry), job.number, job.rewindable]
+            against = against or self._no_time(job, delay)
             if against is not None:
-                self._give_up(job, own, connection, against)
+                self._give_up(job, failure(error, Delivery.UNSENT), connection, against)
                 continue
-            job.attempts += (attempt._replace(request=None),)
+            job.attempts += (attempt,)
             if job.retry.should_retry is not None:
                 self._wait(job)
-                asking.append(partial(self._ask, job, own, attempt, 0.0))
+                own = failure(error, Delivery.UNSENT)
+                asked = attempt._replace(request=job.request)
+                asking.append(partial(self._ask, job, own, asked, 0.0))
             else:
                 self._tell("resent", host, connection, job.request, attempt.outcome)
                 stay.append(job)
