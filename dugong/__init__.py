@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
-    from dugong.pool.retry import RetryPolicy, retrying
+    from dugong.pool.retry import RetryPolicy
+    from dugong.pool.retrying import retrying
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = [
@@ -99,7 +100,7 @@ _LAZY = {
     "ResponseFuture": "dugong.pool.future",
     "RetryPolicy": "dugong.pool.retry",
     "StreamedResponse": "dugong.pool.response",
-    "retrying": "dugong.pool.retry",
+    "retrying": "dugong.pool.retrying",
 }
 
 

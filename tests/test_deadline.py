@@ -7,21 +7,12 @@ import pytest
 from dugong import deadline
 from dugong.deadline import Deadline
 from dugong.errors import ConnectionTimedOut
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(deadline, "monotonic", clock)
-    return clock
+    return Clock(monkeypatch, deadline)
 
 
 def test_the_remaining_time_is_what_is_left_of_the_whole(clock: Clock) -> None:

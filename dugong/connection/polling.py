@@ -1,7 +1,8 @@
 """How a coroutine of dugong waits: it yields a `PollNeeded`, and a driver resumes it when ready.
 
-This file holds the blocking driver, `eval_coroutine`; `dugong.connection.aio` has the one for
-asyncio. Guarantees: a driver that stops early closes the coroutine, so that its clean-up runs.
+This file holds the blocking driver, `eval_coroutine`, and what such coroutines wait with besides;
+`dugong.connection.aio` has the driver for asyncio. Guarantees: a driver that stops early closes the
+coroutine, so that its clean-up runs.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Protocol, cast
 
 __all__ = ["BodyLike", "ReadableBinary", "RequestBody", "cut_short", "request_body"]
@@ -79,7 +80,7 @@ class RequestBody(ABC):
             raise ValueError("the body cannot be sent again, for it cannot be rewound")
 
     def end_sending(self) -> None:  # noqa: B027  # most have nothing to close
-        """Close what was opened by `rewind`. To be called after each sending, however it ended."""
+        """Undo what `rewind` did, and the sending. To be called after that, however it ended."""
 
     def release(self) -> None:  # noqa: B027  # most have nothing to let go of
         """Let the caller do with the body what he likes. It is not asked for anything any more."""
@@ -328,6 +329,12 @@ class _Seekable(_Stream):
 
     def rewind(self) -> None:
         cast(_SeekableFile, self._file).seek(self._start)
+
+    def end_sending(self) -> None:
+        # Or another request with this file would send nothing, and call that a success. A file
+        # that cannot be sought any more tells whoever needs it next.
+        with suppress(OSError, ValueError):
+            self.rewind()
 
 
 class _RegularFile(_Counted):

@@ -24,7 +24,7 @@ from dugong.errors import (
     UnsupportedResponse,
 )
 from dugong.pool.dispatch import has_room, wants_connection
-from dugong.pool.failure import Abandoned, failure, forget_frames
+from dugong.pool.failure import Abandoned, failure, forget_frames, in_words
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
@@ -204,7 +204,7 @@ class Connections(Resending):
             else:
                 host.unopenable_until = monotonic() + REOPEN_TIME
                 host.trust_suspects()
-            self._end(pipeline, f"it could not be connected: {error}")
+            self._end(pipeline, f"it could not be connected: {in_words(error)}")
             # The others may be held for long; what is queued until then is not forgotten either.
             self._at(host.unopenable_until, partial(self._serve_all, host))
         forget_frames(error)
@@ -278,7 +278,7 @@ class Connections(Resending):
         """End *pipeline* because of *error*."""
         if not pipeline.ending:
             pipeline.failure = error
-        self._end(pipeline, str(error) or type(error).__name__)
+        self._end(pipeline, in_words(error))
 
     def _settle_if_unused(self, pipeline: Pipeline) -> None:
         """Decide what becomes of the requests of a connection that has ended."""
@@ -308,14 +308,12 @@ class Connections(Resending):
                 self._timers.cancel(timer)
         forget_frames(pipeline.failure)
         reserved, pipeline.reserved = pipeline.reserved, None
-        if reserved is not None:
+        if reserved is not None and self.closed:
             self._unqueue(1)
-            if self.closed:
-                self._end_closed(reserved)
-            else:
-                reserved.pipeline = None
-                host.put_back([reserved])
-                self.queued += 1
+            self._end_closed(reserved)
+        elif reserved is not None:
+            reserved.pipeline = None
+            host.put_back([reserved])
         self._queue_again(back)  # before the reserved one, which stood behind them
         while self.wanting and (self.connections < self.limits.max_connections or self.idle):
             wanting = next(iter(self.wanting))
@@ -332,9 +330,8 @@ class Connections(Resending):
         """
         cause = pipeline.failure
         if job.error is not None:
-            self._give_up(
-                job, failure(job.error, verdict), pipeline.name, "it cannot be tried again"
-            )
+            error = failure(job.error, verdict)
+            self._give_up(job, error, pipeline.name, "it cannot be tried again")
             return False
         # An end of our own making is nobody's fault who is left: it concerned one that is done.
         blameless = cause is None or isinstance(cause, Abandoned)
@@ -357,7 +354,8 @@ class Connections(Resending):
             # this. That of a fresh one, or a second time, is not what has happened.
             at_once = stale and bool(pipeline.answered) and not job.suspect
             job.suspect = True
-            self._fails(job, error, attempt, at_once)
+            delay = 0.0 if at_once else job.retry.delay(attempt.number)
+            self._consider(job, error, attempt, delay)
             return False
         against = objection(job.retry, job.request, attempt, job.rewindable)
         if self.closed or against is not None:

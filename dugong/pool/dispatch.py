@@ -2,8 +2,8 @@
 
 Guarantees: requests leave a queue in its order; none leaves it while the host is to be left alone;
 nothing is sent before or behind a request that has to be alone; as long as there are requests and a
-connection that is free, that one gets some. Called under the lock of the scheduler; changes nothing
-but the queue and the pipeline.
+connection that is free, and may have them, that one gets some. Called under the lock of the
+scheduler; changes nothing but the queues and the pipeline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
 
-__all__ = ["has_room", "needs_fresh", "should_refill", "take", "wants_connection"]
+__all__ = ["has_room", "needs_fresh", "room", "should_refill", "take", "wants_connection"]
 
 
 def room(host: Host, pipeline: Pipeline) -> int:

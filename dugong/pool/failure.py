@@ -1,12 +1,15 @@
-"""What a request fails with, and how far it had got then. Touches nothing."""
+"""What a request fails with, and how far it had got then; what becomes of callbacks that fail.
+Touches nothing.
+"""
 
 from __future__ import annotations
 
 import copy
+from threading import current_thread, main_thread
 
 from dugong.errors import ConnectionClosed, Delivery, DugongError
 
-__all__ = ["Abandoned", "BodyError", "failure", "forget_frames"]
+__all__ = ["Abandoned", "BodyError", "ends_program", "failure", "forget_frames", "in_words"]
 
 
 class Abandoned(ConnectionClosed):
@@ -38,6 +41,11 @@ def failure(error: Exception, delivery: Delivery) -> Exception:
     return own
 
 
+def in_words(error: BaseException) -> str:
+    """Return what *error* says, or its name if it says nothing."""
+    return str(error) or type(error).__name__
+
+
 def forget_frames(error: BaseException | None) -> None:
     """Let go of the frames that *error* was raised in, which refer to whoever keeps the error.
 
@@ -50,3 +58,11 @@ def forget_frames(error: BaseException | None) -> None:
         seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+def ends_program(exc: BaseException) -> bool:
+    """Return True if *exc*, which a callback has raised in this thread, is to be let through.
+
+    Ctrl-C belongs to the program. A thread of the pool has other requests to see to.
+    """
+    return not isinstance(exc, Exception) and current_thread() is main_thread()

@@ -35,6 +35,8 @@ from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dugong.pool.failure import ends_program
+
 if TYPE_CHECKING:
     from dugong.pool.request import Request
     from dugong.pool.response import Response, StreamedResponse
@@ -250,11 +252,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         try:
             callback(self)
         except BaseException as exc:
-            # Ctrl-C belongs to the program. A thread of the pool has other requests to see to.
-            if (
-                not isinstance(exc, Exception)
-                and threading.current_thread() is threading.main_thread()
-            ):
+            if ends_program(exc):
                 raise
             import logging
 

@@ -1,4 +1,5 @@
-"""One origin: its queue, its connections, and what it has taught us about pipelining.
+"""One origin: its queue, its connections, when it is to be left alone, and what it has taught us
+about pipelining.
 
 Guarantees: what is learned only ever makes us more careful than the caller allows, and no lesson
 lasts for ever. No I/O, and no lock of its own: all of it is guarded by the scheduler's.
@@ -125,21 +126,25 @@ class Lessons:
 class Host:
     """An origin of a pool.
 
-    `queue` holds the requests that no connection has, the next one first; some of them may have
-    been withdrawn (`Job.done`). `suspects` are those that need a connection which has not been
-    used. `queued` counts both, but for the withdrawn; `in_flight` counts those on connections, and
-    `waiting` those that wait to be tried again, each for itself.
-    `pipelines` are all connections that have not ended; of these, `idle` could take any request at
-    once, the one used last being last, and `roomy` have requests in flight but could take more.
-    `unopenable_until`: opening another connection failed, so there is no hurry to try again;
-    `unreachable`: how often in a row it did when there was no other. `held`: the host has asked us
-    to wait, which we do until `held_until`; it `progresses` if, between that and when it asked so
-    before, it has answered as it should. `accepted` counts such answers, and `accepted_before` has
-    what that was then. `recent` has what `sent` and `repeated` (how often a
-    request that had failed was tried again) were when the last interval of `BUDGET_TIME`, and this
-    one, began; the latter at `recent_since`.
-    `builder` makes the heads of requests; `plain_builder`, if there is one, those with no headers
-    but the pool's. These two never change.
+    `origin`, `name`, `builder` (makes the heads of requests) and `plain_builder` (if there is one:
+    those with no headers but the pool's) never change. The rest is guarded by the lock of the
+    scheduler:
+
+    * `queue`: the requests that no connection has, the next one first; `withdrawn` of them are
+      `Job.done`. `suspects`: those that need a connection which has not been used. `queued` counts
+      both, but for the withdrawn; `in_flight` those on connections; `waiting` those that wait to be
+      tried again, each for itself.
+    * `pipelines`: all connections that have not ended; of these, `idle` could take any request at
+      once, the one used last being last, and `roomy` have requests in flight but could take more.
+      `numbered`: how many there have been. `lessons`: how far these may be pipelined.
+    * `unopenable_until`: opening another connection failed, so there is no hurry to try again;
+      `unreachable`: how often in a row it did when there was no other.
+    * `held`: the host has asked us to wait, which we do until `held_until`; it `progresses` if it
+      has answered as it should since it asked so before. `accepted` counts such answers, and
+      `accepted_before` has what that was then.
+    * `sent` and `answered` count requests, `resent` those that were put back, and `repeated` how
+      often one that had failed was tried again. `recent` has what `sent` and `repeated` were when
+      the last interval of `BUDGET_TIME`, and this one, began; the latter at `recent_since`.
     """
 
     __slots__ = (

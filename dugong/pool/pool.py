@@ -1,5 +1,6 @@
-"""`ConnectionPool`: the public face of the pool. Arguments are checked and given names here; what
-happens to a request is decided in `dugong.pool.scheduler`.
+"""`ConnectionPool`: the public face of the pool. Arguments are checked and given names here;
+`dugong.pool.making` makes jobs of requests, and `dugong.pool.scheduler` decides what happens to
+those.
 
 Guarantees: what a caller got wrong is raised at the call, before anything is sent or queued. Starts
 no threads itself; may be used by any thread, and in a forked child.
@@ -7,36 +8,26 @@ no threads itself; may be used by any thread, and in a forked child.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
-from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import dugong
-from dugong.connection.dial import Proxy, absolute_form, check_ssl_context, co_dial
-from dugong.connection.framing import list_members, parse_content_length
-from dugong.connection.head import field_line
-from dugong.connection.request import RequestBuilder
-from dugong.connection.writers import BodyFollowing
-from dugong.pool import direct, receiver
-from dugong.pool.body import request_body
+from dugong.connection.dial import Proxy, check_ssl_context
+from dugong.pool import direct, fork, receiver
+from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
-from dugong.pool.host import Host
-from dugong.pool.job import Job
+from dugong.pool.making import JobMaker
 from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
-    Origin,
     PoolDefault,
     Request,
     check_retry,
     check_seconds,
-    header_pairs,
 )
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.retry import RetryPolicy
@@ -47,20 +38,14 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-    from dugong.connection.polling import Coroutine
     from dugong.connection.request import HeadersLike
-    from dugong.connection.transport import Transport
     from dugong.pool.events import Event
+    from dugong.pool.job import Job
 
 __all__ = ["ConnectionPool"]
 
 _DEFAULT_RETRY = RetryPolicy()
-_SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _AHEAD = 1024  # requests that map() and as_completed() keep under way, at most
-_NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
-_FRAMING = frozenset(
-    ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
-)
 
 
 class ConnectionPool:
@@ -126,10 +111,6 @@ class ConnectionPool:
         check_retry(retry)
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
-        self._timeout = timeout
-        self._retry = RetryPolicy.never if retry is None else retry
-        self._proxy = None if proxy is None else Proxy(proxy)
-        self._default_headers = _default_headers(headers)
         limits = Limits(
             max_connections_per_host,
             max_connections,
@@ -143,12 +124,13 @@ class ConnectionPool:
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
         # not done. So a pool that nobody waits for is collected, and the threads are told then.
-        self._dialer = _Dialer(self._proxy, ssl_context, timeout)
-        self._scheduler = Scheduler(limits, self._dialer, on_event)
+        dialer = Dialer(None if proxy is None else Proxy(proxy), ssl_context, timeout)
+        self._scheduler = Scheduler(limits, dialer, on_event)
+        self._maker = JobMaker(self._scheduler, dialer, headers, timeout, retry)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
         # When the interpreter exits, nothing is to be tidied up, and nobody to be called back.
         self._finalizer.atexit = False
-        _pools.add(self)
+        fork.pools.add(self)
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -173,7 +155,7 @@ class ConnectionPool:
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         scheduler = self._scheduler
         scheduler.check_may_wait()
-        job = self._job(made)
+        job = self._maker.make(made, self)
         try:
             pipeline = None
             if made.deadline is None and job.upload is None:
@@ -209,7 +191,7 @@ class ConnectionPool:
         `result()` of the future.
         """
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._job(made)
+        job = self._maker.make(made, self)
         try:
             self._scheduler.submit(job, block, _deadline(made))
         except BaseException:  # an interrupt, too, for nobody else knows of the future
@@ -315,7 +297,7 @@ class ConnectionPool:
         may be before all of the body was sent.
         """
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._job(made)
+        job = self._maker.make(made, self)
         job.alone = job.streamed = True
         return self._stream(job)
 
@@ -383,107 +365,6 @@ class ConnectionPool:
     def __repr__(self) -> str:
         return f"<ConnectionPool {self._scheduler}>"
 
-    # --- from a request to a job ------------------------------------------------------------------
-
-    def _job(self, request: Request) -> Job:
-        host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
-        timeout, retry = request.timeout, request.retry
-        if timeout is POOL_DEFAULT:
-            timeout = self._timeout
-        if retry is POOL_DEFAULT:
-            retry = self._retry
-        elif retry is None:
-            retry = RetryPolicy.never
-        if (
-            request.headers is None
-            and request.body is None
-            and request.method in _NO_BODY
-            and host.plain_builder is not None
-        ):
-            head = host.plain_builder.plain_head(request.method, request.target)
-            job = Job(request, self, host, head, timeout, retry)
-            job.alone = not request.is_idempotent
-            return job
-        return self._elaborate_job(request, host, timeout, retry)
-
-    def _elaborate_job(
-        self, request: Request, host: Host, timeout: float | None, retry: RetryPolicy
-    ) -> Job:
-        if request.method == "CONNECT":
-            raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
-        given = [] if request.headers is None else list(header_pairs(request.headers))
-        names = set()
-        content_length = None
-        close = False
-        for name, value in given:
-            field_line(name, value)
-            lower = name.lower()
-            names.add(lower)
-            if lower == "content-length":
-                content_length = _content_length(value)
-            elif lower == "connection":
-                close = close or "close" in list_members(value)
-            elif lower == "upgrade":
-                raise ValueError("a pool cannot change protocols: use an HTTPConnection")
-        headers = given + [
-            (name, value) for name, value in self._default_headers if name.lower() not in names
-        ]
-        body = request_body(request.body, content_length)
-        upload = None
-        following: BodyFollowing | bytes | None = None
-        if body is not None:
-            data = body.data
-            if data is not None and data.nbytes <= _SMALL_BODY and not request.expect100:
-                following = bytes(data)
-            else:
-                upload, following = body, BodyFollowing(body.length)
-        expect100 = upload is not None and request.expect100 and upload.length != 0
-        built = host.builder.build(request.method, request.target, headers, following, expect100)
-        head = built.head if built.body is None else built.head + built.body
-        job = Job(request, self, host, head, timeout, retry)
-        job.upload = upload
-        job.expect100 = expect100
-        job.close = close
-        job.alone = close or upload is not None or not request.is_idempotent
-        return job
-
-    def _new_host(self, origin: Origin) -> Host:
-        if origin.scheme == "https":
-            self._dialer.need_context()
-        proxy = self._proxy if origin.scheme == "http" else None
-        prefix, credentials = absolute_form(origin.netloc, proxy)
-        builder = RequestBuilder(origin.netloc, prefix, credentials, lean=True)
-        plain_builder = None
-        if not any(name.lower() == "accept-encoding" for name, _ in self._default_headers):
-            fixed = b"".join(field_line(*field) for field in self._default_headers)
-            plain_builder = RequestBuilder(origin.netloc, prefix, credentials + fixed, lean=True)
-        depth = self._scheduler.limits.pipeline_depth
-        return self._scheduler.know(Host(origin, builder, plain_builder, depth))
-
-
-class _Dialer:
-    """How a pool connects. The context for https is made when the first such URL is asked for."""
-
-    def __init__(
-        self, proxy: Proxy | None, ssl_context: ssl.SSLContext | None, timeout: float | None
-    ) -> None:
-        self._proxy = proxy
-        self._ssl_context = ssl_context
-        self._timeout = timeout
-
-    def need_context(self) -> None:
-        """Make the default context, unless there is one. Two threads may both, at no harm."""
-        if self._ssl_context is None:
-            import ssl
-
-            context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
-            self._ssl_context = context
-
-    def __call__(self, origin: Origin) -> Coroutine[Transport]:
-        context = self._ssl_context if origin.scheme == "https" else None
-        return co_dial(origin.host, origin.port, context, self._proxy, self._timeout)
-
 
 def _made(
     method: str | Request,
@@ -534,27 +415,6 @@ def _deadline(request: Request) -> float | None:
     return None if request.deadline is None else monotonic() + request.deadline
 
 
-def _content_length(value: str) -> int:
-    try:
-        return parse_content_length(str(value).strip(" \t"))
-    except ValueError as exc:
-        raise ValueError(f"invalid header: {exc}") from None
-
-
-def _default_headers(headers: HeadersLike | None) -> list[tuple[str, str]]:
-    """Check the headers of a pool, and add ours."""
-    pairs = [] if headers is None else list(header_pairs(headers))
-    names = set()
-    for name, value in pairs:
-        field_line(name, value)
-        names.add(name.lower())
-    if bad := names & _FRAMING:
-        raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
-    if "user-agent" not in names:
-        pairs.append(("User-Agent", f"dugong/{dugong.__version__}"))
-    return pairs
-
-
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool):
@@ -567,36 +427,3 @@ def _check_times(**times: float | None) -> None:
     for name, seconds in times.items():
         if seconds is not None:
             check_seconds(name, seconds)
-
-
-# Those that a forked child has to clean up after.
-_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
-_fork_turn = Lock()  # held while a thread forks; guards `_forking`
-_forking: list[Scheduler] = []  # whose locks are held
-
-
-def _before_fork() -> None:
-    # With all locks in hand, what the child finds was not left in the middle of a change.
-    _fork_turn.acquire()
-    for pool in list(_pools):
-        pool._scheduler.lock.acquire()
-        _forking.append(pool._scheduler)
-
-
-def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop().lock.release()
-    _fork_turn.release()
-
-
-def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop().begin_as_child()
-    _fork_turn.release()
-
-
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)

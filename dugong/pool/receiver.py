@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dugong.pool.pipeline import Pipeline
     from dugong.pool.traffic import Traffic
 
-__all__ = ["LONG", "ConnectionBody", "handle", "receive", "run"]
+__all__ = ["LONG", "ConnectionBody", "handle", "receive", "run", "streamed"]
 
 #: Bytes: nothing is sent behind an answer longer than this, and no more than this is drained.
 LONG = 256 * 1024

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from threading import TIMEOUT_MAX
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.head import check_method, check_target
 from dugong.connection.request import HeadersLike, header_pairs
 from dugong.headers import Headers
+from dugong.pool.body import BodyLike
 
 if TYPE_CHECKING:
     from dugong.pool.retry import RetryPolicy
@@ -37,9 +38,6 @@ __all__ = [
     "split_url",
 ]
 
-_Body = bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes]
-BodyLike = _Body | Callable[[], _Body]
-
 
 class PoolDefault(Enum):
     """The type of `POOL_DEFAULT`."""
@@ -50,7 +48,7 @@ class PoolDefault(Enum):
         return self.name
 
 
-#: As *timeout*: that of the pool.
+#: As *timeout* or *retry*: that of the pool.
 POOL_DEFAULT: Final = PoolDefault.POOL_DEFAULT
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -166,12 +164,11 @@ class Request:
     Parameters: *url* is an absolute http or https URL, with what is not ASCII percent-encoded.
     *headers* is a mapping, `Headers` or an iterable of (name, value) pairs. *body* is bytes-like,
     a binary file, an iterable of bytes, or a callable that returns one of these, which is called
-    before each sending. *timeout* is how many seconds may pass without any
-    progress (None: no limit; default: what the pool was made with), *deadline* how many the whole
-    call may take (default: no limit). With *expect100*, the body is sent only when the server
-    wants it (RFC 9110 §10.1.1). *idempotent* says whether the request may be sent twice, if
-    something else than its method decides that. *retry* is the `RetryPolicy` (None: one attempt
-    only; default: that of the pool).
+    before each sending. *timeout* is how many seconds may pass without any progress (None: no
+    limit; default: that of the pool), *deadline* how many the whole call may take (default: no
+    limit). With *expect100*, the body is sent only when the server wants it (RFC 9110 §10.1.1).
+    *idempotent* says whether the request may be sent twice, if something else than its method
+    decides that. *retry* is the `RetryPolicy` (None: one attempt only; default: that of the pool).
 
     Raises TypeError and ValueError if the request could not be sent as it is. The values of
     *headers* and *body* are looked at when it is submitted.

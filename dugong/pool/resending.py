@@ -11,15 +11,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from threading import current_thread, main_thread
 from time import monotonic
 
 from dugong.errors import Delivery, PoolClosed
-from dugong.pool.failure import failure
+from dugong.pool.failure import ends_program, failure, in_words
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from dugong.pool.response import Attempt, Response
+from dugong.pool.response import Attempt, Response, status_text
 from dugong.pool.retry import DISCLAIMING, objection
 from dugong.pool.shared import Shared
 
@@ -32,7 +31,8 @@ _HOLDING = frozenset((429, 503))
 class Resending(Shared, ABC):
     """The part of a `dugong.pool.scheduler.Scheduler` that has requests tried again, or ends them.
 
-    Methods whose name begins with an underscore are called under the lock.
+    Methods whose name begins with an underscore are called under the lock, but for those of which
+    it says otherwise.
     """
 
     @abstractmethod
@@ -44,13 +44,6 @@ class Resending(Shared, ABC):
         """Have the sender of *pipeline* look for work, if it waits for some."""
 
     # --- a request has failed ---------------------------------------------------------------------
-
-    def _fails(self, job: Job, error: Exception, attempt: Attempt, at_once: bool = False) -> None:
-        """*job*, which nothing has now, has failed with *error*: end it, or have it tried again.
-
-        *at_once* says that there is no reason to wait before that.
-        """
-        self._consider(job, error, attempt, 0.0 if at_once else job.retry.delay(attempt.number))
 
     def _is_outcome(self, job: Job, response: Response, connection: str) -> bool:
         """Return whether *response* is what *job* ends with; if not, it has been seen to.
@@ -65,7 +58,7 @@ class Resending(Shared, ABC):
         if not self.may_not_be_outcome(job, status):
             return True
         if self.closed or job.error is not None:
-            reason = f"{_said(response)}; it cannot be tried again"
+            reason = f"{status_text(response)}; it cannot be tried again"
             self._tell("gave up", host, connection, job.request, reason)
             return True
         charged, delay = True, policy.delay(job.number)
@@ -75,8 +68,7 @@ class Resending(Shared, ABC):
             if wanted > 0:
                 self._hold(host, wanted, f"{status} with Retry-After {wanted:g}")
         delivery = Delivery.DISCLAIMED if status in DISCLAIMING else Delivery.ANSWER_STARTED
-        outcome = f"{status} {response.reason}".rstrip()
-        attempt = self._attempt(job, connection, outcome, delivery, charged)
+        attempt = self._attempt(job, connection, status_text(response), delivery, charged)
         attempt = attempt._replace(status=status, response=response)
         job.pipeline = None
         job.suspect = False
@@ -97,7 +89,7 @@ class Resending(Shared, ABC):
     def _consider(
         self, job: Job, outcome: Response | Exception, attempt: Attempt, delay: float
     ) -> None:
-        """End *job* with *outcome*, or have it tried again in *delay* seconds."""
+        """End *job*, which nothing has now, with *outcome*, or try it again in *delay* seconds."""
         if self.closed:
             against: str | None = "the pool has been closed"
         else:
@@ -144,8 +136,7 @@ class Resending(Shared, ABC):
         except BaseException as exc:
             against = f"should_retry has raised {exc!r}"
             outcome = _raised_by_hook(exc, attempt)
-            # Ctrl-C belongs to the program. A thread of the pool has other requests to see to.
-            if not isinstance(exc, Exception) and current_thread() is main_thread():
+            if ends_program(exc):
                 raise
         finally:
             with self.lock:
@@ -160,7 +151,8 @@ class Resending(Shared, ABC):
     def _ask_all(self, questions: list[Callable[[], None]]) -> None:
         """Ask each of *questions*, one after the other, though several threads may do that.
 
-        The last first, for whoever may be tried again is put at the head of the queue.
+        The last first, for whoever may be tried again is put at the head of the queue. Called
+        without the lock.
         """
         try:
             questions.pop()()
@@ -266,7 +258,7 @@ class Resending(Shared, ABC):
             policy, kind = job.retry, (id(job.retry), job.number, job.rewindable)
             if kind not in alike:
                 own = failure(error, Delivery.UNSENT)
-                attempt = self._attempt(job, connection, str(own), Delivery.UNSENT)
+                attempt = self._attempt(job, connection, in_words(own), Delivery.UNSENT)
                 attempt = attempt._replace(exception=own, request=None)
                 against = objection(policy, job.request, attempt, job.rewindable)
                 alike[kind] = attempt, against
@@ -331,6 +323,4 @@ def _raised_by_hook(exc: BaseException, attempt: Attempt) -> Exception:
 
 
 def _said(outcome: Response | Exception) -> str:
-    if isinstance(outcome, Response):
-        return f"{outcome.status} {outcome.reason}".rstrip()
-    return str(outcome) or type(outcome).__name__
+    return status_text(outcome) if isinstance(outcome, Response) else in_words(outcome)

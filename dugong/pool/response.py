@@ -1,4 +1,5 @@
-"""Answers: `Response`, with all of its body in memory, and `StreamedResponse`, to be read.
+"""Answers: `Response`, with all of its body in memory, and `StreamedResponse`, to be read; and the
+`Attempt`s before them.
 
 Guarantees: no bytes of any server make `Response.text` raise. Only a `StreamedResponse` touches
 anything, and that through the `BodySource` it was given.
@@ -18,7 +19,7 @@ from dugong.headers import Headers
 if TYPE_CHECKING:
     from dugong.pool.request import Request
 
-__all__ = ["Attempt", "BodySource", "Response", "StreamedResponse"]
+__all__ = ["Attempt", "BodySource", "Response", "StreamedResponse", "status_text"]
 
 _PIECE = 256 * 1024
 _ERROR_PAGE = 64 * 1024
@@ -139,9 +140,10 @@ class BodySource(Protocol):
 class StreamedResponse:
     """An answer whose body is read from the connection as the caller asks for it.
 
-    Attributes: `status`, `reason`, `headers`, `url` and `request` as in `Response`; `length` is the
-    size of the body in bytes, or None if only its end will tell. Good as a binary file that can be
-    read once: for `shutil.copyfileobj`, `io.TextIOWrapper`, `io.BufferedReader` and the like.
+    Attributes: `status`, `reason`, `headers`, `url`, `request` and `attempts` as in `Response`;
+    `length` is the size of the body in bytes, or None if only its end will tell. Good as a binary
+    file that can be read once: for `shutil.copyfileobj`, `io.TextIOWrapper`, `io.BufferedReader`
+    and the like.
 
     Whatever reads raises `ConnectionClosed` if the body is cut short, `ConnectionTimedOut`,
     `InvalidResponse`, and ValueError after the `with` block of `ConnectionPool.stream` was left.
@@ -226,8 +228,6 @@ class StreamedResponse:
         """Read no more. The connection is seen to when the `with` block is left."""
         self._source = None
 
-    _close = close  # as the pool calls it
-
     @property
     def closed(self) -> bool:
         """Whether nothing more can be read."""
@@ -259,6 +259,10 @@ class StreamedResponse:
         return f"<StreamedResponse {_answer(self)}, {length}{state}>"
 
 
+def status_text(response: Response | StreamedResponse) -> str:
+    """Return the status and the reason, as in ``404 Not Found``."""
+    return f"{response.status} {response.reason}".rstrip()
+
+
 def _answer(response: Response | StreamedResponse) -> str:
-    status = f"{response.status} {response.reason}".rstrip()
-    return f"{status} for {response.request.method} {response.request.url}"
+    return f"{status_text(response)} for {response.request.method} {response.request.url}"

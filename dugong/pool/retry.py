@@ -2,24 +2,21 @@
 
 Guarantees: what is not idempotent, and may have been processed, is never found fit to be sent
 again; no header of any server makes anybody wait longer than the policy says. `objection` and the
-methods of a policy touch nothing. `retrying` serves those who have no pool.
+methods of a policy touch nothing.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import random
 import re
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from dugong.connection.head import check_method
-from dugong.connection.polling import Coroutine, PollNeeded, co_sleep
 from dugong.errors import Delivery, InvalidResponse, is_temp_network_error
 from dugong.pool.request import IDEMPOTENT
 from dugong.pool.response import Attempt
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
     from dugong.headers import Headers
     from dugong.pool.request import Request
 
-__all__ = ["RetryPolicy", "objection", "parse_retry_after", "retrying"]
+__all__ = ["DISCLAIMING", "RetryPolicy", "objection", "parse_retry_after"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -149,6 +146,8 @@ class RetryPolicy:
 
         See `retrying`, which says what is done for *fn* being a coroutine, too.
         """
+        from dugong.pool.retrying import retrying
+
         return retrying(self)(fn)(*args, **kwargs)
 
 
@@ -244,141 +243,3 @@ def _parse_date(text: str) -> float | None:
     except ValueError:
         return None
     return then.timestamp()
-
-
-# --- for calls of one's own -----------------------------------------------------------------------
-
-
-def retrying(policy: RetryPolicy) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorate a function that uses an `HTTPConnection`: it is called again after passing faults.
-
-    Such a fault is what `is_temp_network_error` says is one. Then every `HTTPConnection` among the
-    arguments (or whose method is decorated) is disconnected, so that the next request connects
-    anew, and the call is repeated after a wait, as *policy* says: its `attempts`, `backoff`,
-    `max_backoff` and `should_retry` count. So the function must begin at the beginning, and do what
-    may be done twice. When that is over, the exception of the last call is raised, whose
-    `attempts` tell of the earlier ones.
-
-    The function may also be an ``async def`` function, or return a coroutine of dugong, as the
-    ``co_*`` methods do and generators that yield `PollNeeded`; neither blocks while it waits. Any
-    other generator raises TypeError at what it yields, which would come again otherwise. Raises
-    TypeError unless *policy* is a `RetryPolicy` and the function can be called. The result may be
-    called by any thread for which the function may be.
-    """
-    if not isinstance(policy, RetryPolicy):
-        raise TypeError(f"retrying takes a RetryPolicy, not {policy!r}")
-
-    def decorate(fn: Callable[P, T]) -> Callable[P, T]:
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}")
-        wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap
-        return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn)))
-
-    return decorate
-
-
-def _wrap(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        calls = _Calls(policy, fn, args, kwargs)
-        while True:
-            try:
-                result = calls.call()
-                return calls.co_repeat(result) if isinstance(result, Generator) else result
-            except Exception as exc:
-                if not calls.go_on(exc):
-                    raise
-            time.sleep(calls.delay)
-
-    return wrapper
-
-
-def _wrap_async(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        from asyncio import sleep
-
-        calls = _Calls(policy, fn, args, kwargs)
-        while True:
-            try:
-                return await calls.call()
-            except Exception as exc:
-                if not calls.go_on(exc):
-                    raise
-            await sleep(calls.delay)
-
-    return wrapper
-
-
-class _Calls:
-    """The attempts at one call. `delay` is how long to wait before the next, in seconds."""
-
-    def __init__(
-        self,
-        policy: RetryPolicy,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        from dugong.connection.connection import HTTPConnection
-
-        candidates = (getattr(fn, "__self__", None), *args, *kwargs.values())
-        self._connections = [item for item in candidates if isinstance(item, HTTPConnection)]
-        self._policy = policy
-        self._earlier: tuple[Attempt, ...] = ()
-        self.call = functools.partial(fn, *args, **kwargs)
-        self.delay = 0.0
-
-    def co_repeat(self, crt: Coroutine[T]) -> Coroutine[T]:
-        """Run *crt*, the coroutine of the first call, and those of the calls that follow."""
-        while True:
-            try:
-                return (yield from _checked(crt))
-            except Exception as exc:
-                if not self.go_on(exc):
-                    raise
-            yield from co_sleep(self.delay)
-            crt = self.call()
-
-    def go_on(self, exc: Exception) -> bool:
-        """See to the end of a call by *exc*; return whether there is to be another."""
-        policy = self._policy
-        number = len(self._earlier) + 1
-        names = ", ".join(f"{conn.hostname}:{conn.port}" for conn in self._connections)
-        outcome = str(exc) or type(exc).__name__
-        delivery = getattr(exc, "delivery", None)
-        attempt = Attempt(time.time(), names, outcome, delivery, number, exception=exc)
-        temporary = is_temp_network_error(exc)
-        if temporary:
-            for connection in self._connections:
-                connection.disconnect()
-        if (
-            not temporary
-            or number >= policy.attempts
-            or (policy.should_retry is not None and not policy.should_retry(attempt))
-        ):
-            exc.attempts = self._earlier  # type: ignore[attr-defined]  # any exception has a dict
-            return False
-        _forget_frames(exc)
-        self._earlier += (attempt,)
-        self.delay = policy.delay(number)
-        return True
-
-
-def _checked(crt: Coroutine[T]) -> Coroutine[T]:
-    """Run *crt*; raise TypeError if it turns out to be no coroutine of dugong."""
-    try:
-        while True:
-            needed = next(crt)
-            if not isinstance(needed, PollNeeded):
-                raise TypeError(f"what yields {needed!r} is no coroutine that could be repeated")
-            yield needed
-    except StopIteration as exc:
-        return cast(T, exc.value)
-    finally:
-        crt.close()
-
-
-def _forget_frames(exc: BaseException | None) -> None:
-    """Let go of the frames that *exc* was raised in, which refer to whoever keeps it."""
-    while exc is not None and exc.__traceback__ is not None:  # or else we have been there
-        exc.__traceback__ = None
-        exc = exc.__cause__ or exc.__context__

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from dugong.connection.polling import Coroutine
 from dugong.connection.transport import Transport
 from dugong.pool.events import Event, EventKind
+from dugong.pool.failure import ends_program
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
@@ -46,11 +47,11 @@ class Shared:
     """The hosts, queues, connections and timers of a pool. Knows no `ConnectionPool`.
 
     `limits`, `dial` (how to connect to an origin) and `on_event` (who wants to hear what happens)
-    never change. Guarded by `lock`: everything else. `idle` has the idle connections of all hosts,
-    the longest idle first; `wanting` the hosts that would open a connection if there were not too
-    many already; `waiting` the requests that wait to be tried again, with what will wake them
-    (None: they are being decided on). `_deferred` is what is to be done once the lock has been
-    released; any thread may add to it and take from it.
+    never change. Everything else, unless it says otherwise, is guarded by `lock`: `idle` has the
+    idle connections of all hosts, the longest idle first; `wanting` the hosts that would open a
+    connection if there were not too many already; `waiting` the requests that wait to be tried
+    again, with what will wake them (None: they are being decided on). `_deferred` is what is to be
+    done once the lock has been released; any thread may add to it and take from it.
     """
 
     def __init__(
@@ -187,8 +188,7 @@ def _notify(listener: Callable[[Event], object], event: Event) -> None:
     try:
         listener(event)
     except BaseException as exc:
-        # Ctrl-C belongs to the program. A thread of the pool has other requests to see to.
-        if not isinstance(exc, Exception) and threading.current_thread() is threading.main_thread():
+        if ends_program(exc):
             raise
         import logging
 

@@ -60,11 +60,11 @@ class HostStatistics:
 
     `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `waiting` ones
     to be tried again, `in_flight` ones have been sent and not been answered. The host has asked to
-    be left alone for `held_for` more seconds. `window` is how many may be in flight on one
-    connection now; `pipelining` how that came: "unproven", "growing", "full" or "one at a time",
-    and `lesson` what the host did to be treated so, if it did anything. `quota` is after how many
-    answers it closes a connection, if that is known. `sent` and `answered`
-    count requests, `resent` those that had to be sent again. `connections` are the open ones.
+    be left alone for `held_for` more seconds (0.0: it has not). `window` is how many may be in
+    flight on one connection now; `pipelining` how that came: "off", "unproven", "growing", "full"
+    or "one at a time", and `lesson` what the host did to be treated so, if it did anything. `quota`
+    is after how many answers it closes a connection, if that is known. `sent` and `answered` count
+    requests, `resent` those that were put back into the queue. `connections` are the open ones.
     """
 
     origin: str
@@ -99,9 +99,9 @@ class PoolStatistics:
     """A pool. ``print(pool.statistics())`` shows it as a table, with a line for each host.
 
     `queued`, `waiting` (to be tried again) and `in_flight` count requests and `connections`
-    connections now; `opened` and
-    `closed` count the connections, and `sent`, `answered` and `resent` the requests, since the
-    pool was made. `hosts` are those that it knows now, by their origin.
+    connections now; `opened` and `closed` count the connections, and `sent`, `answered` and
+    `resent` the requests, since the pool was made. `hosts` are those that it knows now, by their
+    origin.
     """
 
     queued: int

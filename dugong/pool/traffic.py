@@ -16,10 +16,10 @@ from dugong.errors import ConnectionClosed, DugongError
 from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
 from dugong.pool.dispatch import should_refill, take
-from dugong.pool.failure import Abandoned
+from dugong.pool.failure import Abandoned, in_words
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
-from dugong.pool.response import Response, StreamedResponse
+from dugong.pool.response import Response, StreamedResponse, status_text
 
 if TYPE_CHECKING:
     from dugong.pool.receiver import ConnectionBody
@@ -144,7 +144,7 @@ class Traffic(Connections):
                 self._fail(pipeline, error)
         elif not closed and type(pipeline.failure) is ConnectionClosed:
             # All that the receiver knows is that the connection was shut: by us, for this reason.
-            pipeline.failure, pipeline.end_reason = error, str(error)
+            pipeline.failure, pipeline.end_reason = error, in_words(error)
 
     def _take_off(self, pipeline: Pipeline, batch: Sequence[Job]) -> None:
         host = pipeline.host
@@ -280,7 +280,7 @@ class Traffic(Connections):
     def _tell_answered(
         self, pipeline: Pipeline, job: Job, response: Response | StreamedResponse
     ) -> None:
-        reason = f"{response.status} {response.reason}".rstrip()
+        reason = status_text(response)
         self._tell("answered", pipeline.host, pipeline.name, job.request, reason)
 
     def _count_answers(self, pipeline: Pipeline, count: int) -> None:
@@ -358,8 +358,7 @@ class Traffic(Connections):
             if self.on_event is not None:
                 self._tell_answered(pipeline, job, answer)
                 if self.may_not_be_outcome(job, answer.status):
-                    reason = f"{answer.status} {answer.reason}".rstrip()
-                    reason += "; its body is too long to be let go of"
+                    reason = f"{status_text(answer)}; its body is too long to be let go of"
                     self._tell("gave up", pipeline.host, pipeline.name, job.request, reason)
         job.future._resolve(answer)
         if self._deferred:

@@ -13,6 +13,7 @@ import pytest
 from dugong import ConnectionClosed, ConnectionTimedOut, HTTPConnection, PollNeeded, eval_coroutine
 from dugong.connection import polling
 from dugong.connection.polling import Coroutine, co_interruptible, co_sleep
+from tests.support.clock import Clock
 from tests.support.server import ScriptedServer
 
 SHORT = 0.01  # seconds, where running into the limit is what is tested
@@ -204,21 +205,9 @@ def test_closing_an_interruptible_coroutine_closes_the_one_within(
 # --- co_sleep -----------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(polling, "monotonic", clock)
-    return clock
+    return Clock(monkeypatch, polling)
 
 
 def test_a_sleep_is_over_after_its_time(clock: Clock) -> None:

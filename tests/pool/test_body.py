@@ -258,6 +258,30 @@ def test_a_file_that_can_seek_is_sent_again_from_where_it_stood(
     file.seek(3)
     assert send(body) == LARGE[10:]
     assert send(body) == LARGE[10:]
+    assert file.tell() == 10
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, Seeks])
+def test_a_file_is_left_where_it_stood_however_far_it_was_sent(
+    kind: Callable[[bytes], Any],
+) -> None:
+    file = kind(LARGE)
+    file.seek(10)
+    body = made_of(file)
+    body.rewind()
+    next(body.pieces())
+    body.end_sending()
+    assert send(made_of(file)) == LARGE[10:]
+
+
+def test_that_a_file_cannot_be_left_where_it_stood_harms_nothing_that_was_sent() -> None:
+    file = io.BytesIO(LARGE)
+    body = made_of(file)
+    body.rewind()
+    sent = b"".join(bytes(piece) for piece in body.pieces())
+    file.close()
+    body.end_sending()
+    assert sent == LARGE
 
 
 def test_the_size_of_a_compressed_file_is_not_that_of_its_contents(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from dugong import (
 )
 from dugong.pool.scheduler import Scheduler
 from dugong.pool.statistics import HostStatistics
-from tests.support.byhand import HandPeer, HandServer, settle, warm_up
-from tests.support.clock import Listener, StoppedClock, no_luck
+from tests.support.byhand import HandPeer, HandServer, settle, submit_first, warm_up
+from tests.support.clock import Listener, StoppedClock
 from tests.support.fork import holds_in_child
 from tests.support.pool import get_and_be_idle, signal_after, wait_for
-from tests.support.refusing import TOO_MANY, UNAVAILABLE, serve, text_of
+from tests.support.refusing import TOO_MANY, UNAVAILABLE, one_connection, serve, text_of
 from tests.support.server import TIMEOUT
 
 #: There is no other wait than the one that the server asks for.
@@ -33,27 +33,9 @@ PATIENT = RetryPolicy(backoff=0)
 
 
 @pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
-    no_luck(monkeypatch)
-    return StoppedClock(monkeypatch)
-
-
-@pytest.fixture
-def heard() -> Listener:
-    return Listener()
-
-
-@pytest.fixture
 def pool(heard: Listener, clock: StoppedClock) -> Iterator[ConnectionPool]:
     """A pool with one connection, so that requests have to go behind each other."""
-    options: dict[str, Any] = {"max_connections_per_host": 1, "timeout": TIMEOUT}
-    with ConnectionPool(retry=PATIENT, on_event=heard, **options) as pool:
+    with one_connection(PATIENT, on_event=heard) as pool:
         yield pool
 
 
@@ -70,9 +52,7 @@ def hold(
     pool: ConnectionPool, server: HandServer, heard: Listener, retry_after: object = 30
 ) -> tuple[HandPeer, Future[Response]]:
     """Have the first request to *server* refused; return the connection, which is idle, and it."""
-    first = pool.submit("GET", server.url("/first"))
-    peer = server.accept()
-    assert peer.burst() == ["/first"]
+    peer, first = submit_first(pool, server, "GET", "/first")
     refuse(peer, retry_after)
     heard.wait_for("resent")
     settle(pool)
@@ -92,9 +72,7 @@ def test_nobody_sends_anything_to_a_host_that_has_asked_for_it(
     status: str,
     method: str,
 ) -> None:
-    first = pool.submit("GET", server.url("/first"))
-    peer = server.accept()
-    assert peer.burst() == ["/first"]
+    peer, first = submit_first(pool, server, "GET", "/first")
     refuse(peer, 30, status)
     heard.wait_for("resent")
     other = pool.submit(method, server.url("/other"))
@@ -181,9 +159,7 @@ def test_other_hosts_are_not_concerned(
 def test_one_whose_policy_knows_nothing_of_it_holds_nobody_back(
     pool: ConnectionPool, server: HandServer, policy: RetryPolicy | None
 ) -> None:
-    first = pool.submit("GET", server.url("/first"), retry=policy)
-    peer = server.accept()
-    assert peer.burst() == ["/first"]
+    peer, first = submit_first(pool, server, "GET", "/first", retry=policy)
     refuse(peer)
     other = pool.submit("GET", server.url("/other"))
     assert peer.burst() == ["/other"]
@@ -209,9 +185,7 @@ def test_one_without_a_policy_is_held_like_all_others(
 def test_a_refusal_that_is_given_to_its_caller_holds_the_others_all_the_same(
     pool: ConnectionPool, server: HandServer, clock: StoppedClock
 ) -> None:
-    post = pool.submit("POST", server.url("/post"))
-    peer = server.accept()
-    assert peer.burst() == ["/post"]
+    peer, post = submit_first(pool, server, "POST", "/post")
     refuse(peer)
     assert post.result(TIMEOUT).status == 503
     other = pool.submit("GET", server.url("/other"))
@@ -227,9 +201,7 @@ def test_a_refusal_that_is_given_to_its_caller_holds_the_others_all_the_same(
 def test_only_429_and_503_concern_others(
     pool: ConnectionPool, server: HandServer, status: str
 ) -> None:
-    first = pool.submit("GET", server.url("/first"))
-    peer = server.accept()
-    assert peer.burst() == ["/first"]
+    peer, first = submit_first(pool, server, "GET", "/first")
     refuse(peer, 30, status)
     other = pool.submit("GET", server.url("/other"))
     assert peer.burst() == ["/other"]
@@ -314,9 +286,7 @@ def test_a_host_is_held_for_as_long_as_it_wants_within_limits(
 def test_what_is_over_or_malformed_holds_nobody(
     pool: ConnectionPool, server: HandServer, retry_after: str
 ) -> None:
-    first = pool.submit("GET", server.url("/first"))
-    peer = server.accept()
-    assert peer.burst() == ["/first"]
+    peer, first = submit_first(pool, server, "GET", "/first")
     refuse(peer, retry_after)
     assert peer.burst() == ["/first"]
     peer.answers("/first")
@@ -347,9 +317,7 @@ def test_a_later_answer_makes_the_wait_longer_and_none_makes_it_shorter(
 def test_the_first_to_be_told_waits_its_backoff_too(
     pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
 ) -> None:
-    first = pool.submit("GET", server.url("/first"), retry=RetryPolicy(backoff=20))
-    peer = server.accept()
-    assert peer.burst() == ["/first"]
+    peer, first = submit_first(pool, server, "GET", "/first", retry=RetryPolicy(backoff=20))
     refuse(peer, 10)
     heard.wait_for("resent")
     other = pool.submit("GET", server.url("/other"))
@@ -492,9 +460,10 @@ def test_one_that_was_under_way_and_fails_for_another_reason_is_charged(
 # --- what else goes on meanwhile ------------------------------------------------------------------
 
 
-def test_one_that_has_a_connection_reserved_is_held_and_then_sent(
-    pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
-) -> None:
+def hold_with_reserved(
+    pool: ConnectionPool, server: HandServer, heard: Listener
+) -> tuple[HandPeer, Future[Response], Future[Response]]:
+    """Have a GET refused behind which a POST waits to be alone; return both, and the connection."""
     peer = warm_up(pool, server)
     get = pool.submit("GET", server.url("/get"))
     assert peer.burst() == ["/get"]
@@ -502,6 +471,13 @@ def test_one_that_has_a_connection_reserved_is_held_and_then_sent(
     settle(pool)
     refuse(peer)
     heard.wait_for("resent")
+    return peer, get, post
+
+
+def test_one_that_has_a_connection_reserved_is_held_and_then_sent(
+    pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
+) -> None:
+    peer, get, post = hold_with_reserved(pool, server, heard)
     get.cancel()
     settle(pool)
     assert peer.is_silent()
@@ -516,13 +492,7 @@ def test_one_that_has_a_connection_reserved_is_held_and_then_sent(
 def test_one_that_has_a_connection_reserved_can_be_cancelled_while_held(
     pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
 ) -> None:
-    peer = warm_up(pool, server)
-    get = pool.submit("GET", server.url("/get"))
-    assert peer.burst() == ["/get"]
-    post = pool.submit("POST", server.url("/post"))
-    settle(pool)
-    refuse(peer)
-    heard.wait_for("resent")
+    peer, get, post = hold_with_reserved(pool, server, heard)
     assert post.cancel()
     clock.forward(pool, 30)
     assert peer.burst() == ["/get"]
@@ -611,9 +581,7 @@ def test_a_held_host_is_not_forgotten_and_then_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dugong.pool.connections.MAX_KNOWN_HOSTS", 2)
-    post = pool.submit("POST", server.url("/post"))
-    peer = server.accept()
-    assert peer.burst() == ["/post"]
+    peer, post = submit_first(pool, server, "POST", "/post")
     peer.answer(b"", UNAVAILABLE, headers="Retry-After: 30\r\nConnection: close\r\n")
     assert post.result(TIMEOUT).status == 503
     heard.wait_for("closed")

@@ -23,8 +23,8 @@ from dugong import (
 )
 from dugong.connection import dial
 from tests.support.byhand import HandServer, settle
-from tests.support.clock import Listener, StoppedClock, no_luck
-from tests.support.refusing import error_of, serve
+from tests.support.clock import Listener, StoppedClock
+from tests.support.refusing import error_of, one_connection, serve
 from tests.support.server import TIMEOUT
 
 #: The host is left alone for 7.5, 15, 30, ... seconds, by the clock of the test.
@@ -61,21 +61,9 @@ def server() -> Iterator[Away]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
-    no_luck(monkeypatch)
-    return StoppedClock(monkeypatch)
-
-
-@pytest.fixture
-def heard() -> Listener:
-    return Listener()
-
-
-@pytest.fixture
 def pool(heard: Listener, clock: StoppedClock) -> Iterator[ConnectionPool]:
     """A pool with one connection, so that requests have to go behind each other."""
-    options: dict[str, Any] = {"max_connections_per_host": 1, "timeout": TIMEOUT}
-    with ConnectionPool(retry=PATIENT, on_event=heard, **options) as pool:
+    with one_connection(PATIENT, on_event=heard) as pool:
         yield pool
 
 

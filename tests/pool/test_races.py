@@ -13,7 +13,7 @@ import pytest
 from dugong import ConnectionPool
 from dugong.errors import PoolClosed
 from dugong.pool import connections
-from dugong.pool import pool as pool_module
+from dugong.pool.dialer import Dialer
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.request import Origin
 from dugong.pool.scheduler import Scheduler
@@ -146,7 +146,7 @@ def test_a_request_is_served_beside_a_stream_though_a_connection_has_failed_befo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "REOPEN_TIME", 0.05)
-    dial = pool_module._Dialer.__call__
+    dial = Dialer.__call__
     fail = [True]
 
     def dial_badly(self: Any, origin: Any) -> Any:
@@ -155,7 +155,7 @@ def test_a_request_is_served_beside_a_stream_though_a_connection_has_failed_befo
             raise ConnectionRefusedError("for once")
         return dial(self, origin)
 
-    monkeypatch.setattr(pool_module._Dialer, "__call__", dial_badly)
+    monkeypatch.setattr(Dialer, "__call__", dial_badly)
 
     def long(peer: Peer) -> None:
         peer.request()

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -27,13 +26,14 @@ from dugong import (
     Response,
     RetryPolicy,
 )
-from tests.support.byhand import HandServer, settle, warm_up
+from tests.support.byhand import HandServer, settle, submit_first, warm_up
 from tests.support.clock import Listener, StoppedClock, no_luck
 from tests.support.fork import holds_in_child
 from tests.support.pool import each, name_target, open_site
 from tests.support.refusing import (
     AT_ONCE,
     FOR_EVER,
+    SLOW,
     TOO_MANY,
     UNAVAILABLE,
     Refusing,
@@ -43,22 +43,6 @@ from tests.support.refusing import (
     text_of,
 )
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
-
-#: Before the next attempt there is a wait of 10, 20, ... seconds, by the clock of the test.
-SLOW = RetryPolicy(backoff=10)
-
-
-@pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
-    no_luck(monkeypatch)
-    return StoppedClock(monkeypatch)
-
 
 # --- which answers are worth another attempt ------------------------------------------------------
 
@@ -324,9 +308,7 @@ def test_without_a_policy_a_request_survives_an_idle_connection_that_was_closed(
         peer = warm_up(pool, server)
         settle(pool)
         peer.close()
-        future = pool.submit("POST", server.url("/a"))
-        peer = server.accept()
-        assert peer.burst() == ["/a"]
+        peer, future = submit_first(pool, server, "POST", "/a")
         peer.answers("/a")
         assert text_of(future) == "/a"
 
@@ -379,9 +361,7 @@ def test_the_first_that_was_not_answered_is_charged_and_those_behind_it_go_first
 
 def test_one_that_was_answered_since_may_have_any_connection_again(server: HandServer) -> None:
     with one_connection(AT_ONCE) as pool:
-        future = pool.submit("GET", server.url("/a"))
-        peer = server.accept()
-        assert peer.burst() == ["/a"]
+        peer, future = submit_first(pool, server, "GET", "/a")
         peer.reset()
         peer = server.accept()
         for _ in range(2):
@@ -455,9 +435,7 @@ def test_what_waits_holds_no_connection_and_no_place_in_the_queue(
     server: HandServer, clock: StoppedClock
 ) -> None:
     with one_connection(SLOW, max_queued=1, on_event=(heard := Listener())) as pool:
-        future = pool.submit("GET", server.url("/a"))
-        peer = server.accept()
-        assert peer.burst() == ["/a"]
+        peer, future = submit_first(pool, server, "GET", "/a")
         threads = threading.active_count()
         peer.answer(b"", "500 Not Now")
         heard.wait_for("resent")
@@ -508,9 +486,7 @@ def test_a_wait_is_as_long_as_the_server_wants_within_limits(
 ) -> None:
     """Also where it says nothing of other requests, as with a 500."""
     with one_connection(SLOW, on_event=(heard := Listener())) as pool:
-        future = pool.submit("GET", server.url("/a"))
-        peer = server.accept()
-        assert peer.burst() == ["/a"]
+        peer, future = submit_first(pool, server, "GET", "/a")
         peer.answer(b"", "500 Not Now", headers=f"Retry-After: {retry_after}\r\n")
         heard.wait_for("resent")
         other = pool.submit("GET", server.url("/b"))
@@ -530,9 +506,7 @@ def test_what_has_waited_goes_before_what_came_later(
     server: HandServer, clock: StoppedClock
 ) -> None:
     with one_connection(SLOW, pipeline_depth=1, on_event=(heard := Listener())) as pool:
-        first = pool.submit("GET", server.url("/first"))
-        peer = server.accept()
-        assert peer.burst() == ["/first"]
+        peer, first = submit_first(pool, server, "GET", "/first")
         peer.answer(b"", "500 Not Now")
         heard.wait_for("resent")
         others = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
@@ -550,9 +524,7 @@ def test_what_has_waited_goes_before_what_came_later(
 
 def wait_in_vain(pool: ConnectionPool, server: HandServer, heard: Listener) -> Future[Response]:
     """Return the future of a request that waits to be tried again."""
-    future = pool.submit("GET", server.url("/a"))
-    peer = server.accept()
-    assert peer.burst() == ["/a"]
+    peer, future = submit_first(pool, server, "GET", "/a")
     peer.answer(b"refused", UNAVAILABLE)
     heard.wait_for("resent")
     return future
@@ -588,9 +560,7 @@ def test_a_deadline_that_passes_in_a_later_attempt_has_the_earlier_ones(
     server: HandServer, clock: StoppedClock
 ) -> None:
     with one_connection(SLOW, on_event=(heard := Listener())) as pool:
-        future = pool.submit("GET", server.url("/a"), deadline=15)
-        peer = server.accept()
-        assert peer.burst() == ["/a"]
+        peer, future = submit_first(pool, server, "GET", "/a", deadline=15)
         peer.answer(b"refused", UNAVAILABLE)
         heard.wait_for("resent")
         clock.forward(pool, 10)
@@ -653,9 +623,7 @@ def test_a_pool_that_is_forgotten_lives_until_what_waits_is_done(
 ) -> None:
     heard = Listener()
     pool = one_connection(SLOW, on_event=heard)
-    future = pool.submit("GET", server.url("/a"))
-    peer = server.accept()
-    assert peer.burst() == ["/a"]
+    peer, future = submit_first(pool, server, "GET", "/a")
     peer.answer(b"", UNAVAILABLE)
     heard.wait_for("resent")
     ref = weakref.ref(pool)
@@ -681,9 +649,7 @@ def test_what_waits_goes_on_in_the_parent_and_is_over_in_a_forked_child(
     server: HandServer, clock: StoppedClock
 ) -> None:
     with one_connection(SLOW, on_event=(heard := Listener())) as pool:
-        future = pool.submit("GET", server.url("/a"))
-        peer = server.accept()
-        assert peer.burst() == ["/a"]
+        peer, future = submit_first(pool, server, "GET", "/a")
         peer.answer(b"", UNAVAILABLE)
         heard.wait_for("resent")
         assert holds_in_child(lambda: isinstance(future.exception(5), PoolClosed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,13 +25,6 @@ from tests.support.refusing import (
     one_connection,
 )
 from tests.support.server import Peer
-
-
-@pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
-
 
 # --- uploads --------------------------------------------------------------------------------------
 

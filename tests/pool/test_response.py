@@ -267,7 +267,7 @@ def test_nothing_can_be_read_once_it_is_closed() -> None:
     response = streamed(b"abc")
     pieces = iter(response)
     assert not response.closed
-    response._close()
+    response.close()
     assert response.closed
     for read in (response.read, lambda: response.read(0), lambda: next(pieces)):
         with pytest.raises(ValueError, match="closed"):
@@ -279,7 +279,7 @@ def test_nothing_can_be_read_once_it_is_closed() -> None:
 def test_closing_twice_is_closing() -> None:
     response = streamed()
     response.close()
-    response._close()
+    response.close()
     assert response.closed
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from dugong import Attempt, ConnectionPool, Response, RetryPolicy
 from dugong.pool import connections
-from dugong.pool import pool as pool_module
+from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
 from dugong.pool.scheduler import Scheduler
 from dugong.pool.traffic import Traffic
 from tests.support.byhand import HandServer, named, settle, warm_up
-from tests.support.clock import Listener, StoppedClock, no_luck
+from tests.support.clock import Listener, StoppedClock
 from tests.support.pool import (
     discard_rest,
     each,
@@ -28,22 +28,8 @@ from tests.support.pool import (
     wait_for,
     wait_until_parked,
 )
+from tests.support.refusing import AT_ONCE, SLOW
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
-
-AT_ONCE = RetryPolicy(backoff=0)
-SLOW = RetryPolicy(backoff=10)
-
-
-@pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
-    no_luck(monkeypatch)
-    return StoppedClock(monkeypatch)
 
 
 class Unreachable:
@@ -52,7 +38,7 @@ class Unreachable:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go_on = threading.Event()
         self.dialled = 0
-        monkeypatch.setattr(pool_module._Dialer, "__call__", self._dial)
+        monkeypatch.setattr(Dialer, "__call__", self._dial)
 
     def _dial(self, origin: Any) -> Any:
         self.dialled += 1
@@ -63,13 +49,13 @@ class Unreachable:
 def dial_later(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Have whoever wants to connect wait until the event is set that is returned."""
     go_on = threading.Event()
-    dial = pool_module._Dialer.__call__
+    dial = Dialer.__call__
 
     def dial_then(self: Any, origin: Any) -> Any:
         wait_for(go_on)
         return dial(self, origin)
 
-    monkeypatch.setattr(pool_module._Dialer, "__call__", dial_then)
+    monkeypatch.setattr(Dialer, "__call__", dial_then)
     return go_on
 
 

@@ -18,17 +18,11 @@ from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.receiver import LONG
 from dugong.pool.scheduler import Scheduler
-from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
+from tests.support.byhand import HandPeer, HandServer, named, settle, submit_first, warm_up
 from tests.support.pool import NO_SECOND_TRY, discard_rest, signal_after, wait_for
 from tests.support.server import TIMEOUT
 
 Ask = Callable[..., Future[Response]]
-
-
-@pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -148,9 +142,7 @@ def test_the_body_of_an_answer_that_has_none_is_not_the_next_answer(
     peer.burst()
     peer.send(named("/a"))
     assert texts([head]) == [""]
-    get = pool.submit("GET", server.url("/b"))
-    peer = server.accept()
-    assert peer.burst() == ["/b"]
+    peer, get = submit_first(pool, server, "GET", "/b")
     peer.answers("/b")
     assert texts([get]) == ["/b"]
 
@@ -820,9 +812,7 @@ def test_several_idle_connections_that_all_ended_cost_a_request_nothing(
         settle(pool)
         for peer in peers:
             peer.close()
-        future = pool.submit("POST", server.url("/d"))
-        peer = server.accept()
-        assert peer.burst() == ["/d"]
+        peer, future = submit_first(pool, server, "POST", "/d")
         peer.answers("/d")
         assert texts([future]) == ["/d"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
@@ -22,8 +21,8 @@ from dugong import (
     RetryPolicy,
     StateError,
 )
-from tests.support.byhand import HandServer, settle, warm_up
-from tests.support.clock import StoppedClock, no_luck
+from tests.support.byhand import HandServer, settle, submit_first, warm_up
+from tests.support.clock import StoppedClock
 from tests.support.fork import holds_in_child
 from tests.support.pool import each, get_and_be_idle, name_target, open_site, wait_for
 from tests.support.refusing import (
@@ -51,18 +50,6 @@ class Hook:
         self.asked.set()
         wait_for(self.go_on)
         return self._answer
-
-
-@pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
-    no_luck(monkeypatch)
-    return StoppedClock(monkeypatch)
 
 
 def submit_and_wait(pool: ConnectionPool, url: str) -> Response:
@@ -266,9 +253,7 @@ def ask_about(
     pool: ConnectionPool, server: HandServer, hook: Hook, **options: Any
 ) -> Future[Response]:
     """Return the future of a request that *hook* is being asked about."""
-    future = pool.submit("GET", server.url("/a"), **options)
-    peer = server.accept()
-    assert peer.burst() == ["/a"]
+    peer, future = submit_first(pool, server, "GET", "/a", **options)
     peer.answer(b"", UNAVAILABLE)
     wait_for(hook.asked)
     return future

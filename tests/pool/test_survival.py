@@ -31,16 +31,9 @@ from dugong import (
 )
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.scheduler import Scheduler
-from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
+from tests.support.byhand import HandPeer, HandServer, named, settle, submit_first, warm_up
 from tests.support.pool import NO_SECOND_TRY, each, name_target, url, wait_for
 from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
-
-
-@pytest.fixture
-def server() -> Iterator[HandServer]:
-    with HandServer() as server:
-        yield server
-
 
 #: What is not sent again at once is not sent again as long as any test runs.
 AT_ONCE = RetryPolicy(backoff=1e6, max_backoff=1e6)
@@ -174,9 +167,7 @@ def test_the_verdict_is_that_an_answer_had_begun(
 def test_an_interim_answer_is_not_the_beginning_of_an_answer(
     pool: ConnectionPool, server: HandServer
 ) -> None:
-    future = pool.submit("POST", server.url("/a"))
-    peer = server.accept()
-    assert peer.burst() == ["/a"]
+    peer, future = submit_first(pool, server, "POST", "/a")
     peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
     peer.close()
     assert delivery_of(future, ConnectionClosed) is Delivery.SENT

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from dugong import ConnectionClosed, Delivery, RetryPolicy
+from dugong import ConnectionClosed, Delivery, Request, RetryPolicy
 from dugong.pool import traffic
 from dugong.pool.scheduler import Scheduler
 from tests.support.pool import (
@@ -716,6 +716,17 @@ def test_a_body_that_starts_in_the_middle_is_sent_again_from_there(site: OpenSit
         assert here.goes_on()
         here.pool.put(here.url(), body)
     assert asked.requests[0].body == MUCH[1000:]
+
+
+def test_a_request_is_sent_whole_each_time_that_it_is_submitted(site: OpenSite) -> None:
+    body = io.BytesIO(MUCH)
+    body.seek(1000)
+    asked = Recorder()
+    with site(each(asked)) as here:
+        request = Request("PUT", here.url(), body=body)
+        here.pool.request(request)
+        here.pool.submit(request).result()
+    assert [asking.body for asking in asked.requests] == [MUCH[1000:]] * 2
 
 
 def test_a_body_that_cannot_be_rewound_is_not_sent_again(site: OpenSite) -> None:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from dugong import ConnectionPool
+from dugong import ConnectionPool, ResponseFuture
 from tests.support.server import TIMEOUT, Peer
 
-__all__ = ["HandPeer", "HandServer", "named", "settle", "warm_up"]
+__all__ = ["HandPeer", "HandServer", "named", "settle", "submit_first", "warm_up"]
 
 
 def named(target: str, headers: str = "", version: str = "HTTP/1.1") -> bytes:
@@ -148,3 +148,16 @@ def warm_up(pool: ConnectionPool, server: HandServer, window: int = 4) -> HandPe
         assert future.result(TIMEOUT).text == target
     assert peer is not None
     return peer
+
+
+def submit_first(
+    pool: ConnectionPool, server: HandServer, method: str, target: str, **options: Any
+) -> tuple[HandPeer, ResponseFuture]:
+    """Submit a request for which *pool* opens a connection; return that, and the future.
+
+    The request has come then, and waits for its answer.
+    """
+    future = pool.submit(method, server.url(target), **options)
+    peer = server.accept()
+    assert peer.burst() == [target]
+    return peer, future

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from queue import SimpleQueue
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -15,19 +15,26 @@ from dugong.pool import connections, pool, resending, retry, scheduler, traffic
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
 
-__all__ = ["Listener", "StoppedClock", "no_luck"]
+__all__ = ["Clock", "Listener", "StoppedClock", "no_luck", "throw"]
 
 
-class StoppedClock:
+class Clock:
+    """The time of *modules*, which stands still but for what the test adds to `now`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
+        self.now = 1000.0
+        for module in modules:
+            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+
+class StoppedClock(Clock):
     """The time of all pools, by which deadlines, waits and holds are measured.
 
     It says nothing of how long connecting, sending and receiving may take.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        for module in (connections, pool, resending, scheduler, traffic):
-            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        super().__init__(monkeypatch, connections, pool, resending, scheduler, traffic)
 
     def forward(self, pool: ConnectionPool, seconds: float) -> None:
         """Let *seconds* pass; return when *pool* has done what was to be done by then."""
@@ -41,7 +48,12 @@ class StoppedClock:
 
 def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every wait before another attempt be the longest it can be."""
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 1.0))
+    throw(monkeypatch, 1.0)
+
+
+def throw(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Have `random.random` give *value*, by which the waits before another attempt are chosen."""
+    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: value))
 
 
 class Listener:

@@ -17,6 +17,7 @@ from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 __all__ = [
     "AT_ONCE",
     "FOR_EVER",
+    "SLOW",
     "TOO_MANY",
     "UNAVAILABLE",
     "Refusing",
@@ -29,6 +30,8 @@ __all__ = [
 
 #: Without waits, but otherwise the default.
 AT_ONCE = RetryPolicy(backoff=0)
+#: Before the next attempt there is a wait of 10, 20, ... seconds, by the clock of the test.
+SLOW = RetryPolicy(backoff=10)
 #: So long that nothing happens while a test runs.
 FOR_EVER = RetryPolicy(backoff=10_000, max_backoff=10_000)
 

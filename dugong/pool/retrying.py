@@ -1,0 +1,185 @@
+"""Retries for those who have an `HTTPConnection` and no pool: `retrying`, and `RetryPolicy.call`.
+
+Guarantees: what is called again finds its connections disconnected. Whoever waits does so in the
+way of the function: blocking, as a coroutine of dugong, or as one of asyncio. Starts no threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar, cast
+
+from dugong.connection.connection import HTTPConnection
+from dugong.connection.polling import Coroutine, PollNeeded, co_sleep
+from dugong.errors import is_temp_network_error
+from dugong.pool.failure import in_words
+from dugong.pool.response import Attempt
+from dugong.pool.retry import RetryPolicy
+
+__all__ = ["retrying"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def retrying(policy: RetryPolicy) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function that uses an `HTTPConnection`: it is called again after passing faults.
+
+    Such a fault is what `is_temp_network_error` says is one. Then every `HTTPConnection` that is an
+    argument (or whose method is decorated), an attribute of one, or a variable from outside that
+    the function names is disconnected, so that the next request connects anew; any other is for
+    the function to disconnect. The call is repeated after a wait, as *policy* says: its `attempts`,
+    `backoff`, `max_backoff` and `should_retry` count. So the function must begin at the beginning,
+    and do what may be done twice. When that is over, the exception of the last call is raised,
+    whose `attempts` tell of the earlier ones.
+
+    The function may also return a coroutine: that of an ``async def`` function, or one of dugong,
+    as the ``co_*`` methods do and generators that yield `PollNeeded`. Neither blocks while it
+    waits. Any other generator raises TypeError at what it yields, which would come again otherwise.
+    Raises TypeError unless *policy* is a `RetryPolicy` and the function can be called. The result
+    may be called by any thread for which the function may be.
+    """
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"retrying takes a RetryPolicy, not {policy!r}")
+
+    def decorate(fn: Callable[P, T]) -> Callable[P, T]:
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {fn!r}")
+        wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap
+        return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn)))
+
+    return decorate
+
+
+def _wrap(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        calls = _Calls(policy, fn, args, kwargs)
+        while True:
+            try:
+                result = calls.call()
+            except Exception as exc:
+                if not calls.go_on(exc):
+                    raise
+            else:
+                return calls.repeating(result)
+            time.sleep(calls.delay)
+
+    return wrapper
+
+
+def _wrap_async(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
+    # An ``async def`` function, as *fn* is one, or frameworks would call it in another way.
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        calls = _Calls(policy, fn, args, kwargs)
+        return await calls.repeat(calls.call())
+
+    return wrapper
+
+
+class _Calls:
+    """The attempts at one call. `delay` is how long to wait before the next, in seconds."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._policy = policy
+        self._earlier: tuple[Attempt, ...] = ()
+        self.call = functools.partial(fn, *args, **kwargs)
+        self.delay = 0.0
+
+    def repeating(self, result: Any) -> Any:
+        """Return *result*, that of the first call; if it is a coroutine, one that repeats it."""
+        if isinstance(result, Generator):
+            return self.co_repeat(result)
+        return self.repeat(result) if inspect.iscoroutine(result) else result
+
+    async def repeat(self, crt: Awaitable[T]) -> T:
+        """Await *crt*, the coroutine of the first call, and those of the calls that follow."""
+        from asyncio import sleep
+
+        while True:
+            try:
+                return await crt
+            except Exception as exc:
+                if not self.go_on(exc):
+                    raise
+            await sleep(self.delay)
+            crt = self.call()
+
+    def co_repeat(self, crt: Coroutine[T]) -> Coroutine[T]:
+        """Run *crt*, the coroutine of the first call, and those of the calls that follow."""
+        while True:
+            try:
+                return (yield from _checked(crt))
+            except Exception as exc:
+                if not self.go_on(exc):
+                    raise
+            yield from co_sleep(self.delay)
+            crt = self.call()
+
+    def go_on(self, exc: Exception) -> bool:
+        """See to the end of a call by *exc*; return whether there is to be another."""
+        policy = self._policy
+        number = len(self._earlier) + 1
+        connections = self._connections()
+        names = ", ".join(f"{conn.hostname}:{conn.port}" for conn in connections)
+        delivery = getattr(exc, "delivery", None)
+        attempt = Attempt(time.time(), names, in_words(exc), delivery, number, exception=exc)
+        temporary = is_temp_network_error(exc)
+        if temporary:
+            for connection in connections:
+                connection.disconnect()
+        if (
+            not temporary
+            or number >= policy.attempts
+            or (policy.should_retry is not None and not policy.should_retry(attempt))
+        ):
+            exc.attempts = self._earlier  # type: ignore[attr-defined]  # any exception has a dict
+            return False
+        _forget_frames(exc)
+        self._earlier += (attempt,)
+        self.delay = policy.delay(number)
+        return True
+
+    def _connections(self) -> list[HTTPConnection]:
+        """Return what may have been used: an answer that is late must not be that of the next."""
+        fn: Any = self.call
+        held: list[object] = []
+        while isinstance(fn, functools.partial):
+            held += [*fn.args, *fn.keywords.values()]
+            fn = fn.func
+        held.append(getattr(fn, "__self__", None))
+        held += [value for item in held for value in tuple(getattr(item, "__dict__", {}).values())]
+        with suppress(TypeError, ValueError):  # not a function, or a variable that is not set
+            names = inspect.getclosurevars(fn)
+            held += [*names.nonlocals.values(), *names.globals.values()]
+        return list(dict.fromkeys(item for item in held if isinstance(item, HTTPConnection)))
+
+
+def _checked(crt: Coroutine[T]) -> Coroutine[T]:
+    """Run *crt*; raise TypeError if it turns out to be no coroutine of dugong."""
+    try:
+        while True:
+            needed = next(crt)
+            if not isinstance(needed, PollNeeded):
+                raise TypeError(f"what yields {needed!r} is no coroutine that could be repeated")
+            yield needed
+    except StopIteration as exc:
+        return cast(T, exc.value)
+    finally:
+        crt.close()
+
+
+def _forget_frames(exc: BaseException | None) -> None:
+    """Let go of the frames that *exc* was raised in, which refer to whoever keeps it."""
+    while exc is not None and exc.__traceback__ is not None:  # or else we have been there
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
