@@ -7,6 +7,7 @@ gate.py      a port that can be opened and shut: the server's, the proxy's
 site.py      a server, a proxy and a pool; what is right to be answered
 
 test_each_fault.py    every fault alone, with the requests around it
+test_ways.py          every fault alone, in each way to send and to receive
 test_many_faults.py   thousands of requests with faults at random
 test_outages.py       the network goes away, the server restarts
 test_addresses.py     names do not resolve, an address is dead

@@ -39,8 +39,10 @@ class Phase(Enum):
     """What is under way then."""
 
     CONNECT = "connect"
+    TUNNEL = "tunnel"  # the answer to CONNECT
     HANDSHAKE = "handshake"
     REQUEST_HEAD = "request head"
+    CONTINUE = "100 Continue"
     REQUEST_BODY = "request body"
     STATUS_LINE = "status line"
     HEADER = "header"
@@ -60,11 +62,15 @@ class Where(Enum):
 
 POINTS = [
     (Phase.CONNECT, Where.AFTER),
+    (Phase.TUNNEL, Where.BEFORE),
+    (Phase.TUNNEL, Where.INSIDE),
     (Phase.HANDSHAKE, Where.INSIDE),
     (Phase.HANDSHAKE, Where.AFTER),
     (Phase.REQUEST_HEAD, Where.BEFORE),
     (Phase.REQUEST_HEAD, Where.INSIDE),
     (Phase.REQUEST_HEAD, Where.AFTER),
+    (Phase.CONTINUE, Where.BEFORE),
+    (Phase.CONTINUE, Where.INSIDE),
     (Phase.REQUEST_BODY, Where.INSIDE),
     (Phase.REQUEST_BODY, Where.AFTER),
     (Phase.STATUS_LINE, Where.BEFORE),
@@ -81,8 +87,9 @@ POINTS = [
     (Phase.BETWEEN, Where.AFTER),
 ]
 
-_CONNECTION = (Phase.CONNECT, Phase.HANDSHAKE)
+_CONNECTION = (Phase.CONNECT, Phase.TUNNEL, Phase.HANDSHAKE)
 _REQUEST = (Phase.REQUEST_HEAD, Phase.REQUEST_BODY)
+_SPECIAL = (Phase.TUNNEL, Phase.CONTINUE)
 _CHUNKED = (Phase.CHUNK_SIZE, Phase.TRAILER)
 
 
@@ -121,18 +128,21 @@ class Fault(NamedTuple):
         return f"{self.kind.value} {self.where.value} {self.phase.value}"
 
 
-def faults(tls: bool) -> list[Fault]:
-    """Return every fault that a connection can have."""
+def faults(tls: bool, special: bool = False) -> list[Fault]:
+    """Return every fault that a connection can have.
+
+    *special*: also those that only a tunnel, and only a request with Expect, can have.
+    """
     return [
         Fault(kind, phase, where)
         for phase, where in POINTS
         for kind in Kind
-        if _is_possible(kind, phase, where, tls)
+        if _is_possible(kind, phase, where, tls) and (special or phase not in _SPECIAL)
     ]
 
 
 def _is_possible(kind: Kind, phase: Phase, where: Where, tls: bool) -> bool:
-    if phase is Phase.HANDSHAKE and not tls:
+    if phase in (Phase.TUNNEL, Phase.HANDSHAKE) and not tls:
         return False
     if kind is Kind.CORRUPT:
         encrypted = (phase, where) == (Phase.HANDSHAKE, Where.AFTER) or phase not in _CONNECTION

@@ -2,6 +2,8 @@
 
 Each connection is handled by one thread, one request after the other: its head, its body, its
 answer. So what a fault hits is no matter of chance, however many requests have come by then.
+
+Clients may also take it for the proxy that it is: they tell it the whole URL, or ask for a tunnel.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import select
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
 from tests.faults.faults import Fault, Kind, Phase, Plan, Where
 from tests.faults.gate import Gate
-from tests.support.server import TIMEOUT, Peer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 __all__ = ["Proxy", "Struck"]
 
@@ -24,6 +27,8 @@ _GARBAGE = b"\0"
 #: It says that it is application data, and is encrypted with no key at all.
 _CORRUPT_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)
 _LENGTH = re.compile(rb"Content-Length: (\d+)")
+_URL = re.compile(rb"([A-Z]+ )(http://[^/ ]+)")  # where a request begins that is for a proxy
+_TUNNEL = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class Struck(NamedTuple):
@@ -36,11 +41,19 @@ class Struck(NamedTuple):
 class Proxy:
     """Passes on what comes to its `port` to *server_port*, while its `with` block runs.
 
-    With *context*, it speaks TLS to its clients. `struck` is what has happened.
+    With *context*, it speaks TLS to its clients; with *tunnel*, once they have asked for a tunnel.
+    `struck` is what has happened.
     """
 
-    def __init__(self, server_port: int, plan: Plan, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        server_port: int,
+        plan: Plan,
+        context: ssl.SSLContext | None = None,
+        tunnel: bool = False,
+    ) -> None:
         self.plan = plan
+        self.tunnel = tunnel
         self.context = context
         self.server_port = server_port
         self.struck: list[Struck] = []
@@ -119,13 +132,33 @@ class _End(Peer):
         while self._received.count(b"\r\n\r\n") < count:
             self._receive()
 
-    def answer_parts(self) -> list[tuple[Phase, bytes]]:
-        """Receive an answer, in its parts."""
+    def body_parts(self, headers: dict[str, str]) -> Iterator[tuple[bytes, int]]:
+        """Receive the body of a request but for its content.
+
+        Yields what comes before a piece of that, and how many bytes are to be received then.
+        """
+        if "transfer-encoding" not in headers:
+            yield b"", int(headers.get("content-length", 0))
+            return
+        while (line := self._until(b"\r\n")) != b"0\r\n":
+            yield line, int(line, 16) + 2
+        yield line, 2
+
+    def interim_parts(self) -> list[tuple[Phase, bytes]]:
+        """Receive an interim answer, which is one part."""
+        return [(Phase.CONTINUE, self._until(b"\r\n\r\n"))]
+
+    def answer_parts(self, method: str) -> list[tuple[Phase, bytes]]:
+        """Receive the answer to a request with *method*, in its parts."""
         head = self._until(b"\r\n\r\n")
         end = head.index(b"\r\n") + 2
         parts = [(Phase.STATUS_LINE, head[:end]), (Phase.HEADER, head[end:])]
         length = _LENGTH.search(head)
-        if length is not None:
+        if method == "HEAD":
+            pass
+        elif b"\r\nConnection: close\r\n" in head:
+            return [*parts, (Phase.BODY, self.until_eof())]  # and nothing is between answers
+        elif length is not None:
             parts.append((Phase.BODY, self.exactly(int(length[1]))))
         else:
             while (line := self._until(b"\r\n")) != b"0\r\n":
@@ -188,21 +221,29 @@ class _Line:
             self._be_silent()
             if fault is not None and fault.phase is Phase.CONNECT:
                 self._strike(fault)
+            if self._proxy.tunnel:
+                self._open_tunnel(fault)
             if self._proxy.context is None:
                 self._connect()
-            elif fault is not None and fault.where is Where.INSIDE:
+            elif fault is not None and fault[1:3] != (Phase.HANDSHAKE, Where.AFTER):
                 self._shake_hands_badly(self._proxy.context, fault)
             else:
                 self._shake_hands(self._proxy.context, fault)
         except (_Over, EOFError, OSError):
             pass
 
+    def _open_tunnel(self, fault: Fault | None) -> None:
+        assert self._client.head().method == "CONNECT"
+        self._pass([(Phase.TUNNEL, _TUNNEL)], self._client, fault, "")
+
     def _shake_hands_badly(self, context: ssl.SSLContext, fault: Fault) -> None:
         client = self._client
+        # Without a TLS socket: making one of a connection that the client has reset leaks it.
         flight = _first_flight(client.sock, context)
         middle = int(len(flight) * fault.share)
         client.send(flight[:middle])
-        self._strike(fault)
+        if fault.phase is Phase.HANDSHAKE:  # it has happened already otherwise
+            self._strike(fault)
         client.send(flight[middle:])
         client.until_eof()
 
@@ -230,22 +271,44 @@ class _Line:
         request = client.head()
         self._be_silent()
         client.gather(self._proxy.take_gathering() - 1)
-        length = int(request.headers.get("content-length", 0))
-        fault = self._proxy.plan.for_request(request.target, length > 0)
-        self._pass([(Phase.REQUEST_HEAD, request.head)], server, fault, request.target)
-        if fault is not None and fault.needs_body:
-            middle = int(length * fault.share) if fault.where is Where.INSIDE else length
-            server.send(client.exactly(middle))
-            self._strike(fault, request.target, server)
-            server.send(client.exactly(length - middle))
-        else:
-            server.send(client.exactly(length))
+        url = _URL.match(request.head)
+        target = request.target if url is None else request.target[len(url[2]) :]
+        head = request.head if url is None else url[1] + request.head[url.end() :]
+        has_body = "transfer-encoding" in request.headers or (
+            request.headers.get("content-length", "0") != "0"
+        )
+        fault = self._proxy.plan.for_request(target, has_body)
+        self._pass([(Phase.REQUEST_HEAD, head)], server, fault, target)
         try:
-            answer = server.answer_parts()
+            if "expect" in request.headers:
+                self._pass(server.interim_parts(), client, fault, target)
+            self._pass_body(request, server, fault, target)
+            answer = server.answer_parts(request.method)
         except EOFError:
             client.close_kindly()
             raise
-        self._pass(answer, client, fault, request.target)
+        self._pass(answer, client, fault, target)
+        if answer[-1][0] is not Phase.BETWEEN:
+            client.close_kindly()
+            raise _Over
+
+    def _pass_body(
+        self, request: ReceivedRequest, server: _End, fault: Fault | None, target: str
+    ) -> None:
+        """Pass on the body of *request*; if it is to have the *fault*, its first piece has it."""
+        client = self._client
+        where = fault.where if fault is not None and fault.needs_body else None
+        for line, size in client.body_parts(request.headers):
+            server.send(line)
+            before = 0
+            if fault is not None and where is Where.INSIDE:
+                before = int(size * fault.share)
+                server.send(client.exactly(before))
+                self._strike(fault, target, server)
+                where = None
+            server.send(client.exactly(size - before))
+        if fault is not None and where is Where.AFTER:
+            self._strike(fault, target, server)
 
     def _pass(
         self, parts: list[tuple[Phase, bytes]], to: _End, fault: Fault | None, target: str

@@ -1,8 +1,8 @@
 """The server behind the proxy, which keeps book of what it has processed.
 
-A target is ``/NAME/FORM``. The FORM of the answer is "length" or "chunks"; what it says (`content`)
-follows from method, target and body, so that no other request's can be taken for it. A request with
-a body says its digest. One that is damaged is not processed: it ends its connection.
+A target is ``/NAME/FORM``. The FORM of the answer is "length", "chunks" or "close"; what it says
+(`content`) follows from method, target and body, so that no other request's can be taken for it. A
+request with a body says its digest. One that is damaged is not processed: it ends its connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 __all__ = ["FORMS", "Book", "Server", "content", "digest"]
 
-FORMS = ("length", "chunks")
+FORMS = ("length", "chunks")  # which "close" is not one of, for what is cut there looks whole
 
 
 def digest(body: bytes) -> str:
@@ -36,12 +36,17 @@ def _answer(method: str, target: str, digest: str) -> bytes:
     whole = content(method, target, digest)
     head = f"HTTP/1.1 200 OK\r\nServer: book\r\nFor: {target}\r\n"
     if target.endswith("/length"):
-        return f"{head}Content-Length: {len(whole)}\r\n\r\n".encode() + whole
+        fields = f"{head}Content-Length: {len(whole)}\r\n\r\n".encode()
+        return fields if method == "HEAD" else fields + whole
+    if target.endswith("/close"):
+        return f"{head}Connection: close\r\n\r\n".encode() + whole
     middle = len(whole) // 3
     chunks = b"".join(
         b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (whole[:middle], whole[middle:])
     )
     fields = f"{head}Transfer-Encoding: chunked\r\n\r\n".encode()
+    if method == "HEAD":
+        return fields
     return fields + chunks + f"0\r\nTrailer-For: {target}\r\n\r\n".encode()
 
 
@@ -102,20 +107,34 @@ class Server:
         self._gate.shut()
 
     def _serve(self, sock: socket.socket) -> None:
-        peer = Peer(sock)
+        peer = _Peer(sock)
         try:
-            while True:
+            closing = False
+            while not closing:
                 request = peer.request()
                 if not _is_whole(request):
                     raise ValueError(request.target)
                 self.book.enter(request.target)
                 peer.send(_answer(request.method, request.target, digest(request.body)))
+                closing = request.target.endswith("/close")
         except (ValueError, AssertionError) as exc:
             self.book.damaged.append(str(exc))
         except (EOFError, OSError):
             pass  # the proxy has closed
 
 
+class _Peer(Peer):
+    """A client. It is asked for a body that it has announced."""
+
+    def head(self) -> ReceivedRequest:
+        request = super().head()
+        if b"\0" in request.head:
+            raise ValueError(request.target)
+        if "expect" in request.headers:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return request
+
+
 def _is_whole(request: ReceivedRequest) -> bool:
     claimed = request.headers.get("digest", digest(b""))
-    return b"\0" not in request.head and claimed == digest(request.body)
+    return claimed == digest(request.body)

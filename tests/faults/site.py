@@ -24,12 +24,12 @@ class Site:
     URLs begin with `base`.
     """
 
-    def __init__(self, server: Server, proxy: Proxy, pool: ConnectionPool, scheme: str) -> None:
+    def __init__(self, server: Server, proxy: Proxy, pool: ConnectionPool, base: str) -> None:
         self.server = server
         self.proxy = proxy
         self.pool = pool
         self.book: Book = server.book
-        self.base = f"{scheme}://127.0.0.1:{proxy.port}"
+        self.base = base
 
     def request(self, name: object, *args: Any, **kwargs: Any) -> Request:
         """Return a request for the server; see `make_request`."""
@@ -52,35 +52,49 @@ def make_request(
     body: bytes | None = None,
     *,
     upload: Callable[[bytes], Any] = bytes,
+    in_chunks: bool = False,
+    **options: Any,
 ) -> Request:
-    """Return a request that the server at *base* understands.
+    """Return a request, with *options*, that the server at *base* understands.
 
-    *upload* makes of *body* what is given to the pool.
+    *upload* makes of *body* what is given to the pool, which is not told its length if it is to be
+    sent *in_chunks*.
     """
     url = f"{base}/{name}/{form}"
     if body is None:
-        return Request(method, url)
-    headers = {"Digest": digest(body), "Content-Length": str(len(body))}
-    return Request(method, url, headers, upload(body))
+        return Request(method, url, **options)
+    headers = {"Digest": digest(body)}
+    if not in_chunks:
+        headers["Content-Length"] = str(len(body))
+    return Request(method, url, headers, upload(body), **options)
 
 
 def is_right(response: Response) -> bool:
     """Return True if *response* is the answer to its request, and whole."""
     request = response.request
     said = Headers(request.headers or {})["Digest"] or digest(b"")
-    return response.status == 200 and response.body == content(request.method, request.target, said)
+    body = content(request.method, request.target, said) if request.method != "HEAD" else b""
+    return response.status == 200 and response.body == body
 
 
 @contextmanager
 def open_site(
-    plan: Plan | None = None, contexts: Contexts = None, **options: Any
+    plan: Plan | None = None, contexts: Contexts = None, as_proxy: bool = False, **options: Any
 ) -> Iterator[Site]:
-    """Start a server, a proxy with the faults of *plan*, and a pool with *options*."""
+    """Start a server, a proxy with the faults of *plan*, and a pool with *options*.
+
+    With *as_proxy*, the pool knows that it is one.
+    """
     server_context, client_context = contexts or (None, None)
     scheme = "http" if contexts is None else "https"
+    tunnel = as_proxy and contexts is not None
     with (
         Server() as server,
-        Proxy(server.port, plan or NoFaults(), server_context) as proxy,
-        ConnectionPool(ssl_context=client_context, **options) as pool,
+        Proxy(server.port, plan or NoFaults(), server_context, tunnel) as proxy,
     ):
-        yield Site(server, proxy, pool, scheme)
+        base = f"{scheme}://127.0.0.1:{proxy.port}"
+        if as_proxy:
+            options["proxy"] = ("127.0.0.1", proxy.port)
+            base = f"{scheme}://localhost"
+        with ConnectionPool(ssl_context=client_context, **options) as pool:
+            yield Site(server, proxy, pool, base)

@@ -71,9 +71,10 @@ def _doubtful(attempt: Attempt) -> bool:
     return chance < 0.8
 
 
-#: What a pool or a request is tried again by. All but the first are quick.
+#: What a pool or a request is tried again by. All but the first are quick. That has to get through
+#: for certain, and in thousands of requests six attempts do not suffice each.
 POLICIES = {
-    "patient": RetryPolicy(max_retry_after=0.1),
+    "patient": RetryPolicy(attempts=10, max_backoff=2.0, max_retry_after=0.1),
     "quick": RetryPolicy(backoff=0.01, max_backoff=0.1, max_retry_after=0.05),
     "twice": RetryPolicy(attempts=2, backoff=0.01, max_retry_after=0.05),
     "frugal": RetryPolicy(backoff=0.01, max_backoff=0.1, max_retry_after=0.05, budget=0.05),
