@@ -756,15 +756,26 @@ class Interrupt(BaseException):
 
 @pytest.fixture
 def interrupt() -> Iterator[Callable[[], None]]:
-    """What interrupts the main thread, as Ctrl-C does."""
+    """What interrupts the main thread, as Ctrl-C does, and returns when it has."""
+    heard = threading.Event()
 
-    def handler(number: int, frame: FrameType | None) -> NoReturn:
-        raise Interrupt
+    def handler(number: int, frame: FrameType | None) -> None:
+        if not heard.is_set():
+            heard.set()
+            raise Interrupt
 
     before = signal.signal(signal.SIGINT, handler)
     main = threading.main_thread().ident
     assert main is not None
-    yield lambda: signal.pthread_kill(main, signal.SIGINT)
+
+    def press() -> None:
+        heard.clear()
+        while not heard.is_set():
+            # One that comes just before a call that blocks is not heard before that is over.
+            signal.pthread_kill(main, signal.SIGINT)
+            heard.wait(0.1)
+
+    yield press
     signal.signal(signal.SIGINT, before)
 
 
