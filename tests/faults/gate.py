@@ -7,10 +7,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from tests.support.server import TIMEOUT
 
-__all__ = ["Gate"]
+__all__ = ["AtGate", "Gate"]
 
 _BUFFER = 32 * 1024  # bytes received ahead: an upload that stalls is not to vanish there
 
@@ -100,6 +102,24 @@ class Gate:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self.keeping(sock):
             self._serve(sock)
+
+
+class AtGate:
+    """Somebody whose `gate` is open while his `with` block runs."""
+
+    gate: Gate
+
+    def __enter__(self) -> Self:
+        self.gate.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.gate.close()
 
 
 def _shut_down(sock: socket.socket) -> None:

@@ -14,11 +14,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple
 
 from tests.faults.faults import Fault, Kind, Phase, Plan, Where
-from tests.faults.gate import Gate
+from tests.faults.gate import AtGate, Gate
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 __all__ = ["Proxy", "Struck"]
@@ -38,7 +37,7 @@ class Struck(NamedTuple):
     target: str
 
 
-class Proxy:
+class Proxy(AtGate):
     """Passes on what comes to its `port` to *server_port*, while its `with` block runs.
 
     With *context*, it speaks TLS to its clients; with *tunnel*, once they have asked for a tunnel.
@@ -64,18 +63,6 @@ class Proxy:
         self._lock = threading.Lock()  # guards what follows
         self._connections = 0
         self._to_gather = 0
-
-    def __enter__(self) -> Proxy:
-        self.gate.open()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.gate.close()
 
     def go_away(self) -> None:
         """End all connections, and refuse others until `come_back`."""

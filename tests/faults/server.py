@@ -11,9 +11,8 @@ import socket
 import threading
 from collections import Counter
 from hashlib import sha256
-from types import TracebackType
 
-from tests.faults.gate import Gate
+from tests.faults.gate import AtGate, Gate
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 __all__ = ["FORMS", "Book", "Server", "content", "digest"]
@@ -78,33 +77,21 @@ class Book:
             assert self._changed.wait_for(lambda: self._count >= enough, TIMEOUT), "no progress"
 
 
-class Server:
+class Server(AtGate):
     """Answers on the loopback while its `with` block runs."""
 
     def __init__(self) -> None:
         self.book = Book()
-        self._gate = Gate(self._serve)
-        self.port = self._gate.port
-
-    def __enter__(self) -> Server:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._gate.close()
+        self.gate = Gate(self._serve)
+        self.port = self.gate.port
 
     def start(self) -> None:
         """Take connections."""
-        self._gate.open()
+        self.gate.open()
 
     def stop(self) -> None:
         """Drop everything, and refuse connections."""
-        self._gate.shut()
+        self.gate.shut()
 
     def _serve(self, sock: socket.socket) -> None:
         peer = _Peer(sock)
