@@ -44,7 +44,8 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
                 if (
                     body is not None
                     and len(body) <= limit
-                    and (200 <= status < 400 or not scheduler.may_not_be_outcome(job, status))
+                    and status >= 200
+                    and (status < 400 or not scheduler.may_not_be_outcome(job, status))
                 ):
                     response = Response(status, reason, fields, body, job.request, job.attempts)
                     in_time = scheduler.answered_directly(pipeline, job, exchange, response)

@@ -131,7 +131,7 @@ class Traffic(Connections):
                 self.let_go.notify_all()
             elif (outcome := job.outcome) is not None:
                 job.outcome = None
-                if outcome.status < 400 or self._is_outcome(job, outcome, pipeline.name):
+                if self._is_outcome(job, outcome, pipeline.name):
                     pipeline.host.accepted += 1
                     self._finish(job, outcome)
         if error is None:
