@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from dugong.connection.head import headers_of
 from dugong.errors import Delivery
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class HTTPResponse:
     are `Headers`; *length* is the size of the body in bytes, or None if only its end will tell.
     """
 
-    __slots__ = ("headers", "length", "method", "path", "reason", "status")
+    __slots__ = ("_headers", "length", "method", "path", "reason", "status")
 
     def __init__(
         self,
@@ -51,15 +52,22 @@ class HTTPResponse:
         path: str,
         status: int,
         reason: str,
-        headers: Headers,
+        headers: Headers | bytes,
         length: int | None = None,
     ) -> None:
         self.method = method
         self.path = path
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self._headers = headers  # as in headers_of()
         self.length = length
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        # Two threads may both do this, at no harm.
+        headers = self._headers = headers_of(self._headers)
+        return headers
 
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.status} {self.reason} to {self.method} {self.path}>"

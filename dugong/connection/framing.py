@@ -12,12 +12,22 @@ from typing import NamedTuple
 
 from dugong.errors import InvalidResponse, UnsupportedResponse
 
-__all__ = ["MAX_LENGTH", "BodyKind", "Framing", "list_members", "response_framing"]
+__all__ = [
+    "MAX_LENGTH",
+    "BodyKind",
+    "Framing",
+    "Sign",
+    "framing_sign",
+    "list_members",
+    "parse_content_length",
+    "response_framing",
+]
 
 #: The largest body or chunk that we believe in: what a signed 64-bit file offset can hold.
 MAX_LENGTH = 2**63 - 1
 
-_FRAMING_FIELDS = frozenset(("connection", "content-length", "transfer-encoding"))
+#: What a field says of the framing: a length, ``close`` or ``keep-alive``, or transfer codings.
+Sign = int | str | list[str]
 
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
 
@@ -44,9 +54,6 @@ class Framing(NamedTuple):
 
 def list_members(value: str) -> list[str]:
     """Split a comma-separated field value into its members, in lower case (RFC 9110 §5.6.1)."""
-    if "," not in value:
-        member = value.strip(" \t").lower()
-        return [member] if member else []
     return [member.strip(" \t").lower() for member in value.split(",") if member.strip(" \t")]
 
 
@@ -68,38 +75,50 @@ def parse_content_length(value: str) -> int:
     return int(length)
 
 
+def framing_sign(name: str, value: str) -> Sign | None:
+    """Return what the field *name* (in lower case) says of the framing; None if it says nothing.
+
+    Raises `InvalidResponse`.
+    """
+    if name == "content-length":
+        try:
+            return parse_content_length(value)
+        except ValueError as exc:
+            raise InvalidResponse(str(exc)) from None
+    if name == "transfer-encoding":
+        return list_members(value)
+    if name == "connection":
+        members = list_members(value)
+        return "close" if "close" in members else "keep-alive" if "keep-alive" in members else None
+    return None
+
+
 def response_framing(
-    method: str, minor_version: int, status: int, fields: Iterable[tuple[str, str, str]]
+    method: str, minor_version: int, status: int, signs: Iterable[Sign | None]
 ) -> Framing:
     """Return how the body after a response head is framed.
 
-    *method* is the request's; *minor_version* is 1 for HTTP/1.1; *fields* are (lower-case name,
-    name, value). Raises `InvalidResponse` or `UnsupportedResponse` where RFC 9112 gives no
+    *method* is the request's; *minor_version* is 1 for HTTP/1.1; *signs* are what `framing_sign`
+    gave for the fields. Raises `InvalidResponse` or `UnsupportedResponse` where RFC 9112 gives no
     single, safe answer.
     """
     length: int | None = None
     codings: list[str] | None = None
-    connection: list[str] = []
-    for name, _, value in fields:
-        if name not in _FRAMING_FIELDS:
-            continue
-        if name == "content-length":
-            try:
-                this_length = parse_content_length(value)
-            except ValueError as exc:
-                raise InvalidResponse(str(exc)) from None
-            if length is not None and length != this_length:
-                raise InvalidResponse(f"contradictory Content-Length {length} and {this_length}")
-            length = this_length
-        elif name == "connection":
-            connection += list_members(value)
-        elif name == "transfer-encoding":
-            codings = [*(codings or ()), *list_members(value)]
-
-    if minor_version >= 1:
-        persistent = "close" not in connection
-    else:
-        persistent = "keep-alive" in connection and "close" not in connection
+    close = keep_alive = False
+    for sign in signs:
+        if sign is None:
+            pass
+        elif type(sign) is int:
+            if length is not None and length != sign:
+                raise InvalidResponse(f"contradictory Content-Length {length} and {sign}")
+            length = sign
+        elif sign == "keep-alive":
+            keep_alive = True
+        elif sign == "close":
+            close = True
+        elif isinstance(sign, list):
+            codings = [*(codings or ()), *sign]
+    persistent = not close and (minor_version >= 1 or keep_alive)
 
     if method == "CONNECT" and 200 <= status < 300:
         return Framing(BodyKind.NONE, 0, persistent)

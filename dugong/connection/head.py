@@ -8,20 +8,25 @@ a bounded memory of header lines that were parsed before, which any thread may u
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from dugong.connection.framing import Framing, Sign, framing_sign, response_framing
+from dugong.connection.memory import Memory
 from dugong.errors import InvalidResponse, UnsupportedResponse
+from dugong.headers import Headers
 
 __all__ = [
     "MAX_HEADER_SIZE",
     "MAX_LINE_SIZE",
     "Field",
     "ResponseHead",
+    "StatusLine",
     "check_host",
     "check_method",
     "check_target",
     "end_of_head",
     "field_line",
+    "headers_of",
     "is_token",
     "parse_fields",
     "parse_head",
@@ -29,15 +34,13 @@ __all__ = [
     "split_trailer",
 ]
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
 #: The longest line of a response head that is accepted, in bytes.
 MAX_LINE_SIZE = 65535
 #: The longest response head that is accepted, in bytes.
 MAX_HEADER_SIZE = 65535
 
 Field = tuple[str, str, str]  # (lower-case name, name as sent, value)
+StatusLine = tuple[int, int, str]  # (the x of HTTP/1.x, status, reason)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"))
@@ -50,14 +53,6 @@ _LINE_END = re.compile(rb"\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: ([^\r\n\0]*))?")
 _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
-
-# A server sends the same few lines over and over. Each table is only ever read, added to and
-# cleared, single dict operations that need no lock; a lost entry costs time, not correctness.
-_MAX_KNOWN = 1024
-_MAX_KNOWN_LINE = 256
-_known_fields: dict[bytes, Field] = {}
-_known_statuses: dict[bytes, tuple[int, int, str]] = {}
-_known_request_lines: dict[tuple[str, str], bytes] = {}
 
 
 class ResponseHead(NamedTuple):
@@ -114,21 +109,21 @@ def field_line(name: str, value: str) -> bytes:
         value = str(value)
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(f"header names and values must be str, not {name!r}: {value!r}")
-    key = (name, value)
-    known = _known_request_lines.get(key)
-    if known is not None:
-        return known
+    if len(name) + len(value) > _LONG:
+        return _make_line((name, value))
+    return _known_request_lines[name, value]
+
+
+def _make_line(field: tuple[str, str]) -> bytes:
+    name, value = field
     if not is_token(name):
         raise ValueError(f"invalid header name {name!r}")
     if _NOT_IN_VALUE.search(value):
         raise ValueError(f"control character in the value of header {name!r}")
     try:
-        line = f"{name}: {value}\r\n".encode("latin-1")
+        return f"{name}: {value}\r\n".encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError(f"the value of header {name!r} is not ISO-8859-1") from None
-    if len(line) <= _MAX_KNOWN_LINE:
-        _remember(_known_request_lines, key, line)
-    return line
 
 
 # --- responses ---------------------------------------------------------------------------------
@@ -151,32 +146,38 @@ def parse_head(block: bytes) -> ResponseHead:
 
     Raises `InvalidResponse`, and `UnsupportedResponse` for another major version of HTTP.
     """
-    return _parse_lines(_split_lines(block))
+    lines = _split_lines(block)
+    return ResponseHead(*_known_statuses[lines[0]], tuple(map(_field_of, lines[1:])))
 
 
-def parse_plain_head(block: bytes) -> ResponseHead | None:
-    """Parse a response head quickly: *block* is what comes before the first CRLF CRLF.
+def parse_plain_head(block: bytes, method: str) -> tuple[StatusLine, Framing] | None:
+    """Parse quickly what matters first of the head of an answer to *method*.
 
-    Returns None if it is not one line after the other, each ended by CRLF, and so has to be looked
-    at by `end_of_head` and `parse_head`: it may be invalid, folded, or have ended earlier.
+    *block* is what comes before the first CRLF CRLF. Returns the status line and how the body is
+    framed; `headers_of` has the fields. None if it is not one valid line after the other, each
+    ended by CRLF, and so has to be looked at by `end_of_head` and `parse_head`: it may be invalid,
+    folded, or have ended earlier.
     """
     if len(block) > MAX_LINE_SIZE:
         return None
+    lines = block.split(b"\r\n")
     try:
-        return _parse_lines(block.split(b"\r\n"))
-    except InvalidResponse:
+        status_line = _known_statuses[lines[0]]
+        del lines[0]
+        signs = map(_sign_of, lines)
+        return status_line, response_framing(method, status_line[0], status_line[1], signs)
+    except (InvalidResponse, UnsupportedResponse):
         return None
 
 
-def _parse_lines(lines: list[bytes]) -> ResponseHead:
-    status_line = lines[0]
-    status = _known_statuses.get(status_line) or _parse_status_line(status_line)
-    del lines[0]
-    known = _known_fields.get
-    # A tuple of tuples of strings is nothing that the garbage collector has to look at for long.
-    fields = tuple([known(line) or _parse_field(line) for line in lines])
-    # The class itself would go through a function in Python, at twice the cost.
-    return tuple.__new__(ResponseHead, (*status, fields))
+def headers_of(received: Headers | bytes) -> Headers:
+    """Return the fields of a response head that `parse_plain_head` has understood.
+
+    Nobody asks for most of them, so answers keep the bytes of the head until somebody does.
+    """
+    if isinstance(received, Headers):
+        return received
+    return Headers._from_parsed(tuple(map(_field_of, received.split(b"\r\n")[1:])))
 
 
 def parse_fields(lines: list[bytes]) -> list[Field]:
@@ -203,7 +204,7 @@ def _split_lines(block: bytes) -> list[bytes]:
     return lines
 
 
-def _parse_status_line(line: bytes) -> tuple[int, int, str]:
+def _parse_status_line(line: bytes) -> StatusLine:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise InvalidResponse(f"invalid status line {line[:80]!r}")
@@ -212,10 +213,7 @@ def _parse_status_line(line: bytes) -> tuple[int, int, str]:
         raise UnsupportedResponse(f"unsupported HTTP version {major.decode()}.{minor.decode()}")
     if code < b"100":
         raise InvalidResponse(f"invalid status {code.decode()}")
-    status = (int(minor), int(code), reason.decode("latin-1").strip(" \t"))
-    if len(line) <= _MAX_KNOWN_LINE:
-        _remember(_known_statuses, line, status)
-    return status
+    return int(minor), int(code), reason.decode("latin-1").strip(" \t")
 
 
 def _parse_field(line: bytes) -> Field:
@@ -223,13 +221,20 @@ def _parse_field(line: bytes) -> Field:
     if match is None:
         raise InvalidResponse(f"invalid header line {line[:80]!r}")
     name = match[1].decode("ascii")
-    field = (name.lower(), name, match[2].strip(b" \t").decode("latin-1"))
-    if len(line) <= _MAX_KNOWN_LINE:
-        _remember(_known_fields, line, field)
-    return field
+    return name.lower(), name, match[2].strip(b" \t").decode("latin-1")
 
 
-def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
-    if len(known) >= _MAX_KNOWN:
-        known.clear()
-    known[key] = value
+def _parse_sign(line: bytes) -> Sign | None:
+    name, _, value = _parse_field(line)
+    return framing_sign(name, value)
+
+
+# The same few lines are sent and received over and over.
+_LONG = 256  # characters in a line to be sent that is not remembered
+_known_request_lines = Memory(_make_line)
+_known_statuses = Memory(_parse_status_line)
+_known_fields = Memory(_parse_field)
+_known_signs = Memory(_parse_sign)
+# For map(), which is faster than a loop.
+_field_of = _known_fields.__getitem__
+_sign_of = _known_signs.__getitem__

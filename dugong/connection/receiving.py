@@ -10,11 +10,10 @@ The two calls that matter most have a blocking form, which takes the same steps 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
-from dugong.connection.framing import list_members, response_framing
-from dugong.connection.head import MAX_HEADER_SIZE, Field, parse_plain_head
+from dugong.connection.framing import framing_sign, response_framing
+from dugong.connection.head import MAX_HEADER_SIZE, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.readers import LengthReader, WholeReader, reader_for
 from dugong.connection.shared import Shared, busy
@@ -31,8 +30,9 @@ from dugong.headers import Headers
 
 __all__ = ["Answer", "Answers", "Receiving"]
 
-#: (exchange, status, reason, header fields, length of the body, body if all of it is there)
-Answer = tuple[Exchange, int, str, Sequence[Field], int | None, bytes | None]
+#: (exchange, status, reason, header fields as a response takes them, length of the body, body if
+#: all of it is there)
+Answer = tuple[Exchange, int, str, Headers | bytes, int | None, bytes | None]
 #: Answers, and what went wrong after them.
 Answers = tuple[list[Answer], Exception | None]
 
@@ -51,16 +51,16 @@ class Receiving(Shared):
         """Receive the head of the next answer that is not an unasked 1xx, blocking."""
         if not self._receive_turn.acquire(False):
             raise busy("receiving")
+        whole: list[Answer] = []
         try:
             if self.incoming is None:
                 if self.buffer.start == self.buffer.end:
                     self._receive_something(patience)
-                whole = self._next_whole_answer(to_be_read=True)
-                if whole is not None:
-                    exchange, status, reason, fields, length, _ = whole
-                    headers = Headers._from_parsed(fields)
+                self._take_whole_answers(whole, one_to_be_read=True)
+                if whole:
+                    exchange, status, reason, block, length, _ = whole[0]
                     return HTTPResponse(
-                        exchange.method, exchange.path, status, reason, headers, length
+                        exchange.method, exchange.path, status, reason, block, length
                     )
             while not isinstance(answer := self._next_answer(patience), HTTPResponse):
                 if answer is None:
@@ -98,16 +98,17 @@ class Receiving(Shared):
         try:
             if self.buffer.start == self.buffer.end:
                 self._receive_something(patience)
-            while True:
-                answer = self._next_whole_answer()
+            self._take_whole_answers(answers)
+            while self.pipeline or not answers:
+                # A wait, and what is out of the ordinary: only for the first, or at no cost.
+                answer = self._next_answer_and_body(0 if answers else patience)
                 if answer is None:
-                    # A wait, and what is out of the ordinary: only for the first, or at no cost.
-                    answer = self._next_answer_and_body(0 if answers else patience)
-                    if answer is None:
-                        return answers, None
+                    break
                 answers.append(answer)
-                if answer[5] is None or answer[1] < 200 or not self.pipeline:
-                    return answers, None
+                if answer[5] is None or answer[1] < 200:
+                    break
+                self._take_whole_answers(answers)
+            return answers, None
         except Exception as exc:
             return answers, exc
         finally:
@@ -133,45 +134,46 @@ class Receiving(Shared):
                 self._lose_answer(exchange, exc)
                 raise
 
-    def _next_whole_answer(self, to_be_read: bool = False) -> Answer | None:
-        """Take the next answer if all of it is in the buffer, and nothing special about it.
+    def _take_whole_answers(self, answers: list[Answer], one_to_be_read: bool = False) -> None:
+        """Add to *answers* the next ones, as long as all of each is in the buffer.
 
-        Returns None, having done nothing, if it is not so. The body of one that is *to_be_read* is
-        left for the calls that read bodies.
+        Stops, having done nothing, at one that has not come completely, or has something special
+        about it: it may be invalid, interim, chunked, or the last of this connection. With
+        *one_to_be_read*, takes no more than one, whose body is left for the calls that read bodies.
         """
-        buffer = self.buffer
+        buffer, pipeline = self.buffer, self.pipeline
+        data, view = buffer.data, buffer.view
         start, end = buffer.start, buffer.end
-        if start == end or not self.pipeline:
-            return None
-        exchange = self.pipeline[0]
-        stop = buffer.data.find(b"\r\n\r\n", start, end)
-        if not 0 <= stop - start <= MAX_HEADER_SIZE - 4:
-            return None
-        if exchange.special or self.ended is not None or self.failure is not None:
-            return None
-        try:
-            head = parse_plain_head(buffer.view[start:stop].tobytes())
-            if head is None or head[1] < 200:
-                return None
-            minor_version, status, reason, fields = head
-            _, length, persistent = response_framing(exchange.method, minor_version, status, fields)
-        except DugongError:
-            return None  # it will come again
-        stop += 4
-        if length is None or not persistent or stop + length > end:
-            return None
-        body = buffer.view[stop : stop + length].tobytes() if length else b""
-        exchange.minor_version = minor_version
-        exchange.persistent = True
-        self.cut = None
-        buffer.start = stop + length
-        buffer.scanned = 0
-        if to_be_read and body:
-            exchange.reader = WholeReader(body)
-            self.incoming = exchange
-        # Last, as ever.
-        self.pipeline.popleft()
-        return exchange, status, reason, fields, length, body
+        while start < end and pipeline:
+            exchange = pipeline[0]
+            stop = data.find(b"\r\n\r\n", start, end)
+            if not 0 <= stop - start <= MAX_HEADER_SIZE - 4:
+                return
+            if exchange.special or self.ended is not None or self.failure is not None:
+                return
+            block = view[start:stop].tobytes()
+            head = parse_plain_head(block, exchange.method)
+            if head is None:
+                return
+            (minor_version, status, reason), (_, length, persistent) = head
+            begin = stop + 4
+            if length is None or not persistent or begin + length > end or status < 200:
+                return
+            start = begin + length
+            body = view[begin:start].tobytes() if length else b""
+            exchange.minor_version = minor_version
+            exchange.persistent = True
+            self.cut = None
+            buffer.start = start
+            buffer.scanned = 0
+            if one_to_be_read and body:
+                exchange.reader = WholeReader(body)
+                self.incoming = exchange
+            answers.append((exchange, status, reason, block, length, body))
+            # Last, as ever.
+            pipeline.popleft()
+            if one_to_be_read:
+                return
 
     def _next_answer_and_body(self, patience: float | None) -> Answer | None:
         """Receive the next answer, and take its body if that is there; None: *patience* was 0."""
@@ -194,7 +196,7 @@ class Receiving(Shared):
             body = reader.take_if_buffered() if isinstance(reader, LengthReader) else None
             if body is not None:
                 self._finish_answer(incoming)
-        return exchange, answer.status, answer.reason, answer.headers.fields, answer.length, body
+        return exchange, answer.status, answer.reason, answer.headers, answer.length, body
 
     def _next_answer(self, patience: float | None) -> HTTPResponse | PollNeeded | None:
         """Like a reader: do what can be done without waiting, or with *patience*.
@@ -253,7 +255,8 @@ class Receiving(Shared):
 
         method = exchange.method
         exchange.minor_version = minor_version
-        framing = response_framing(method, minor_version, status, fields)
+        signs = [framing_sign(name, value) for name, _, value in fields]
+        framing = response_framing(method, minor_version, status, signs)
         persistent = framing.persistent and not exchange.close
         if exchange.writer is None:
             pass
@@ -273,9 +276,7 @@ class Receiving(Shared):
                 if switched
                 else "the connection ended with an earlier answer"
             )
-            self.said_close = any(
-                name == "connection" and "close" in list_members(value) for name, _, value in fields
-            )
+            self.said_close = "close" in signs
         self.cut = None
         exchange.persistent = persistent
         exchange.reader = reader_for(framing, self.buffer, transport)

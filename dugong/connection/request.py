@@ -43,7 +43,7 @@ class RequestBuilder:
     where there is no body and the method does not suggest one (RFC 9110 §8.6).
     """
 
-    __slots__ = ("_fixed", "_host_line", "_lean", "_plain_tail", "_prefix")
+    __slots__ = ("_fixed", "_host_line", "_lean", "_plain_rest", "_plain_tail", "_prefix")
 
     def __init__(
         self, netloc: str, prefix: str = "", fixed: bytes = b"", lean: bool = False
@@ -54,6 +54,7 @@ class RequestBuilder:
         self._lean = lean
         no_body = b"" if lean else _NO_BODY
         self._plain_tail = self._host_line + no_body + _IDENTITY + fixed + b"\r\n"
+        self._plain_rest = " HTTP/1.1\r\n" + self._plain_tail.decode("latin-1")
 
     def build(
         self,
@@ -126,7 +127,7 @@ class RequestBuilder:
 
         For lean builders, and for arguments that have been checked; no method meant for a body.
         """
-        return f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode("ascii") + self._plain_tail
+        return f"{method} {self._prefix}{path}{self._plain_rest}".encode("latin-1")
 
 
 def header_pairs(headers: HeadersLike) -> Iterable[tuple[str, str]]:

@@ -13,7 +13,6 @@ from dugong.connection.head import (
     ResponseHead,
     end_of_head,
     parse_head,
-    parse_plain_head,
 )
 from dugong.errors import ConnectionClosed, InvalidResponse
 
@@ -56,12 +55,8 @@ def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | 
         start, end = buffer.start, buffer.end
         if start < end:
             scan = start + max(0, buffer.scanned - 3) if buffer.scanned else start
-            stop = buffer.data.find(b"\r\n\r\n", scan, end) + 4
-            head = parse_plain_head(buffer.peek(stop - 4 - start)) if stop >= 4 else None
-            if head is None:
-                stop = end_of_head(buffer.data, start, scan, end)
-                if stop >= 0:
-                    head = parse_head(buffer.peek(stop - start))
+            stop = end_of_head(buffer.data, start, scan, end)
+            head = parse_head(buffer.peek(stop - start)) if stop >= 0 else None
             if (stop if head else end) - start > MAX_HEADER_SIZE:
                 raise InvalidResponse(f"the response head is longer than {MAX_HEADER_SIZE} bytes")
             if head is not None:

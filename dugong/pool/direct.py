@@ -39,7 +39,7 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
         else:
             answers, failed = duplexer.read_answers(job.timeout)
             if failed is None and len(answers) == 1:
-                exchange, status, reason, fields, _, body = answers[0]
+                exchange, status, reason, headers, _, body = answers[0]
                 limit = scheduler.limits.max_body_size
                 if (
                     body is not None
@@ -47,7 +47,7 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
                     and status >= 200
                     and (status < 400 or not scheduler.may_not_be_outcome(job, status))
                 ):
-                    response = Response(status, reason, fields, body, job.request, job.attempts)
+                    response = Response(status, reason, headers, body, job.request, job.attempts)
                     in_time = scheduler.answered_directly(pipeline, job, exchange, response)
                     return response if in_time else None
             receiver.handle(scheduler, pipeline, answers, failed)

@@ -76,7 +76,7 @@ class JobMaker:
         ):
             head = host.plain_builder.plain_head(request.method, request.target)
             job = Job(request, pool, host, head, timeout, retry)
-            job.alone = not request.is_idempotent
+            job.alone = request.idempotent is False
             return job
         return self._make_elaborate(request, pool, host, timeout, retry)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from dugong.connection.head import headers_of
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.readers import LengthReader
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
-from dugong.headers import Headers
 from dugong.pool.failure import Abandoned, failure
 from dugong.pool.response import Response, StreamedResponse
 
@@ -59,7 +59,7 @@ def handle(
     in_flight = pipeline.in_flight
     limit = scheduler.limits.max_body_size
     done: list[tuple[Job, Response]] = []
-    for _, status, reason, fields, length, buffered in answers:
+    for _, status, reason, headers, length, buffered in answers:
         if status < 200:  # the 100 that was asked for
             scheduler.open_gate(pipeline)
             return
@@ -75,10 +75,15 @@ def handle(
                     if scheduler.may_not_be_outcome(job, status):
                         beginning, body = _receive_beginning(scheduler, pipeline, job, length)
                     if body is None:
-                        headers = Headers._from_parsed(fields)
                         source = ConnectionBody(scheduler, pipeline, job, beginning)
                         answer = StreamedResponse(
-                            status, reason, headers, job.request, length, source, job.attempts
+                            status,
+                            reason,
+                            headers_of(headers),
+                            job.request,
+                            length,
+                            source,
+                            job.attempts,
                         )
                         if scheduler.hand_over(pipeline, job, answer, source):
                             return
@@ -87,7 +92,7 @@ def handle(
             except Exception as exc:
                 error = exc
                 break
-        done.append((job, Response(status, reason, fields, body, job.request, job.attempts)))
+        done.append((job, Response(status, reason, headers, body, job.request, job.attempts)))
     if isinstance(error, ConnectionTimedOut) and not done and scheduler.sends_body(pipeline):
         return  # as long as there is progress in the other direction, this is no time-out
     scheduler.answered(pipeline, done, error)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.head import check_method, check_target
+from dugong.connection.memory import Memory
 from dugong.connection.request import HeadersLike, header_pairs
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
@@ -57,10 +58,8 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _NAME = re.compile(r"([a-z0-9_-]+\.)*[a-z0-9_-]+\.?")  # of the DNS, or an IPv4 address
 _MAX_NAME = 254  # with a dot at the end
 
-# Only ever read, added to and cleared, single dict operations that need no lock; a lost entry
-# costs time, not correctness.
-_MAX_KNOWN = 4096
-_known_origins: dict[str, Origin] = {}
+#: What names the origin, then a target that is good for any method, and nothing else.
+_PLAIN_URL = re.compile(r"(https?://[^/?#]*)/[!-\"$-~]*")
 
 #: Methods that promise it (RFC 9110 §9.2.2).
 IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
@@ -101,9 +100,6 @@ def split_url(url: str) -> tuple[str, str]:
         start = url.find("://") + 3
         if url[: max(0, start - 3)].lower() not in _DEFAULT_PORTS:
             raise ValueError("a URL must begin with http:// or https://")
-    slash = url.find("/", start)
-    if slash > 0 and "#" not in url and url.find("?", start, slash) < 0:
-        return url[:slash], url[slash:]
     url = url.partition("#")[0]
     end = min(i for i in (url.find("/", start), url.find("?", start), len(url)) if i >= 0)
     target = url[end:]
@@ -148,12 +144,7 @@ def _parse_host(host: str) -> str:
     return name
 
 
-def _learn_origin(prefix: str) -> Origin:
-    origin = parse_origin(prefix)
-    if len(_known_origins) >= _MAX_KNOWN:
-        _known_origins.clear()
-    _known_origins[prefix] = origin
-    return origin
+_known_origins = Memory(parse_origin, most=4096)
 
 
 class Request:
@@ -208,14 +199,17 @@ class Request:
             if not isinstance(method, str):
                 raise TypeError(f"method must be a str, not {method!r}")
             check_method(method)
-        prefix, target = split_url(url)
-        check_target(method, target)
+        plain = _PLAIN_URL.fullmatch(url) if isinstance(url, str) else None
+        if plain is not None:
+            prefix = plain[1]
+            # Where the target begins costs no memory; a second copy of most of the URL would.
+            self._target: int | str = len(prefix)
+        else:
+            prefix, self._target = split_url(url)
+            check_target(method, self._target)
         self.method = method
         self.url = url
-        self.origin = _known_origins.get(prefix) or _learn_origin(prefix)
-        # Where the target begins costs no memory; a second copy of most of the URL would.
-        begin = len(prefix)
-        self._target = begin if begin + len(target) == len(url) else target
+        self.origin = _known_origins[prefix]
         self.headers = headers if headers is None else _check_headers(headers)
         self.body = body
         if timeout is not POOL_DEFAULT and timeout is not None:

@@ -8,10 +8,10 @@ anything, and that through the `BodySource` it was given.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from dugong.connection.head import Field
+from dugong.connection.head import headers_of
 from dugong.connection.request import check_size, writable_view
 from dugong.errors import Delivery, DugongError, HTTPStatusError
 from dugong.headers import Headers
@@ -61,21 +61,18 @@ class Response:
 
     __slots__ = ("_headers", "attempts", "body", "reason", "request", "status")
 
-    # Of those that were received, nobody asks for most: then they stay as they were parsed.
-    _headers: Headers | Sequence[Field]
-
     def __init__(
         self,
         status: int,
         reason: str,
-        headers: Headers | Sequence[Field],
+        headers: Headers | bytes,
         body: bytes,
         request: Request,
         attempts: tuple[Attempt, ...] = (),
     ) -> None:
         self.status = status
         self.reason = reason
-        self._headers = headers
+        self._headers = headers  # as in headers_of()
         self.body = body
         self.request = request
         self.attempts = attempts
@@ -83,10 +80,8 @@ class Response:
     @property
     def headers(self) -> Headers:
         """The header fields."""
-        headers = self._headers
-        if not isinstance(headers, Headers):
-            # Two threads may both do this, at no harm.
-            headers = self._headers = Headers._from_parsed(headers)
+        # Two threads may both do this, at no harm.
+        headers = self._headers = headers_of(self._headers)
         return headers
 
     @property

@@ -47,11 +47,13 @@ class Scheduler(Traffic):
 
     # --- requests, from the callers' side ---------------------------------------------------------
 
-    def submit(self, job: Job, block: bool, deadline: float | None) -> None:
-        """Queue *job*; wait if the queues are full and *block* is set, but not beyond *deadline*.
+    def submit(self, job: Job, block: bool = True) -> None:
+        """Queue *job*, whose deadline counts from now.
 
-        *deadline* is a point in time, which then also bounds the whole of the job.
+        Waits if the queues are full and *block* is set, but not beyond the deadline.
         """
+        seconds = job.request.deadline
+        deadline = None if seconds is None else monotonic() + seconds
         with self.lock:
             if self.closed:
                 raise PoolClosed
@@ -60,7 +62,7 @@ class Scheduler(Traffic):
             if deadline is not None:
                 job.timer = self._at(deadline, partial(self._expire, job))
             host = job.host
-            if host.unused:
+            if not host.queued and host.unused:
                 host = job.host = self._know(host)
             job.queued = True
             host.append(job)

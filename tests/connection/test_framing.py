@@ -11,6 +11,7 @@ from dugong.connection.framing import (
     MAX_LENGTH,
     BodyKind,
     Framing,
+    framing_sign,
     list_members,
     parse_content_length,
     response_framing,
@@ -26,8 +27,8 @@ KEEP_ALIVE = ("Connection", "keep-alive")
 def framing(
     *fields: tuple[str, str], method: str = "GET", status: int = 200, minor_version: int = 1
 ) -> Framing:
-    parsed = [(name.lower(), name, value) for name, value in fields]
-    return response_framing(method, minor_version, status, parsed)
+    signs = [framing_sign(name.lower(), value) for name, value in fields]
+    return response_framing(method, minor_version, status, signs)
 
 
 # --- list_members --------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dugong import InvalidResponse, UnsupportedResponse
+from dugong import Headers, InvalidResponse, UnsupportedResponse
 from dugong.connection import head
+from dugong.connection.framing import BodyKind, Framing, framing_sign, response_framing
 from dugong.connection.head import (
     Field,
     ResponseHead,
@@ -18,6 +19,7 @@ from dugong.connection.head import (
     check_target,
     end_of_head,
     field_line,
+    headers_of,
     is_token,
     parse_fields,
     parse_head,
@@ -372,24 +374,42 @@ def test_the_end_of_a_head_is_the_same_however_it_comes(text: str, cut: int) -> 
 @given(
     st.lists(
         st.sampled_from(
-            [b"HTTP/1.1 200 OK", b"A: b", b"C:", b" d", b"\r", b"\n", b"\r\n", b"\r\n", b"\r\n\r\n"]
+            [
+                *(b"HTTP/1.1 200 OK", b"A: b", b"C:", b" d", b"Content-Length: 5"),
+                *(b"Connection: close", b"Transfer-Encoding: chunked"),
+                *(b"\r", b"\n", b"\r\n", b"\r\n", b"\r\n\r\n"),
+            ]
         ),
         max_size=9,
     )
 )
 def test_the_fast_path_agrees_with_the_careful_one(parts: list[bytes]) -> None:
     data = b"HTTP/1.1 200 OK" + b"".join(parts) + b"\r\n\r\n"
-    quick = parse_plain_head(data[: data.index(b"\r\n\r\n")])
+    block = data[: data.index(b"\r\n\r\n")]
+    quick = parse_plain_head(block, "GET")
     stop = end_of_head(bytearray(data), 0, 0, len(data))
     if quick is not None:
         assert stop == data.index(b"\r\n\r\n") + 4
-        assert quick == parse_head(data[:stop])
+        careful = parse_head(data[:stop])
+        (minor_version, status, reason), framing = quick
+        fields = tuple(headers_of(block).fields)
+        assert ResponseHead(minor_version, status, reason, fields) == careful
+        signs = [framing_sign(name, value) for name, _, value in careful.fields]
+        assert framing == response_framing("GET", minor_version, status, signs)
 
 
 def test_a_plain_head_takes_the_fast_path() -> None:
-    expected = ResponseHead(1, 200, "OK", (("a", "A", "b"), ("c", "C", "")))
-    assert parse_plain_head(b"HTTP/1.1 200 OK\r\nA: b\r\nC:") == expected
-    assert parse_plain_head(b"HTTP/1.1 204 No") == ResponseHead(1, 204, "No", ())
+    block = b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\nC:"
+    expected = (1, 200, "OK"), Framing(BodyKind.LENGTH, 5, True)
+    assert parse_plain_head(block, "GET") == expected
+    assert headers_of(block).items() == [("A", "b"), ("Content-Length", "5"), ("C", "")]
+    expected = (1, 204, "No"), Framing(BodyKind.NONE, 0, True)
+    assert parse_plain_head(b"HTTP/1.1 204 No", "GET") == expected
+
+
+def test_headers_that_have_been_parsed_are_left_as_they_are() -> None:
+    headers = Headers([("A", "b")])
+    assert headers_of(headers) is headers
 
 
 @pytest.mark.parametrize(
@@ -401,12 +421,16 @@ def test_a_plain_head_takes_the_fast_path() -> None:
         b"HTTP/1.1 200 OK\r\nA: b\n",
         b"HTTP/1.1 200 OK\r\nA: b\r\n c",
         b"HTTP/1.1 200 OK\r\nA : b",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +5",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip",
+        b"HTTP/2.0 200 OK",
         b"HTTP/1.1 200 OK\r\nA: " + b"a" * 65536,
     ],
     ids=lambda block: repr(block[:40]),
 )
 def test_any_other_head_does_not(block: bytes) -> None:
-    assert parse_plain_head(block) is None
+    assert parse_plain_head(block, "GET") is None
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -414,6 +438,12 @@ def test_what_is_remembered_is_bounded() -> None:
         fields_of(b"A: %d" % i, b"A: %d%s" % (i, b"a" * 300))
         parse_head(b"HTTP/1.1 200 Reason %d\r\n\r\n" % i)
         field_line("A", str(i))
-    for known in (head._known_fields, head._known_statuses, head._known_request_lines):
+        parse_plain_head(b"HTTP/1.1 200 OK\r\nA: %d" % i, "GET")
+    for known in (
+        head._known_fields,
+        head._known_signs,
+        head._known_statuses,
+        head._known_request_lines,
+    ):
         assert 0 < len(known) <= 1024
     assert max(map(len, head._known_fields)) <= 256

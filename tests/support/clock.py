@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from dugong import ConnectionPool, Event
-from dugong.pool import connections, pool, resending, retry, scheduler, traffic
+from dugong.pool import connections, resending, retry, scheduler, traffic
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
 
@@ -34,7 +34,7 @@ class StoppedClock(Clock):
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(monkeypatch, connections, pool, resending, scheduler, traffic)
+        super().__init__(monkeypatch, connections, resending, scheduler, traffic)
 
     def forward(self, pool: ConnectionPool, seconds: float) -> None:
         """Let *seconds* pass; return when *pool* has done what was to be done by then."""

@@ -16,7 +16,7 @@ import pytest
 
 from dugong import HTTPConnection, PollNeeded
 from dugong.connection.buffer import ReceiveBuffer
-from dugong.connection.framing import response_framing
+from dugong.connection.framing import framing_sign, response_framing
 from dugong.connection.head import ResponseHead
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine
 from dugong.connection.readers import Reader, reader_for
@@ -187,7 +187,8 @@ def receive(
     transport = FakeTransport(delivery.pieces(data), eof=eof)
     buffer = ReceiveBuffer()
     head = drive(lambda: receive_head(transport, buffer))
-    framing = response_framing(method, head.minor_version, head.status, head.fields)
+    signs = [framing_sign(name, value) for name, _, value in head.fields]
+    framing = response_framing(method, head.minor_version, head.status, signs)
     body = read_all(reader_for(framing, buffer, transport))
     return Received(head, body, framing.persistent, buffer.take(len(buffer)) + transport.rest())
 
