@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum
-from typing import NamedTuple
+from typing import Any
 
 from dugong.errors import InvalidResponse, UnsupportedResponse
 
 __all__ = [
+    "CLOSE",
     "MAX_LENGTH",
     "BodyKind",
     "Framing",
@@ -26,8 +27,12 @@ __all__ = [
 #: The largest body or chunk that we believe in: what a signed 64-bit file offset can hold.
 MAX_LENGTH = 2**63 - 1
 
-#: What a field says of the framing: a length, ``close`` or ``keep-alive``, or transfer codings.
-Sign = int | str | list[str]
+#: What a field says of the framing: its name in lower case, and the length, the transfer codings,
+#: or the one member of Connection that matters. None: nothing.
+Sign = tuple[str, Any] | None
+
+CLOSE = ("connection", "close")
+_KEEP_ALIVE = ("connection", "keep-alive")
 
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
 
@@ -44,12 +49,8 @@ class BodyKind(Enum):
 _LENGTH = BodyKind.LENGTH  # a member is looked up slowly in its class
 
 
-class Framing(NamedTuple):
-    """`length` is None unless it is known; `persistent` says if another answer may follow."""
-
-    kind: BodyKind
-    length: int | None
-    persistent: bool
+#: (how the end of the body is found, its length if that is known, if another answer may follow)
+Framing = tuple[BodyKind, int | None, bool]
 
 
 def list_members(value: str) -> list[str]:
@@ -75,26 +76,29 @@ def parse_content_length(value: str) -> int:
     return int(length)
 
 
-def framing_sign(name: str, value: str) -> Sign | None:
-    """Return what the field *name* (in lower case) says of the framing; None if it says nothing.
+def framing_sign(name: str, value: str) -> Sign:
+    """Return what a field says of the framing; *name* is in lower case.
 
-    Raises `InvalidResponse`.
+    Raises `InvalidResponse` if that cannot be understood.
     """
     if name == "content-length":
         try:
-            return parse_content_length(value)
+            return name, parse_content_length(value)
         except ValueError as exc:
             raise InvalidResponse(str(exc)) from None
     if name == "transfer-encoding":
-        return list_members(value)
+        return name, list_members(value)
     if name == "connection":
         members = list_members(value)
-        return "close" if "close" in members else "keep-alive" if "keep-alive" in members else None
+        if "close" in members:
+            return CLOSE
+        if "keep-alive" in members:
+            return _KEEP_ALIVE
     return None
 
 
 def response_framing(
-    method: str, minor_version: int, status: int, signs: Iterable[Sign | None]
+    method: str, minor_version: int, status: int, signs: Iterable[Sign]
 ) -> Framing:
     """Return how the body after a response head is framed.
 
@@ -105,37 +109,34 @@ def response_framing(
     length: int | None = None
     codings: list[str] | None = None
     close = keep_alive = False
-    for sign in signs:
-        if sign is None:
-            pass
-        elif type(sign) is int:
-            if length is not None and length != sign:
-                raise InvalidResponse(f"contradictory Content-Length {length} and {sign}")
-            length = sign
-        elif sign == "keep-alive":
+    for sign in filter(None, signs):
+        name, said = sign
+        if name == "content-length":
+            if length is not None and length != said:
+                raise InvalidResponse(f"contradictory Content-Length {length} and {said}")
+            length = said
+        elif sign is _KEEP_ALIVE:
             keep_alive = True
-        elif sign == "close":
+        elif sign is CLOSE:
             close = True
-        elif isinstance(sign, list):
-            codings = [*(codings or ()), *sign]
+        else:
+            codings = [*(codings or ()), *said]
     persistent = not close and (minor_version >= 1 or keep_alive)
 
     if method == "CONNECT" and 200 <= status < 300:
-        return Framing(BodyKind.NONE, 0, persistent)
+        return BodyKind.NONE, 0, persistent
     if method == "HEAD" or status < 200 or status in (204, 304):
         # A transfer coding that never comes cannot be misread, but it makes the head ambiguous.
-        return Framing(BodyKind.NONE, 0, persistent and not (codings and length is not None))
+        return BodyKind.NONE, 0, persistent and not (codings and length is not None)
     if codings is not None:
         if codings == ["chunked"]:
             # With a Content-Length beside it, or from HTTP/1.0, this may be an attempt at
             # response splitting: take this answer, but none after it (RFC 9112 §6.1, §6.3).
             trusted = length is None and minor_version >= 1
-            return Framing(BodyKind.CHUNKED, None, persistent and trusted)
+            return BodyKind.CHUNKED, None, persistent and trusted
         if codings.count("chunked") > 1 or not codings:
             raise InvalidResponse(f"malformed Transfer-Encoding {', '.join(codings)!r}")
         raise UnsupportedResponse(f"unsupported Transfer-Encoding {', '.join(codings)!r}")
     if length is not None:
-        # The class itself would go through a function in Python, at twice the cost.
-        kind = _LENGTH if length else BodyKind.NONE
-        return tuple.__new__(Framing, (kind, length, persistent))
-    return Framing(BodyKind.UNTIL_CLOSE, None, False)
+        return _LENGTH if length else BodyKind.NONE, length, persistent
+    return BodyKind.UNTIL_CLOSE, None, False

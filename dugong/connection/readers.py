@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from dugong.connection.framing import MAX_LENGTH, BodyKind, Framing
+from dugong.connection.framing import MAX_LENGTH, BodyKind
 from dugong.connection.head import (
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
@@ -245,9 +245,10 @@ class ChunkedReader:
 Reader = LengthReader | WholeReader | ChunkedReader | UntilCloseReader
 
 
-def reader_for(framing: Framing, buffer: ReceiveBuffer, transport: Transport) -> Reader | None:
+def reader_for(
+    kind: BodyKind, length: int | None, buffer: ReceiveBuffer, transport: Transport
+) -> Reader | None:
     """Return the reader for a body that is framed so, or None if there is no body."""
-    kind, length, _ = framing
     if kind is BodyKind.LENGTH:
         assert length is not None
         return LengthReader(buffer, transport, length)

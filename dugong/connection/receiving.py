@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import socket
 
+from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
-from dugong.connection.framing import framing_sign, response_framing
+from dugong.connection.framing import CLOSE, framing_sign, response_framing
 from dugong.connection.head import MAX_HEADER_SIZE, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.readers import LengthReader, WholeReader, reader_for
@@ -38,6 +39,11 @@ Answers = tuple[list[Answer], Exception | None]
 
 _FIRST_READ = 64 * 1024  # bytes at a time, of a body whose size is not known to be large
 _READ_SIZE = 256 * 1024  # bytes at a time, of others
+
+_WORTHWHILE = 12  # answers for which it is worth to wait for a moment,
+_TOO_OFTEN = 4  # after fewer have come so often;
+_NOT_NOW = 64  # and if they did not come, how often fewer are right.
+_ENOUGH = BUFFER_SIZE // 2  # bytes that are worth it, too
 
 # What may come out of a wait, with nothing lost. After anything else (KeyboardInterrupt between any
 # two steps, MemoryError), bytes may have been taken and not given to anybody.
@@ -97,9 +103,10 @@ class Receiving(Shared):
         answers: list[Answer] = []
         try:
             if self.buffer.start == self.buffer.end:
-                self._receive_something(patience)
-            self._take_whole_answers(answers)
-            while self.pipeline or not answers:
+                self._receive_some(patience, answers)
+            else:
+                self._take_whole_answers(answers)
+            while not answers or (self.pipeline and self.buffer.start < self.buffer.end):
                 # A wait, and what is out of the ordinary: only for the first, or at no cost.
                 answer = self._next_answer_and_body(0 if answers else patience)
                 if answer is None:
@@ -113,6 +120,27 @@ class Receiving(Shared):
             return answers, exc
         finally:
             self._release(self._receive_turn)
+
+    def _receive_some(self, patience: float | None, answers: list[Answer]) -> None:
+        """Receive, blocking, and add to *answers* what has come as a whole; at best many of them.
+
+        Being woken costs as much as reading some answers. So if that was for few of them, time and
+        again, though many are due, it is to be for more; unless they do not come in a moment.
+        """
+        due = len(self.pipeline)
+        low = 1
+        if self._meagre >= _TOO_OFTEN and due >= 2 * _WORTHWHILE and self.transport is not None:
+            low = min(_WORTHWHILE * self._answer_size, _ENOUGH)
+            self.transport.low_water = low
+        self._receive_something(patience)
+        received = len(self.buffer)
+        self._take_whole_answers(answers)
+        if answers:
+            self._answer_size = (received - len(self.buffer)) // len(answers)
+        if received < low:
+            self._meagre = -_NOT_NOW
+        elif due >= 2 * _WORTHWHILE and len(answers) < _WORTHWHILE:
+            self._meagre += 1
 
     def _receive_something(self, patience: float | None) -> None:
         """Receive into the empty buffer, blocking if the transport does, if that is what is due."""
@@ -256,8 +284,8 @@ class Receiving(Shared):
         method = exchange.method
         exchange.minor_version = minor_version
         signs = [framing_sign(name, value) for name, _, value in fields]
-        framing = response_framing(method, minor_version, status, signs)
-        persistent = framing.persistent and not exchange.close
+        kind, length, persistent = response_framing(method, minor_version, status, signs)
+        persistent = persistent and not exchange.close
         if exchange.writer is None:
             pass
         elif exchange.request_side is RequestSide.CONTINUE:
@@ -276,16 +304,16 @@ class Receiving(Shared):
                 if switched
                 else "the connection ended with an earlier answer"
             )
-            self.said_close = "close" in signs
+            self.said_close = CLOSE in signs
         self.cut = None
         exchange.persistent = persistent
-        exchange.reader = reader_for(framing, self.buffer, transport)
+        exchange.reader = reader_for(kind, length, self.buffer, transport)
         if exchange.reader is not None:
             self.incoming = exchange
         elif not persistent and not switched:
             self._end(exchange, transport)
         headers = Headers._from_parsed(fields)
-        response = HTTPResponse(method, exchange.path, status, reason, headers, framing.length)
+        response = HTTPResponse(method, exchange.path, status, reason, headers, length)
         # Last, for as long as the exchange is here, the sender knows that something is under way.
         self.pipeline.popleft()
         return response

@@ -32,8 +32,9 @@ class Shared:
     request may be sent) and `failure` (no further answer will come) are set by either side, cleared
     only by the sender when nothing is under way, as are `ended` (why the answer that began last is
     the last of this connection) and `said_close` (the server has told us so), which the receiver
-    sets. `cut` (why the body that was read last
-    has no end) and `reading_raw` are the receiver's. `aborted` is set by any thread, never cleared.
+    sets. `cut` (why the body that was read last has no end), `reading_raw`, `_meagre` (how often
+    few answers have come at a time) and `_answer_size` (of the last ones, in bytes) are the
+    receiver's. `aborted` is set by any thread, never cleared.
     """
 
     def __init__(self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None):
@@ -53,6 +54,8 @@ class Shared:
         self.ended: str | None = None
         self.said_close = False
         self.reading_raw = False
+        self._meagre = 0
+        self._answer_size = 1
         self.aborted = False
         self._interrupt: socket.socket | None = None  # set by the sender; closing it ends dialling
 

@@ -27,12 +27,14 @@ class Transport(ABC):
     """A byte stream to the peer. Owns its socket.
 
     `is_shut` may be set by any thread and is never cleared: nothing more can be sent or received.
-    `patience` belongs to the receiving thread: for how many seconds `recv_into` may block before it
-    raises `ConnectionTimedOut` (None: for ever; 0: not at all, the caller is a coroutine). It is
-    an offer, which a transport need not take. `can_send_files` never changes.
+    Two more belong to the receiving thread, and are offers, which a transport need not take:
+    `patience`, for how many seconds `recv_into` may block before it raises `ConnectionTimedOut`
+    (None: for ever; 0: not at all, the caller is a coroutine), and `low_water`, how many bytes are
+    worth waiting for a tick of the system's clock, the next time that it does block (1: no more
+    than come first). `can_send_files` never changes.
     """
 
-    __slots__ = ("is_shut", "patience", "sock")
+    __slots__ = ("is_shut", "low_water", "patience", "sock")
 
     can_send_files: ClassVar[bool] = False
 
@@ -40,6 +42,7 @@ class Transport(ABC):
         self.sock = sock
         self.is_shut = False
         self.patience: float | None = 0
+        self.low_water = 1
 
     @abstractmethod
     def recv_into(self, view: memoryview) -> int | PollNeeded:
@@ -97,6 +100,7 @@ def closed_by_peer(exc: OSError) -> ConnectionClosed:
 _LARGE = 256 * 1024  # bytes; what is worth a moment of waiting
 _GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 _FILE_STEP = 4 * 1024 * 1024  # bytes; more saves nothing, and keeps others waiting for longer
+_MOMENT = 1e-6  # seconds; the system rounds it up to a tick of its clock
 _ONE_TICK = struct.pack("@ll", 0, 1)  # a timeval; the system rounds it up to a tick of its clock
 
 
@@ -138,6 +142,10 @@ class PlainTransport(Transport):
             raise ConnectionClosed("disconnected")  # by us, which is no end of a body
         may_block = self.patience != 0
         if may_block:
+            if self.low_water > 1:
+                got = self._receive_many(view)
+                if got is not None:
+                    return got
             if self._drained and len(view) >= _LARGE:
                 self._gather()
             if self.patience != self._receive_timeout:
@@ -177,6 +185,30 @@ class PlainTransport(Transport):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         except OSError as exc:
             raise closed_by_peer(exc) from exc
+
+    def _receive_many(self, view: memoryview) -> int | None:
+        """Receive once `low_water` bytes have come, or in a moment what there is then.
+
+        Returns None if that is nothing. It takes but one system call during which others may run:
+        a second one would mean to wait a second time until they let us go on.
+        """
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self.low_water)
+            self.low_water = 1
+            if self._receive_timeout != _MOMENT:
+                self._set_receive_timeout(_MOMENT)
+            try:
+                got = self.sock.recv_into(view)
+            except BlockingIOError:
+                got = None
+            # At once, for is_quiet() has to see less, too.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        except OSError as exc:
+            raise closed_by_peer(exc) from exc
+        if got == 0:
+            self._check_end()
+        self._drained = got is None or 0 < got < len(view)
+        return got
 
     def _set_receive_timeout(self, seconds: float | None) -> None:
         # 0 is for ever; and more than some decades need not be told from it.
@@ -249,7 +281,8 @@ class TracingTransport(Transport):
         self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self._inner.patience = self.patience
+        self._inner.patience, self._inner.low_water = self.patience, self.low_water
+        self.low_water = 1
         got = self._inner.recv_into(view)
         if isinstance(got, int):
             self._file.write(view[:got])

@@ -17,6 +17,7 @@ from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
 from dugong.pool.dispatch import should_refill, take
 from dugong.pool.failure import Abandoned, in_words
+from dugong.pool.future import ResponseFuture, resolve
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Response, StreamedResponse, status_text
@@ -193,7 +194,7 @@ class Traffic(Connections):
         self, pipeline: Pipeline, done: list[tuple[Job, Response]], error: Exception | None
     ) -> None:
         """Answers have come, in order, and then perhaps an *error*."""
-        resolved: list[tuple[Job, Response]] = []
+        resolved: list[tuple[ResponseFuture, Response]] = []
         with self.lock:
             borrowed = pipeline.borrower is not None  # which it may be by another soon
             pipeline.blocked = False
@@ -219,7 +220,7 @@ class Traffic(Connections):
                     self._timers.cancel(job.timer)
                 if job.upload is not None:
                     job.release()
-                resolved.append((job, response))
+                resolved.append((job.future, response))
             pipeline.host.accepted += len(resolved)
             if not pipeline.in_flight:
                 # The receiver has to look again, under the lock: others may receive before it does.
@@ -233,8 +234,7 @@ class Traffic(Connections):
             elif done:
                 assert exchange is not None
                 self._learn(pipeline, exchange, good)
-        for job, response in resolved:
-            job.future._resolve(response)
+        resolve(resolved)
         # Who has borrowed the connection gives it back first: what is called may want to use it.
         if self._deferred and not borrowed:
             self._do_deferred()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dugong import Headers, InvalidResponse, UnsupportedResponse
 from dugong.connection import head
-from dugong.connection.framing import BodyKind, Framing, framing_sign, response_framing
+from dugong.connection.framing import BodyKind, framing_sign, response_framing
 from dugong.connection.head import (
     Field,
     ResponseHead,
@@ -400,10 +400,10 @@ def test_the_fast_path_agrees_with_the_careful_one(parts: list[bytes]) -> None:
 
 def test_a_plain_head_takes_the_fast_path() -> None:
     block = b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\nC:"
-    expected = (1, 200, "OK"), Framing(BodyKind.LENGTH, 5, True)
+    expected = (1, 200, "OK"), (BodyKind.LENGTH, 5, True)
     assert parse_plain_head(block, "GET") == expected
     assert headers_of(block).items() == [("A", "b"), ("Content-Length", "5"), ("C", "")]
-    expected = (1, 204, "No"), Framing(BodyKind.NONE, 0, True)
+    expected = (1, 204, "No"), (BodyKind.NONE, 0, True)
     assert parse_plain_head(b"HTTP/1.1 204 No", "GET") == expected
 
 

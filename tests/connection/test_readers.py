@@ -6,7 +6,7 @@ import pytest
 
 from dugong import ConnectionClosed, InvalidResponse, PollNeeded
 from dugong.connection.buffer import ReceiveBuffer
-from dugong.connection.framing import BodyKind, Framing
+from dugong.connection.framing import BodyKind
 from dugong.connection.readers import (
     ChunkedReader,
     LengthReader,
@@ -61,16 +61,16 @@ def rest(buffer: ReceiveBuffer, transport: FakeTransport) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("framing", "kind"),
+    ("kind", "length", "reader"),
     [
-        (Framing(BodyKind.LENGTH, 5, True), LengthReader),
-        (Framing(BodyKind.CHUNKED, None, True), ChunkedReader),
-        (Framing(BodyKind.UNTIL_CLOSE, None, False), UntilCloseReader),
-        (Framing(BodyKind.NONE, 0, True), type(None)),
+        (BodyKind.LENGTH, 5, LengthReader),
+        (BodyKind.CHUNKED, None, ChunkedReader),
+        (BodyKind.UNTIL_CLOSE, None, UntilCloseReader),
+        (BodyKind.NONE, 0, type(None)),
     ],
 )
-def test_each_framing_has_its_reader(framing: Framing, kind: type) -> None:
-    assert type(reader_for(framing, ReceiveBuffer(), FakeTransport())) is kind
+def test_each_kind_of_body_has_its_reader(kind: BodyKind, length: int | None, reader: type) -> None:
+    assert type(reader_for(kind, length, ReceiveBuffer(), FakeTransport())) is reader
 
 
 # --- LengthReader --------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from dugong import BUFFER_SIZE, MAX_HEADER_SIZE, ConnectionClosed, InvalidResponse, StateError
@@ -43,6 +45,53 @@ def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
     line.peer.sendall(OK[20:])
     assert line.read_response().path == "/a"
     assert line.readall() == b"ok"
+
+
+class Marking(PlainTransport):
+    """Notes the low-water mark of each receiving; one answer comes before each."""
+
+    marks: list[int]
+    peer: socket.socket
+
+    def recv_into(self, view: memoryview) -> int | PollNeeded:
+        self.marks.append(self.low_water)
+        self.peer.sendall(OK)
+        return super().recv_into(view)
+
+
+def marks_of(line: Line, due: int, reads: int) -> list[int]:
+    """Return the low-water mark of each of *reads*, of which the first finds *due* answers due."""
+    line.transport_class = Marking
+    line.ask(*["/a"] * due)
+    transport = line.transport
+    assert isinstance(transport, Marking)
+    transport.marks, transport.peer = [], line.peer
+    for _ in range(reads):
+        answers, error = line.duplexer.read_answers(5)
+        assert error is None
+        assert [body for *_, body in answers] == [b"ok"]
+    return transport.marks
+
+
+def test_many_answers_are_waited_for_if_few_have_come_time_and_again(line: Line) -> None:
+    assert marks_of(line, due=99, reads=5) == [1, 1, 1, 1, 12 * len(OK)]
+
+
+def test_if_they_do_not_come_they_are_not_waited_for_again_for_a_while(line: Line) -> None:
+    marks = marks_of(line, due=200, reads=80)
+    assert [index for index, mark in enumerate(marks) if mark > 1] == [4, 4 + 1 + 64 + 4]
+
+
+def test_few_that_are_due_are_taken_as_they_come(line: Line) -> None:
+    assert marks_of(line, due=23, reads=10) == [1] * 10
+
+
+def test_no_more_bytes_are_waited_for_than_half_a_buffer_has(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = OK.replace(b"Content", b"X: " + bytes(5000).replace(b"\0", b"x") + b"\r\nContent")
+    monkeypatch.setattr("tests.connection.test_receiving.OK", large)
+    assert marks_of(line, due=99, reads=5)[4] == BUFFER_SIZE // 2
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,120 @@ def test_otherwise_nothing_is_gathered(
     assert got == 1
 
 
+# --- the low-water mark ---------------------------------------------------------------------------
+
+
+class Scripted(socket.socket):
+    """Has something done before each receiving (see `script`)."""
+
+    script: Iterator[Callable[[], object]] = iter(())
+
+    def recv_into(self, *args: Any) -> int:
+        next(self.script, int)()
+        return super().recv_into(*args)
+
+
+@pytest.fixture
+def scripted(pair: tuple[socket.socket, socket.socket]) -> Iterator[PlainTransport]:
+    """A transport that may block, with a socket that is `Scripted`."""
+    transport = PlainTransport(Scripted(fileno=pair[0].detach()))
+    transport.patience = TIMEOUT
+    yield transport
+    transport.close()
+
+
+def script(transport: PlainTransport, *actions: Callable[[], object]) -> None:
+    """Have the next of *actions* done before each receiving."""
+    assert isinstance(transport.sock, Scripted)
+    transport.sock.script = iter(actions)
+
+
+@pytest.fixture
+def long_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worth waiting for is waited for until it comes."""
+    monkeypatch.setattr("dugong.connection.transport._MOMENT", TIMEOUT)
+
+
+@pytest.mark.usefixtures("long_moment")
+def test_what_is_worth_waiting_for_comes_in_one_piece(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].sendall(b"some")
+    thread = threading.Thread(target=pair[1].sendall, args=(b" more",))
+    script(scripted, thread.start)
+    scripted.low_water = 9
+    assert receive(scripted, 20) == b"some more"
+    assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
+    thread.join()
+
+
+def test_what_there_is_comes_after_a_moment(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].sendall(b"some")
+    scripted.low_water = 9
+    assert receive(scripted, 20) == b"some"
+    assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
+
+
+def test_if_there_is_nothing_whatever_comes_next_is_waited_for(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    script(scripted, int, lambda: pair[1].sendall(b"x"))
+    scripted.low_water = 9
+    assert receive(scripted, 20) == b"x"
+    assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
+
+
+def test_patience_is_what_it_was_when_nothing_comes_in_a_moment(scripted: PlainTransport) -> None:
+    scripted.patience = 0.001
+    for scripted.low_water in (9, 1):
+        with pytest.raises(ConnectionTimedOut):
+            receive(scripted, 20)
+    assert low_water_mark(scripted) == 1
+
+
+@pytest.mark.usefixtures("long_moment")
+@pytest.mark.parametrize("last", [b"last", b""])
+def test_nothing_more_is_waited_for_at_the_end(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket], last: bytes
+) -> None:
+    pair[1].sendall(last)
+    pair[1].close()
+    scripted.low_water = 9
+    assert receive(scripted, 20) == last
+    scripted.low_water = 9
+    assert receive(scripted, 20) == b""
+
+
+@pytest.mark.usefixtures("long_moment")
+def test_our_own_shutdown_ends_the_wait_for_more(scripted: PlainTransport) -> None:
+    script(scripted, scripted.shutdown)
+    scripted.low_water = 9
+    with pytest.raises(ConnectionClosed, match="disconnected"):
+        receive(scripted, 20)
+
+
+def test_a_coroutine_does_not_wait_for_more(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].sendall(b"some")
+    scripted.patience, scripted.low_water = 0, 9
+    assert receive(scripted, 20) == b"some"
+    assert low_water_mark(scripted) == 1
+
+
+def test_a_trace_passes_the_mark_on(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    traced = TracingTransport(scripted, str(tmp_path / "trace"))
+    pair[1].sendall(b"some")
+    traced.patience, traced.low_water = TIMEOUT, 9
+    assert receive(traced, 20) == b"some"
+    assert (traced.low_water, scripted.low_water) == (1, 1)
+    traced.close()
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 

@@ -188,9 +188,9 @@ def receive(
     buffer = ReceiveBuffer()
     head = drive(lambda: receive_head(transport, buffer))
     signs = [framing_sign(name, value) for name, _, value in head.fields]
-    framing = response_framing(method, head.minor_version, head.status, signs)
-    body = read_all(reader_for(framing, buffer, transport))
-    return Received(head, body, framing.persistent, buffer.take(len(buffer)) + transport.rest())
+    kind, length, persistent = response_framing(method, head.minor_version, head.status, signs)
+    body = read_all(reader_for(kind, length, buffer, transport))
+    return Received(head, body, persistent, buffer.take(len(buffer)) + transport.rest())
 
 
 @contextmanager
