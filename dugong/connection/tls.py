@@ -12,7 +12,7 @@ from threading import Lock
 from typing import cast
 
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded
-from dugong.connection.transport import Transport, closed_by_peer
+from dugong.connection.transport import LARGE, Transport, closed_by_peer
 from dugong.errors import ConnectionClosed
 
 __all__ = ["TlsTransport", "co_start_tls"]
@@ -27,12 +27,13 @@ class TlsTransport(Transport):
     blocks, it is held only for the time of the encryption.
     """
 
-    __slots__ = ("_broken", "_lock", "_read_wants", "_write_wants", "ssl_sock")
+    __slots__ = ("_broken", "_drained", "_lock", "_read_wants", "_write_wants", "ssl_sock")
 
     def __init__(self, ssl_sock: ssl.SSLSocket) -> None:
         super().__init__(ssl_sock)
         self.ssl_sock = ssl_sock
         self._lock = Lock()
+        self._drained = False  # owner: the receiving thread
         self._broken: str | None = None  # why nothing can be received any more; guarded by _lock
         fd = ssl_sock.fileno()
         # Either direction may need either event, and a PollNeeded is for one thread.
@@ -44,6 +45,9 @@ class TlsTransport(Transport):
         # buffer pays its own cost once.
         filled = 0
         read = self.ssl_sock.read
+        if self._drained and len(view) >= LARGE and self.patience != 0:
+            self._gather(self._read_wants[0])
+        self._drained = False
         with self._lock:
             if self.is_shut:
                 # The good-bye may have dropped a record; do not go on behind it.
@@ -57,6 +61,7 @@ class TlsTransport(Transport):
                         break  # close_notify; comes again at the next call
                     filled += cast(int, got)
             except ssl.SSLWantReadError:
+                self._drained = True
                 return filled or self._read_wants[0]
             except ssl.SSLWantWriteError:
                 return filled or self._read_wants[1]

@@ -20,7 +20,11 @@ from typing import BinaryIO, ClassVar
 from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, is_temp_network_error
 
-__all__ = ["PlainTransport", "TracingTransport", "Transport", "closed_by_peer"]
+__all__ = ["LARGE", "PlainTransport", "TracingTransport", "Transport", "closed_by_peer"]
+
+#: Bytes: a body that is read in such parts is worth a moment of waiting for more of it.
+LARGE = 256 * 1024
+_GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 
 
 class Transport(ABC):
@@ -91,14 +95,24 @@ class Transport(ABC):
         self.is_shut = True
         self.sock.close()
 
+    def _gather(self, want_read: PollNeeded) -> None:
+        """Wait a moment for data to gather: a large body costs less in fewer, larger steps.
+
+        For the receiving thread, if it may block and its last call left nothing in the socket.
+        """
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LARGE)
+            want_read.poll(_GATHER_TIME)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        except OSError as exc:
+            raise closed_by_peer(exc) from exc
+
 
 def closed_by_peer(exc: OSError) -> ConnectionClosed:
     """Return the `ConnectionClosed` that stands for *exc*, an error that ends a connection."""
     return ConnectionClosed(f"connection closed unexpectedly: {exc.strerror or exc}")
 
 
-_LARGE = 256 * 1024  # bytes; what is worth a moment of waiting
-_GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 _FILE_STEP = 4 * 1024 * 1024  # bytes; more saves nothing, and keeps others waiting for longer
 _MOMENT = 1e-6  # seconds; the system rounds it up to a tick of its clock
 _ONE_TICK = struct.pack("@ll", 0, 1)  # a timeval; the system rounds it up to a tick of its clock
@@ -146,8 +160,8 @@ class PlainTransport(Transport):
                 got = self._receive_many(view)
                 if got is not None:
                     return got
-            if self._drained and len(view) >= _LARGE:
-                self._gather()
+            if self._drained and len(view) >= LARGE:
+                self._gather(self._want_read)
             if self.patience != self._receive_timeout:
                 self._set_receive_timeout(self.patience)
         elif self._drained:
@@ -176,15 +190,6 @@ class PlainTransport(Transport):
             raise ConnectionClosed("connection closed unexpectedly: Connection reset by peer")
         if self.is_shut:
             raise ConnectionClosed("disconnected")
-
-    def _gather(self) -> None:
-        """Wait a moment for data to gather: a large body costs less in fewer, larger steps."""
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LARGE)
-            self._want_read.poll(_GATHER_TIME)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        except OSError as exc:
-            raise closed_by_peer(exc) from exc
 
     def _receive_many(self, view: memoryview) -> int | None:
         """Receive once `low_water` bytes have come, or in a moment what there is then.

@@ -23,6 +23,7 @@ import trustme
 
 from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded, eval_coroutine
 from dugong.connection.tls import TlsTransport, co_start_tls
+from dugong.connection.transport import LARGE
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
 
@@ -507,6 +508,45 @@ def test_a_large_view_is_filled_with_as_many_records_as_there_are(
             filled += got
     sender.join()
     assert bytes(view[:filled]) == data
+
+
+@pytest.mark.parametrize(
+    ("size", "patience", "gathers"),
+    [(LARGE, TIMEOUT, True), (LARGE - 1, TIMEOUT, False), (LARGE, 0, False)],
+    ids=["large", "small view", "impatient"],
+)
+def test_a_large_view_is_worth_a_moment_of_waiting_for_more_records(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    patience: float,
+    gathers: bool,
+) -> None:
+    transport, peer = idle
+    transport.patience = patience
+    view = memoryview(bytearray(size))
+    while isinstance(transport.recv_into(view), PollNeeded) and not transport.is_quiet():
+        pass  # the session tickets
+    peer.sendall(b"first")
+    wait_readable(transport)
+    poll = PollNeeded.poll
+    marks: list[int] = []
+
+    def send_and_poll(wanted: PollNeeded, timeout: float | None = None) -> bool:
+        marks.append(low_water_mark(transport))
+        peer.sendall(b" and more")
+        return poll(wanted, timeout)
+
+    monkeypatch.setattr(PollNeeded, "poll", send_and_poll)
+    got = transport.recv_into(view)
+    assert isinstance(got, int)
+    assert bytes(view[:got]) == (b"first and more" if gathers else b"first")
+    assert marks == ([LARGE] if gathers else [])
+    assert low_water_mark(transport) == 1
+
+
+def low_water_mark(transport: TlsTransport) -> int:
+    return transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
 def test_after_our_own_shutdown_nothing_is_received_that_might_have_a_gap(
