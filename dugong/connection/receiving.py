@@ -103,9 +103,11 @@ class Receiving(Shared):
         answers: list[Answer] = []
         try:
             if self.buffer.start == self.buffer.end:
-                self._receive_some(patience, answers)
-            else:
-                self._take_whole_answers(answers)
+                if len(self.pipeline) < 2 * _WORTHWHILE:
+                    self._receive_something(patience)
+                else:
+                    self._receive_many(patience, answers)
+            self._take_whole_answers(answers)
             while not answers or (self.pipeline and self.buffer.start < self.buffer.end):
                 # A wait, and what is out of the ordinary: only for the first, or at no cost.
                 answer = self._next_answer_and_body(0 if answers else patience)
@@ -121,15 +123,14 @@ class Receiving(Shared):
         finally:
             self._release(self._receive_turn)
 
-    def _receive_some(self, patience: float | None, answers: list[Answer]) -> None:
-        """Receive, blocking, and add to *answers* what has come as a whole; at best many of them.
+    def _receive_many(self, patience: float | None, answers: list[Answer]) -> None:
+        """Receive, blocking, when many are due; add to *answers* those that have come as a whole.
 
         Being woken costs as much as reading some answers. So if that was for few of them, time and
-        again, though many are due, it is to be for more; unless they do not come in a moment.
+        again, it is to be for more; unless they do not come in a moment.
         """
-        due = len(self.pipeline)
         low = 1
-        if self._meagre >= _TOO_OFTEN and due >= 2 * _WORTHWHILE and self.transport is not None:
+        if self._meagre >= _TOO_OFTEN and self.transport is not None:
             low = min(_WORTHWHILE * self._answer_size, _ENOUGH)
             self.transport.low_water = low
         self._receive_something(patience)
@@ -139,7 +140,7 @@ class Receiving(Shared):
             self._answer_size = (received - len(self.buffer)) // len(answers)
         if received < low:
             self._meagre = -_NOT_NOW
-        elif due >= 2 * _WORTHWHILE and len(answers) < _WORTHWHILE:
+        elif len(answers) < _WORTHWHILE:
             self._meagre += 1
 
     def _receive_something(self, patience: float | None) -> None:

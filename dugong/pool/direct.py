@@ -30,7 +30,7 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
     duplexer = pipeline.duplexer
     try:
         try:
-            duplexer.send_requests(((job.begin(), job.head),), job.timeout, pipeline.wake_receiver)
+            duplexer.send_requests((job.begin(),), job.timeout, pipeline.wake_receiver)
         except ConnectionClosed as exc:
             error = exc  # the receiving side finds out what that means, as for the sender
         except Exception as exc:

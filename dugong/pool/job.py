@@ -1,7 +1,7 @@
 """One request on its way: from the queue to a connection, perhaps back, to its end.
 
-Guarantees: the bytes of the head are ready, so that nothing the caller got wrong shows later. Owned
-as it says below; touches nothing.
+Guarantees: the head is ready, or sure to be valid, so that nothing the caller got wrong shows
+later. Owned as it says below; touches nothing.
 """
 
 from __future__ import annotations
@@ -40,18 +40,19 @@ class Job:
     """A request, its future, and where it is.
 
     `request`, `future`, `pool` (which is not forgotten as long as this is not done), `head` (with
-    the body, if that is small), `upload` (the body, if it goes piece by piece), `expect100`,
-    `close` (the request asks for the connection to be closed), `timeout`, `retry` (its policy) and
-    `streamed` (the caller reads the body of the answer) never change. `exchange` is set by whoever
-    sends. The rest is guarded by the lock of the scheduler: `host`, `alone` (nothing may be sent
-    before or behind it), `queued` (it has been in the queue), `done` (the outcome is decided; what
-    still comes in is dropped), `pipeline` (the connection that has it; None: the queue, or it waits
-    to be tried again), `since` (when it was taken from the queue, `time.monotonic`), `sending` (the
-    sender has its body), `outcome` (waits for the sender to let go of the body), `error` (what the
-    job fails with, whatever the policy, once its connection has ended), `answering` (the head of
-    its answer has come), `reading` (what the caller reads the body with), `suspect` (it lost a
-    connection before, and is sent alone on one that has not been used), `attempts` (that have
-    failed) and `timer` (of its deadline).
+    the body, if that is small; None if it is nothing but the plain one, which is made when it is
+    sent, so that it takes no memory in the queue), `upload` (the body, if it goes piece by piece),
+    `expect100`, `close` (the request asks for the connection to be closed), `timeout`, `retry` (its
+    policy) and `streamed` (the caller reads the body of the answer) never change. `exchange` is set
+    by whoever sends. The rest is guarded by the lock of the scheduler: `host`, `alone` (nothing may
+    be sent before or behind it), `queued` (it has been in the queue), `done` (the outcome is
+    decided; what still comes in is dropped), `pipeline` (the connection that has it; None: the
+    queue, or it waits to be tried again), `since` (when it was taken from the queue,
+    `time.monotonic`), `sending` (the sender has its body), `outcome` (waits for the sender to let
+    go of the body), `error` (what the job fails with, whatever the policy, once its connection has
+    ended), `answering` (the head of its answer has come), `reading` (what the caller reads the body
+    with), `suspect` (it lost a connection before, and is sent alone on one that has not been used),
+    `attempts` (that have failed) and `timer` (of its deadline).
     """
 
     __slots__ = (
@@ -87,7 +88,7 @@ class Job:
         request: Request,
         pool: ConnectionPool,
         host: Host,
-        head: bytes,
+        head: bytes | None,
         timeout: float | None,
         retry: RetryPolicy,
     ) -> None:
@@ -127,9 +128,14 @@ class Job:
         """Whether the body, if there is one, could be sent again."""
         return self.upload is None or self.upload.rewindable
 
-    def begin(self) -> Exchange:
-        """Return the exchange for another sending of the request."""
-        exchange = Exchange(self.request.method, self.request.url)
+    def begin(self) -> tuple[Exchange, bytes]:
+        """Return the exchange for another sending of the request, and what is to be sent for it."""
+        request, head = self.request, self.head
+        exchange = Exchange(request.method, request.url)
+        if head is None:
+            builder = self.host.plain_builder
+            assert builder is not None
+            head = builder.plain_head(request.method, request.target)
         upload = self.upload
         exchange.special = exchange.close = self.close
         if upload is not None and upload.length != 0:
@@ -138,7 +144,7 @@ class Job:
             exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
             exchange.request_side = RequestSide.CONTINUE if self.expect100 else RequestSide.BODY
         self.exchange = exchange
-        return exchange
+        return exchange, head
 
     def furthest(self, delivery: Delivery) -> Delivery:
         """Return how far the request has ever got, if *delivery* is how far it has got now."""

@@ -74,8 +74,7 @@ class JobMaker:
             and request.method in _NO_BODY
             and host.plain_builder is not None
         ):
-            head = host.plain_builder.plain_head(request.method, request.target)
-            job = Job(request, pool, host, head, timeout, retry)
+            job = Job(request, pool, host, None, timeout, retry)
             job.alone = request.idempotent is False
             return job
         return self._make_elaborate(request, pool, host, timeout, retry)

@@ -57,7 +57,7 @@ def send(scheduler: Traffic, pipeline: Pipeline, batch: Sequence[Job]) -> Except
                 with _blaming_body():
                     upload.rewind()
             pipeline.duplexer.send_requests(
-                [(job.begin(), job.head) for job in batch], last.timeout, pipeline.wake_receiver
+                [job.begin() for job in batch], last.timeout, pipeline.wake_receiver
             )
             if upload is not None:
                 _send_body(scheduler, pipeline, last)

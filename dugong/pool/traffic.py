@@ -251,7 +251,9 @@ class Traffic(Connections):
             pipeline.borrower = None
             pipeline.exclusive = False
             pipeline.in_flight.popleft()
-            self._count_answers(pipeline, 1)
+            pipeline.answered += 1
+            host.answered += 1
+            host.in_flight -= 1
             host.accepted += 1
             done, job.done = job.done, True
             if self.on_event is not None and not done:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dugong.connection.exchange import RequestSide
+from dugong.connection.request import RequestBuilder
 from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.errors import Delivery
 from dugong.pool.body import request_body
@@ -24,42 +25,58 @@ def job_with_body(body: object, expect100: bool = False) -> Job:
 
 
 def test_a_request_without_an_upload_is_sent_when_its_head_is() -> None:
-    exchange = make_job(make_host(), "/a").begin()
+    exchange, _ = make_job(make_host(), "/a").begin()
     assert (exchange.method, exchange.path) == ("GET", "http://host/a")
     assert exchange.request_side is RequestSide.SENT
     assert exchange.writer is None
     assert not exchange.close
 
 
+def test_the_head_that_was_made_is_what_is_sent() -> None:
+    _, head = make_job(make_host(), "/a").begin()
+    assert head == b"head of /a"
+
+
+def test_a_plain_head_is_made_when_it_is_sent() -> None:
+    job = make_job(make_host(), "/a")
+    job.head = None
+    job.host.plain_builder = RequestBuilder("host", lean=True)
+    for _ in range(2):
+        _, head = job.begin()
+        assert head == RequestBuilder("host", lean=True).build("GET", "/a", None, None, False).head
+    assert job.head is None
+
+
 def test_each_sending_has_an_exchange_of_its_own() -> None:
     job = make_job(make_host())
-    first = job.begin()
+    first, _ = job.begin()
     first.delivery = Delivery.PARTLY_SENT
-    second = job.begin()
+    second, _ = job.begin()
     assert job.exchange is second
     assert second.delivery is Delivery.SENT
 
 
 def test_a_body_of_known_length_is_written_by_its_length() -> None:
-    exchange = job_with_body(b"12345").begin()
+    exchange, _ = job_with_body(b"12345").begin()
     assert exchange.request_side is RequestSide.BODY
     assert isinstance(exchange.writer, LengthWriter)
     assert exchange.writer.remaining == 5
 
 
 def test_a_body_of_unknown_length_is_written_in_chunks() -> None:
-    exchange = job_with_body(iter([b"12345"])).begin()
+    exchange, _ = job_with_body(iter([b"12345"])).begin()
     assert exchange.request_side is RequestSide.BODY
     assert isinstance(exchange.writer, ChunkedWriter)
 
 
 def test_a_body_that_is_to_be_asked_for_waits() -> None:
-    assert job_with_body(b"12345", expect100=True).begin().request_side is RequestSide.CONTINUE
+    exchange, _ = job_with_body(b"12345", expect100=True).begin()
+    assert exchange.request_side is RequestSide.CONTINUE
 
 
 @pytest.mark.parametrize("expect100", [False, True])
 def test_a_body_of_no_bytes_is_neither_written_nor_waited_for(expect100: bool) -> None:
-    exchange = job_with_body(b"", expect100).begin()
+    exchange, _ = job_with_body(b"", expect100).begin()
     assert exchange.request_side is RequestSide.SENT
     assert exchange.writer is None
 
@@ -67,7 +84,7 @@ def test_a_body_of_no_bytes_is_neither_written_nor_waited_for(expect100: bool) -
 def test_a_request_that_asks_to_close_says_so_to_the_connection() -> None:
     job = make_job(make_host())
     job.close = True
-    assert job.begin().close
+    assert job.begin()[0].close
 
 
 # --- earlier attempts -----------------------------------------------------------------------------
