@@ -1,6 +1,6 @@
 """The receive buffer: what the transport has given and no reader has taken.
 
-Guarantees: fixed memory; bytes come out once, in order. Touches no socket except through the
+Guarantees: bounded memory; bytes come out once, in order. Touches no socket except through the
 transport it is handed. Owner: the receiving thread.
 """
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 __all__ = ["BUFFER_SIZE", "ReceiveBuffer"]
 
 BUFFER_SIZE = 64 * 1024
+_FIRST_SIZE = 8 * 1024  # enough for a small answer, and most connections wait for nothing else
 
 
 class ReceiveBuffer:
-    """A fixed buffer of *capacity* bytes; `data[start:end]` is what is waiting to be taken.
+    """A buffer of up to *capacity* bytes; `data[start:end]` is what is waiting to be taken.
 
-    `view` is a view of `data`. `scanned` is a note of whoever parses the buffer: so many bytes
-    have been searched in vain.
+    It has no memory before it is filled, a little at first, and all of it once that has been filled
+    to the brim. `view` is a view of `data`. `scanned` is a note of whoever parses the buffer: so
+    many bytes have been searched in vain.
     """
 
     __slots__ = ("_capacity", "data", "end", "scanned", "start", "view")
 
     def __init__(self, capacity: int = BUFFER_SIZE) -> None:
-        self.data = bytearray(capacity)
-        self.start = 0
-        self.end = 0
-        self.scanned = 0
         self._capacity = capacity
+        self.start = self.end = self.scanned = 0
+        self.data = bytearray()
         self.view = memoryview(self.data)
 
     def __len__(self) -> int:
@@ -52,12 +52,12 @@ class ReceiveBuffer:
 
         0 means that the peer has closed. Must not be called when the buffer is full.
         """
+        size = len(self.data)
+        if self.end == size:
+            self.grow(self._capacity if size else _FIRST_SIZE)
         if self.start == self.end:
             self.start = self.end = 0
-            if not self.data:
-                self.data = bytearray(self._capacity)
-                self.view = memoryview(self.data)
-        elif self.start and self._capacity - self.end < self._capacity // 4:
+        elif self.start and size - self.end < size // 4:
             # Slices of one memoryview may overlap: the copy is a memmove.
             waiting = self.end - self.start
             self.view[:waiting] = self.view[self.start : self.end]
@@ -66,6 +66,16 @@ class ReceiveBuffer:
         if isinstance(got, int):
             self.end += got
         return got
+
+    def grow(self, size: int) -> None:
+        """Have memory for *size* bytes, or as many as there may be, if there is less."""
+        size = min(size, self._capacity)
+        if size > len(self.data):
+            waiting = self.view[self.start : self.end]
+            self.data = bytearray(size)
+            self.view = memoryview(self.data)
+            self.view[: len(waiting)] = waiting
+            self.start, self.end = 0, len(waiting)
 
     def peek(self, size: int) -> bytes:
         """Return up to *size* bytes, and leave them."""

@@ -133,6 +133,7 @@ class Receiving(Shared):
         if self._meagre >= _TOO_OFTEN and self.transport is not None:
             low = min(_WORTHWHILE * self._answer_size, _ENOUGH)
             self.transport.low_water = low
+            self.buffer.grow(BUFFER_SIZE)
         self._receive_something(patience)
         received = len(self.buffer)
         self._take_whole_answers(answers)

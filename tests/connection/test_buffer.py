@@ -18,11 +18,58 @@ def filled(data: bytes, capacity: int = 16) -> ReceiveBuffer:
     return buffer
 
 
-def test_a_new_buffer_is_empty() -> None:
+def test_a_new_buffer_is_empty_and_has_no_memory() -> None:
     buffer = ReceiveBuffer()
     assert len(buffer) == 0
     assert not buffer
+    assert len(buffer.data) == 0
+
+
+def test_a_small_answer_needs_little_memory() -> None:
+    buffer = filled(bytes(2000), BUFFER_SIZE)
+    assert 2000 < len(buffer.data) <= BUFFER_SIZE // 8
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5000, 8192])
+def test_a_buffer_that_was_filled_to_the_brim_grows(taken: int) -> None:
+    data = random.Random(1).randbytes(BUFFER_SIZE)
+    transport = FakeTransport([data[:20_000], data[20_000:]])
+    buffer = ReceiveBuffer()
+    assert drive(lambda: buffer.fill(transport)) == 8192
+    assert buffer.take(taken) == data[:taken]
+    assert drive(lambda: buffer.fill(transport)) == 20_000 - 8192
     assert len(buffer.data) == BUFFER_SIZE
+    while len(buffer) + taken < len(data):
+        drive(lambda: buffer.fill(transport))
+    assert buffer.take(BUFFER_SIZE) == data[taken:]
+    assert len(buffer.data) == BUFFER_SIZE
+
+
+def test_growing_leaves_what_there_is() -> None:
+    buffer = filled(b"hello", BUFFER_SIZE)
+    buffer.take(1)
+    buffer.grow(BUFFER_SIZE)
+    assert len(buffer.data) == BUFFER_SIZE
+    buffer.grow(1)
+    assert len(buffer.data) == BUFFER_SIZE
+    assert buffer.take(10) == b"ello"
+
+
+def test_a_buffer_does_not_grow_beyond_its_capacity() -> None:
+    buffer = ReceiveBuffer(16)
+    buffer.grow(17)
+    assert len(buffer.data) == 16
+
+
+def test_a_buffer_that_was_released_begins_with_little_again() -> None:
+    buffer = filled(bytes(2000), BUFFER_SIZE)
+    buffer.grow(BUFFER_SIZE)
+    buffer.release()
+    assert (len(buffer), len(buffer.data)) == (0, 0)
+    transport = FakeTransport([b"hello"])
+    assert drive(lambda: buffer.fill(transport)) == 5
+    assert len(buffer.data) <= BUFFER_SIZE // 8
+    assert buffer.take(10) == b"hello"
 
 
 def test_filling_waits_for_the_transport_and_reports_how_much_came() -> None:

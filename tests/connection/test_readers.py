@@ -109,7 +109,7 @@ def test_a_body_goes_straight_into_the_view_of_the_caller() -> None:
     target = bytearray(5)
     assert drive(lambda: LengthReader(buffer, transport, 5).readinto(memoryview(target))) == 5
     assert target == b"12345"
-    assert bytes(buffer.data[:5]) == bytes(5)
+    assert not any(buffer.data)
 
 
 @each_split

@@ -400,6 +400,7 @@ def test_a_head_that_fills_the_buffer_is_measured_like_any_other(line: Line, exc
     start, end = b"HTTP/1.1 204 No Content\r\nA: ", b"\r\n\r\n"
     value = b"x" * (MAX_HEADER_SIZE + excess - len(start + end))
     line.ask("/a")
+    line.duplexer.buffer.grow(BUFFER_SIZE)
     line.duplexer.buffer.data[:] = (start + value + end).ljust(BUFFER_SIZE)
     line.duplexer.buffer.end = MAX_HEADER_SIZE + excess
     if excess:
