@@ -89,7 +89,7 @@ WORKS = [
     Work(
         "serial",
         "1 KiB GETs, one at a time",
-        400,
+        1000,
         21,
         [
             Line(RATE, "raw socket", None, 0.8),
@@ -173,7 +173,7 @@ WORKS = [
     Work(
         "request",
         "pool: 1 KiB GETs by request",
-        400,
+        1000,
         21,
         [
             Line(RATE, "pycurl", 1.0),

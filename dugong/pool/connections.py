@@ -381,9 +381,17 @@ class Connections(Resending):
             pass  # our own doing
         elif unanswered and isinstance(failure, (DugongError, OSError)):
             lessons.died(pipeline.answered, unanswered, now)
-        if before != (lessons.lesson, lessons.quota):
-            quota = f"it closes a connection after {lessons.quota} answers"
-            reason = quota if before[1] != lessons.quota else lessons.lesson or ""
+        self._tell_learned(pipeline, *before)
+
+    def _tell_learned(self, pipeline: Pipeline, lesson: str | None, quota: int | None) -> None:
+        """Tell what the host has taught us since we knew that *lesson* and *quota*, if anything."""
+        lessons = pipeline.host.lessons
+        reason = None
+        if lessons.quota != quota:
+            reason = f"it closes a connection after {lessons.quota} answers"
+        elif lessons.lesson != lesson:
+            reason = lessons.lesson
+        if reason is not None:
             self._tell("learned", pipeline.host, pipeline.name, reason=reason)
 
     def _delivery(self, pipeline: Pipeline, job: Job) -> Delivery:

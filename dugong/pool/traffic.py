@@ -293,15 +293,17 @@ class Traffic(Connections):
     def _learn(self, pipeline: Pipeline, last: Exchange, good: int) -> None:
         """Draw the lessons of answers, of which *last* was the last, and go on or end."""
         host = pipeline.host
+        lessons = host.lessons
         if good:
-            host.lessons.answered(good, monotonic())
+            lessons.answered(good, monotonic())
+        before = lessons.lesson, lessons.quota
         if not last.minor_version:
-            host.lessons.old_version(monotonic())
-            self._tell("learned", host, pipeline.name, reason=host.lessons.lesson or "")
+            lessons.old_version(monotonic())
+            self._tell_learned(pipeline, *before)
         if last.persistent and not pipeline.in_flight and pipeline.duplexer.buffer:
             # It has sent more than it was asked for, perhaps an answer twice (rule 1).
-            host.lessons.broke_the_rules(monotonic())
-            self._tell("learned", host, pipeline.name, reason=host.lessons.lesson or "")
+            lessons.broke_the_rules(monotonic())
+            self._tell_learned(pipeline, *before)
             self._end(pipeline, "it has sent more than it was asked for")
         elif not last.persistent:
             self._end(pipeline)

@@ -210,6 +210,19 @@ def old_server(peer: Peer) -> None:
     peer.send(b"HTTP/1.0 200 OK\r\n\r\nold")
 
 
+def test_what_a_host_shows_again_and_again_is_told_once(heard: Heard) -> None:
+    def script(peer: Peer) -> None:
+        for _ in range(3):
+            peer.request()
+            peer.send(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
+        peer.until_eof()
+
+    with open_site(script, on_event=heard) as s:
+        for _ in range(3):
+            s.pool.get(s.url("/a"))
+        assert heard.lines("learned") == ["learned 1: it answers as HTTP/1.0"]
+
+
 @pytest.mark.parametrize(
     ("script", "lines"),
     [
