@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from dugong.connection.dial import Proxy, check_ssl_context
 from dugong.pool import direct, fork, receiver
@@ -23,6 +23,8 @@ from dugong.pool.making import JobMaker
 from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
+    Options,
+    OptionsAndBody,
     PoolDefault,
     Request,
     check_retry,
@@ -315,23 +317,23 @@ class ConnectionPool:
             if job.reading is not None:
                 job.reading.close()
 
-    def get(self, url: str, **options: Any) -> Response:
+    def get(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a GET; see `request`."""
         return self.request("GET", url, **options)
 
-    def head(self, url: str, **options: Any) -> Response:
+    def head(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a HEAD; see `request`."""
         return self.request("HEAD", url, **options)
 
-    def put(self, url: str, body: BodyLike | None = None, **options: Any) -> Response:
+    def put(self, url: str, body: BodyLike | None = None, **options: Unpack[Options]) -> Response:
         """Send a PUT; see `request`."""
         return self.request("PUT", url, body=body, **options)
 
-    def post(self, url: str, body: BodyLike | None = None, **options: Any) -> Response:
+    def post(self, url: str, body: BodyLike | None = None, **options: Unpack[Options]) -> Response:
         """Send a POST; see `request`."""
         return self.request("POST", url, body=body, **options)
 
-    def delete(self, url: str, **options: Any) -> Response:
+    def delete(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a DELETE; see `request`."""
         return self.request("DELETE", url, **options)
 

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
 from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.head import check_method, check_target
@@ -29,6 +29,8 @@ __all__ = [
     "IDEMPOTENT",
     "POOL_DEFAULT",
     "BodyLike",
+    "Options",
+    "OptionsAndBody",
     "Origin",
     "PoolDefault",
     "Request",
@@ -145,6 +147,23 @@ def _parse_host(host: str) -> str:
 
 
 _known_origins = Memory(parse_origin, most=4096)
+
+
+class Options(TypedDict, total=False):
+    """What a request may have besides its method, URL and body: see `Request`."""
+
+    headers: HeadersLike | None
+    timeout: float | PoolDefault | None
+    deadline: float | None
+    expect100: bool
+    idempotent: bool | None
+    retry: RetryPolicy | PoolDefault | None
+
+
+class OptionsAndBody(Options, total=False):
+    """The same, and a body."""
+
+    body: BodyLike | None
 
 
 class Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import itertools
 import select
@@ -27,6 +28,7 @@ from dugong.pool.future import ResponseFuture
 from dugong.pool.host import BUDGET_TIME, FREE_REPEATS, Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
+from dugong.pool.request import Options, OptionsAndBody
 from tests.support.byhand import HandServer, settle
 from tests.support.pool import Held, discard_rest, each, name_target, url, wait_for
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
@@ -292,6 +294,13 @@ def test_a_convenience_takes_the_options_of_a_request() -> None:
         assert response.body == b"text/html"
         with pytest.raises(TypeError):
             pool.get(url(server), colour="red")
+
+
+def test_a_type_checker_knows_the_options_of_a_convenience() -> None:
+    parameters = inspect.signature(ConnectionPool.request).parameters
+    options = parameters.keys() - {"self", "method", "url"}
+    assert OptionsAndBody.__annotations__.keys() == options
+    assert Options.__annotations__.keys() == options - {"body"}
 
 
 def test_a_request_object_may_be_sent_as_often_as_one_likes() -> None:
