@@ -36,9 +36,11 @@ __all__ = [
     "UntilCloseReader",
     "WholeReader",
     "reader_for",
+    "whole_chunked_body",
 ]
 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,64})(?:[ \t]*;[^\r\n\0]*)?")
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 
 class LengthReader:
@@ -240,6 +242,26 @@ class ChunkedReader:
         buffer.scanned = 0
         self.done = True
         return True
+
+
+def whole_chunked_body(data: bytearray, start: int, end: int) -> tuple[bytes, int] | None:
+    """Return the chunked body at *start*, without its framing, and where what follows it begins.
+
+    None if not all of it has come before *end*, or if it is not plain: it may be invalid, or have
+    chunk extensions or a trailer section, and is for `ChunkedReader` to be looked at.
+    """
+    chunks: list[tuple[int, int]] = []
+    while (line := _PLAIN_CHUNK_LINE.match(data, start, end)) is not None:
+        start = line.end()
+        stop = start + int(line[1], 16)
+        if not data.startswith(b"\r\n", stop, end):
+            return None
+        if stop == start:  # the last chunk, and an empty trailer section
+            view = memoryview(data)
+            return b"".join([view[first:last] for first, last in chunks]), stop + 2
+        chunks.append((start, stop))
+        start = stop + 2
+    return None
 
 
 Reader = LengthReader | WholeReader | ChunkedReader | UntilCloseReader

@@ -13,10 +13,10 @@ import socket
 
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.exchange import Exchange, HTTPResponse, RequestSide
-from dugong.connection.framing import CLOSE, framing_sign, response_framing
+from dugong.connection.framing import CLOSE, BodyKind, framing_sign, response_framing
 from dugong.connection.head import MAX_HEADER_SIZE, parse_plain_head
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
-from dugong.connection.readers import LengthReader, WholeReader, reader_for
+from dugong.connection.readers import LengthReader, WholeReader, reader_for, whole_chunked_body
 from dugong.connection.shared import Shared, busy
 from dugong.connection.transport import Transport
 from dugong.connection.wire import MAX_INTERIM, receive_head
@@ -168,7 +168,7 @@ class Receiving(Shared):
         """Add to *answers* the next ones, as long as all of each is in the buffer.
 
         Stops, having done nothing, at one that has not come completely, or has something special
-        about it: it may be invalid, interim, chunked, or the last of this connection. With
+        about it: it may be invalid, interim, or the last of this connection. With
         *one_to_be_read*, takes no more than one, whose body is left for the calls that read bodies.
         """
         buffer, pipeline = self.buffer, self.pipeline
@@ -185,12 +185,19 @@ class Receiving(Shared):
             head = parse_plain_head(block, exchange.method)
             if head is None:
                 return
-            (minor_version, status, reason), (_, length, persistent) = head
-            begin = stop + 4
-            if length is None or not persistent or begin + length > end or status < 200:
+            (minor_version, status, reason), (kind, length, persistent) = head
+            if not persistent or status < 200:
                 return
-            start = begin + length
-            body = view[begin:start].tobytes() if length else b""
+            begin = stop + 4
+            if length is not None:
+                start = begin + length
+                if start > end:
+                    return
+                body = view[begin:start].tobytes() if length else b""
+            elif kind is BodyKind.CHUNKED and (whole := whole_chunked_body(data, begin, end)):
+                body, start = whole
+            else:
+                return
             exchange.minor_version = minor_version
             exchange.persistent = True
             self.cut = None

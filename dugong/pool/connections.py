@@ -122,8 +122,8 @@ class Connections(Resending):
         self.idle.pop(pipeline, None)
 
     def _pop_idle(self, host: Host) -> Pipeline:
-        pipeline = next(reversed(host.idle))
-        self._leave_idle(pipeline)
+        pipeline, _ = host.idle.popitem()  # the one used last
+        del self.idle[pipeline]
         return pipeline
 
     def _wake_sender(self, pipeline: Pipeline) -> None:

@@ -33,7 +33,8 @@ _DRAINED = 64 * 1024
 #: Seconds that this may take.
 DRAIN_TIME = 1.0
 
-_PIECE = 256 * 1024  # bytes received at a time of a body whose length is not known
+_FIRST_PIECE = 16 * 1024  # bytes received at a time of a body whose length is not known,
+_PIECE = 256 * 1024  # and once it is known to be larger than that
 
 
 def run(scheduler: Traffic, pipeline: Pipeline) -> None:
@@ -65,11 +66,11 @@ def handle(
             return
         job = in_flight[len(done)]
         body = buffered
-        if body is not None and len(body) > limit and not job.streamed:
-            body = None  # it is refused below, like those that have not come yet
-        if body is None:
+        if body is None or (len(body) > limit and not job.streamed):
             job.answering = True
             try:
+                if body is not None:
+                    raise _too_large(len(body), limit)
                 if job.streamed:
                     beginning = b""
                     if scheduler.may_not_be_outcome(job, status):
@@ -133,7 +134,7 @@ def _receive_beginning(
 def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int | None) -> bytes:
     limit = scheduler.limits.max_body_size
     if length is not None and length > limit:
-        raise ResponseTooLarge(f"a body of {length} bytes is more than max_body_size ({limit})")
+        raise _too_large(length, limit)
     if length is None or length > LONG:
         scheduler.block(pipeline)
     received = 0
@@ -146,7 +147,7 @@ def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int 
             received += _receive(scheduler, pipeline, job, view[received:])
         return bytes(whole)
     parts: list[bytes] = []
-    view = memoryview(bytearray(_PIECE))
+    view = memoryview(bytearray(_FIRST_PIECE))
     while got := _receive(scheduler, pipeline, job, view):
         received += got
         if job.done and received > LONG:
@@ -154,7 +155,13 @@ def _receive_body(scheduler: Traffic, pipeline: Pipeline, job: Job, length: int 
         if received > limit:
             raise ResponseTooLarge(f"the body is larger than max_body_size ({limit} bytes)")
         parts.append(bytes(view[:got]))
+        if got == len(view) < _PIECE:
+            view = memoryview(bytearray(_PIECE))
     return b"".join(parts)
+
+
+def _too_large(size: int, limit: int) -> ResponseTooLarge:
+    return ResponseTooLarge(f"a body of {size} bytes is more than max_body_size ({limit})")
 
 
 class ConnectionBody:

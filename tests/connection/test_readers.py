@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dugong import ConnectionClosed, InvalidResponse, PollNeeded
 from dugong.connection.buffer import ReceiveBuffer
@@ -14,6 +16,7 @@ from dugong.connection.readers import (
     UntilCloseReader,
     WholeReader,
     reader_for,
+    whole_chunked_body,
 )
 from tests.support.responses import INVALID, TRUNCATED, UNDERSTOOD
 from tests.support.transport import (
@@ -242,6 +245,66 @@ def test_a_chunk_size_line_may_be_as_long_as_a_line_may_be() -> None:
     assert read_all(chunked(line + b"12345\r\n0\r\n\r\n")[0]) == b"12345"
     with pytest.raises(InvalidResponse):
         read_all(chunked(b"5;a" + line[2:] + b"12345\r\n0\r\n\r\n")[0])
+
+
+# --- whole_chunked_body ---------------------------------------------------------------------------
+
+
+def whole(data: bytes) -> tuple[bytes, int] | None:
+    """Take the body from behind, and before, bytes that are not to be looked at."""
+    taken = whole_chunked_body(bytearray(b"0\r\n\r\n" + data + b"0\r\n\r\n"), 5, 5 + len(data))
+    return taken and (taken[0], taken[1] - 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        (b"0\r\n\r\n", b""),
+        (b"00\r\n\r\n", b""),
+        (b"5\r\n12345\r\n0\r\n\r\n", b"12345"),
+        (b"3\r\n\r\n3\r\n00A\r\n4567890123\r\n0\r\n\r\n", b"\r\n34567890123"),
+    ],
+)
+def test_a_plain_chunked_body_is_taken_as_a_whole(data: bytes, body: bytes) -> None:
+    assert whole(data) == whole(data + b"HTTP/1.1") == (body, len(data))
+    for end in range(len(data)):
+        assert whole(data[:end]) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"5;a=b\r\n12345\r\n0\r\n\r\n",
+        b"5\r\n12345\r\n0;a\r\n\r\n",
+        b"5\r\n12345\r\n0\r\nA: b\r\n\r\n",
+        b"5 \r\n12345\r\n0\r\n\r\n",
+        b"123456789\r\n12345\r\n0\r\n\r\n",
+        *INVALID_CHUNKS.values(),
+        *TRUNCATED_CHUNKS.values(),
+    ],
+)
+def test_any_other_chunked_body_is_for_the_reader(data: bytes) -> None:
+    assert whole(data) is None
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(b"0", b"1", b"5", b"0a", b"A", b"\r\n", b"\r\n", b"\n", b"\r", b";", b" ", b"x"),
+                *(b"+", b"_", b"-", b"5\r\n12345\r\n", b"0\r\n\r\n", b"A: b\r\n"),
+            ]
+        ),
+        max_size=9,
+    )
+)
+def test_what_is_taken_as_a_whole_is_what_the_reader_makes_of_it(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    taken = whole(data)
+    if taken is not None:
+        reader, buffer, transport = chunked(data)
+        assert read_all(reader) == taken[0]
+        assert rest(buffer, transport) == data[taken[1] :]
 
 
 # --- time ----------------------------------------------------------------------------------------

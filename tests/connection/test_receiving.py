@@ -47,6 +47,33 @@ def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
     assert line.readall() == b"ok"
 
 
+def test_all_answers_that_have_come_are_taken_at_once_whatever_their_bodies(line: Line) -> None:
+    line.ask("/a", "/b", "/c", "/d")
+    line.peer.sendall(OK + CHUNKED + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n" + EMPTY + OK)
+    answers, error = line.duplexer.read_answers(5)
+    assert error is None
+    assert [body for *_, body in answers] == [b"ok", b"abc", b"", b"ok"]
+
+
+def test_a_chunked_body_that_has_not_come_completely_is_read_when_it_does(line: Line) -> None:
+    line.ask("/a", "/b")
+    line.peer.sendall(OK + CHUNKED + b"2\r\nab\r\n1\r\nc")
+    answers, error = line.duplexer.read_answers(5)
+    assert error is None
+    assert [body for *_, body in answers] == [b"ok", None]
+    line.peer.sendall(b"\r\n0\r\n\r\n")
+    assert line.readall() == b"abc"
+
+
+def test_the_length_of_a_chunked_body_is_not_known_though_all_of_it_has_come(line: Line) -> None:
+    line.ask("/a")
+    line.peer.sendall(CHUNKED + b"2\r\nab\r\n0\r\n\r\n")
+    assert line.duplexer.read_response(5).length is None
+    assert line.readinto(1) == b"a"
+    assert line.readall() == b"b"
+    assert line.readall() == b""
+
+
 class Marking(PlainTransport):
     """Notes the low-water mark of each receiving; one answer comes before each."""
 
