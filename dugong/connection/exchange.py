@@ -69,6 +69,10 @@ class HTTPResponse:
         headers = self._headers = headers_of(self._headers)
         return headers
 
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
+
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.status} {self.reason} to {self.method} {self.path}>"
 

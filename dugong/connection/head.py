@@ -106,7 +106,7 @@ def field_line(name: str, value: str) -> bytes:
     beyond ISO-8859-1, and TypeError if they are no strings (an int is taken as its digits).
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
+        value = str(int(value))
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(f"header names and values must be str, not {name!r}: {value!r}")
     if len(name) + len(value) > _LONG:
@@ -115,7 +115,8 @@ def field_line(name: str, value: str) -> bytes:
 
 
 def _make_line(field: tuple[str, str]) -> bytes:
-    name, value = field
+    # What is checked is what is sent: an Enum that is a str is formatted as something else.
+    name, value = map(str.__str__, field)
     if not is_token(name):
         raise ValueError(f"invalid header name {name!r}")
     if _NOT_IN_VALUE.search(value):
@@ -175,7 +176,7 @@ def headers_of(received: Headers | bytes) -> Headers:
 
     Nobody asks for most of them, so answers keep the bytes of the head until somebody does.
     """
-    if isinstance(received, Headers):
+    if not isinstance(received, bytes):
         return received
     return Headers._from_parsed(tuple(map(_field_of, received.split(b"\r\n")[1:])))
 

@@ -62,12 +62,16 @@ class Receiving(Shared):
             if self.incoming is None:
                 if self.buffer.start == self.buffer.end:
                     self._receive_something(patience)
-                self._take_whole_answers(whole, one_to_be_read=True)
-                if whole:
-                    exchange, status, reason, block, length, _ = whole[0]
-                    return HTTPResponse(
-                        exchange.method, exchange.path, status, reason, block, length
-                    )
+                try:
+                    self._take_whole_answers(whole, one_to_be_read=True)
+                    if whole:
+                        exchange, status, reason, block, length, _ = whole[0]
+                        return HTTPResponse(
+                            exchange.method, exchange.path, status, reason, block, length
+                        )
+                except BaseException as exc:  # an interrupt, between any two steps
+                    self._fail(f"the connection failed earlier: {exc!r}")
+                    raise
             while not isinstance(answer := self._next_answer(patience), HTTPResponse):
                 if answer is None:
                     eval_coroutine(self._co_wait_for_sender(), patience)
@@ -135,13 +139,15 @@ class Receiving(Shared):
             self.transport.low_water = low
             self.buffer.grow(BUFFER_SIZE)
         self._receive_something(patience)
+        if self.transport is not None:
+            self.transport.low_water = 1  # also if it was not asked
         received = len(self.buffer)
         self._take_whole_answers(answers)
         if answers:
             self._answer_size = (received - len(self.buffer)) // len(answers)
         if received < low:
             self._meagre = -_NOT_NOW
-        elif len(answers) < _WORTHWHILE:
+        elif 0 < len(answers) < _WORTHWHILE:
             self._meagre += 1
 
     def _receive_something(self, patience: float | None) -> None:

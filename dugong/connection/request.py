@@ -67,6 +67,11 @@ class RequestBuilder:
         """Return the request for these arguments of `HTTPConnection.send_request`."""
         if not isinstance(method, str) or not isinstance(path, str):
             raise TypeError(f"method and path must be str, not {method!r} and {path!r}")
+        # What is checked is what is sent: an Enum that is a str is formatted as something else.
+        if type(method) is not str:
+            method = str.__str__(method)
+        if type(path) is not str:
+            path = str.__str__(path)
         check_method(method)
         check_target(method, path)
         target = path
@@ -76,8 +81,10 @@ class RequestBuilder:
         no_length = body is None and self._lean and method not in _MEANT_FOR_A_BODY
         if body is None and not headers and not expect100 and self._lean == no_length:
             head = request_line + self._plain_tail
+            exchange = Exchange(method, path)
+            exchange.special = method == "CONNECT"
             # The class itself would go through a function in Python, at twice the cost.
-            return tuple.__new__(Request, (Exchange(method, path), head, None))
+            return tuple.__new__(Request, (exchange, head, None))
 
         following = isinstance(body, BodyFollowing)
         if expect100 and not following:

@@ -100,12 +100,17 @@ class Transport(ABC):
 
         For the receiving thread, if it may block and its last call left nothing in the socket.
         """
+        self._set_option(socket.SO_RCVLOWAT, LARGE)
         try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LARGE)
             want_read.poll(_GATHER_TIME)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        except OSError as exc:
-            raise closed_by_peer(exc) from exc
+        finally:
+            self._set_option(socket.SO_RCVLOWAT, 1)
+
+    def _set_option(self, option: int, value: int | bytes) -> None:
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, option, value)
+        except OSError:
+            pass  # the connection has ended; what is received next says how
 
 
 def closed_by_peer(exc: OSError) -> ConnectionClosed:
@@ -197,19 +202,18 @@ class PlainTransport(Transport):
         Returns None if that is nothing. It takes but one system call during which others may run:
         a second one would mean to wait a second time until they let us go on.
         """
+        self._set_option(socket.SO_RCVLOWAT, self.low_water)
+        self.low_water = 1
+        if self._receive_timeout != _MOMENT:
+            self._set_receive_timeout(_MOMENT)
         try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self.low_water)
-            self.low_water = 1
-            if self._receive_timeout != _MOMENT:
-                self._set_receive_timeout(_MOMENT)
-            try:
-                got = self.sock.recv_into(view)
-            except BlockingIOError:
-                got = None
-            # At once, for is_quiet() has to see less, too.
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            got = self.sock.recv_into(view)
+        except BlockingIOError:
+            got = None
         except OSError as exc:
             raise closed_by_peer(exc) from exc
+        finally:
+            self._set_option(socket.SO_RCVLOWAT, 1)  # at once, for is_quiet() has to see less, too
         if got == 0:
             self._check_end()
         self._drained = got is None or 0 < got < len(view)
@@ -219,10 +223,7 @@ class PlainTransport(Transport):
         # 0 is for ever; and more than some decades need not be told from it.
         microseconds = 0 if seconds is None else max(1, round(min(seconds, 1e9) * 1_000_000))
         timeval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        except OSError as exc:
-            raise closed_by_peer(exc) from exc
+        self._set_option(socket.SO_RCVTIMEO, timeval)
         self._receive_timeout = seconds
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:

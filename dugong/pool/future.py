@@ -9,8 +9,7 @@ to wait, adds a callback, or takes `_condition` (the functions of `concurrent.fu
 are the races, and what decides them:
 
 - Two ask at once: `_birth` makes one audience for both. It is one lock for all futures, held for
-  two or three steps a future that call nothing and wait for nothing. It is reentrant, because a
-  signal handler may ask in the midst of them.
+  two or three steps that call nothing and wait for nothing.
 - Somebody asks while the future is resolved: resolving, too, looks for an audience under `_birth`,
   and if there is none, sets the state there and then. So either the audience came first and is
   told, or the state did and is seen by whoever takes the audience's lock.
@@ -32,7 +31,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from dugong.pool.request import Request
     from dugong.pool.response import Response, StreamedResponse
 
-__all__ = ["Owner", "ResponseFuture", "resolve"]
+__all__ = ["Owner", "ResponseFuture"]
 
 
 class Owner(Protocol):
@@ -95,15 +94,16 @@ class _Waiter:
     add_result = add_exception = add_cancelled = _tell
 
 
-_birth = threading.RLock()
+_birth = threading.Lock()
 
 
-def _renew_birth() -> None:
-    global _birth  # noqa: PLW0603  # whoever held the other one does not exist here
-    _birth = threading.RLock()
+def _free_birth() -> None:
+    if _birth.locked():
+        _birth.release()
 
 
-os.register_at_fork(after_in_child=_renew_birth)
+# A forked child does not have the thread that may have held it.
+os.register_at_fork(after_in_child=_free_birth)
 
 
 def _check_timeout(timeout: object) -> None:
@@ -215,7 +215,8 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
     # future of a stream, which the pool keeps to itself, is the only one to hold such a response.
 
     def _resolve(self, response: Response | StreamedResponse) -> None:
-        resolve([(self, response)])
+        self._result = response
+        self._settle(FINISHED)
 
     def _reject(self, exception: BaseException) -> None:
         self._exception = exception
@@ -316,19 +317,3 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         else:
             state = "cancelled" if self.cancelled() else "finished"
         return f"<ResponseFuture {self.request.method} {self.request.url} {state}>"
-
-
-def resolve(answered: Sequence[tuple[ResponseFuture, Response | StreamedResponse]]) -> None:
-    """Have each future give its response; for the owner, as `ResponseFuture._resolve`."""
-    heard = []
-    with _birth:
-        for future, response in answered:
-            future._result = response
-            if future._audience is None:
-                future._state = FINISHED
-            else:
-                heard.append(future)
-    for future, _ in answered:
-        future._owner = None
-    for future in heard:
-        future._tell(future._join(), FINISHED)

@@ -226,7 +226,7 @@ class Request:
         else:
             prefix, self._target = split_url(url)
             check_target(method, self._target)
-        self.method = method
+        self.method = method if type(method) is str else str.__str__(method)
         self.url = url
         self.origin = _known_origins[prefix]
         self.headers = headers if headers is None else _check_headers(headers)

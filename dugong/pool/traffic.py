@@ -17,7 +17,7 @@ from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
 from dugong.pool.dispatch import should_refill, take
 from dugong.pool.failure import Abandoned, in_words
-from dugong.pool.future import ResponseFuture, resolve
+from dugong.pool.future import ResponseFuture
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Response, StreamedResponse, status_text
@@ -234,7 +234,8 @@ class Traffic(Connections):
             elif done:
                 assert exchange is not None
                 self._learn(pipeline, exchange, good)
-        resolve(resolved)
+        for future, response in resolved:
+            future._resolve(response)
         # Who has borrowed the connection gives it back first: what is called may want to use it.
         if self._deferred and not borrowed:
             self._do_deferred()

@@ -752,6 +752,18 @@ def test_what_follows_a_tunnel_can_be_read_raw() -> None:
         assert get(conn, "/b") == b"/b"
 
 
+def test_nothing_that_is_no_part_of_it_is_sent_into_a_tunnel() -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 Go\r\nContent-Length: 0\r\n\r\n")
+        assert peer.until_eof() == b""
+
+    with served(script, echo_targets) as conn:
+        conn.send_request("CONNECT", "example.com:443")
+        conn.read_response()
+        assert get(conn, "/b") == b"/b"
+
+
 def test_what_follows_an_upgrade_can_be_read_raw() -> None:
     def script(peer: Peer) -> None:
         assert peer.request().headers["upgrade"] == "chat"

@@ -14,6 +14,12 @@ def test_a_response_says_what_was_asked_and_what_came() -> None:
     assert response.headers is headers
 
 
+def test_headers_may_be_given_another_value() -> None:
+    response = HTTPResponse("GET", "/", 200, "OK", Headers())
+    response.headers = headers = Headers([("A", "b")])
+    assert response.headers is headers
+
+
 def test_a_length_is_not_known_unless_it_is_given() -> None:
     assert HTTPResponse("GET", "/", 200, "OK", Headers()).length is None
 

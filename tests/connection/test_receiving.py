@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 
 import pytest
 
 from dugong import BUFFER_SIZE, MAX_HEADER_SIZE, ConnectionClosed, InvalidResponse, StateError
+from dugong.connection.exchange import Exchange
 from dugong.connection.polling import PollNeeded
 from dugong.connection.receiving import Receiving
 from dugong.connection.request import RequestBuilder
@@ -223,6 +225,32 @@ def test_an_interrupted_answer_is_not_taken_up_again(
     # The head of /a is gone: what comes next must not be given to it.
     with pytest.raises(ConnectionClosed):
         line.read_response()
+
+
+class InterruptedDeque(deque[Exchange]):
+    """A pipeline in which Ctrl-C is pressed just before an exchange leaves it."""
+
+    def popleft(self) -> Exchange:
+        interrupted()
+        return super().popleft()
+
+
+@pytest.mark.parametrize("answer", [OK, EMPTY])
+def test_after_an_interrupt_no_answer_is_given_to_the_request_before_its_own(
+    line: Line, answer: bytes
+) -> None:
+    line.duplexer.pipeline = InterruptedDeque()
+    line.ask("/a", "/b")
+    line.peer.sendall(answer + OK)
+    with pytest.raises(Interrupt):
+        line.duplexer.read_response(5)
+    line.duplexer.pipeline = deque(line.duplexer.pipeline)
+    for _ in "ab":
+        with pytest.raises(ConnectionClosed):
+            line.duplexer.read_response(5)
+        with pytest.raises(ConnectionClosed):
+            line.readall()
+    assert line.gets_an_answer_over_a_new_connection()
 
 
 def test_reading_with_nothing_asked_changes_nothing(line: Line) -> None:

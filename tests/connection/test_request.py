@@ -6,6 +6,7 @@ import array
 import base64
 import hashlib
 import threading
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -343,3 +344,23 @@ def test_a_view_counts_in_bytes_and_copies_nothing() -> None:
     assert (view.format, len(view)) == ("B", 8)
     view[7] = 5
     assert data[7] == 5
+
+
+# --- what looks like a str ------------------------------------------------------------------------
+
+
+class Text(str, Enum):  # noqa: UP042  # a StrEnum is formatted as what it is equal to
+    METHOD = "GET"
+    PATH = "/a"
+    NAME = "X-Name"
+    VALUE = "value"
+
+
+def test_what_is_sent_is_what_was_checked() -> None:
+    assert f"{Text.METHOD}" != Text.METHOD
+    builder = RequestBuilder("host")
+    plain = builder.build("GET", "/a", None, None, False).head
+    assert builder.build(Text.METHOD, Text.PATH, None, None, False).head == plain
+    with_field = builder.build("GET", "/a", {Text.NAME: Text.VALUE}, None, False).head
+    assert b"\r\nX-Name: value\r\n" in with_field
+    assert builder.build("GET", "/a", {"X-Name": "value"}, None, False).head == with_field

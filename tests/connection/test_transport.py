@@ -309,6 +309,12 @@ class Scripted(socket.socket):
     """Has something done before each receiving (see `script`)."""
 
     script: Iterator[Callable[[], object]] = iter(())
+    has_options = True
+
+    def setsockopt(self, *args: Any) -> None:
+        if not self.has_options:
+            raise OSError(errno.EINVAL, "no options")
+        super().setsockopt(*args)
 
     def recv_into(self, *args: Any) -> int:
         next(self.script, int)()
@@ -394,6 +400,20 @@ def test_our_own_shutdown_ends_the_wait_for_more(scripted: PlainTransport) -> No
     scripted.low_water = 9
     with pytest.raises(ConnectionClosed, match="disconnected"):
         receive(scripted, 20)
+
+
+def test_what_has_come_is_received_though_the_system_takes_no_options_any_more(
+    scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Some systems refuse them once the peer has closed the connection."""
+    pair[1].sendall(b"some")
+    pair[1].close()
+    assert isinstance(scripted.sock, Scripted)
+    scripted.sock.has_options = False
+    scripted.low_water = 9
+    assert receive(scripted, 20) == b"some"
+    scripted._drained = True
+    assert receive(scripted, LARGE) == b""
 
 
 def test_a_coroutine_does_not_wait_for_more(

@@ -6,12 +6,13 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from dugong import ConnectionPool
-from dugong.errors import PoolClosed
+from dugong.errors import PoolClosed, StateError
 from dugong.pool import connections
 from dugong.pool.dialer import Dialer
 from dugong.pool.pipeline import Pipeline
@@ -86,6 +87,37 @@ def test_a_receiver_that_comes_from_a_callback_leaves_the_connection_to_who_has_
         wait_until(site, lambda pipeline: pipeline.receiver_parked or pipeline.ending)
         read_on.set()
         assert direct.result(10).body == b"/3"
+
+
+def test_a_callback_cannot_wait_for_another_answer_of_the_same_batch() -> None:
+    """Its thread is the one that would tell."""
+
+    def script(peer: Peer) -> None:
+        name_target(peer, peer.request())
+        for _ in "ab":
+            peer.request()
+        peer.send(2 * b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        peer.until_eof()
+
+    outcomes: SimpleQueue[object] = SimpleQueue()
+    with open_site(script, max_connections_per_host=1) as site:
+        site.pool.get(site.url("/1"))
+        with site.pool._scheduler.lock:
+            first = site.pool.submit("GET", site.url("/a"))
+            second = site.pool.submit("GET", site.url("/b"))
+            second.add_done_callback(outcomes.put)
+            first.add_done_callback(lambda _: outcomes.put(raised_by(second.result)))
+        assert isinstance(outcomes.get(timeout=TIMEOUT), StateError)
+        assert outcomes.get(timeout=TIMEOUT) is second
+        assert first.result().body == second.result().body == b"ok"
+
+
+def raised_by(call: Callable[[], object]) -> Exception | None:
+    try:
+        call()
+    except Exception as exc:
+        return exc
+    return None
 
 
 def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody_else(

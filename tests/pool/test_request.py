@@ -6,6 +6,7 @@ import math
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -191,6 +192,13 @@ def test_a_crawl_of_many_hosts_does_not_remember_them_all() -> None:
 
 
 # --- the request -------------------------------------------------------------------------------
+
+
+def test_a_method_is_what_it_is_equal_to() -> None:
+    class Method(str, Enum):  # noqa: UP042  # a StrEnum is formatted as what it is equal to
+        GET = "GET"
+
+    assert f"{Request(Method.GET, 'http://h/').method}" == "GET"
 
 
 def test_a_request_keeps_what_it_was_given() -> None:
