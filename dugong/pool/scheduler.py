@@ -64,8 +64,9 @@ class Scheduler(Traffic):
             host = job.host
             if not host.queued and host.unused:
                 host = job.host = self._know(host)
-            job.queued = True
             host.append(job)
+            # Not before: if Ctrl-C comes in between, it is not taken out of the counts again.
+            job.queued = True
             self.queued += 1
             self._serve(host)
         if self._deferred:

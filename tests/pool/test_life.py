@@ -38,7 +38,7 @@ from tests.support.pool import (
     url,
     wait_for,
 )
-from tests.support.server import Peer, ReceivedRequest, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 
 def serve(peer: Peer) -> None:
@@ -859,6 +859,27 @@ def test_an_interrupted_request_is_given_up_and_not_sent_again(
             pool.request(method, url(server, "/interrupted"))
         assert pool.get(url(server, "/next")).body == b"/next"
         assert pool.statistics().resent == 0
+
+
+def test_an_interrupted_submit_costs_nobody_else_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between two steps of queueing: the request is in the queue, and not counted yet."""
+
+    def append(self: Host, job: Job) -> None:
+        self.queue.append(job)
+        raise Interrupt
+
+    held = Held()
+    with ScriptedServer(held) as server, ConnectionPool(max_connections_per_host=1) as pool:
+        first = pool.submit("GET", url(server, "/1"))
+        held.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(Host, "append", append)
+            with pytest.raises(Interrupt):
+                pool.submit("GET", url(server, "/interrupted"))
+        second = pool.submit("GET", url(server, "/2"))
+        held.release()
+        assert [future.result(TIMEOUT).body for future in (first, second)] == [b"/1", b"/2"]
+        assert pool.statistics().queued == 0
 
 
 def test_an_interrupted_upload_is_cancelled(interrupt: Callable[[], None]) -> None:
