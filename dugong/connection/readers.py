@@ -244,22 +244,21 @@ class ChunkedReader:
         return True
 
 
-def whole_chunked_body(data: bytearray, start: int, end: int) -> tuple[bytes, int] | None:
+def whole_chunked_body(data: bytes, start: int) -> tuple[bytes, int] | None:
     """Return the chunked body at *start*, without its framing, and where what follows it begins.
 
-    None if not all of it has come before *end*, or if it is not plain: it may be invalid, or have
-    chunk extensions or a trailer section, and is for `ChunkedReader` to be looked at.
+    None if *data* does not have all of it, or if it is not plain: it may be invalid, or have chunk
+    extensions or a trailer section, and is for `ChunkedReader` to be looked at.
     """
-    chunks: list[tuple[int, int]] = []
-    while (line := _PLAIN_CHUNK_LINE.match(data, start, end)) is not None:
+    chunks: list[bytes] = []
+    while (line := _PLAIN_CHUNK_LINE.match(data, start)) is not None:
         start = line.end()
         stop = start + int(line[1], 16)
-        if not data.startswith(b"\r\n", stop, end):
+        if not data.startswith(b"\r\n", stop):
             return None
         if stop == start:  # the last chunk, and an empty trailer section
-            view = memoryview(data)
-            return b"".join([view[first:last] for first, last in chunks]), stop + 2
-        chunks.append((start, stop))
+            return b"".join(chunks), stop + 2
+        chunks.append(data[start:stop])
         start = stop + 2
     return None
 

@@ -214,18 +214,15 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
     # The owner calls one of the next three, once, holding no lock that a callback may want. The
     # future of a stream, which the pool keeps to itself, is the only one to hold such a response.
 
-    def _resolve(self, response: Response | StreamedResponse) -> None:
-        self._result = response
-        self._settle(FINISHED)
-
     def _reject(self, exception: BaseException) -> None:
         self._exception = exception
-        self._settle(FINISHED)
+        self._resolve(None)
 
     def _cancel(self) -> None:
-        self._settle(CANCELLED_AND_NOTIFIED)
+        self._resolve(None, CANCELLED_AND_NOTIFIED)
 
-    def _settle(self, state: str) -> None:
+    def _resolve(self, response: Response | StreamedResponse | None, state: str = FINISHED) -> None:
+        self._result = response
         with _birth:
             audience = self._audience
             if audience is None:
