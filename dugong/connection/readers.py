@@ -244,17 +244,17 @@ class ChunkedReader:
         return True
 
 
-def whole_chunked_body(data: bytes, start: int) -> tuple[bytes, int] | None:
+def whole_chunked_body(data: bytearray, start: int, end: int) -> tuple[bytes, int] | None:
     """Return the chunked body at *start*, without its framing, and where what follows it begins.
 
-    None if *data* does not have all of it, or if it is not plain: it may be invalid, or have chunk
-    extensions or a trailer section, and is for `ChunkedReader` to be looked at.
+    None if not all of it has come before *end*, or if it is not plain: it may be invalid, or have
+    chunk extensions or a trailer section, and is for `ChunkedReader` to be looked at.
     """
-    chunks: list[bytes] = []
-    while (line := _PLAIN_CHUNK_LINE.match(data, start)) is not None:
+    chunks: list[bytearray] = []
+    while (line := _PLAIN_CHUNK_LINE.match(data, start, end)) is not None:
         start = line.end()
         stop = start + int(line[1], 16)
-        if not data.startswith(b"\r\n", stop):
+        if not data.startswith(b"\r\n", stop, end):
             return None
         if stop == start:  # the last chunk, and an empty trailer section
             return b"".join(chunks), stop + 2

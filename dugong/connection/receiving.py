@@ -178,18 +178,16 @@ class Receiving(Shared):
         *one_to_be_read*, takes no more than one, whose body is left for the calls that read bodies.
         """
         buffer, pipeline = self.buffer, self.pipeline
-        offset = buffer.start
-        # To copy all of it once costs less than to make a view of each part.
-        data = buffer.view[offset : buffer.end].tobytes()
-        start, end = 0, len(data)
+        data, view = buffer.data, buffer.view
+        start, end = buffer.start, buffer.end
         while start < end and pipeline:
             exchange = pipeline[0]
-            stop = data.find(b"\r\n\r\n", start)
+            stop = data.find(b"\r\n\r\n", start, end)
             if not 0 <= stop - start <= MAX_HEADER_SIZE - 4:
                 return
             if exchange.special or self.ended is not None or self.failure is not None:
                 return
-            block = data[start:stop]
+            block = view[start:stop].tobytes()
             head = parse_plain_head(block, exchange.method)
             if head is None:
                 return
@@ -201,15 +199,15 @@ class Receiving(Shared):
                 start = begin + length
                 if start > end:
                     return
-                body = data[begin:start]
-            elif kind is BodyKind.CHUNKED and (whole := whole_chunked_body(data, begin)):
+                body = view[begin:start].tobytes() if length else b""
+            elif kind is BodyKind.CHUNKED and (whole := whole_chunked_body(data, begin, end)):
                 body, start = whole
             else:
                 return
             exchange.minor_version = minor_version
             exchange.persistent = True
             self.cut = None
-            buffer.start = offset + start
+            buffer.start = start
             buffer.scanned = 0
             if one_to_be_read and body:
                 exchange.reader = WholeReader(body)

@@ -251,8 +251,8 @@ def test_a_chunk_size_line_may_be_as_long_as_a_line_may_be() -> None:
 
 
 def whole(data: bytes) -> tuple[bytes, int] | None:
-    """Take the body from behind bytes that are not to be looked at."""
-    taken = whole_chunked_body(b"0\r\n\r\n" + data, 5)
+    """Take the body from behind, and before, bytes that are not to be looked at."""
+    taken = whole_chunked_body(bytearray(b"0\r\n\r\n" + data + b"0\r\n\r\n"), 5, 5 + len(data))
     return taken and (taken[0], taken[1] - 5)
 
 
