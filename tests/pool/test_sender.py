@@ -47,21 +47,24 @@ def test_the_descriptor_of_a_file_that_was_closed_is_not_used_again(
 
     sendfile = os.sendfile
 
-    with (tmp_path / "ours").open("rb") as ours, open_site(script, each(name_target)) as here:
+    with (
+        (tmp_path / "ours").open("rb") as descriptor,
+        # So that no other thread can get the number in between.
+        open(descriptor.fileno(), "rb", closefd=False) as ours,
+        (tmp_path / "secret").open("rb") as secret,
+        open_site(script, each(name_target)) as here,
+    ):
 
         def then_closing(out: int, source: int, offset: int, count: int) -> int:
             sent = sendfile(out, source, offset, count)
             if not ours.closed:
                 ours.close()
-                secrets.append((tmp_path / "secret").open("rb"))
-                assert secrets[0].fileno() == source
+                os.dup2(secret.fileno(), source)
             return sent
 
-        secrets: list[object] = []
         monkeypatch.setattr(os, "sendfile", then_closing)
         with pytest.raises(ValueError, match="closed"):
             here.pool.put(here.url(), ours)
-        secrets[0].close()  # type: ignore[attr-defined]
         assert here.goes_on()
     assert received == [b"o" * 1000]
 
