@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from dugong.connection.framing import Framing, Sign, framing_sign, response_framing
-from dugong.connection.memory import Memory
+from dugong.connection.memory import LONGEST, Memory
 from dugong.errors import InvalidResponse, UnsupportedResponse
 from dugong.headers import Headers
 
@@ -109,7 +109,7 @@ def field_line(name: str, value: str) -> bytes:
         value = str(int(value))
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(f"header names and values must be str, not {name!r}: {value!r}")
-    if len(name) + len(value) > _LONG:
+    if len(name) + len(value) > LONGEST:
         return _make_line((name, value))
     return _known_request_lines[name, value]
 
@@ -225,13 +225,12 @@ def _parse_field(line: bytes) -> Field:
     return name.lower(), name, match[2].strip(b" \t").decode("latin-1")
 
 
-def _parse_sign(line: bytes) -> Sign | None:
+def _parse_sign(line: bytes) -> Sign:
     name, _, value = _parse_field(line)
     return framing_sign(name, value)
 
 
 # The same few lines are sent and received over and over.
-_LONG = 256  # characters in a line to be sent that is not remembered
 _known_request_lines = Memory(_make_line)
 _known_statuses = Memory(_parse_status_line)
 _known_fields = Memory(_parse_field)

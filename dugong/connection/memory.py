@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import TypeVar
 
-__all__ = ["Memory"]
+__all__ = ["LONGEST", "Memory"]
 
 K = TypeVar("K", bound=Sized)
 V = TypeVar("V")
 
 _MOST = 1024
-_LONGEST = 256
+#: The longest key that is remembered, in characters or bytes.
+LONGEST = 256
 
 
 class Memory(dict[K, V]):
@@ -33,7 +34,7 @@ class Memory(dict[K, V]):
 
     def __missing__(self, key: K) -> V:
         value = self._work_out(key)
-        if len(key) <= _LONGEST:
+        if len(key) <= LONGEST:
             if len(self) >= self._most:
                 self.clear()
             self[key] = value

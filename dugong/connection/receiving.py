@@ -106,12 +106,13 @@ class Receiving(Shared):
             raise busy("receiving")
         answers: list[Answer] = []
         try:
-            if self.buffer.start == self.buffer.end:
-                if len(self.pipeline) < 2 * _WORTHWHILE:
+            empty = self.buffer.start == self.buffer.end
+            if empty and len(self.pipeline) >= 2 * _WORTHWHILE:
+                self._receive_many(patience, answers)
+            else:
+                if empty:
                     self._receive_something(patience)
-                else:
-                    self._receive_many(patience, answers)
-            self._take_whole_answers(answers)
+                self._take_whole_answers(answers)
             while not answers or (self.pipeline and self.buffer.start < self.buffer.end):
                 # A wait, and what is out of the ordinary: only for the first, or at no cost.
                 answer = self._next_answer_and_body(0 if answers else patience)

@@ -43,7 +43,7 @@ class RequestBuilder:
     where there is no body and the method does not suggest one (RFC 9110 §8.6).
     """
 
-    __slots__ = ("_fixed", "_host_line", "_lean", "_plain_rest", "_plain_tail", "_prefix")
+    __slots__ = ("_fixed", "_host_line", "_lean", "_plain_rest", "_prefix")
 
     def __init__(
         self, netloc: str, prefix: str = "", fixed: bytes = b"", lean: bool = False
@@ -53,8 +53,9 @@ class RequestBuilder:
         self._fixed = fixed
         self._lean = lean
         no_body = b"" if lean else _NO_BODY
-        self._plain_tail = self._host_line + no_body + _IDENTITY + fixed + b"\r\n"
-        self._plain_rest = " HTTP/1.1\r\n" + self._plain_tail.decode("latin-1")
+        # What follows the target in a plain head: all of it can then be encoded at once.
+        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, _IDENTITY, fixed, b"\r\n")
+        self._plain_rest = b"".join(lines).decode("latin-1")
 
     def build(
         self,
@@ -77,10 +78,9 @@ class RequestBuilder:
         target = path
         if self._prefix and path[0] in "/*":
             target = self._prefix + path if path != "*" else self._prefix  # RFC 9112 §3.2.4
-        request_line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
         no_length = body is None and self._lean and method not in _MEANT_FOR_A_BODY
         if body is None and not headers and not expect100 and self._lean == no_length:
-            head = request_line + self._plain_tail
+            head = f"{method} {target}{self._plain_rest}".encode("latin-1")
             exchange = Exchange(method, path)
             exchange.special = method == "CONNECT"
             # The class itself would go through a function in Python, at twice the cost.
@@ -100,7 +100,7 @@ class RequestBuilder:
             length = view.nbytes
 
         given = _check_fields(headers, length)
-        lines = [request_line]
+        lines = [f"{method} {target} HTTP/1.1\r\n".encode("ascii")]
         if "host" not in given.names:
             lines.append(self._host_line)
         lines += given.lines

@@ -120,7 +120,13 @@ def closed_by_peer(exc: OSError) -> ConnectionClosed:
 
 _FILE_STEP = 4 * 1024 * 1024  # bytes; more saves nothing, and keeps others waiting for longer
 _MOMENT = 1e-6  # seconds; the system rounds it up to a tick of its clock
-_ONE_TICK = struct.pack("@ll", 0, 1)  # a timeval; the system rounds it up to a tick of its clock
+
+
+def _timeval(seconds: float | None) -> bytes:
+    """Return *seconds* as the system takes them for a time-out."""
+    # 0 is for ever; and more than some decades need not be told from it.
+    microseconds = 0 if seconds is None else max(1, round(min(seconds, 1e9) * 1_000_000))
+    return struct.pack("@ll", *divmod(microseconds, 1_000_000))
 
 
 class PlainTransport(Transport):
@@ -220,10 +226,7 @@ class PlainTransport(Transport):
         return got
 
     def _set_receive_timeout(self, seconds: float | None) -> None:
-        # 0 is for ever; and more than some decades need not be told from it.
-        microseconds = 0 if seconds is None else max(1, round(min(seconds, 1e9) * 1_000_000))
-        timeval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
-        self._set_option(socket.SO_RCVTIMEO, timeval)
+        self._set_option(socket.SO_RCVTIMEO, _timeval(seconds))
         self._receive_timeout = seconds
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
@@ -250,7 +253,7 @@ class PlainTransport(Transport):
                 if not self._has_send_timeout:
                     # There is no MSG_DONTWAIT for sendfile, and O_NONBLOCK would be for the
                     # receiver, too. What is sent with MSG_DONTWAIT does not heed this.
-                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _ONE_TICK)
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_MOMENT))
                     self._has_send_timeout = True
                 sent = os.sendfile(self.sock.fileno(), fd, offset, count)
             except BlockingIOError:

@@ -17,7 +17,6 @@ from dugong.pool import receiver, sender
 from dugong.pool.connections import Connections
 from dugong.pool.dispatch import should_refill, take
 from dugong.pool.failure import Abandoned, in_words
-from dugong.pool.future import ResponseFuture
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Response, StreamedResponse, status_text
@@ -194,7 +193,7 @@ class Traffic(Connections):
         self, pipeline: Pipeline, done: list[tuple[Job, Response]], error: Exception | None
     ) -> None:
         """Answers have come, in order, and then perhaps an *error*."""
-        resolved: list[tuple[ResponseFuture, Response]] = []
+        resolved: list[tuple[Job, Response]] = []
         with self.lock:
             borrowed = pipeline.borrower is not None  # which it may be by another soon
             pipeline.blocked = False
@@ -220,7 +219,7 @@ class Traffic(Connections):
                     self._timers.cancel(job.timer)
                 if job.upload is not None:
                     job.release()
-                resolved.append((job.future, response))
+                resolved.append((job, response))
             pipeline.host.accepted += len(resolved)
             if not pipeline.in_flight:
                 # The receiver has to look again, under the lock: others may receive before it does.
@@ -234,8 +233,8 @@ class Traffic(Connections):
             elif done:
                 assert exchange is not None
                 self._learn(pipeline, exchange, good)
-        for future, response in resolved:
-            future._resolve(response)
+        for job, response in resolved:
+            job.future._resolve(response)
         # Who has borrowed the connection gives it back first: what is called may want to use it.
         if self._deferred and not borrowed:
             self._do_deferred()
@@ -252,9 +251,7 @@ class Traffic(Connections):
             pipeline.borrower = None
             pipeline.exclusive = False
             pipeline.in_flight.popleft()
-            pipeline.answered += 1
-            host.answered += 1
-            host.in_flight -= 1
+            self._count_answers(pipeline, 1)
             host.accepted += 1
             done, job.done = job.done, True
             if self.on_event is not None and not done:
