@@ -191,6 +191,6 @@ def test_a_body_that_was_sent_though_refused_is_noticed() -> None:
     with (
         ScriptedServer(refuse, next_request) as server,
         HTTPConnection(*server.address) as conn,
-        pytest.raises(CheckFailed, match="bytes that were sent all the same is b'17'"),
+        pytest.raises(CheckFailed, match="number of bytes sent after the refusal is b'17'"),
     ):
         refused_upload(conn)
