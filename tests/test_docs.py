@@ -1,7 +1,7 @@
 """The documentation: every Python example in it runs, and prints what it says it prints.
 
-The examples of one section run one after the other in one namespace, after those that stand
-before the page's first section. What an example prints stands behind ``#>`` in it. Its
+The examples of one section run one after the other in one namespace, after those before the first
+section of the page. An example names its output in comments that begin with ``#>``. Its
 ``www.example.com`` and ``proxy.example.com`` are `tests.support.site` on the loopback interface.
 """
 
@@ -121,7 +121,7 @@ def _example_com(
         addresses = {
             ("www.example.com", 80): plain.address,
             ("www.example.com", 443): tls.address,
-            ("www.example.com", 8080): silent.getsockname(),  # where nobody listens
+            ("www.example.com", 8080): silent.getsockname(),  # which refuses connections
             ("proxy.example.com", 3128): plain.address,
         }
         getaddrinfo = socket.getaddrinfo
