@@ -27,7 +27,7 @@ IDLE = 0.05  # of a CPU
 
 @contextmanager
 def under_load(pool: ConnectionPool, base: str) -> Iterator[None]:
-    """Have threads ask for one thing after another; every answer has to be right in the end."""
+    """Let threads make one request after another; every response has to be right in the end."""
     over = threading.Event()
 
     def keep_asking(number: int) -> bool:
@@ -63,7 +63,7 @@ def test_the_network_goes_away_for_two_seconds(silently: bool, contexts: Context
         else:
             site.proxy.go_away()
         before = time.process_time()
-        time.sleep(OUTAGE)  # it is that long, whatever anybody does
+        time.sleep(OUTAGE)  # the duration of the outage is what is tested
         busy = time.process_time() - before
         site.proxy.come_back()
         site.book.wait_for_more(100)

@@ -1,11 +1,11 @@
-"""A server that the test plays itself, call by call, so that it reads like a dialogue.
+"""A server that the test drives call by call, so that the test reads like a dialogue.
 
     future = pool.submit("GET", server.url("/a"))
     peer = server.accept()
     assert peer.burst() == ["/a"]
     peer.answers("/a")
 
-Answers have the target of their request as their body, so that a wrong one is seen: see `named`.
+The body of a response is the target of its request, so that a wrong one is noticed: see `named`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["HandPeer", "HandServer", "named", "settle", "submit_first", "warm_up
 
 
 def named(target: str, headers: str = "", version: str = "HTTP/1.1") -> bytes:
-    """Return the bytes of an answer whose body is *target*."""
+    """Return the bytes of a response whose body is *target*."""
     head = f"{version} 200 OK\r\nContent-Length: {len(target)}\r\n{headers}\r\n"
     return (head + target).encode()
 
@@ -47,7 +47,7 @@ class HandPeer(Peer):
         return targets
 
     def answers(self, *targets: str) -> None:
-        """Send an answer to each of *targets*, all of them in one go."""
+        """Send a response to each of *targets*, all with one call."""
         self.send(b"".join(map(named, targets)))
 
     def is_silent(self) -> bool:
@@ -155,7 +155,7 @@ def submit_first(
 ) -> tuple[HandPeer, ResponseFuture]:
     """Submit a request for which *pool* opens a connection; return that, and the future.
 
-    The request has come then, and waits for its answer.
+    The server has received the request by then, and sent no response.
     """
     future = pool.submit(method, server.url(target), **options)
     peer = server.accept()

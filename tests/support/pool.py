@@ -38,11 +38,11 @@ __all__ = [
 #: What a script gets when the client has closed the connection, perhaps with a reset.
 GONE = (EOFError, ConnectionError, ssl.SSLError)
 
-#: What stood behind a failed request is sent again, as always; the one that failed is not.
+#: Requests behind a failed one are sent again, as always; the failed one is not.
 NO_SECOND_TRY = RetryPolicy(should_retry=lambda attempt: False)
 
-#: Answers one request.
-Answer = Callable[[Peer, ReceivedRequest], None]
+#: Responds to one request.
+Respond = Callable[[Peer, ReceivedRequest], None]
 
 
 class Site(NamedTuple):
@@ -57,7 +57,7 @@ class Site(NamedTuple):
         return url(self.server, target, self.scheme)
 
     def goes_on(self) -> bool:
-        """Return True if the next request gets its own answer, from `name_target`."""
+        """Return True if the next request gets its own response, from `name_target`."""
         return self.pool.get(self.url("/next")).body == b"/next"
 
 
@@ -91,8 +91,8 @@ def url(server: ScriptedServer, target: str = "/", scheme: str = "http") -> str:
     return f"{scheme}://{server.host}:{server.port}{target}"
 
 
-def each(answer: Answer) -> Script:
-    """Return a script that has every request answered, until the client closes."""
+def each(respond: Respond) -> Script:
+    """Return a script that calls *respond* for every request, until the client closes."""
 
     def script(peer: Peer) -> None:
         while True:
@@ -100,13 +100,13 @@ def each(answer: Answer) -> Script:
                 request = peer.request()
             except GONE:
                 return
-            answer(peer, request)
+            respond(peer, request)
 
     return script
 
 
 def name_target(peer: Peer, request: ReceivedRequest) -> None:
-    """Answer with the target of the request."""
+    """Send a response whose body is the target of the request."""
     peer.answer(request.target.encode())
 
 
@@ -141,10 +141,10 @@ def wait_for(event: threading.Event) -> None:
 
 
 class Held:
-    """A script that takes requests and holds the answers back until it is told to `release` them.
+    """A script that receives requests, and sends their responses only when `release` is called.
 
-    *warm* requests are answered at once, then *count* are received, of which `arrived` tells, and
-    answered with their targets; so are all that follow. `requests` are those that were held.
+    It responds to *warm* requests at once. Then it receives *count* requests, which are `requests`,
+    and sets `arrived`. After `release` it responds to these and to all that follow.
     """
 
     def __init__(self, count: int = 1, *, warm: int = 0) -> None:
@@ -166,7 +166,7 @@ class Held:
         each(name_target)(peer)
 
     def release(self) -> None:
-        """Have the answers sent."""
+        """Let the responses be sent."""
         self._released.set()
 
     def wait(self) -> None:
