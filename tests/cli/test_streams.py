@@ -13,6 +13,10 @@ from tests.support.server import Peer, ScriptedServer
 
 TIMEOUT = 30
 
+needs_dev_full = pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="only Linux and some others have /dev/full"
+)
+
 CLOSED = "dugong: standard output is closed\n"
 FULL = "dugong: cannot write to standard output: No space left on device\n"
 
@@ -64,7 +68,10 @@ def run_without_reader(arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "get --help", "demo --help", "demo"])
-@pytest.mark.parametrize(("redirection", "message"), [(">&-", CLOSED), (">/dev/full", FULL)])
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [(">&-", CLOSED), pytest.param(">/dev/full", FULL, marks=needs_dev_full)],
+)
 def test_output_that_cannot_be_written_is_a_line_and_status_1(
     arguments: str, redirection: str, message: str
 ) -> None:
@@ -72,7 +79,10 @@ def test_output_that_cannot_be_written_is_a_line_and_status_1(
     assert (result.returncode, result.stdout, result.stderr) == (1, "", message)
 
 
-@pytest.mark.parametrize(("redirection", "message"), [(">&-", CLOSED), (">/dev/full", FULL)])
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [(">&-", CLOSED), pytest.param(">/dev/full", FULL, marks=needs_dev_full)],
+)
 @pytest.mark.parametrize("to_files", [False, True])
 def test_get_without_a_usable_output_is_a_line_and_status_1(
     redirection: str, message: str, to_files: bool, tmp_path: Path
@@ -119,7 +129,7 @@ def test_a_reader_that_goes_in_the_middle_is_status_141_and_no_message() -> None
 
 
 @pytest.mark.parametrize("arguments", ["", "get", "got", "get http://h/ --timeout 0"])
-@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("redirection", [">&-", pytest.param(">/dev/full", marks=needs_dev_full)])
 def test_a_wrong_command_line_needs_no_output(arguments: str, redirection: str) -> None:
     result = run(arguments, redirection)
     assert (result.returncode, result.stdout) == (2, "")
@@ -130,7 +140,7 @@ def test_a_wrong_command_line_needs_no_output(arguments: str, redirection: str) 
 # --- standard error -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("redirection", ["2>&-", pytest.param("2>/dev/full", marks=needs_dev_full)])
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [("", 2), ("got", 2), ("get gopher://h/", 1)],
