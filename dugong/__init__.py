@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from dugong._version import __version__ as __version__
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.connection import HTTPConnection
 from dugong.connection.dial import DNS_TEST_HOSTNAMES
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
-    from dugong.pool.retry import RetryPolicy
-    from dugong.pool.retrying import retrying
+    from dugong.pool.retry.decorator import retrying
+    from dugong.pool.retry.policy import RetryPolicy
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = [
@@ -84,9 +85,6 @@ __all__ = [
     "retrying",
 ]
 
-__version__ = "4.0.0.dev0"
-
-
 # What is imported when it is first asked for: asyncio and concurrent.futures take longer to import
 # than all of the rest, and few programs use every part.
 _LAZY = {
@@ -98,9 +96,9 @@ _LAZY = {
     "Request": "dugong.pool.request",
     "Response": "dugong.pool.response",
     "ResponseFuture": "dugong.pool.future",
-    "RetryPolicy": "dugong.pool.retry",
+    "RetryPolicy": "dugong.pool.retry.policy",
     "StreamedResponse": "dugong.pool.response",
-    "retrying": "dugong.pool.retrying",
+    "retrying": "dugong.pool.retry.decorator",
 }
 
 

@@ -29,7 +29,7 @@ from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.resending import Resending
-from dugong.pool.retry import objection
+from dugong.pool.retry.policy import retry_refusal_reason
 
 __all__ = ["Connections"]
 
@@ -357,7 +357,7 @@ class Connections(Resending):
             delay = 0.0 if at_once else job.retry.delay(attempt.number)
             self._consider(job, error, attempt, delay)
             return False
-        against = objection(job.retry, job.request, attempt, job.rewindable)
+        against = retry_refusal_reason(job.retry, job.request, attempt, job.rewindable)
         if self.closed or against is not None:
             self._give_up(job, error, pipeline.name, against or "the pool has been closed")
             return False

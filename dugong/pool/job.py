@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dugong.pool.receiver import ConnectionBody
     from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response
-    from dugong.pool.retry import RetryPolicy
+    from dugong.pool.retry.policy import RetryPolicy
     from dugong.pool.timers import Timer
 
 __all__ = ["Job"]

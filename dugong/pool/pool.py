@@ -1,5 +1,5 @@
 """`ConnectionPool`: the public face of the pool. Arguments are checked and given names here;
-`dugong.pool.making` makes jobs of requests, and `dugong.pool.scheduler` decides what happens to
+`dugong.pool.prepare` makes jobs of requests, and `dugong.pool.scheduler` decides what happens to
 those.
 
 Guarantees: what a caller got wrong is raised at the call, before anything is sent or queued. Starts
@@ -19,7 +19,7 @@ from dugong.connection.dial import Proxy, check_ssl_context
 from dugong.pool import direct, fork, receiver
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
-from dugong.pool.making import JobMaker
+from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
@@ -31,7 +31,7 @@ from dugong.pool.request import (
     check_seconds,
 )
 from dugong.pool.response import Response, StreamedResponse
-from dugong.pool.retry import RetryPolicy
+from dugong.pool.retry.policy import RetryPolicy
 from dugong.pool.scheduler import Limits, Scheduler
 from dugong.pool.statistics import PoolStatistics
 
@@ -127,7 +127,7 @@ class ConnectionPool:
         # not done. So a pool that nobody waits for is collected, and the threads are told then.
         dialer = Dialer(None if proxy is None else Proxy(proxy), ssl_context, timeout)
         self._scheduler = Scheduler(limits, dialer, on_event)
-        self._maker = JobMaker(self._scheduler, dialer, headers, timeout, retry)
+        self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
         # When the interpreter exits, nothing is to be tidied up, and nobody to be called back.
         self._finalizer.atexit = False
@@ -156,7 +156,7 @@ class ConnectionPool:
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         scheduler = self._scheduler
         scheduler.check_may_wait()
-        job = self._maker.make(made, self)
+        job = self._preparer.prepare(made, self)
         try:
             pipeline = None
             if made.deadline is None and job.upload is None:
@@ -192,7 +192,7 @@ class ConnectionPool:
         `result()` of the future.
         """
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._maker.make(made, self)
+        job = self._preparer.prepare(made, self)
         try:
             self._scheduler.submit(job, block)
         except BaseException:  # an interrupt, too, for nobody else knows of the future
@@ -298,7 +298,7 @@ class ConnectionPool:
         may be before all of the body was sent.
         """
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._maker.make(made, self)
+        job = self._preparer.prepare(made, self)
         job.alone = job.streamed = True
         return self._stream(job)
 

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.head import check_method, check_target
@@ -21,12 +21,9 @@ from dugong.connection.memory import Memory
 from dugong.connection.request import HeadersLike, header_pairs
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
-
-if TYPE_CHECKING:
-    from dugong.pool.retry import RetryPolicy
+from dugong.pool.retry.policy import IDEMPOTENT, RetryPolicy
 
 __all__ = [
-    "IDEMPOTENT",
     "POOL_DEFAULT",
     "BodyLike",
     "Options",
@@ -63,8 +60,6 @@ _MAX_NAME = 254  # with a dot at the end
 #: What names the origin, then a target that is good for any method, and nothing else.
 _PLAIN_URL = re.compile(r"(https?://[^/?#]*)/[!-\"$-~]*")
 
-#: Methods that promise it (RFC 9110 §9.2.2).
-IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 _COMMON = IDEMPOTENT | {"POST", "PATCH"}
 
 
@@ -299,8 +294,6 @@ def check_seconds(name: str, value: object) -> None:
 
 def check_retry(value: object) -> None:
     """Raise TypeError unless *value* is None or a `RetryPolicy`."""
-    from dugong.pool.retry import RetryPolicy
-
     if value is not None and not isinstance(value, RetryPolicy):
         raise TypeError(f"retry must be a RetryPolicy or None, not {value!r}")
 

@@ -19,7 +19,7 @@ from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.pipeline import Pipeline
 from dugong.pool.response import Attempt, Response, status_text
-from dugong.pool.retry import DISCLAIMING, objection
+from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
 from dugong.pool.shared import Shared
 
 __all__ = ["Resending"]
@@ -93,7 +93,7 @@ class Resending(Shared, ABC):
         if self.closed:
             against: str | None = "the pool has been closed"
         else:
-            against = objection(job.retry, job.request, attempt, job.rewindable)
+            against = retry_refusal_reason(job.retry, job.request, attempt, job.rewindable)
         if against is None:
             against = self._no_time(job, delay) or self._no_budget(job, attempt)
         if against is not None:
@@ -260,7 +260,7 @@ class Resending(Shared, ABC):
                 own = failure(error, Delivery.UNSENT)
                 attempt = self._attempt(job, connection, in_words(own), Delivery.UNSENT)
                 attempt = attempt._replace(exception=own, request=None)
-                against = objection(policy, job.request, attempt, job.rewindable)
+                against = retry_refusal_reason(policy, job.request, attempt, job.rewindable)
                 alike[kind] = attempt, against
                 if against is None:
                     number = max(host.unreachable, attempt.number)

@@ -318,7 +318,7 @@ def test_a_request_has_its_own_policy_or_else_that_of_its_pool(
     own, pools = RetryPolicy(attempts=2), RetryPolicy(attempts=3)
 
     def policy(pool: ConnectionPool, **options: Any) -> RetryPolicy:
-        return pool._maker.make(Request("GET", NOWHERE, headers, **options), pool).retry
+        return pool._preparer.prepare(Request("GET", NOWHERE, headers, **options), pool).retry
 
     with ConnectionPool(retry=pools) as pool:
         assert policy(pool) is pools

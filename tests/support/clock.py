@@ -11,7 +11,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from dugong import ConnectionPool, Event
-from dugong.pool import connections, resending, retry, scheduler, traffic
+from dugong.pool import connections, resending, scheduler, traffic
+from dugong.pool.retry import policy
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
 
@@ -53,7 +54,7 @@ def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def throw(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Have `random.random` give *value*, by which the waits before another attempt are chosen."""
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: value))
+    monkeypatch.setattr(policy, "random", SimpleNamespace(random=lambda: value))
 
 
 class Listener:

@@ -1,4 +1,4 @@
-"""How a pool makes a `Job` of a `Request`: with its defaults, and for the host of the URL.
+"""A `Request` becomes a `Job`: with the defaults of the pool, and for the host of the URL.
 
 Guarantees: what a caller got wrong is raised here, before anything is sent or queued. Nothing here
 changes once it has been made, so any thread may use it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import dugong
+from dugong._version import __version__
 from dugong.connection.dial import absolute_form
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
@@ -18,7 +18,7 @@ from dugong.pool.body import request_body
 from dugong.pool.host import Host
 from dugong.pool.job import Job
 from dugong.pool.request import POOL_DEFAULT, Origin, Request, header_pairs
-from dugong.pool.retry import RetryPolicy
+from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
     from dugong.connection.request import HeadersLike
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.scheduler import Scheduler
 
-__all__ = ["JobMaker"]
+__all__ = ["Preparer"]
 
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
@@ -35,8 +35,8 @@ _FRAMING = frozenset(
 )
 
 
-class JobMaker:
-    """Makes the jobs of a pool, of which *headers*, *timeout* and *retry* are the defaults.
+class Preparer:
+    """Prepares the jobs of a pool, of which *headers*, *timeout* and *retry* are the defaults.
 
     Raises ValueError or TypeError if *headers* cannot be sent with every request.
     """
@@ -55,8 +55,8 @@ class JobMaker:
         self._timeout = timeout
         self._retry = RetryPolicy.never if retry is None else retry
 
-    def make(self, request: Request, pool: ConnectionPool) -> Job:
-        """Return what *pool*, whose maker this is, is to do for *request*.
+    def prepare(self, request: Request, pool: ConnectionPool) -> Job:
+        """Return what *pool*, whose preparer this is, is to do for *request*.
 
         Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
         """
@@ -77,9 +77,9 @@ class JobMaker:
             job = Job(request, pool, host, None, timeout, retry)
             job.alone = request.idempotent is False
             return job
-        return self._make_elaborate(request, pool, host, timeout, retry)
+        return self._prepare_elaborate(request, pool, host, timeout, retry)
 
-    def _make_elaborate(
+    def _prepare_elaborate(
         self,
         request: Request,
         pool: ConnectionPool,
@@ -156,5 +156,5 @@ def _default_headers(headers: HeadersLike | None) -> list[tuple[str, str]]:
     if bad := names & _FRAMING:
         raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
     if "user-agent" not in names:
-        pairs.append(("User-Agent", f"dugong/{dugong.__version__}"))
+        pairs.append(("User-Agent", f"dugong/{__version__}"))
     return pairs

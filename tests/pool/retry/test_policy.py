@@ -37,8 +37,8 @@ from dugong import (
     RetryPolicy,
     UnsupportedResponse,
 )
-from dugong.pool import retry
-from dugong.pool.retry import objection, parse_retry_after
+from dugong.pool.retry import policy as policy_module
+from dugong.pool.retry.policy import parse_retry_after, retry_refusal_reason
 from tests.support.clock import throw
 
 NAN = float("nan")
@@ -280,7 +280,7 @@ DATE = "Sun, 08 Jan 2023 12:00:00 GMT"
 def now(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have it be `NOW`."""
     clock = SimpleNamespace(time=NOW.timestamp, gmtime=NOW.utctimetuple)
-    monkeypatch.setattr(retry, "time", clock)
+    monkeypatch.setattr(policy_module, "time", clock)
 
 
 @pytest.mark.parametrize(
@@ -554,11 +554,11 @@ def test_what_is_sent_again(
     attempt = failed(delivery, exception, charged=charged)
     body_is_gone = "the body of the request could not have been sent again"
     if repeated or HARMLESS[delivery]:
-        assert objection(policy, request_, attempt, True) is None
-        assert objection(policy, request_, attempt, False) == body_is_gone
+        assert retry_refusal_reason(policy, request_, attempt, True) is None
+        assert retry_refusal_reason(policy, request_, attempt, False) == body_is_gone
     else:
         for again in (True, False):
-            objected = objection(policy, request_, attempt, again)
+            objected = retry_refusal_reason(policy, request_, attempt, again)
             assert objected == "the request is not idempotent"
 
 
@@ -571,15 +571,19 @@ def test_every_verdict_is_in_the_table() -> None:
 def test_a_request_is_tried_as_often_as_the_policy_says(attempts: int, delivery: Delivery) -> None:
     policy = RetryPolicy(attempts=attempts)
     for number in range(1, attempts):
-        assert objection(policy, made("GET"), failed(delivery, number=number), True) is None
+        assert (
+            retry_refusal_reason(policy, made("GET"), failed(delivery, number=number), True) is None
+        )
     last = failed(delivery, number=attempts)
-    assert objection(policy, made("GET"), last, True) == f"{attempts} attempts have failed"
+    assert (
+        retry_refusal_reason(policy, made("GET"), last, True) == f"{attempts} attempts have failed"
+    )
 
 
 @pytest.mark.parametrize("delivery", Delivery, ids=lambda delivery: delivery.name)
 def test_what_was_lost_because_of_another_request_is_not_an_attempt(delivery: Delivery) -> None:
     attempt = failed(delivery, ConnectionClosed(), number=6, charged=False)
-    assert objection(RetryPolicy(attempts=6), made("GET"), attempt, True) is None
+    assert retry_refusal_reason(RetryPolicy(attempts=6), made("GET"), attempt, True) is None
 
 
 @pytest.mark.parametrize("charged", [True, False], ids=["charged", "uncharged"])
@@ -589,7 +593,7 @@ def test_a_policy_of_one_attempt_sends_nothing_again_that_may_have_been_sent(
     exception: Exception | None, delivery: Delivery, charged: bool
 ) -> None:
     attempt = failed(delivery, exception, charged=charged)
-    objected = objection(RetryPolicy.never, made("GET"), attempt, True)
+    objected = retry_refusal_reason(RetryPolicy.never, made("GET"), attempt, True)
     if delivery is Delivery.UNSENT and not charged:
         assert objected is None
     else:
@@ -634,17 +638,17 @@ OF_NO_USE = [
 @pytest.mark.parametrize("exception", WORTH_ANOTHER_ATTEMPT, ids=repr)
 def test_a_fault_that_may_pass_is_worth_another_attempt(exception: Exception) -> None:
     attempt = failed(Delivery.SENT, exception)
-    assert objection(RetryPolicy(), made("GET"), attempt, True) is None
+    assert retry_refusal_reason(RetryPolicy(), made("GET"), attempt, True) is None
 
 
 @pytest.mark.parametrize("exception", OF_NO_USE, ids=repr)
 @pytest.mark.parametrize("policy", [RetryPolicy(), RetryPolicy.never])
 def test_what_would_only_fail_again_is_not_tried(policy: RetryPolicy, exception: Exception) -> None:
     attempt = failed(Delivery.UNSENT, exception)
-    assert objection(policy, made("GET"), attempt, True) == "it would not help"
+    assert retry_refusal_reason(policy, made("GET"), attempt, True) == "it would not help"
 
 
 @pytest.mark.parametrize("exception", OF_NO_USE, ids=repr)
 def test_what_another_request_has_met_with_need_not_happen_again(exception: Exception) -> None:
     attempt = failed(Delivery.SENT, exception, charged=False)
-    assert objection(RetryPolicy(), made("GET"), attempt, True) is None
+    assert retry_refusal_reason(RetryPolicy(), made("GET"), attempt, True) is None

@@ -29,7 +29,7 @@ from dugong import (
     retrying,
 )
 from dugong.connection.polling import Coroutine
-from dugong.pool import retrying as module
+from dugong.pool.retry import repeating as module
 from tests.support.clock import throw
 from tests.support.server import Peer, ScriptedServer
 

@@ -1,8 +1,8 @@
-"""Whether and when a request is sent again: the policy, and the one place that decides by it.
+"""Whether and when a request is sent again: the policy, and the one function that decides by it.
 
-Guarantees: what is not idempotent, and may have been processed, is never found fit to be sent
-again; no header of any server makes anybody wait longer than the policy says. `objection` and the
-methods of a policy touch nothing.
+Guarantees: a request that is not idempotent, and may have been processed, is never found fit to be
+sent again; no header of any server makes a request wait longer than the policy says.
+`retry_refusal_reason` and the methods of a policy touch nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +18,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from dugong.connection.head import check_method
 from dugong.errors import Delivery, InvalidResponse, is_temp_network_error
-from dugong.pool.request import IDEMPOTENT
-from dugong.pool.response import Attempt
 
 if TYPE_CHECKING:
     from dugong.headers import Headers
     from dugong.pool.request import Request
+    from dugong.pool.response import Attempt
 
-__all__ = ["DISCLAIMING", "RetryPolicy", "objection", "parse_retry_after"]
+__all__ = [
+    "DISCLAIMING",
+    "IDEMPOTENT",
+    "RetryPolicy",
+    "parse_retry_after",
+    "retry_refusal_reason",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Methods that promise that sending them twice does what sending them once does (RFC 9110 §9.2.2).
+IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 
 _STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))
 
@@ -146,15 +154,17 @@ class RetryPolicy:
 
         See `retrying`, which says what is done for *fn* being a coroutine, too.
         """
-        from dugong.pool.retrying import retrying
+        from dugong.pool.retry.repeating import repeating
 
-        return retrying(self)(fn)(*args, **kwargs)
+        return repeating(self, fn)(*args, **kwargs)
 
 
 RetryPolicy.never = RetryPolicy(attempts=1)
 
 
-def objection(policy: RetryPolicy, request: Request, attempt: Attempt, again: bool) -> str | None:
+def retry_refusal_reason(
+    policy: RetryPolicy, request: Request, attempt: Attempt, again: bool
+) -> str | None:
     """Return why *request* must not be sent again after *attempt*, or None if it may.
 
     *again* says whether its body could be sent once more. This is the one place that decides

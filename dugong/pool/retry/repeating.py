@@ -1,7 +1,7 @@
-"""Retries for those who have an `HTTPConnection` and no pool: `retrying`, and `RetryPolicy.call`.
+"""How a function is called again and again: for `retrying`, and `RetryPolicy.call`.
 
-Guarantees: what is called again finds its connections disconnected. Whoever waits does so in the
-way of the function: blocking, as a coroutine of dugong, or as one of asyncio. Starts no threads.
+Guarantees: what is called again finds its connections disconnected. Each waits in the way of its
+function: blocking, as a coroutine of dugong, or as one of asyncio. Starts no threads.
 """
 
 from __future__ import annotations
@@ -11,51 +11,39 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from dugong.connection.connection import HTTPConnection
 from dugong.connection.polling import Coroutine, PollNeeded, co_sleep
 from dugong.errors import is_temp_network_error
 from dugong.pool.failure import in_words
 from dugong.pool.response import Attempt
-from dugong.pool.retry import RetryPolicy
 
-__all__ = ["retrying"]
+__all__ = ["Policy", "repeating"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def retrying(policy: RetryPolicy) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorate a function that uses an `HTTPConnection`: it is called again after passing faults.
+class Policy(Protocol):
+    """What is asked of a `RetryPolicy` here."""
 
-    Such a fault is what `is_temp_network_error` says is one. Then every `HTTPConnection` that is an
-    argument (or whose method is decorated), an attribute of one, or a variable from outside that
-    the function names is disconnected, so that the next request connects anew; any other is for
-    the function to disconnect. The call is repeated after a wait, as *policy* says: its `attempts`,
-    `backoff`, `max_backoff` and `should_retry` count. So the function must begin at the beginning,
-    and do what may be done twice. When that is over, the exception of the last call is raised,
-    whose `attempts` tell of the earlier ones.
-
-    The function may also return a coroutine: that of an ``async def`` function, or one of dugong,
-    as the ``co_*`` methods do and generators that yield `PollNeeded`. Neither blocks while it
-    waits. Any other generator raises TypeError at what it yields, which would come again otherwise.
-    Raises TypeError unless *policy* is a `RetryPolicy` and the function can be called. The result
-    may be called by any thread for which the function may be.
-    """
-    if not isinstance(policy, RetryPolicy):
-        raise TypeError(f"retrying takes a RetryPolicy, not {policy!r}")
-
-    def decorate(fn: Callable[P, T]) -> Callable[P, T]:
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}")
-        wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap
-        return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn)))
-
-    return decorate
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def should_retry(self) -> Callable[[Attempt], bool] | None: ...
+    def delay(self, number: int) -> float: ...
 
 
-def _wrap(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
+def repeating(policy: Policy, fn: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that calls *fn* as `retrying` says. Raises TypeError if it is none."""
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, not {fn!r}")
+    wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap
+    return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn)))
+
+
+def _wrap(policy: Policy, fn: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         calls = _Calls(policy, fn, args, kwargs)
         while True:
@@ -71,7 +59,7 @@ def _wrap(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _wrap_async(policy: RetryPolicy, fn: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_async(policy: Policy, fn: Callable[..., Any]) -> Callable[..., Any]:
     # An ``async def`` function, as *fn* is one, or frameworks would call it in another way.
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         calls = _Calls(policy, fn, args, kwargs)
@@ -85,7 +73,7 @@ class _Calls:
 
     def __init__(
         self,
-        policy: RetryPolicy,
+        policy: Policy,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
