@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote
 
-from dugong.pool.request import Request, split_url
+from dugong.pool.request import Request
+from dugong.pool.url import split_url
 
 __all__ = ["file_name", "get_request"]
 

@@ -1,8 +1,9 @@
 """The pool: a few connections per host, each with a sender and a receiver thread.
 
 pool.py        ConnectionPool: the public class
-request.py     Request, and what a URL says      response.py    Response, StreamedResponse, Attempt
-future.py      ResponseFuture                    body.py        request bodies
+request.py     Request                           response.py    Response, StreamedResponse, Attempt
+url.py         what a URL says                   body.py        request bodies
+future.py      ResponseFuture
 prepare.py     a Request becomes a Job           dialer.py      how to connect
 scheduler.py   the one lock, and all that is decided under it: here, for callers
   traffic.py     for the threads of the connections

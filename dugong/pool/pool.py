@@ -383,9 +383,8 @@ def _made(
         if url is None:
             raise TypeError("a method and a URL are needed, or a Request")
         # The class itself would make a dict of the keywords, and takes half as long again.
-        made = Request.__new__(Request)
-        Request.__init__(
-            made,
+        return Request.__new__(
+            Request,
             method,
             url,
             headers,
@@ -396,7 +395,6 @@ def _made(
             idempotent=idempotent,
             retry=retry,
         )
-        return made
     others = (url, headers, body, deadline, idempotent)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
     if others != (None, None, None, None, None) or not defaults:

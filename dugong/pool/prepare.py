@@ -17,7 +17,14 @@ from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.host import Host
 from dugong.pool.job import Job
-from dugong.pool.request import POOL_DEFAULT, Origin, Request, header_pairs
+from dugong.pool.request import (
+    PLAIN_OPTIONS,
+    POOL_DEFAULT,
+    HeaderPairs,
+    Origin,
+    Request,
+    checked_headers,
+)
 from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -61,21 +68,21 @@ class Preparer:
         Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
         """
         host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
-        timeout, retry = request.timeout, request.retry
-        if timeout is POOL_DEFAULT:
-            timeout = self._timeout
-        if retry is POOL_DEFAULT:
-            retry = self._retry
-        elif retry is None:
-            retry = RetryPolicy.never
+        options = request._options
+        timeout, retry = self._timeout, self._retry
+        if options is not PLAIN_OPTIONS:
+            if options.timeout is not POOL_DEFAULT:
+                timeout = options.timeout
+            if options.retry is not POOL_DEFAULT:
+                retry = RetryPolicy.never if options.retry is None else options.retry
         if (
-            request.headers is None
-            and request.body is None
+            options.headers is None
+            and options.body is None
             and request.method in _NO_BODY
             and host.plain_builder is not None
         ):
             job = Job(request, pool, host, None, timeout, retry)
-            job.alone = request.idempotent is False
+            job.alone = options.idempotent is False
             return job
         return self._prepare_elaborate(request, pool, host, timeout, retry)
 
@@ -89,12 +96,11 @@ class Preparer:
     ) -> Job:
         if request.method == "CONNECT":
             raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
-        given = [] if request.headers is None else list(header_pairs(request.headers))
+        given = request.headers or ()
         names = set()
         content_length = None
         close = False
         for name, value in given:
-            field_line(name, value)
             lower = name.lower()
             names.add(lower)
             if lower == "content-length":
@@ -103,9 +109,8 @@ class Preparer:
                 close = close or "close" in list_members(value)
             elif lower == "upgrade":
                 raise ValueError("a pool cannot change protocols: use an HTTPConnection")
-        headers = given + [
-            (name, value) for name, value in self._headers if name.lower() not in names
-        ]
+        headers = list(given)
+        headers += [field for field in self._headers if field[0].lower() not in names]
         body = request_body(request.body, content_length)
         upload = None
         following: BodyFollowing | bytes | None = None
@@ -141,20 +146,17 @@ class Preparer:
 
 def _content_length(value: str) -> int:
     try:
-        return parse_content_length(str(value).strip(" \t"))
+        return parse_content_length(value.strip(" \t"))
     except ValueError as exc:
         raise ValueError(f"invalid header: {exc}") from None
 
 
-def _default_headers(headers: HeadersLike | None) -> list[tuple[str, str]]:
+def _default_headers(headers: HeadersLike | None) -> HeaderPairs:
     """Check the *headers* of a pool, and add ours."""
-    pairs = [] if headers is None else list(header_pairs(headers))
-    names = set()
-    for name, value in pairs:
-        field_line(name, value)
-        names.add(name.lower())
+    pairs = () if headers is None else checked_headers(headers)
+    names = {name.lower() for name, _ in pairs}
     if bad := names & _FRAMING:
         raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
     if "user-agent" not in names:
-        pairs.append(("User-Agent", f"dugong/{__version__}"))
+        pairs += (("User-Agent", f"dugong/{__version__}"),)
     return pairs

@@ -122,7 +122,7 @@ def test_each_failure_has_its_line_and_the_others_are_fetched(
     assert files(tmp_path) == {"a": b"/a", "b": b"/b"}
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(
         [
-            "dugong: gopher://h/: a URL must begin with http:// or https://",
+            "dugong: gopher://h/: a URL must begin with http:// or https://, as in http://host/path",
             f"dugong: {server}/missing: 404 Not Found",
             f"dugong: {refused}: Connection refused",
         ]
