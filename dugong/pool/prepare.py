@@ -111,7 +111,7 @@ class Preparer:
                 raise ValueError("a pool cannot change protocols: use an HTTPConnection")
         headers = list(given)
         headers += [field for field in self._headers if field[0].lower() not in names]
-        body = request_body(request.body, content_length)
+        body = request_body(request._options.source, content_length)
         upload = None
         following: BodyFollowing | bytes | None = None
         if body is not None:

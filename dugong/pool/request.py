@@ -17,6 +17,7 @@ from dugong.connection.head import check_target, field_line, is_token
 from dugong.connection.request import HeadersLike
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
+from dugong.pool.oneshot import rememberable
 from dugong.pool.retry.policy import IDEMPOTENT, RetryPolicy
 from dugong.pool.url import PLAIN_URL, Origin, known_origins, public_url, redacted_url, split_url
 
@@ -91,11 +92,12 @@ class CheckedOptions(NamedTuple):
     idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
     says_idempotent: bool | None
+    source: Any  # the body, or what stands for it so that it can be remembered as used
 
 
 #: The options of a request that has none.
 PLAIN_OPTIONS: Final = CheckedOptions(
-    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None
+    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None
 )
 
 
@@ -115,7 +117,8 @@ class Request:
 
     Raises TypeError and ValueError if the request could not be sent as it is. *headers* are read,
     checked and copied when the request is made: a change of them afterwards changes nothing. The
-    *body* is not copied; it is looked at when the request is submitted.
+    *body* is not copied; it is looked at when the request is submitted. What can be read only once,
+    such as a generator or a pipe, is a ValueError then if an earlier request has used it.
 
     Attributes: the parameters as they were given (*headers* as a tuple of (name, value) pairs);
     `origin`; `target`; `is_idempotent`; `public_url`. Setting or deleting one is an
@@ -266,7 +269,7 @@ class Request:
         return type(self)(**parameters)
 
     def _parameters(self) -> tuple[Any, ...]:
-        return (self.method, self.url, *self._options[:-1])
+        return (self.method, self.url, *self._options[:-2])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _request_of, (type(self), *self._parameters())
@@ -281,7 +284,7 @@ _set_origin = Request.__dict__["origin"].__set__
 _set_target = Request.__dict__["_target"].__set__
 _set_options = Request.__dict__["_options"].__set__
 
-_PARAMETERS = ("method", "url", *CheckedOptions._fields[:-1])
+_PARAMETERS = ("method", "url", *CheckedOptions._fields[:-2])
 
 
 def _request_of(
@@ -345,7 +348,10 @@ def _checked_options(
     said = idempotent
     if said is None and pairs and any(name.lower() == "idempotency-key" for name, _ in pairs):
         said = True
-    return CheckedOptions(pairs, body, timeout, deadline, expect100, idempotent, retry, said)
+    source = body if type(body) is bytes else rememberable(body)
+    return CheckedOptions(
+        pairs, body, timeout, deadline, expect100, idempotent, retry, said, source
+    )
 
 
 def checked_headers(headers: HeadersLike) -> HeaderPairs:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dugong import ConnectionClosed, ConnectionPool, Request
-from tests.support.pool import Held, name_target, open_site
+from dugong import ConnectionClosed, ConnectionPool, PoolClosed, Request
+from tests.support.pool import Held, each, name_target, open_site
 from tests.support.refusing import AT_ONCE, dies
 from tests.support.server import TIMEOUT, Peer
 
@@ -73,3 +74,55 @@ def test_a_key_decides_for_a_request_with_a_callable_for_its_body_too() -> None:
 
 def name_target_once(peer: Peer) -> None:
     name_target(peer, peer.request())
+
+
+@pytest.mark.parametrize("method", ["submit", "request"])
+def test_a_generator_that_an_earlier_request_has_used_is_refused_at_the_call(method: str) -> None:
+    with open_site(each(name_target)) as here:
+        body = (piece for piece in [b"abc"])
+        assert here.pool.put(here.url("/a"), body).body == b"/a"
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            getattr(here.pool, method)("PUT", here.url("/b"), body=body)
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: (piece for piece in [b"abc"]), lambda: map(bytes, [b"abc"])]
+)
+def test_a_request_with_a_body_that_was_used_cannot_be_submitted_again(
+    make: Callable[[], Any],
+) -> None:
+    with open_site(each(name_target)) as here:
+        request = Request("PUT", here.url("/a"), body=make())
+        assert here.pool.request(request).body == b"/a"
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            here.pool.submit(request)
+        assert here.goes_on()
+
+
+def test_a_body_that_was_used_while_the_request_waited_fails_it() -> None:
+    held = Held()
+    with open_site(held, max_connections_per_host=1, pipeline_depth=1) as here:
+        first = here.pool.submit("GET", here.url("/first"))
+        held.wait()
+        body = map(bytes, [b"abc"])
+        uploads = [here.pool.submit("PUT", here.url("/put"), body=body) for _ in range(2)]
+        held.release()
+        assert first.result(TIMEOUT).body == b"/first"
+        assert uploads[0].result(TIMEOUT).body == b"/put"
+        with pytest.raises(ValueError, match="an earlier request may have used it"):
+            uploads[1].result(TIMEOUT)
+
+
+@pytest.mark.parametrize("options", [{"block": False}, {}])
+def test_a_body_that_was_refused_with_its_request_has_not_been_used(
+    options: dict[str, Any],
+) -> None:
+    body = (piece for piece in [b"abc"])
+    with open_site(each(name_target)) as here:
+        closed = ConnectionPool()
+        closed.close()
+        with pytest.raises(PoolClosed):
+            closed.submit("PUT", here.url("/a"), body=body, **options)
+        assert here.pool.put(here.url("/a"), body).body == b"/a"

@@ -212,10 +212,13 @@ def test_an_iterable_arrives_in_chunks(site: OpenSite) -> None:
     assert "content-length" not in asked.requests[0].headers
 
 
-def test_an_iterable_without_items_is_an_empty_body(site: OpenSite) -> None:
+@pytest.mark.parametrize("make", [list, lambda: (piece for piece in [b""])])
+def test_an_iterable_without_items_is_an_empty_body(
+    site: OpenSite, make: Callable[[], Any]
+) -> None:
     asked = Recorder()
     with site(each(asked)) as here:
-        here.pool.put(here.url(), iter(()))
+        here.pool.put(here.url(), make())
         assert here.goes_on()
         assert here.server.connections == 1
     assert asked.requests[0].body == b""
