@@ -313,4 +313,4 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
             state = "running" if self.running() else "pending"
         else:
             state = "cancelled" if self.cancelled() else "finished"
-        return f"<ResponseFuture {self.request.method} {self.request.url} {state}>"
+        return f"<ResponseFuture {self.request.method} {self.request.public_url} {state}>"

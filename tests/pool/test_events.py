@@ -97,15 +97,15 @@ REQUEST = Request("GET", "https://host:8443/fish?size=3")
         ),
         (
             Event("sent", 0.0, "https://host:8443", "host:8443-1", REQUEST, ""),
-            "sent GET https://host:8443/fish?size=3 on host:8443-1",
+            "sent GET https://host:8443/fish?... on host:8443-1",
         ),
         (
             Event("answered", 0.0, "https://host:8443", "host:8443-1", REQUEST, "200 OK"),
-            "answered GET https://host:8443/fish?size=3 on host:8443-1: 200 OK",
+            "answered GET https://host:8443/fish?... on host:8443-1: 200 OK",
         ),
         (
             Event("gave up", 0.0, "https://host:8443", "", REQUEST, "the pool has been closed"),
-            "gave up GET https://host:8443/fish?size=3: the pool has been closed",
+            "gave up GET https://host:8443/fish?...: the pool has been closed",
         ),
         (
             Event("learned", 0.0, "https://host:8443", "", None, "it answers as HTTP/1.0"),
