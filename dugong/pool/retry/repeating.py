@@ -35,17 +35,24 @@ class Policy(Protocol):
     def delay(self, number: int) -> float: ...
 
 
-def repeating(policy: Policy, fn: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that calls *fn* as `retrying` says. Raises TypeError if it is none."""
+def repeating(
+    policy: Policy, fn: Callable[P, T], connections: tuple[HTTPConnection, ...] = ()
+) -> Callable[P, T]:
+    """Return a function that calls *fn*, which may use *connections*, as `retrying` says.
+
+    Raises TypeError if *fn* cannot be called.
+    """
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {fn!r}")
     wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap
-    return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn)))
+    return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn, connections)))
 
 
-def _wrap(policy: Policy, fn: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap(
+    policy: Policy, fn: Callable[..., Any], connections: tuple[HTTPConnection, ...]
+) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        calls = _Calls(policy, fn, args, kwargs)
+        calls = _Calls(policy, fn, connections, args, kwargs)
         while True:
             try:
                 result = calls.call()
@@ -59,10 +66,12 @@ def _wrap(policy: Policy, fn: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _wrap_async(policy: Policy, fn: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_async(
+    policy: Policy, fn: Callable[..., Any], connections: tuple[HTTPConnection, ...]
+) -> Callable[..., Any]:
     # An ``async def`` function, as *fn* is one, or frameworks would call it in another way.
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        calls = _Calls(policy, fn, args, kwargs)
+        calls = _Calls(policy, fn, connections, args, kwargs)
         return await calls.repeat(calls.call())
 
     return wrapper
@@ -75,10 +84,12 @@ class _Calls:
         self,
         policy: Policy,
         fn: Callable[..., Any],
+        connections: tuple[HTTPConnection, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
         self._policy = policy
+        self._named = connections
         self._earlier: tuple[Attempt, ...] = ()
         self.call = functools.partial(fn, *args, **kwargs)
         self.delay = 0.0
@@ -138,17 +149,17 @@ class _Calls:
         return True
 
     def _connections(self) -> list[HTTPConnection]:
-        """Return what may have been used: an answer that is late must not be that of the next."""
+        """Return the connections that the function may have used: see `retrying`."""
         fn: Any = self.call
-        held: list[object] = []
+        held: list[object] = list(self._named)
         while isinstance(fn, functools.partial):
             held += [*fn.args, *fn.keywords.values()]
             fn = fn.func
         held.append(getattr(fn, "__self__", None))
         held += [value for item in held for value in tuple(getattr(item, "__dict__", {}).values())]
-        with suppress(TypeError, ValueError):  # not a function, or a variable that is not set
-            names = inspect.getclosurevars(fn)
-            held += [*names.nonlocals.values(), *names.globals.values()]
+        for cell in getattr(fn, "__closure__", None) or ():
+            with suppress(ValueError):  # a variable that is not set
+                held.append(cell.cell_contents)
         return list(dict.fromkeys(item for item in held if isinstance(item, HTTPConnection)))
 
 

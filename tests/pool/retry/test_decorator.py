@@ -395,7 +395,7 @@ class Owner:
         return self.conn.script()
 
 
-OF_THE_MODULE = Watched()
+OF_THE_MODULE = Watched()  # which no function here names to `retrying`
 
 
 def by_attribute() -> Watched:
@@ -416,14 +416,32 @@ def by_partial() -> Watched:
     return conn
 
 
-def by_global() -> Watched:
-    assert RetryPolicy(backoff=0).call(lambda: OF_THE_MODULE.script()) == "result"
-    return OF_THE_MODULE
+def by_name() -> Watched:
+    conn = Watched()
+    connections = iter([conn])
+
+    @retrying(RetryPolicy(backoff=0), connections=connections)
+    def fetch(script: Callable[[], Any]) -> Any:
+        return script()
+
+    assert fetch(conn.script) == "result"
+    return conn
 
 
-@pytest.mark.parametrize("use", [by_attribute, by_closure, by_partial, by_global])
+@pytest.mark.parametrize("use", [by_attribute, by_closure, by_partial, by_name])
 def test_a_connection_that_is_no_argument_is_disconnected(use: Callable[[], Watched]) -> None:
     assert use().disconnected == 1
+
+
+def test_global_variables_are_left_alone() -> None:
+    assert RetryPolicy(backoff=0).call(lambda: OF_THE_MODULE.script()) == "result"
+    assert OF_THE_MODULE.disconnected == 0
+
+
+@pytest.mark.parametrize("connections", [5, Watched(), ["h"], [None]])
+def test_what_are_no_connections_is_a_type_error(connections: Any) -> None:
+    with pytest.raises(TypeError, match="connections must"):
+        retrying(RetryPolicy(), connections=connections)
 
 
 def test_an_attempt_names_the_connections(waits: list[float]) -> None:
