@@ -206,15 +206,19 @@ class ConnectionPool:
         Takes from *requests* only so much that there is enough under way, so they may be endless.
         A request that fails, or cannot be made, raises here when it is its turn, and the later ones
         are cancelled: use `as_completed` to go on. So does what *requests* raise themselves. Raises
-        TypeError at the call if they are no iterable.
+        TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
+        and in each step.
         """
-        return self._map(_requests(requests))
+        source = _requests(requests)
+        self._scheduler.check_may_wait()
+        return self._map(source)
 
     def _map(self, source: Iterator[Request]) -> Iterator[Response]:
         ahead: deque[ResponseFuture] = deque()
         failed: Exception | None = None  # what *source* ends with, after all that came before
         try:
             while True:
+                self._scheduler.check_may_wait()  # the first next() may be called in a callback
                 try:
                     while failed is None and len(ahead) < _AHEAD:
                         if (request := next(source, None)) is None:
@@ -242,9 +246,12 @@ class ConnectionPool:
         `future.request` says whose it is. Takes from *requests* only so much that there is enough
         under way, so they may be endless. One that cannot be made raises here, as does what
         *requests* raise themselves, once there is a future for all that came before. Raises
-        TypeError at the call if they are no iterable.
+        TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
+        and in each step.
         """
-        return self._as_completed(_requests(requests))
+        source = _requests(requests)
+        self._scheduler.check_may_wait()
+        return self._as_completed(source)
 
     def _as_completed(self, source: Iterator[Request]) -> Iterator[ResponseFuture]:
         done: SimpleQueue[Any] = SimpleQueue()
@@ -252,6 +259,7 @@ class ConnectionPool:
         failed: Exception | None = None  # what *source* ends with, after all that came before
         try:
             while True:
+                self._scheduler.check_may_wait()  # the first next() may be called in a callback
                 try:
                     while failed is None and len(pending) < _AHEAD:
                         if (request := next(source, None)) is None:

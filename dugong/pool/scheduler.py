@@ -337,7 +337,7 @@ class Scheduler(Traffic):
             job.done = True
             error = failure(PoolClosed("the request is the parent process's"), Delivery.SENT)
             # Whoever waits for it does so in the parent, and so does what it calls back.
-            job.future._audience = None
+            job.future._forget_observers()
             deferred.append(partial(job.future._reject, error))
         closed = self.closed
         self.reset()

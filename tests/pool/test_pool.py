@@ -671,6 +671,10 @@ def test_a_callback_may_not_wait_for_the_pool() -> None:
             lambda: pool.get(url(mute)),
             lambda: pool.stream("GET", url(mute)).__enter__(),
             lambda: pool.submit("GET", url(mute)).result(),
+            lambda: pool.map([url(mute)]),
+            lambda: pool.as_completed([url(mute)]),
+            lambda: next(mapped),
+            lambda: next(completed),
         ):
             try:
                 wait()
@@ -683,12 +687,16 @@ def test_a_callback_may_not_wait_for_the_pool() -> None:
         ScriptedServer(discard_rest) as mute,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
+        mapped = pool.map([url(mute)])
+        completed = pool.as_completed([url(mute)])
         future = pool.submit("GET", url(server))
         held.wait()
         future.add_done_callback(ask)
         held.release()
         wait_for(finished)
-    assert errors == [StateError, StateError, StateError]
+        # What was refused is over, and has cancelled what was under way.
+        assert list(mapped) == list(completed) == []
+    assert errors == [StateError] * 7
 
 
 def test_a_callback_may_not_wait_even_if_a_connection_is_idle() -> None:
