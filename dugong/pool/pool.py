@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from dugong.connection.dial import Proxy, check_ssl_context
 from dugong.pool import direct, fork, receiver
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
+from dugong.pool.hints import WithOnly, refuse_options
 from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -95,7 +96,10 @@ class ConnectionPool:
         max_age: float | None = None,
         max_requests: int | None = None,
         on_event: Callable[[Event], object] | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_options(unknown, ConnectionPool.__init__.__kwdefaults__ or ())
         _check_counts(
             max_connections_per_host=max_connections_per_host,
             max_connections=max_connections,
@@ -147,12 +151,15 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        **unknown: Never,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
 
         Takes either a `Request` or the parameters of one. Raises ValueError or TypeError for bad
         arguments, and what `submit(...).result()` raises.
         """
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         scheduler = self._scheduler
         scheduler.check_may_wait()
@@ -183,6 +190,7 @@ class ConnectionPool:
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         block: bool = True,
+        **unknown: Never,
     ) -> ResponseFuture:
         """Queue a request and return its future, a `concurrent.futures.Future` of a `Response`.
 
@@ -191,6 +199,8 @@ class ConnectionPool:
         ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
         `result()` of the future.
         """
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
         try:
@@ -296,6 +306,7 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its answer as it comes.
 
@@ -305,10 +316,12 @@ class ConnectionPool:
         or the connection closed. With a request body, the block begins when the answer does, which
         may be before all of the body was sent.
         """
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
         job.alone = job.streamed = True
-        return self._stream(job)
+        return WithOnly(self._stream(job))
 
     @contextmanager
     def _stream(self, job: Job) -> Iterator[StreamedResponse]:

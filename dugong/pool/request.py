@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from threading import TIMEOUT_MAX
-from typing import Any, Final, NamedTuple, NoReturn, TypedDict, Unpack
+from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
 from dugong.connection.head import check_target, field_line, is_token
 from dugong.connection.request import HeadersLike
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
+from dugong.pool.hints import refuse_options
 from dugong.pool.oneshot import rememberable
 from dugong.pool.retry.policy import IDEMPOTENT, RetryPolicy
 from dugong.pool.url import PLAIN_URL, Origin, known_origins, public_url, redacted_url, split_url
@@ -147,7 +148,10 @@ class Request:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        **unknown: Never,
     ) -> Request:
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         # Not in __init__, which could be called again. The slots are set through their
         # descriptors, because __setattr__ refuses and object.__setattr__ takes longer.
         if method not in _COMMON:

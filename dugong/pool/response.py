@@ -17,6 +17,7 @@ from dugong.connection.memory import Memory
 from dugong.connection.request import check_size, writable_view
 from dugong.errors import Delivery, DugongError, HTTPStatusError, printable
 from dugong.headers import Headers
+from dugong.pool.hints import no_attribute
 
 if TYPE_CHECKING:
     from dugong.pool.request import Request
@@ -124,6 +125,11 @@ class Response:
         if self.status >= 400:
             raise HTTPStatusError(self)
         return self
+
+    if not TYPE_CHECKING:  # to which it would have attributes of any name
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name)
 
     def __repr__(self) -> str:
         return f"<Response {_describe(self)}, {len(self.body)} bytes>"
@@ -249,6 +255,11 @@ class StreamedResponse:
 
     def flush(self) -> None:
         """Do nothing, as files do."""
+
+    if not TYPE_CHECKING:  # to which it would have attributes of any name
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name, streamed=True)
 
     def _open_source(self) -> BodySource:
         if self._source is None:
