@@ -41,6 +41,9 @@ class Limits(NamedTuple):
     idle_timeout: float
     max_age: float | None
     max_requests: int | None
+    connect_timeout: float | None = 10.0
+    min_rate: float | None = 1.0  # bytes a second of a body
+    pipeline_rescue: bool = True
 
 
 class Shared:
