@@ -64,7 +64,7 @@ class Headers:
 
     @classmethod
     def _from_parsed(cls, fields: Sequence[tuple[str, str, str]]) -> Headers:
-        """Wrap (lower-case name, name, value) triples, which nobody else may change."""
+        """Wrap (lower-case name, name, value) triples, which must not be changed afterwards."""
         self = cls.__new__(cls)
         self._fields = fields
         return self

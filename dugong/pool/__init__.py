@@ -4,7 +4,7 @@ pool.py        ConnectionPool: the public class
 request.py     Request                           response.py    Response, StreamedResponse, Attempt
 url.py         what a URL says                   body.py        request bodies
 future.py      ResponseFuture                    oneshot.py     bodies that were used up
-hints.py       what other clients call things
+hints.py       what other clients call things    many.py        map() and as_completed()
 prepare.py     a Request becomes a Job           dialer.py      how to connect
 scheduler.py   the one lock, and all that is decided under it: here, for callers
   traffic.py     for the threads of the connections

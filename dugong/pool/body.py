@@ -3,7 +3,7 @@
 Guarantees: never one byte more than `length`, and fewer only with an exception; never is what an
 earlier request has used up taken for an empty body. What the caller gave is not copied as a whole,
 and not closed; what a callable of his returned is closed. `request_body` takes nothing from it. The
-rest is for one thread at a time, the one that sends.
+rest is for one thread at a time: the sender.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BodyLike", "ReadableBinary", "RequestBody", "cut_short", "request_bo
 
 
 class ReadableBinary(Protocol):
-    """A binary file, as far as it is needed: ``read(n)`` gives at most n bytes, b"" at the end."""
+    """What is needed of a binary file: ``read(n)`` gives at most n bytes, b"" at the end."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -53,7 +53,7 @@ class RequestBody(ABC):
     @property
     @abstractmethod
     def length(self) -> int | None:
-        """How many bytes it has; None if nobody knows, so that it goes in chunks."""
+        """How many bytes it has; None if that is not known, so that it goes in chunks."""
 
     @property
     def data(self) -> memoryview | None:
@@ -86,7 +86,7 @@ class RequestBody(ABC):
         """Undo what `rewind` did, and the sending. To be called after that, however it ended."""
 
     def release(self) -> None:  # noqa: B027  # most have nothing to let go of
-        """Let the caller do with the body what he likes. It is not asked for anything any more."""
+        """Give the body back to the caller. It is not asked for anything any more."""
 
     @abstractmethod
     def pieces(self) -> Iterator[memoryview]:
@@ -379,8 +379,8 @@ class _Seekable(_Stream):
         return self._reads()
 
     def end_sending(self) -> None:
-        # Or another request with this file would send nothing, and call that a success. A file
-        # that cannot be sought any more tells whoever needs it next.
+        # Or another request with this file would send nothing, and call that a success. If the file
+        # cannot be sought any more, the next request with it will find that out.
         with suppress(OSError, ValueError):
             self.rewind()
 

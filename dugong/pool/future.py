@@ -262,7 +262,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         return bool(first.callbacks)
 
     def _tell(self, waiters: list[Any], outcome: _Outcome) -> None:
-        # If an interrupt ends this, the next one that settles the future goes on with it.
+        # If an interrupt ends this, the next call of _settle() goes on with it.
         while waiters:
             waiter = waiters[-1]
             if outcome[2] == CANCELLED_AND_NOTIFIED:

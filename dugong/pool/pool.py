@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Never, Unpack
+from typing import TYPE_CHECKING, Never, Unpack
 
 from dugong.connection.dial import Proxy, check_ssl_context
 from dugong.pool import direct, fork, receiver
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
 from dugong.pool.hints import WithOnly, refuse_options
+from dugong.pool.many import as_completed, in_order, requests_of
 from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool"]
 
 _DEFAULT_RETRY = RetryPolicy()
-_AHEAD = 1024  # requests that map() and as_completed() keep under way, at most
 
 
 class ConnectionPool:
@@ -74,15 +72,15 @@ class ConnectionPool:
     * *max_queued*: how many requests may wait; beyond that, `submit` blocks.
     * *max_body_size*: bytes of a response body kept in memory; beyond that, `ResponseTooLarge`.
     * *idle_timeout*: after which an idle connection is closed.
-    * *max_age*, *max_requests*: after which a connection is replaced, between answers.
+    * *max_age*, *max_requests*: after which a connection is replaced, between responses.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
       for the pool; by several threads at a time, so only `Event.when` tells the order.
 
     Raises TypeError or ValueError if these make no sense.
 
-    Guarantees: each request gets its own answer, whole, or one exception, whose `delivery` says how
-    far the request had got. Any thread may call any method. A context manager, which closes the
-    pool at the end; a pool that is forgotten closes itself, and one that is open does not keep the
+    Guarantees: each request gets its own response, whole, or one exception, whose `delivery` says
+    how far the request had got. Any thread may call any method. A pool is a context manager, which
+    closes it at the end. A pool that is forgotten closes itself, and an open pool does not keep the
     interpreter from exiting. In a forked child the pool starts afresh.
     """
 
@@ -150,12 +148,12 @@ class ConnectionPool:
             pipeline_rescue,
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
-        # not done. So a pool that nobody waits for is collected, and the threads are told then.
+        # not done. So a pool that is forgotten is collected, and the threads are told then.
         dialer = Dialer(None if proxy is None else Proxy(proxy), ssl_context, timeout)
         self._scheduler = Scheduler(limits, dialer, on_event)
         self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
-        # When the interpreter exits, nothing is to be tidied up, and nobody to be called back.
+        # When the interpreter exits, nothing is tidied up, and no callback is run.
         self._finalizer.atexit = False
         fork.pools.add(self)
 
@@ -227,7 +225,7 @@ class ConnectionPool:
         job = self._preparer.prepare(made, self)
         try:
             self._scheduler.submit(job, block)
-        except BaseException:  # an interrupt, too, for nobody else knows of the future
+        except BaseException:  # an interrupt, too: the caller never sees the future
             job.future.cancel()
             raise
         return job.future
@@ -237,84 +235,26 @@ class ConnectionPool:
 
         Takes from *requests* only so much that there is enough under way, so they may be endless.
         A request that fails, or cannot be made, raises here when it is its turn, and the later ones
-        are cancelled: use `as_completed` to go on. So does what *requests* raise themselves. Raises
+        are cancelled: use `as_completed` to go on. The same goes for what *requests* raise. Raises
         TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
         and in each step.
         """
-        source = _requests(requests)
+        source = requests_of(requests)
         self._scheduler.check_may_wait()
-        return self._map(source)
-
-    def _map(self, source: Iterator[Request]) -> Iterator[Response]:
-        ahead: deque[ResponseFuture] = deque()
-        failed: Exception | None = None  # what *source* ends with, after all that came before
-        try:
-            while True:
-                self._scheduler.check_may_wait()  # the first next() may be called in a callback
-                try:
-                    while failed is None and len(ahead) < _AHEAD:
-                        if (request := next(source, None)) is None:
-                            break
-                        ahead.append(self.submit(request))
-                        if ahead[0].done():
-                            break
-                except Exception as exc:
-                    failed = exc
-                if ahead:
-                    yield ahead[0].result()  # which is cancelled, too, if the wait is interrupted
-                    ahead.popleft()
-                elif failed is not None:
-                    raise failed
-                else:
-                    return
-        finally:
-            failed = None  # which refers to this frame
-            for future in ahead:
-                future.cancel()
+        return in_order(source, self.submit, self._scheduler.check_may_wait)
 
     def as_completed(self, requests: Iterable[str | Request]) -> Iterator[ResponseFuture]:
         """Yield a future for each of *requests* (URLs for GET, or `Request` objects), when done.
 
-        `future.request` says whose it is. Takes from *requests* only so much that there is enough
-        under way, so they may be endless. One that cannot be made raises here, as does what
-        *requests* raise themselves, once there is a future for all that came before. Raises
+        `future.request` says which request it is for. Takes from *requests* only so much that there
+        is enough under way, so they may be endless. A request that cannot be made raises here, as
+        does what *requests* raise, once there is a future for all that came before. Raises
         TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
         and in each step.
         """
-        source = _requests(requests)
+        source = requests_of(requests)
         self._scheduler.check_may_wait()
-        return self._as_completed(source)
-
-    def _as_completed(self, source: Iterator[Request]) -> Iterator[ResponseFuture]:
-        done: SimpleQueue[Any] = SimpleQueue()
-        pending: set[ResponseFuture] = set()
-        failed: Exception | None = None  # what *source* ends with, after all that came before
-        try:
-            while True:
-                self._scheduler.check_may_wait()  # the first next() may be called in a callback
-                try:
-                    while failed is None and len(pending) < _AHEAD:
-                        if (request := next(source, None)) is None:
-                            break
-                        future = self.submit(request)
-                        pending.add(future)
-                        future.add_done_callback(done.put)
-                        if not done.empty():
-                            break
-                except Exception as exc:
-                    failed = exc
-                if pending:
-                    future = done.get()
-                    pending.remove(future)
-                    yield future
-                elif failed is not None:
-                    raise failed
-                else:
-                    return
-        finally:
-            failed = None  # which refers to this frame
-            for future in pending:
-                future.cancel()
+        return as_completed(source, self.submit, self._scheduler.check_may_wait)
 
     def stream(
         self,
@@ -330,13 +270,13 @@ class ConnectionPool:
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
-        """Send a request and, in the `with` block, read the body of its answer as it comes.
+        """Send a request and, in the `with` block, read the body of its response as it comes.
 
         Takes either a `Request` or the parameters of one, and raises as `request`: at the call for
         bad arguments, and everything else when the block is entered. The connection is the block's
         until it is left; if the body has not been read then, what little is left of it is drained,
-        or the connection closed. With a request body, the block begins when the answer does, which
-        may be before all of the body was sent.
+        or the connection closed. With a request body, the block begins when the response does,
+        which may be before all of the body was sent.
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
@@ -348,15 +288,15 @@ class ConnectionPool:
     @contextmanager
     def _stream(self, job: Job) -> Iterator[StreamedResponse]:
         self._scheduler.check_may_wait()
-        answer: StreamedResponse | None = None
+        response: StreamedResponse | None = None
         try:
             self._scheduler.submit(job)
-            answer = receiver.streamed(job.future.result())
-            yield answer
+            response = receiver.streamed(job.future.result())
+            yield response
         finally:
             job.future.cancel()  # does nothing if it is done
-            if answer is not None:
-                answer.close()
+            if response is not None:
+                response.close()
             if job.reading is not None:
                 job.reading.close()
 
@@ -443,18 +383,6 @@ def _made(
     if others != (None, None, None, None, None) or not defaults:
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
-
-
-def _requests(items: Iterable[str | Request]) -> Iterator[Request]:
-    """Return what is to be sent for *items*, which may be endless."""
-    if isinstance(items, (str, bytes, Request)) or not isinstance(items, Iterable):
-        raise TypeError(f"requests must be an iterable of URLs and Requests, not {items!r}")
-    # Not a generator, which would be over for good when a frontier is empty for a while.
-    return map(_request, items)
-
-
-def _request(item: str | Request) -> Request:
-    return item if isinstance(item, Request) else Request("GET", item)
 
 
 def _check_counts(**counts: int) -> None:

@@ -67,12 +67,12 @@ class RetryPolicy:
     * *backoff*, *max_backoff*: before the n-th repetition there is a random wait of up to
       ``backoff * 2 ** (n - 1)``, and never more than *max_backoff*. There is none if a connection
       that had been used before turned out to be closed.
-    * *statuses*: of answers, from 400 to 599, that are worth another attempt.
+    * *statuses*: of responses, from 400 to 599, that are worth another attempt.
     * *methods*: which may be sent again when the server may have processed them. A request whose
       `Request.idempotent` says something, or that has an Idempotency-Key, does not ask for this.
-    * *retry_after*: honour the Retry-After of such an answer (RFC 9110 §10.2.3). After a 429 or 503
-      every request of the pool to that host waits, not only the one that was told.
-    * *max_retry_after*: as much of it is honoured.
+    * *retry_after*: honour the Retry-After of such a response (RFC 9110 §10.2.3). After a 429 or
+      503 every request of the pool to that host waits, not only the one with that response.
+    * *max_retry_after*: a longer Retry-After is taken for this.
     * *budget*: which share of the requests to a host in the last ten seconds may be repetitions
       (0.1: a tenth). A few are always allowed. None, the default, sets no limit.
     * *should_retry*: asked last, with the `Attempt` that has failed, about what would be tried
@@ -134,7 +134,8 @@ class RetryPolicy:
     def outage_delay(self, number: int) -> float:
         """Return how long to leave a host alone that could not be reached *number* times in a row.
 
-        One waits for all requests. So it varies less: what is left of it adds up, for sure.
+        All requests to the host wait for the same end. So it varies less than `delay`: there is no
+        other request whose wait is longer.
         """
         return (1 - random.random() / 4) * self._limit(number)
 
@@ -142,7 +143,7 @@ class RetryPolicy:
         return min(self.max_backoff, self.backoff * 2.0 ** min(number - 1, 64))
 
     def wanted_delay(self, headers: Headers) -> float | None:
-        """Return how long the server wants us to wait, as far as we do; None if it does not say."""
+        """Return the server's Retry-After, at most *max_retry_after*; None if there is none."""
         value = headers["Retry-After"] if self.retry_after else None
         if value is None:
             return None
@@ -168,7 +169,7 @@ def retry_refusal_reason(
     """Return why *request* must not be sent again after *attempt*, or None if it may.
 
     *again* says whether its body could be sent once more. This is the one place that decides
-    (design, "What may be resent"); that there is time, and a budget, is for the caller to see.
+    (design, "What may be resent"), but for time and budget, which the caller looks at.
     """
     exc = attempt.exception
     if exc is not None and attempt.charged and not _may_pass(exc):
@@ -218,7 +219,7 @@ _SECONDS = re.compile(r"[0-9]+")
 def parse_retry_after(value: str, date: str | None = None) -> float | None:
     """Return how many seconds a Retry-After of *value* is from now; None if it is malformed.
 
-    If the answer has a *date*, a date is understood by the server's clock. Never negative, maybe
+    If the response has a *date*, a date is understood by the server's clock. Never negative, maybe
     infinite (RFC 9110 §10.2.3).
     """
     if _SECONDS.fullmatch(value):

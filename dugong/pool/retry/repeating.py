@@ -125,7 +125,7 @@ class _Calls:
             crt = self.call()
 
     def go_on(self, exc: Exception) -> bool:
-        """See to the end of a call by *exc*; return whether there is to be another."""
+        """Handle the end of a call by *exc*; return whether there is to be another call."""
         policy = self._policy
         number = len(self._earlier) + 1
         connections = self._connections()
@@ -178,7 +178,7 @@ def _checked(crt: Coroutine[T]) -> Coroutine[T]:
 
 
 def _forget_frames(exc: BaseException | None) -> None:
-    """Let go of the frames that *exc* was raised in, which refer to whoever keeps it."""
+    """Let go of the frames that *exc* was raised in, which refer to what keeps *exc*."""
     while exc is not None and exc.__traceback__ is not None:  # or else we have been there
         exc.__traceback__ = None
         exc = exc.__cause__ or exc.__context__
