@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from dugong._version import __version__ as __version__
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.connection import HTTPConnection
 from dugong.connection.dial import DNS_TEST_HOSTNAMES
@@ -34,6 +33,7 @@ from dugong.errors import (
 from dugong.headers import CaseInsensitiveDict, Headers
 
 if TYPE_CHECKING:
+    from dugong._version import __version__ as __version__
     from dugong.connection.aio import AioFuture
     from dugong.pool.events import Event
     from dugong.pool.future import ResponseFuture
@@ -98,6 +98,7 @@ _LAZY = {
     "ResponseFuture": "dugong.pool.future",
     "RetryPolicy": "dugong.pool.retry.policy",
     "StreamedResponse": "dugong.pool.response",
+    "__version__": "dugong._version",
     "retrying": "dugong.pool.retry.decorator",
 }
 
