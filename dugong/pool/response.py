@@ -61,7 +61,7 @@ class Response:
 
     Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
     `body` is bytes, `request` the `Request`, and `attempts` a tuple with each `Attempt` that failed
-    before this one. Any thread may read it.
+    before this one. They must not be changed; then any thread may read them.
     """
 
     __slots__ = ("_headers", "attempts", "body", "reason", "request", "status")
@@ -77,7 +77,8 @@ class Response:
     ) -> None:
         self.status = status
         self.reason = reason
-        self._headers = headers  # as in headers_of()
+        # As headers_of() takes them. Stored by each thread that is the first to read `headers`.
+        self._headers = headers
         self.body = body
         self.request = request
         self.attempts = attempts
@@ -85,7 +86,7 @@ class Response:
     @property
     def headers(self) -> Headers:
         """The header fields."""
-        # Two threads may both do this, at no harm.
+        # Two threads may both do this: to store an attribute is atomic, and both store the same.
         headers = self._headers = headers_of(self._headers)
         return headers
 
@@ -176,6 +177,7 @@ class StreamedResponse:
         self.request = request
         self.length = length
         self.attempts = attempts
+        # None once it is closed. Of the thread that reads; closing may come from another.
         self._source: BodySource | None = source
 
     @property
@@ -233,7 +235,7 @@ class StreamedResponse:
         raise HTTPStatusError(response)
 
     def close(self) -> None:
-        """Read no more. The connection is seen to when the `with` block is left."""
+        """Read no more. The connection is drained or closed when the `with` block is left."""
         self._source = None
 
     @property
