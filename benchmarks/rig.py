@@ -147,7 +147,7 @@ class Rig:
         return server_cpu, client_cpu
 
     def _write_files(self) -> None:
-        self._directory.chmod(0o755)  # started by root, nginx reads its files as somebody else
+        self._directory.chmod(0o755)  # nginx reads its files as another user if root starts it
         files = self._directory / "files"
         files.mkdir()
         (files / SMALL.strip("/")).write_bytes(os.urandom(SMALL_SIZE))
@@ -162,7 +162,7 @@ class Rig:
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if nginx is None:
             raise RigError("nginx is not installed (Debian: apt-get install nginx-light)")
-        for _ in range(3):  # somebody else may take a free port before nginx does
+        for _ in range(3):  # another process may take a free port before nginx does
             self._port, self._tls_port = free_ports()
             if self._try_nginx(nginx):
                 return
@@ -217,7 +217,7 @@ class Rig:
 
 
 def free_ports() -> tuple[int, int]:
-    """Return two ports that nobody listens on at the moment."""
+    """Return two ports that are free at the moment."""
     with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]
 

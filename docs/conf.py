@@ -1,5 +1,7 @@
 """How Sphinx builds the documentation: ``make docs``."""
 
+import re
+
 import dugong
 
 project = "dugong"
@@ -23,3 +25,12 @@ html_theme_options = {
     "page_width": "64rem",
 }
 html_show_sourcelink = False
+
+
+def _hide_unknown(app, what, name, obj, options, signature, returns):
+    # What is there only to name ours for the keywords of other clients.
+    return signature and re.sub(r", \*\*unknown: [~.\w]*Never", "", signature), returns
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", _hide_unknown)

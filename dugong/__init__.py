@@ -33,14 +33,15 @@ from dugong.errors import (
 from dugong.headers import CaseInsensitiveDict, Headers
 
 if TYPE_CHECKING:
+    from dugong._version import __version__ as __version__
     from dugong.connection.aio import AioFuture
     from dugong.pool.events import Event
     from dugong.pool.future import ResponseFuture
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
-    from dugong.pool.retry import RetryPolicy
-    from dugong.pool.retrying import retrying
+    from dugong.pool.retry.decorator import retrying
+    from dugong.pool.retry.policy import RetryPolicy
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = [
@@ -84,9 +85,6 @@ __all__ = [
     "retrying",
 ]
 
-__version__ = "4.0.0.dev0"
-
-
 # What is imported when it is first asked for: asyncio and concurrent.futures take longer to import
 # than all of the rest, and few programs use every part.
 _LAZY = {
@@ -98,9 +96,10 @@ _LAZY = {
     "Request": "dugong.pool.request",
     "Response": "dugong.pool.response",
     "ResponseFuture": "dugong.pool.future",
-    "RetryPolicy": "dugong.pool.retry",
+    "RetryPolicy": "dugong.pool.retry.policy",
     "StreamedResponse": "dugong.pool.response",
-    "retrying": "dugong.pool.retrying",
+    "__version__": "dugong._version",
+    "retrying": "dugong.pool.retry.decorator",
 }
 
 

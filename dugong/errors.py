@@ -33,6 +33,7 @@ __all__ = [
     "StateError",
     "UnsupportedResponse",
     "is_temp_network_error",
+    "printable",
 ]
 
 
@@ -175,9 +176,8 @@ class HTTPStatusError(DugongError):
         self.response = response
         self.attempts = response.attempts
         request = response.request
-        super().__init__(
-            f"{response.status} {response.reason} for {request.method} {request.url}".strip()
-        )
+        status = f"{response.status} {printable(response.reason)}".rstrip()
+        super().__init__(f"{status} for {request.method} {request.public_url}")
 
     def __reduce__(self) -> tuple[type[HTTPStatusError], tuple[Response]]:
         return type(self), (self.response,)
@@ -258,3 +258,12 @@ def _is_temporary_os_error(exc: OSError) -> bool | None:
         ended = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
         return isinstance(exc, ended) or getattr(exc, "reason", None) in _TEMPORARY_TLS_REASONS
     return None if exc.errno is None else exc.errno in _TEMPORARY_ERRNOS
+
+
+def printable(text: str) -> str:
+    """Return *text*, which a peer may have sent, with its control characters escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

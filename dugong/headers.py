@@ -21,13 +21,30 @@ _PARAMETER = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_MAY_BE_SECRET = (
+    "auth cookie token secret password passphrase credential signature session key".split()
+)
+_URLS = frozenset(("location", "content-location", "referer", "refresh"))
+
+
+def _shown(name: str, value: V) -> V | str:
+    """Return what a repr shows for the *value* of the field *name*: no credentials, no query."""
+    lower = name.lower()
+    if any(word in lower for word in _MAY_BE_SECRET):
+        return "..."
+    if isinstance(value, str) and lower in _URLS:
+        base, query, _ = value.partition("?")
+        return f"{base}?..." if query else base
+    return value
+
 
 class Headers:
     """The header fields of one message: an ordered, case-insensitive, immutable multimap.
 
     Reads like `email.message.Message`: ``headers["missing"]`` is None, ``headers[name]`` is the
     first of several fields, `get_all` gives them all, and `keys`, `values`, `items` and iteration
-    give every field in the order it was sent. Being immutable, it may be shared by threads.
+    give every field in the order it was sent. Being immutable, it may be shared by threads. Its
+    repr, and its text, hide what may be secret: credentials, cookies, keys and the like.
 
     Parameters: *fields* is a mapping or an iterable of (name, value) pairs. Raises TypeError if it
     is neither.
@@ -48,7 +65,7 @@ class Headers:
 
     @classmethod
     def _from_parsed(cls, fields: Sequence[tuple[str, str, str]]) -> Headers:
-        """Wrap (lower-case name, name, value) triples, which nobody else may change."""
+        """Wrap (lower-case name, name, value) triples, which must not be changed afterwards."""
         self = cls.__new__(cls)
         self._fields = fields
         return self
@@ -112,7 +129,7 @@ class Headers:
         return hash(tuple((f[0], f[2]) for f in self._fields))
 
     def __repr__(self) -> str:
-        return f"Headers({self.items()!r})"
+        return f"Headers({[(name, _shown(name, value)) for name, value in self.items()]!r})"
 
     def get_content_type(self) -> str:
         """Return the media type, in lower case and without parameters (RFC 9110 §8.3).
@@ -192,4 +209,5 @@ class CaseInsensitiveDict(MutableMapping[str, V]):
         return CaseInsensitiveDict(self._store.values())
 
     def __repr__(self) -> str:
-        return f"CaseInsensitiveDict({dict(self)!r})"
+        shown = {key: _shown(key, value) for key, value in self.items()}
+        return f"CaseInsensitiveDict({shown!r})"

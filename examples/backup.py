@@ -1,11 +1,11 @@
-"""PUT all files of a directory, several at a time, asking the server about each first.
+"""Upload all files of a directory with PUT, several at a time.
 
     python examples/backup.py DIRECTORY URL
 
-Prints the answer for each file; the exit status is 0 if the server took all of them. Each file goes
-from the disk to the network without being read into memory; one that the server refuses is not
-sent at all. It survives a server that restarts or is busy, and a network that is away for a minute:
-what has failed is sent again, from its beginning.
+Prints the status of each response; the exit status is 0 if the server has stored all files. Files
+are sent from the disk to the network without being read into memory. The server gets the head of
+each request first (100-continue), and a file that it refuses is not sent. The program survives a
+server that restarts or is busy, and a network that is down for a minute: it retries failed uploads.
 """
 
 import sys
@@ -26,26 +26,27 @@ def main(directory: str, url: str) -> int:
         name = path.relative_to(root).as_posix()
         try:
             with path.open("rb") as file:
-                answer = pool.put(
+                resp = pool.put(
                     f"{url}/{quote(name)}", file, expect100=True, timeout=60, deadline=3600
                 )
-        except (DugongError, OSError) as exc:
+        except (DugongError, OSError) as exc:  # an OSError is that of the file
             return False, f"{name}: {exc!r}"
-        line = f"{name}: {answer.status} {answer.reason}"
-        if answer.attempts:
-            line += f" (at attempt {len(answer.attempts) + 1})"
-        return 200 <= answer.status < 300, line
+        line = f"{name}: {resp.status} {resp.reason}"
+        if resp.attempts:
+            line += f" (at attempt {len(resp.attempts) + 1})"
+        return 200 <= resp.status < 300, line
 
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    # In this order, so that after an exception the uploads are ended before they are waited for.
+    # In this order: after an exception the pool is closed first, which ends the uploads; then the
+    # executor waits for its threads.
     with (
         ThreadPoolExecutor(AT_A_TIME) as executor,
         ConnectionPool(max_connections_per_host=AT_A_TIME, retry=PATIENT) as pool,
     ):
         good = True
-        for taken, line in executor.map(upload, files):
+        for stored, line in executor.map(upload, files):
             print(line)
-            good = good and taken
+            good = good and stored
     return 0 if good else 1
 
 

@@ -1,8 +1,8 @@
-"""Fetch URLs under asyncio: all hosts at the same time, those of one host over one connection.
+"""Fetch URLs with asyncio: all hosts at the same time, one connection to each host.
 
     python examples/coroutines.py URL...
 
-Prints the status and the size of each, or what went wrong, as they come.
+Prints the status and the size of each response, or the error, as soon as it is known.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ def co_get(conn: HTTPConnection, path: str) -> Generator[PollNeeded, None, tuple
     return resp.status, body
 
 
-async def crawl_host(urls: Sequence[str], patience: float = 30) -> int:
-    """Fetch *urls*, all of one host, one after the other; return how many failed."""
+async def crawl_host(urls: Sequence[str], timeout: float = 30) -> int:
+    """Fetch *urls*, all of one host, one after the other; return the number of failures."""
     failed = 0
     with connection_to(urls[0]) as conn:
         for url in urls:
             try:
                 get = AioFuture(co_get(conn, target(url)))
-                status, body = await asyncio.wait_for(get, patience)
+                status, body = await asyncio.wait_for(get, timeout)
                 print(status, len(body), url)
             except (DugongError, OSError, TimeoutError) as exc:
                 conn.disconnect()

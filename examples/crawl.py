@@ -1,9 +1,9 @@
-"""Crawl web sites: fetch pages, and whatever they link to on the same hosts.
+"""Crawl web sites: fetch pages, and the pages that they link to on the same hosts.
 
     python examples/crawl.py URL...
 
-Prints the status and the size of each page, or what went wrong, as they come. All hosts are asked
-at the same time, each over two connections at most; the requests to one host are pipelined.
+Prints the status and the size of each page, or the error, as soon as it is known. Fetches from all
+hosts at the same time, with at most two connections to each; the requests to a host are pipelined.
 """
 
 import sys
@@ -18,9 +18,9 @@ MAX_PAGES = 10_000
 
 
 class Frontier:
-    """What is to be fetched next: each URL of the first ones' origins once, in order.
+    """The requests to make next: each URL once, if it has the origin of one of the first *urls*.
 
-    The pool asks it again whenever a page has come, so it may be empty for a while.
+    The pool calls `next()` again after each page, even after a StopIteration.
     """
 
     def __init__(self, urls: Iterable[str]) -> None:
@@ -29,7 +29,7 @@ class Frontier:
         self._seen = {request.url for request in self._queue}
 
     def add(self, url: str) -> None:
-        """Note *url*, unless it is known, leads elsewhere, or cannot be fetched."""
+        """Add *url*, unless it is known, has another origin, or is invalid."""
         if url in self._seen or len(self._seen) >= MAX_PAGES:
             return
         try:

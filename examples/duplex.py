@@ -1,8 +1,8 @@
-"""POST standard input as it comes; write the answer to standard output as it comes.
+"""POST standard input while it is read; write the response to standard output while it arrives.
 
     some-program | python examples/duplex.py URL | another-program
 
-The body goes up in chunks, for nobody knows its size. The main thread sends, another receives.
+The body is sent in chunks, because its size is unknown. The main thread sends, another receives.
 """
 
 import sys
@@ -22,9 +22,10 @@ def receive(conn: HTTPConnection) -> int:
 
 
 def main(url: str) -> int:
-    # In this order, so that after an exception the receiver is woken before it is waited for.
+    # In this order: after an exception the connection is closed first, which ends receive(); then
+    # the executor waits for its thread.
     with ThreadPoolExecutor(1) as executor, connection_to(url) as conn:
-        conn.timeout = None  # either side may be silent for as long as it likes
+        conn.timeout = None  # either side may pause for any time
         conn.send_request("POST", target(url), body=BodyFollowing())
         receiving = executor.submit(receive, conn)
         try:
@@ -32,7 +33,7 @@ def main(url: str) -> int:
                 conn.write(data)
             conn.write_eof()
         except ConnectionClosed:
-            pass  # the answer, or the receiver's exception, says why
+            pass  # the response, or the exception of receive(), says why
         return 0 if 200 <= receiving.result() < 300 else 1
 
 

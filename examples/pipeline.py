@@ -1,8 +1,9 @@
-"""Fetch many URLs of one host over one connection, pipelined; go on where a connection ended.
+"""Fetch many URLs of one host over one connection, pipelined.
 
     python examples/pipeline.py URL...
 
-Prints the status, the size and the target of each.
+Prints the status, the size and the target of each response. When the connection ends, the program
+connects again and sends the remaining requests.
 """
 
 import sys
@@ -57,7 +58,7 @@ def main(urls: Sequence[str]) -> None:
                     print(resp.status, len(body), resp.path)
                     done += 1
             except Exception as exc:
-                # A GET may be repeated; but not for ever, if it is what breaks the connection.
+                # A GET may be sent again, but not for ever if it is what breaks the connection.
                 if done == before or not is_temp_network_error(exc):
                     raise
                 conn.disconnect()

@@ -1,8 +1,8 @@
-"""PUT a file, asking the server first whether it wants it.
+"""Upload a file with PUT, after the server has accepted the head of the request (100-continue).
 
     python examples/upload.py FILE URL
 
-Prints the answer; the exit status is 0 if the server took the file.
+Prints the response; the exit status is 0 if the server has stored the file.
 """
 
 import os
@@ -23,7 +23,7 @@ def main(filename: str, url: str) -> int:
                 while data := file.read(64 * 1024):
                     conn.write(data)
             except ConnectionClosed:
-                pass  # the server may have said why
+                pass  # there may be a response that says why
             resp = conn.read_response()
         print(resp.status, resp.reason)
         sys.stdout.flush()

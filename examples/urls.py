@@ -1,4 +1,4 @@
-"""URLs for the other examples: dugong itself knows only hosts and request targets."""
+"""URLs for the other examples: an `HTTPConnection` knows only hosts and request targets."""
 
 import ssl
 from urllib.parse import urlsplit
@@ -24,6 +24,6 @@ def origin(url: str) -> str:
 
 
 def target(url: str) -> str:
-    """Return what to ask the host for: path and query."""
+    """Return the request target: path and query."""
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,4 +1,4 @@
-"""Fixtures for all tests; every test also fails if it leaks."""
+"""Fixtures for all tests. A test that leaks threads or descriptors fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _leaks_nothing() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """A certificate authority that nobody but the tests trusts."""
+    """A certificate authority that only the tests trust."""
     return trustme.CA()
 
 

@@ -87,7 +87,7 @@ def bad_headers(default: bool) -> list[Bad]:
     """Return what are no headers, of one request or the *default* ones of a pool."""
     pairs = "headers must be a mapping or (name, value) pairs"
     own = "cannot be the same for every request" if default else ""
-    texts = "header names and values must be str"
+    texts = "str, not "
     wrong_pairs: list[Any] = [[5], [None], ["ab"], [("A",)], [("A", "b", "c")]]
     wrong_texts: list[Any] = [{"A": None}, {"A": b"b"}, {5: "b"}, [("A", "b"), (b"A", "b")]]
     return [
@@ -139,6 +139,12 @@ BAD_LIMITS = [
     *bad_counts("max_body_size", None),
     *bad_counts("max_requests", True),
     *bad_seconds("timeout"),
+    *bad_seconds("connect_timeout"),
+    *several("min_rate", TypeError, "min_rate must be a number of bytes a second", "1", True, 1j),
+    *several(
+        "min_rate", ValueError, "min_rate must be positive", 0, -1, math.nan, math.inf, 10**400
+    ),
+    *several("pipeline_rescue", TypeError, "pipeline_rescue must be a bool", 0, None, "yes"),
     *bad_seconds("idle_timeout"),
     *several("idle_timeout", TypeError, "idle_timeout must be a number of seconds", None),
     *bad_seconds("max_age"),
@@ -166,7 +172,7 @@ BAD_REQUESTS = [
     *several("url", ValueError, "invalid host name", *_bad_hosts),
     *several("url", ValueError, "IPv6 in brackets", "http://[::1/"),
     *several("url", ValueError, "user name or password", "http://user:secret@h/"),
-    *several("url", ValueError, "invalid request target", *_bad_targets),
+    *several("url", ValueError, "must be percent-encoded", *_bad_targets),
     *bad_headers(default=False),
     *several("body", TypeError, "the body ", *_no_bodies),
     *bad_seconds("timeout"),

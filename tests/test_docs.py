@@ -1,7 +1,7 @@
 """The documentation: every Python example in it runs, and prints what it says it prints.
 
-The examples of one section run one after the other in one namespace, after those that stand
-before the page's first section. What an example prints stands behind ``#>`` in it. Its
+The examples of one section run one after the other in one namespace, after those before the first
+section of the page. An example names its output in comments that begin with ``#>``. Its
 ``www.example.com`` and ``proxy.example.com`` are `tests.support.site` on the loopback interface.
 """
 
@@ -21,7 +21,8 @@ import trustme
 
 import dugong
 from dugong import RetryPolicy
-from dugong.pool import connections, host, receiver, scheduler, traffic
+from dugong.pool.core import connections, host, pipelining, scheduler, traffic
+from dugong.pool.io import receiver
 from tests.support.server import ScriptedServer
 from tests.support.site import Site
 
@@ -121,7 +122,7 @@ def _example_com(
         addresses = {
             ("www.example.com", 80): plain.address,
             ("www.example.com", 443): tls.address,
-            ("www.example.com", 8080): silent.getsockname(),  # where nobody listens
+            ("www.example.com", 8080): silent.getsockname(),  # which refuses connections
             ("proxy.example.com", 3128): plain.address,
         }
         getaddrinfo = socket.getaddrinfo
@@ -179,7 +180,7 @@ def test_the_reference_gives_the_numbers_of_the_pool() -> None:
     described = {name: float(value) * (1024 if unit == "KiB" else 1) for name, value, unit in rows}
     numbers = {
         name: value
-        for module in (connections, host, receiver, scheduler, traffic)
+        for module in (connections, host, pipelining, receiver, scheduler, traffic)
         for name, value in vars(module).items()
         if name[0] != "_" and type(value) in (int, float)
     }

@@ -49,7 +49,7 @@ def test_pipeline_fetches_in_order(site: str) -> None:
 
 
 def test_pipeline_goes_on_where_a_connection_ended() -> None:
-    def two_answers(peer: Peer) -> None:
+    def two_responses(peer: Peer) -> None:
         peer.request()
         peer.answer(b"0")
         peer.request()
@@ -62,7 +62,7 @@ def test_pipeline_goes_on_where_a_connection_ended() -> None:
             peer.answer(b"%d" % n)
         peer.until_eof()
 
-    with ScriptedServer(two_answers, the_rest) as server:
+    with ScriptedServer(two_responses, the_rest) as server:
         urls = [f"http://{server.host}:{server.port}/{n}" for n in range(4)]
         result = run("pipeline.py", *urls)
     assert result.stderr == ""
@@ -70,15 +70,15 @@ def test_pipeline_goes_on_where_a_connection_ended() -> None:
 
 
 def test_pipeline_gives_up_if_a_new_connection_does_not_help() -> None:
-    def one_answer(peer: Peer) -> None:
+    def one_response(peer: Peer) -> None:
         peer.request()
         peer.answer(b"0", headers="Connection: close\r\n")
         peer.until_eof()
 
-    def no_answer(peer: Peer) -> None:
+    def no_response(peer: Peer) -> None:
         peer.request()
 
-    with ScriptedServer(one_answer, no_answer) as server:
+    with ScriptedServer(one_response, no_response) as server:
         urls = [f"http://{server.host}:{server.port}/{n}" for n in range(2)]
         result = run("pipeline.py", *urls)
     assert result.stdout == "200 1 /0\n"

@@ -272,3 +272,27 @@ def test_it_is_not_hashable_but_can_be_shown_and_pickled() -> None:
         hash(data)
     assert repr(data) == "CaseInsensitiveDict({'A': 1})"
     assert pickle.loads(pickle.dumps(data)) == data
+
+
+# --- what a repr shows ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("Set-Cookie", "id=secret", "..."),
+        ("authorization", "Basic secret", "..."),
+        ("Proxy-Authenticate", "Basic secret", "..."),
+        ("X-Amz-Security-Token", "secret", "..."),
+        ("X-Api-Key", "secret", "..."),
+        ("Location", "http://h/a?secret", "http://h/a?..."),
+        ("Location", "http://h/a", "http://h/a"),
+        ("Content-Type", "text/plain; a=?", "text/plain; a=?"),
+    ],
+)
+def test_a_repr_hides_what_may_be_secret(name: str, value: str, shown: str) -> None:
+    assert repr(Headers([(name, value)])) == f"Headers([({name!r}, {shown!r})])"
+    assert (
+        repr(CaseInsensitiveDict({name: value})) == f"CaseInsensitiveDict({{{name!r}: {shown!r}}})"
+    )
+    assert Headers([(name, value)]).items() == [(name, value)]

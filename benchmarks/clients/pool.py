@@ -24,7 +24,7 @@ from dugong import ConnectionPool, ResponseFuture
 
 
 def submit_all(pool: ConnectionPool, urls: Iterable[str]) -> None:
-    """Submit a request for each of the *urls*, then look at each answer."""
+    """Submit a request for each of the *urls*, then look at each response."""
     futures = [pool.submit("GET", url) for url in urls]
     for future in futures:
         response = future.result()
@@ -122,7 +122,7 @@ def up_tls(server: Server) -> Round:
 
 
 def queued(server: Server) -> Round:
-    silent = socket.create_server((HOST, 0))  # the kernel accepts connections; nobody answers
+    silent = socket.create_server((HOST, 0))  # the kernel accepts connections; no response comes
     url = f"http://{HOST}:{silent.getsockname()[1]}/objects"
     pool = ConnectionPool()
     futures: list[ResponseFuture] = []  # outlives the round, as does the server

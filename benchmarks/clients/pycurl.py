@@ -38,8 +38,8 @@ def together(urls: list[str], connections: int) -> Round:
         waiting = urls[:count]
         free = list(handles)
         bodies: dict[pycurl.Curl, list[bytes]] = {}
-        answered = 0
-        while answered < count:
+        done_count = 0
+        while done_count < count:
             while free and waiting:
                 curl = free.pop()
                 body: list[bytes] = []
@@ -55,9 +55,9 @@ def together(urls: list[str], connections: int) -> Round:
                 for curl in done:
                     multi.remove_handle(curl)
                     check(curl.getinfo(pycurl.RESPONSE_CODE), len(b"".join(bodies[curl])))
-                answered += len(done)
+                done_count += len(done)
                 free += done
-            if answered < count and not (free and waiting):
+            if done_count < count and not (free and waiting):
                 multi.select(1.0)
 
     return perform

@@ -33,22 +33,22 @@ def connect(port: int) -> socket.socket:
     return sock
 
 
-def answer_size(sock: socket.socket, request: bytes) -> int:
-    """Return the size, head and body, of the answers to *request*, which is always the same."""
+def response_size(sock: socket.socket, request: bytes) -> int:
+    """Return the size, head and body, of each response to *request*; all have the same size."""
     sock.sendall(request)
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += sock.recv(65536)
-    size = answer.index(b"\r\n\r\n") + 4 + SMALL_SIZE
-    while len(answer) < size:
-        answer += sock.recv(65536)
+    response = b""
+    while b"\r\n\r\n" not in response:
+        response += sock.recv(65536)
+    size = response.index(b"\r\n\r\n") + 4 + SMALL_SIZE
+    while len(response) < size:
+        response += sock.recv(65536)
     return size
 
 
 def serial(server: Server) -> Round:
     sock = connect(server.port)
     request = get(SMALL, server.port)
-    size = answer_size(sock, request)
+    size = response_size(sock, request)
 
     def perform(count: int) -> None:
         for _ in range(count):
@@ -63,7 +63,7 @@ def serial(server: Server) -> Round:
 def pipelined(server: Server, per_call: int = 1) -> Round:
     sock = connect(server.port)
     request = get(SMALL, server.port)
-    size = answer_size(sock, request)
+    size = response_size(sock, request)
     surplus = 0  # bytes received of the next batch
 
     def send() -> None:

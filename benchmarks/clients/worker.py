@@ -32,7 +32,7 @@ MOST = 100_000
 ORIGINS = [f"127.1.{number // 100}.{number % 100 + 1}" for number in range(301)]
 
 #: Pipelined requests are counted in batches, so that counting them costs next to nothing: at most
-#: `BATCHES` times `BATCH` requests are unanswered.
+#: `BATCHES` times `BATCH` requests are outstanding.
 BATCH = 64
 BATCHES = 4
 
@@ -108,12 +108,12 @@ def _kibibytes(name: str, key: str) -> int:
 
 
 def small_urls(port: int) -> list[str]:
-    """Return `MOST` URLs of the small file, no two of them the same: nobody shall gain by that."""
+    """Return `MOST` different URLs of the small file, so that a cache of URLs does not help."""
     return [f"http://{HOST}:{port}{SMALL}?{number}" for number in range(MOST)]
 
 
 def check(status: int, size: int) -> None:
-    """Raise unless a small answer is what it should be."""
+    """Raise an exception unless a small response is as expected."""
     if status != 200 or size != SMALL_SIZE:
         raise AssertionError(f"expected 200 with {SMALL_SIZE} bytes, got {status} with {size}")
 
@@ -132,9 +132,9 @@ def in_threads(get: Callable[[str], object], urls: list[str]) -> None:
 
 
 def in_two_threads(send: Callable[[], object], receive: Callable[[], object], count: int) -> None:
-    """Call *send* and *receive*, each for one batch, in two threads until *count* were answered.
+    """Call *send* and *receive*, each for one batch, in two threads until *count* responses came.
 
-    Each batch of answers makes room for a batch of requests.
+    Each batch of responses makes room for a batch of requests.
     """
     room: SimpleQueue[None] = SimpleQueue()
     for _ in range(BATCHES):

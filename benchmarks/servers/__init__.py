@@ -1,4 +1,4 @@
-"""The servers that nginx cannot be: `far` is slow to answer, `sink` takes uploads.
+"""The servers that nginx cannot replace: `far` delays its responses, `sink` receives uploads.
 
-Each is a process of its own, prints the port that it listens on, and ends with its input.
+Each is a process that prints the port that it listens on, and ends at the end of its input.
 """

@@ -1,8 +1,8 @@
-"""A server that is 40 ms away: each answer leaves that long after its request came, in order.
+"""A server that seems 40 ms away: it sends each response that long after the request arrived.
 
-Called as ``python -m servers.far``. It understands nothing but requests without a body, which it
-counts by their blank lines: what came with one receive is answered with one send, so that it has
-time to spare at the rates that are measured.
+Called as ``python -m servers.far``. It supports only requests without a body, which it counts by
+their blank lines. One send has the responses to all requests of one receive, so that the server is
+not the bottleneck at the rates that are measured.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 
 from clients.worker import HOST, SMALL_SIZE
 
-#: Seconds between a request and its answer.
+#: Seconds between a request and its response.
 DELAY = 0.040
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SMALL_SIZE + bytes(SMALL_SIZE)
+_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SMALL_SIZE + bytes(SMALL_SIZE)
 _BLANK_LINE = b"\r\n\r\n"
 
 
@@ -22,7 +22,7 @@ class Far(asyncio.Protocol):
     """One connection."""
 
     def __init__(self) -> None:
-        self._rest = b""  # the last bytes of what came: a blank line may be cut in two
+        self._rest = b""  # the last bytes received: a blank line may be cut in two
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -34,7 +34,7 @@ class Far(asyncio.Protocol):
         requests = data.count(_BLANK_LINE)
         if requests:
             loop = asyncio.get_running_loop()
-            loop.call_later(DELAY, self._transport.write, _ANSWER * requests)
+            loop.call_later(DELAY, self._transport.write, _RESPONSE * requests)
 
 
 async def serve() -> None:

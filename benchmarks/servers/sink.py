@@ -1,7 +1,7 @@
-"""A server that takes what is uploaded, and answers once it has all of it.
+"""A server that receives uploads, and responds to each once it has all of it.
 
 Called as ``python -m servers.sink [PEM]``; with the file PEM (certificate and key) it speaks TLS.
-It has the kernel throw away what came in clear, so that it is never what an upload waits for.
+Without TLS the kernel discards the bodies, so that the server is never the bottleneck.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from threading import Thread
 from clients.worker import BUFFER_SIZE, HOST
 
 _LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)\r\n", re.IGNORECASE)
-_ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+_RESPONSE = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 def accept(listener: socket.socket, context: ssl.SSLContext | None) -> None:
@@ -26,7 +26,7 @@ def accept(listener: socket.socket, context: ssl.SSLContext | None) -> None:
 
 
 def serve(sock: socket.socket, context: ssl.SSLContext | None) -> None:
-    """Take one upload after the other."""
+    """Receive one upload after the other."""
     if context is not None:
         sock = context.wrap_socket(sock, server_side=True)
     flags = () if context else (socket.MSG_TRUNC,)
@@ -44,7 +44,7 @@ def serve(sock: socket.socket, context: ssl.SSLContext | None) -> None:
                 if not got:
                     return
                 left -= got
-            sock.sendall(_ANSWER)
+            sock.sendall(_RESPONSE)
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
-"""The command line, `python -m dugong`: what it understands, and what its exit status means.
+"""The command line, `python -m dugong`: its arguments, and the meaning of its exit status.
 
-Guarantees: the status is 0 if everything asked for was done, 1 if something was not (and a line
-on standard error says what), 2 for a wrong command line, 130 after Ctrl-C and 141 if the reader
-of standard output has gone away. Never imported by `import dugong`.
+The status is 0 if everything that was asked for has been done; 1 if something has not (a line on
+standard error says what), or if standard output or standard input is needed and cannot be used;
+2 for a wrong command line; 130 after Ctrl-C; 141 if the reader of standard output has gone away.
+
+Guarantees: there is no traceback, whichever of the standard streams are closed or full. Never
+imported by `import dugong`.
 """
 
 from __future__ import annotations
@@ -10,57 +13,91 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import dugong
+from dugong.cli import streams
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["main"]
 
 _GET = """\
-Fetch URLs, http and https, from many hosts at once. There are at most six connections to each
-host, over which the requests to it are pipelined.
+Fetch http and https URLs, from many hosts at once. There are at most six connections to each
+host. The requests to a host are pipelined.
 
-Without -o the bodies go to standard output, in the order of the URLs, each only once it is
-complete. With -o each goes to a file of DIR that is called like the last segment of its URL's
-path (index.html if that is empty) and takes that name once it is complete; among files of one
-run the second of a name gets .1 appended, and so on. Older files are replaced.
+Without -o the bodies go to standard output, in the order of the URLs, each of them once it is
+complete. With -o each body goes to a file in DIR. The file is named after the last segment of the
+URL's path, or index.html if that is empty, and gets this name once it is complete. If several
+URLs give the same name, the second file gets .1 appended, the third .2, and so on. Files that
+earlier runs have left are replaced.
 
-Redirects are not followed: an answer 3xx counts as a failure, and names where it leads. URLs
-with a user name or password are refused. Proxies named in the environment are not used.
-A fault of the network that may pass, or a server that is busy (429, 503 and the like), is tried
-again, twice at most. A server that says how long to wait (Retry-After) is left alone for so long,
-but never for more than a minute at a time. Silence (--timeout) is final. An answer that turns out
-to be larger than 256 KiB is asked for again, to be streamed to its file.
+Redirects are not followed: a 3xx response is a failure, and the message names its Location.
+URLs with a user name or password are refused. Proxies named in the environment are not used.
+A temporary network error, and a busy server (429, 503 and the like), is retried up to two times.
+A Retry-After of the server is respected, up to a minute at a time. A time-out (--timeout) is not
+retried. A response that is larger than 256 KiB is requested a second time, and streamed to its
+file.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv*, by default the program's; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    """Run the command line *argv*, by default the program's; return the exit status.
+
+    Raises SystemExit after --help and --version (status 0) and for a wrong command line (2).
+    """
+    streams.reserve_descriptors()
     try:
+        arguments = _parser().parse_args(argv)
+        streams.require_output()
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
         return status
     except KeyboardInterrupt:
+        with suppress(streams.StreamError):
+            streams.flush_output()
         return 130
-    except BrokenPipeError:
-        # Python flushes once more when it exits, and must not fail then.
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+    except streams.ReaderGone:
         return 141
-    except OSError as exc:
-        print(f"dugong: {exc}", file=sys.stderr)
+    except (streams.StreamError, OSError) as exc:
+        streams.report(f"dugong: {exc}")
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages go to the right stream, or fail."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        if file is not None:
+            super().print_help(file)
+        else:
+            streams.write_output(self.format_help().rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        streams.report(f"{self.format_usage()}{self.prog}: error: {message}")
+        raise SystemExit(2)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        streams.write_output(f"dugong {dugong.__version__}")
+        raise SystemExit(0)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dugong", description="An HTTP/1.1 client.")
+    parser = _Parser(prog="python -m dugong", description="An HTTP/1.1 client.")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version of dugong and exit"
+    )
     commands = parser.add_subparsers(required=True, metavar="demo|get")
     demo = commands.add_parser(
         "demo",
         help="show what pipelining gains, against a server of its own",
-        description="Fetch objects from a server on this machine that is made to look 20 ms away, "
-        "one by one, pipelined and by a pool; upload to it with 100-continue; check everything.",
+        description="Start a server on this machine that responds with a delay of 20 ms. Fetch "
+        "objects from it one at a time, pipelined, and with a pool; upload to it with "
+        "100-continue; check everything.",
     )
     demo.set_defaults(run=_demo)
     get = commands.add_parser(
@@ -78,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
-        help="give up when nothing has happened for so long (default: 30)",
+        help="fail after so many seconds without progress (default: 30)",
     )
     get.set_defaults(run=_get)
     return parser
@@ -109,7 +146,7 @@ def _get(arguments: argparse.Namespace) -> int:
 def _with_standard_input(urls: Sequence[str]) -> Iterator[str]:
     for url in urls:
         if url == "-":
-            lines = (os.fsdecode(line).strip() for line in sys.stdin.buffer)
+            lines = (os.fsdecode(line).strip() for line in streams.input_lines())
             yield from (line for line in lines if line)
         else:
             yield url

@@ -1,8 +1,7 @@
 """`python -m dugong demo`: what pipelining and 100-continue gain when the server is 20 ms away.
 
-Guarantees: every body is compared, by its SHA-256, with what was computed here; the exit status
-is 0 only if all of them, and all else that is claimed, were right. The server is a process that
-ends with this one.
+Guarantees: the SHA-256 of every body is compared with the one that is computed here; the exit
+status is 0 only if all checks succeed. The server is a process that ends with this one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from dugong import BodyFollowing, ConnectionPool, DugongError, HTTPConnection
+from dugong.cli import streams
 from dugong.cli.demo_server import DELAY, MAX_UPLOAD, content
 from dugong.cli.pipelining import pipelined
 
@@ -32,7 +32,7 @@ _Client = TypeVar("_Client", HTTPConnection, ConnectionPool)
 
 
 class CheckFailed(Exception):
-    """Something was not as it has to be."""
+    """A status, a body or a count differs from what the demo expects."""
 
 
 def demo(objects: int = OBJECTS) -> int:
@@ -54,7 +54,7 @@ def demo_server() -> Iterator[tuple[str, int]]:
                 raise OSError("the server of the demo has not started")
             yield "127.0.0.1", int(port)
         finally:
-            process.stdin.close()  # which ends it
+            process.stdin.close()  # this ends the server
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
@@ -62,7 +62,10 @@ def demo_server() -> Iterator[tuple[str, int]]:
 
 
 def run(host: str, port: int, objects: int) -> int:
-    """Do everything with the server at *host* and *port*, print a table, return the exit status."""
+    """Run all steps against the server at *host* and *port*; return the exit status.
+
+    Writes a table to standard output; raises `streams.StreamError` if that fails.
+    """
     digests = {f"/objects/{i}": _sha256(content(str(i))) for i in range(objects)}
     failures: list[str] = []
 
@@ -84,46 +87,44 @@ def run(host: str, port: int, objects: int) -> int:
             seconds = perf_counter() - start
         return _ROW.format(what, how_many, size, f"{seconds:.2f} s"), seconds
 
-    print(f"The server at {host}:{port} looks {DELAY * 1000:.0f} ms away.\n")
-    print(_ROW.format("what", "count", "bodies", "time"), flush=True)
+    write = streams.write_output
+    write(f"The server at {host}:{port} responds after {DELAY * 1000:.0f} ms.\n")
+    write(_ROW.format("what", "count", "bodies", "time"))
     row, slow = timed("GET, one at a time", objects, connection(), lambda c: one_by_one(c, digests))
-    print(row, flush=True)
+    write(row)
     row, fast = timed("GET, pipelined", objects, connection(), lambda c: all_pipelined(c, digests))
-    print(row if failures else f"{row}   {slow / fast:.0f}x as fast", flush=True)
+    write(row if failures else f"{row}   {slow / fast:.0f}x as fast")
     pool = ConnectionPool(max_connections_per_host=CONNECTIONS, timeout=_TIMEOUT)
     what = f"GET, a pool of {CONNECTIONS} connections"
     row, fast = timed(what, objects, pool, lambda p: pooled(p, f"http://{host}:{port}", digests))
-    print(row if failures else f"{row}   {slow / fast:.0f}x as fast", flush=True)
-    print(
-        timed("upload accepted after 100-continue", 1, connection(), accepted_upload)[0], flush=True
-    )
-    print(timed("upload refused before its body", 1, connection(), refused_upload)[0], flush=True)
-    print()
+    write(row if failures else f"{row}   {slow / fast:.0f}x as fast")
+    write(timed("upload accepted after 100-continue", 1, connection(), accepted_upload)[0])
+    write(timed("upload refused before its body", 1, connection(), refused_upload)[0] + "\n")
     for failure in failures:
-        print(f"FAILED: {failure}")
+        write(f"FAILED: {failure}")
     if not failures:
-        print("Every body had the SHA-256 that it has to have. Nothing was sent that was refused.")
+        write("Every body had the expected SHA-256. No body was sent that the server had refused.")
     return 1 if failures else 0
 
 
 def one_by_one(conn: HTTPConnection, digests: Mapping[str, str]) -> int:
-    """GET all targets of *digests*, each after the answer to the last; return the size of all.
+    """GET each target of *digests* after the response to the one before; return their total size.
 
-    Raises `CheckFailed` if a body does not have the SHA-256 that *digests* says.
+    Raises `CheckFailed` if the SHA-256 of a body is not the one in *digests*.
     """
     size = 0
     for target, digest in digests.items():
         conn.send_request("GET", target)
-        size += _check_answer(conn, target, digest)
+        size += _check_response(conn, target, digest)
     return size
 
 
 def all_pipelined(conn: HTTPConnection, digests: Mapping[str, str]) -> int:
-    """Do the same with one thread that sends and one, this, that receives."""
+    """Do the same, with a second thread that sends while this one receives."""
     size = 0
     with closing(pipelined(conn, list(digests))) as sent:
         for target in sent:
-            size += _check_answer(conn, target, digests[target])
+            size += _check_response(conn, target, digests[target])
     return size
 
 
@@ -137,7 +138,7 @@ def pooled(pool: ConnectionPool, origin: str, digests: Mapping[str, str]) -> int
 
 
 def accepted_upload(conn: HTTPConnection) -> int:
-    """Upload after asking for leave; return the size. Raises `CheckFailed`."""
+    """Upload with "Expect: 100-continue"; return the size. Raises `CheckFailed`."""
     body = memoryview(hashlib.shake_256(b"upload").digest(_UPLOAD))
     conn.send_request("PUT", "/uploads/1", body=BodyFollowing(len(body)), expect100=True)
     _expect(conn.read_response().status, 100, "status before the body")
@@ -149,17 +150,20 @@ def accepted_upload(conn: HTTPConnection) -> int:
 
 
 def refused_upload(conn: HTTPConnection) -> int:
-    """Ask for leave to upload too much, and go on without; return 0. Raises `CheckFailed`."""
+    """Begin an upload that the server refuses, and send no body; return 0.
+
+    Raises `CheckFailed`, also if the server received a part of the body.
+    """
     conn.send_request("PUT", "/uploads/2", body=BodyFollowing(MAX_UPLOAD + 1), expect100=True)
     _expect(conn.read_response().status, 413, "status before the body")
     conn.discard()
     conn.send_request("GET", "/uploads/unasked")
     _expect(conn.read_response().status, 200, "status of the next request")
-    _expect(conn.readall(), b"0", "count of bytes that were sent all the same")
+    _expect(conn.readall(), b"0", "number of bytes sent after the refusal")
     return 0
 
 
-def _check_answer(conn: HTTPConnection, target: str, digest: str) -> int:
+def _check_response(conn: HTTPConnection, target: str, digest: str) -> int:
     status = conn.read_response().status
     return _check(target, status, conn.readall(), digest)
 

@@ -1,9 +1,9 @@
 """Downloads over a pool, into files.
 
-Guarantees: each download ends once, in a complete file of its name or in an error, and there is
-no half file then. Each is tried a bounded number of times: by the pool, and here if a body that is
-streamed is cut short, which is beyond the pool. Memory does not depend on the size or
-the number of the bodies: at the very worst, it is `_SMALL` times `_UNDER_WAY`.
+Guarantees: each download ends once, with a complete file or with an error, and leaves no partial
+file. The number of attempts is bounded. The pool retries requests; this module retries a streamed
+body that was cut short, which the pool cannot do. Memory does not depend on the size or the number
+of the bodies: the upper limit is `_SMALL` times `_UNDER_WAY`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ __all__ = ["Download", "fetch"]
 _UNDER_WAY = 256  # downloads
 _STREAMS = 8  # threads, each of which receives one large body
 
-# Bytes. A body that is no larger is received in memory, so that its request can be pipelined. One
-# that turns out to be larger, by its head or once as much has come, is asked for again, to be
-# streamed. The pool sends nothing behind a body so large, and so a new connection is all it costs.
+# Bytes. A body up to this size is received into memory, so that its request can be pipelined. If
+# the response head or the bytes received show that the body is larger, the request is made again
+# and the body streamed. That costs a new connection only: the pool does not pipeline requests
+# behind a body of this size.
 _SMALL = 256 * 1024
 
 
 def _should_retry(attempt: Attempt) -> bool:
-    # Somebody waits for the end of the command, and has said how long he does.
+    # The user has said by --timeout how long to wait.
     return not isinstance(attempt.exception, ConnectionTimedOut)
 
 
@@ -54,10 +55,10 @@ _RETRY = RetryPolicy(attempts=3, should_retry=_should_retry)
 
 
 class Download:
-    """What is to be fetched into the file *path*; *text* is how the user calls it.
+    """A *request*, the *path* of the file for its body, and its URL as the user wrote it, *text*.
 
-    `size` (in bytes) or `error` (why there is no file) say how it ended. `large` is set once the
-    body is known not to be small.
+    When it has ended, either `error` says why there is no file, or `size` is that of the file in
+    bytes. `large` is set once the body is known to be larger than `_SMALL`.
     """
 
     __slots__ = ("error", "large", "path", "request", "size", "text")
@@ -72,7 +73,7 @@ class Download:
 
 
 class _Failed(Exception):
-    """A download failed, and there is nothing more to be tried."""
+    """A download failed, and will not be retried."""
 
 
 def fetch(
@@ -81,7 +82,7 @@ def fetch(
     """Fetch *downloads*, and yield each when it has ended.
 
     *timeout* (in seconds) and *ssl_context* are those of `ConnectionPool`. Closing the generator
-    ends what is under way; what has not ended then never does.
+    cancels the downloads that have not ended; they get neither a file nor an error.
     """
     todo = deque(downloads)
     ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]] = SimpleQueue()
@@ -89,13 +90,13 @@ def fetch(
     pool = ConnectionPool(
         timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL, retry=_RETRY
     )
-    # The pool is closed before the threads are waited for, so that they end.
+    # `with` closes the pool first, which ends the streams; then the executor can wait for them.
     with ThreadPoolExecutor(_STREAMS, "dugong-get") as streams, pool:
         while todo or under_way:
             while todo and under_way < _UNDER_WAY:
                 _start(todo.popleft(), pool, streams, ended)
                 under_way += 1
-            download, future = ended.get()  # ended by the end of any download that is under way
+            download, future = ended.get()  # waits until a download under way ends
             under_way -= 1
             if _is_to_be_streamed(download, future):
                 todo.appendleft(download)
@@ -121,9 +122,9 @@ def _start(
 def _is_to_be_streamed(download: Download, future: Future[Response] | Future[None]) -> bool:
     """Finish *download*, unless *future* shows that its body is large."""
     try:
-        answer = future.result()
-        if answer is not None:
-            _save(download, answer, [answer.body])
+        response = future.result()
+        if response is not None:
+            _save(download, response, [response.body])
     except ResponseTooLarge:
         download.large = True
         return True
@@ -133,19 +134,19 @@ def _is_to_be_streamed(download: Download, future: Future[Response] | Future[Non
 
 
 def _stream(pool: ConnectionPool, download: Download) -> None:
-    """Receive a large body. A fault within it is for the caller to try again."""
+    """Receive a large body. If it is cut short, raise what says so: the caller retries."""
     with ExitStack() as stack:
         try:
-            answer = stack.enter_context(pool.stream(download.request))
+            response = stack.enter_context(pool.stream(download.request))
         except (DugongError, OSError) as exc:
-            raise _Failed(describe(exc)) from None  # the pool has tried often enough
-        _save(download, answer, answer)
+            raise _Failed(describe(exc)) from None  # the pool has retried it already
+        _save(download, response, response)
 
 
-def _save(download: Download, answer: Response | StreamedResponse, body: Iterable[bytes]) -> None:
-    if answer.status >= 300:
-        error = f"{answer.status} {answer.reason}".rstrip()
-        if answer.status < 400 and (location := answer.headers["Location"]):
+def _save(download: Download, response: Response | StreamedResponse, body: Iterable[bytes]) -> None:
+    if response.status >= 300:
+        error = f"{response.status} {response.reason}".rstrip()
+        if response.status < 400 and (location := response.headers["Location"]):
             error += f", see {location} (redirects are not followed)"
         raise _Failed(error)
     with _PartialFile(download.path) as file:
@@ -155,7 +156,7 @@ def _save(download: Download, answer: Response | StreamedResponse, body: Iterabl
 
 
 class _PartialFile:
-    """A file that gets the name *path* once it is complete, or else is removed."""
+    """A file that gets the name *path* once it is complete, and is removed otherwise."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -203,7 +204,7 @@ def _file_errors() -> Iterator[None]:
 
 
 def describe(exc: Exception) -> str:
-    """Return what *exc* means in one line."""
+    """Return a line for the user that says what *exc* means."""
     if message := getattr(exc, "verify_message", None):
         return f"the certificate was not accepted: {message}"
     if isinstance(exc, OSError) and exc.strerror:

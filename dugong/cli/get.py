@@ -1,21 +1,21 @@
-"""`python -m dugong get`: URLs to files, or to standard output in their order.
+"""`python -m dugong get`: fetches URLs to files, or to standard output in their order.
 
-Guarantees: as the command's --help says; each URL that was not fetched has a line on standard
-error. Threads are those of `dugong.cli.fetching`; all that is told happens in the calling one.
+Guarantees: those of the command's --help; each URL that was not fetched has a line on standard
+error. The threads are those of `dugong.cli.fetching`; only the calling thread writes to standard
+output and standard error.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from dugong.cli import streams
 from dugong.cli.fetching import Download, fetch
 from dugong.cli.url import file_name, get_request
 
@@ -34,7 +34,8 @@ def get(
     """Fetch *urls* into *directory*, or to standard output; return the exit status.
 
     *timeout* is that of the pool, in seconds; *ssl_context* replaces the default one, which
-    verifies. Raises OSError if *directory* cannot be made or standard output cannot be written.
+    verifies. Raises OSError if *directory* cannot be made, and `streams.StreamError` if standard
+    output cannot be written.
     """
     if directory is not None:
         os.makedirs(directory, exist_ok=True)
@@ -53,8 +54,8 @@ def _get(
     downloads, failed = _plan(urls, directory)
     undelivered = deque(downloads)
     ended: set[Download] = set()
-    with closing(fetch(downloads, timeout, ssl_context)) as as_they_end:
-        for download in as_they_end:
+    with closing(fetch(downloads, timeout, ssl_context)) as fetched:
+        for download in fetched:
             if download.error is not None:
                 _report(download.text, download.error)
                 failed = True
@@ -67,21 +68,16 @@ def _get(
 
 
 def _announce(download: Download) -> None:
-    line = _printable(f"{download.text} -> {download.path} ({download.size} bytes)")
-    # Unlike standard error, standard output does not escape what its encoding lacks.
-    encoding = sys.stdout.encoding
-    print(line.encode(encoding, "backslashreplace").decode(encoding))
+    streams.write_output(_printable(f"{download.text} -> {download.path} ({download.size} bytes)"))
 
 
 def _copy_to_stdout(download: Download) -> None:
-    with open(download.path, "rb") as file:
-        shutil.copyfileobj(file, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
+    streams.copy_to_output(download.path)
     os.unlink(download.path)
 
 
 def _plan(urls: Iterable[str], directory: str) -> tuple[list[Download], bool]:
-    """Return what to download, each into a file of its own, and whether there were bad URLs."""
+    """Return the downloads, each with a path of its own, and whether a URL was invalid."""
     downloads = []
     bad = False
     taken: dict[str, int] = {}  # name, without its case -> the number to append next
@@ -103,7 +99,7 @@ def _plan(urls: Iterable[str], directory: str) -> tuple[list[Download], bool]:
 
 
 def _report(url: str, error: str) -> None:
-    print(_printable(f"dugong: {url}: {error}"), file=sys.stderr)
+    streams.report(_printable(f"dugong: {url}: {error}"))
 
 
 def _without_password(url: str) -> str:
@@ -111,5 +107,5 @@ def _without_password(url: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return *text* with what could control a terminal escaped."""
+    """Return *text* with all unprintable characters escaped: they could control a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,6 +1,6 @@
-"""GET requests sent by a thread of their own, ahead of the thread that reads the answers.
+"""GET requests that one thread sends while another thread reads the responses.
 
-Guarantees: the thread has ended when the iterator of `pipelined` is closed or exhausted.
+Guarantees: the sending thread has ended when the iterator of `pipelined` is closed or exhausted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ def pipelined(
 ) -> Generator[str, None, None]:
     """Send a GET for each of *targets* over *conn*; yield each target once it has been sent.
 
-    The caller reads the answer to a target, with all of its body, before it asks for the next.
-    The first request goes alone; with every answer one more may be in flight, up to *max_depth*.
-    Raises what `HTTPConnection.send_request` did, after the answers that were due before it.
-    Closing the iterator early ends the connection. Without threads of others on *conn*.
+    The caller reads the response to a target, with all of its body, before it takes the next
+    target. The first request is sent alone; each response allows one more request in flight, up
+    to *max_depth*. An exception of `HTTPConnection.send_request` is raised after the responses to
+    the requests before it have been read. Closing the iterator early disconnects *conn*. No other
+    thread may use *conn* meanwhile.
     """
     window = threading.Semaphore(1)  # how many more requests may be sent now
     outcomes: SimpleQueue[Exception | None] = SimpleQueue()  # of each send_request, in order
-    given_up = threading.Event()
+    closed = threading.Event()
 
     def send() -> None:
         try:
             for target in targets:
-                window.acquire()  # ended by an answer, or by giving up
-                if given_up.is_set():
+                window.acquire()  # ended by a response, or when the iterator is closed
+                if closed.is_set():
                     return
                 conn.send_request("GET", target)
                 outcomes.put(None)
@@ -46,7 +47,7 @@ def pipelined(
     depth = 1
     try:
         for target in targets:
-            failure = outcomes.get()  # ended by the sender: all that it waits for has been read
+            failure = outcomes.get()  # ended by the sender, which may send as the window is open
             if failure is not None:
                 raise failure
             yield target
@@ -55,10 +56,10 @@ def pipelined(
                 window.release()
             window.release()
     except BaseException:
-        given_up.set()
+        closed.set()
         window.release()
-        # The sender may be about to send, and would connect again: that costs a request that
-        # nobody reads, and is undone below.
+        # The sender may be about to send, and would connect again. The second disconnect() below
+        # closes that connection.
         conn.disconnect()
         sender.join()
         conn.disconnect()

@@ -1,7 +1,7 @@
-"""URLs as people write them: what to ask for, and how to call the file.
+"""URLs as people write them: the request for a URL, and the name of its file.
 
-Guarantees: a file name is one name, that of nothing outside the directory it is put into. Touches
-nothing.
+Guarantees: a file name is a single path component, never `.` or `..`, so that the file stays in its
+directory. No I/O.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote
 
-from dugong.pool.request import Request, split_url
+from dugong.pool.request import Request
+from dugong.pool.url import split_url
 
 __all__ = ["file_name", "get_request"]
 
-# What may stand in a path or a query; % is there because what is encoded already stays so.
+# What may stand in a path or a query. % is among them: existing percent-encodings are kept.
 _SAFE = "!$%&'()*+,-./:;=?@_~"
 _MAX_NAME = 200  # bytes; file systems take 255, and suffixes are added
 
 
 def get_request(text: str) -> Request:
-    """Return a GET for an absolute http or https URL; what needs it is percent-encoded.
+    """Return a GET request for the absolute http or https URL *text*.
 
-    Raises ValueError if it is no such URL.
+    Characters that a URL cannot have are percent-encoded. Raises ValueError for an invalid URL.
     """
     prefix, target = split_url(text)
-    # Bytes of the command line that are no UTF-8 come as surrogates and go as they came.
+    # Bytes of the command line that are not UTF-8 are surrogates here, and are sent unchanged.
     return Request("GET", prefix + quote(target, safe=_SAFE, errors="surrogateescape"))
 
 
 def file_name(target: str) -> str:
-    """Return the name of the file for *target*: its last path segment, decoded, made harmless."""
+    """Return the file name for *target*: its last path segment, decoded, with safe characters."""
     path = target.partition("?")[0]
     name = unquote(path.rpartition("/")[2])
     if name in ("", ".", ".."):

@@ -7,7 +7,7 @@ receiving thread; the two exceptions are named at `RequestSide`. Touches nothing
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dugong.connection.head import headers_of
 from dugong.errors import Delivery
@@ -101,6 +101,7 @@ class Exchange:
     persistent = False
     minor_version = 1
     delivery = Delivery.SENT
+    key: Any = None
 
     def __init__(self, method: str, path: str) -> None:
         self.method = method

@@ -108,7 +108,8 @@ def field_line(name: str, value: str) -> bytes:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(int(value))
     if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"header names and values must be str, not {name!r}: {value!r}")
+        kinds = f"{type(name).__name__}: {type(value).__name__}"
+        raise TypeError(f"header names and values must be str, not {kinds}")
     if len(name) + len(value) > LONGEST:
         return _make_line((name, value))
     return _known_request_lines[name, value]

@@ -1,9 +1,11 @@
 """The pool: a few connections per host, each with a sender and a receiver thread.
 
 pool.py        ConnectionPool: the public class
-request.py     Request, and what a URL says      response.py    Response, StreamedResponse, Attempt
-future.py      ResponseFuture                    body.py        request bodies
-making.py      makes a job of a request          dialer.py      how to connect
+request.py     Request                           response.py    Response, StreamedResponse, Attempt
+url.py         what a URL says                   body.py        request bodies
+future.py      ResponseFuture                    oneshot.py     bodies that were used up
+hints.py       what other clients call things    many.py        map() and as_completed()
+prepare.py     a Request becomes a Job           dialer.py      how to connect
 scheduler.py   the one lock, and all that is decided under it: here, for callers
   traffic.py     for the threads of the connections
   connections.py when connections are opened, and how they end
@@ -16,8 +18,8 @@ pipeline.py    one connection and its two threads
   direct.py      a request in the thread that asks for it
   sender.py      takes from the queue and sends
   receiver.py    receives and resolves
-retry.py       whether and when a request is sent again: the policy, and the one place that decides
-retrying.py    the same for calls of one's own, on an HTTPConnection
+retry/         whether and when a request is sent again: the policy, and the function that decides;
+               the same for a caller's own functions that use an HTTPConnection
 events.py      what those hear who listen
 failure.py     what a request fails with, and the verdict
 timers.py      deadlines, idle connections       statistics.py  frozen snapshots

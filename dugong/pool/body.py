@@ -1,8 +1,9 @@
 """Request bodies: what may be one, how long it is, and how to get at its bytes, once or again.
 
-Guarantees: never one byte more than `length`, and fewer only with an exception; what the caller
-gave is not copied as a whole, and not closed; what a callable of his returned is. `request_body`
-takes nothing from it. The rest is for one thread at a time, the one that sends.
+Guarantees: never one byte more than `length`, and fewer only with an exception; never is what an
+earlier request has used up taken for an empty body. What the caller gave is not copied as a whole,
+and not closed; what a callable of his returned is closed. `request_body` takes nothing from it. The
+rest is for one thread at a time: the sender.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol, cast
 
+from dugong.pool.oneshot import can_be_remembered, is_used, mark_used
+
 __all__ = ["BodyLike", "ReadableBinary", "RequestBody", "cut_short", "request_body"]
 
 
 class ReadableBinary(Protocol):
-    """A binary file, as far as it is needed: ``read(n)`` gives at most n bytes, b"" at the end."""
+    """What is needed of a binary file: ``read(n)`` gives at most n bytes, b"" at the end."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -50,7 +53,7 @@ class RequestBody(ABC):
     @property
     @abstractmethod
     def length(self) -> int | None:
-        """How many bytes it has; None if nobody knows, so that it goes in chunks."""
+        """How many bytes it has; None if that is not known, so that it goes in chunks."""
 
     @property
     def data(self) -> memoryview | None:
@@ -83,7 +86,7 @@ class RequestBody(ABC):
         """Undo what `rewind` did, and the sending. To be called after that, however it ended."""
 
     def release(self) -> None:  # noqa: B027  # most have nothing to let go of
-        """Let the caller do with the body what he likes. It is not asked for anything any more."""
+        """Give the body back to the caller. It is not asked for anything any more."""
 
     @abstractmethod
     def pieces(self) -> Iterator[memoryview]:
@@ -104,8 +107,9 @@ def request_body(body: BodyLike | None, content_length: int | None = None) -> Re
     the caller says of its size, in bytes. It must be true, which is found out now if the size is
     known, and else while the body is sent.
 
-    Raises TypeError for what cannot be a body, ValueError for a file that cannot be read and for a
-    *content_length* that is wrong, and OSError. May be called from any thread.
+    Raises TypeError for what cannot be a body; ValueError for a file that cannot be read, for what
+    can be read once and an earlier request has used, and for a *content_length* that is wrong; and
+    OSError. May be called from any thread.
     """
     if content_length is not None and content_length < 0:
         raise ValueError(f"Content-Length must not be negative: {content_length}")
@@ -114,6 +118,26 @@ def request_body(body: BodyLike | None, content_length: int | None = None) -> Re
     if content_length is not None and content_length != length:
         raise ValueError(f"Content-Length {content_length} contradicts a body of {length} bytes")
     return made
+
+
+def _used_up() -> ValueError:
+    return ValueError(
+        "the body can be read only once, and an earlier request has used it: give each request its "
+        "own, or a callable that makes one"
+    )
+
+
+def _not_empty(items: Iterator[object]) -> Iterator[object]:
+    """Yield *items*, which may have been used; raise ValueError for none."""
+    empty = True
+    for item in items:
+        empty = False
+        yield item
+    if empty:
+        raise ValueError(
+            "the body has given nothing, so an earlier request may have used it: give each request "
+            "its own, and b'' for an empty body"
+        )
 
 
 def cut_short(missing: int) -> ValueError:
@@ -131,6 +155,8 @@ def _made_of(body: object, content_length: int | None) -> RequestBody:
     if callable(getattr(body, "read", None)):
         return _made_of_file(cast(ReadableBinary, body), content_length)
     if isinstance(body, Iterable) and not isinstance(body, Mapping):
+        if is_used(body):
+            raise _used_up()
         return _Items(body, content_length)
     if callable(body):
         return _Made(body, content_length)
@@ -202,9 +228,10 @@ class _Counted(RequestBody):
         return self._length
 
     def pieces(self) -> Iterator[memoryview]:
-        self._taken = True
         left = self._length
-        for item in self._items():
+        items = self._items()
+        self._taken = True
+        for item in items:
             # Released before the next is asked for, lest a bytearray of the caller's could not
             # change its size.
             with _view(item) as view:
@@ -237,7 +264,16 @@ class _Items(_Counted):
         return not self._taken or not isinstance(self._iterable, Iterator)
 
     def _items(self) -> Iterator[object]:
-        return iter(self._iterable)
+        iterable = self._iterable
+        # What has been used since the request was made; or __iter__ gives the same each time.
+        if is_used(iterable) or is_used(items := iter(iterable)):
+            raise _used_up()
+        mark_used(items)
+        if isinstance(iterable, Iterator):
+            mark_used(iterable)
+            if self._length is None and not can_be_remembered(items):
+                return _not_empty(items)
+        return items
 
 
 class _Made(RequestBody):
@@ -299,6 +335,14 @@ class _Stream(_Counted):
         return not self._taken
 
     def _items(self) -> Iterator[object]:
+        if is_used(self._file):
+            raise _used_up()
+        if self._length is not None:
+            return self._reads()  # more requests may follow, each with its part of the file
+        mark_used(self._file)
+        return self._reads() if can_be_remembered(self._file) else _not_empty(self._reads())
+
+    def _reads(self) -> Iterator[object]:
         file = self._file
         # What has come through a pipe is sent now, not when there are 256 KiB of it.
         read: Callable[[int], object] = file.read1 if type(file) is io.BufferedReader else file.read
@@ -308,6 +352,7 @@ class _Stream(_Counted):
             if data is None:
                 raise ValueError("the body is a non-blocking file, and has nothing to read now")
             if not data:
+                mark_used(file)
                 break
             yield data
             if left is not None:
@@ -330,9 +375,12 @@ class _Seekable(_Stream):
     def rewind(self) -> None:
         cast(_SeekableFile, self._file).seek(self._start)
 
+    def _items(self) -> Iterator[object]:
+        return self._reads()
+
     def end_sending(self) -> None:
-        # Or another request with this file would send nothing, and call that a success. A file
-        # that cannot be sought any more tells whoever needs it next.
+        # Or another request with this file would send nothing, and call that a success. If the file
+        # cannot be sought any more, the next request with it will find that out.
         with suppress(OSError, ValueError):
             self.rewind()
 
@@ -365,6 +413,12 @@ class _RegularFile(_Counted):
             offset += got
 
 
+def _stream(file: ReadableBinary, content_length: int | None) -> _Stream:
+    if is_used(file):
+        raise _used_up()
+    return _Stream(file, content_length)
+
+
 def _made_of_file(file: ReadableBinary, content_length: int | None) -> RequestBody:
     # A wrapper of a text file is known by its encoding, which no binary file has.
     if isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str):
@@ -374,23 +428,23 @@ def _made_of_file(file: ReadableBinary, content_length: int | None) -> RequestBo
         raise ValueError("the body is a file that is not open for reading")
     if type(file) in _PLAIN_FILES:
         return _made_of_plain_file(cast(_PlainFile, file), content_length)
-    return _made_of_seekable(file) or _Stream(file, content_length)
+    return _made_of_seekable(file) or _stream(file, content_length)
 
 
 def _made_of_plain_file(file: _PlainFile, content_length: int | None) -> RequestBody:
     raw = file if isinstance(file, io.FileIO) else file.raw
     if type(raw) is not io.FileIO:
-        return _made_of_seekable(file) or _Stream(file, content_length)
+        return _made_of_seekable(file) or _stream(file, content_length)
     file.flush()
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         # The end of a disk can be sought; that of /dev/zero, too, though it has none.
         seekable = _made_of_seekable(file) if stat.S_ISBLK(status.st_mode) else None
-        return seekable or _Stream(file, content_length)
+        return seekable or _stream(file, content_length)
     start = file.tell()
     length = max(0, status.st_size - start)
     if length == 0 and os.pread(file.fileno(), 1, start):
-        return _Stream(file, content_length)  # as in /proc, where no size is known
+        return _stream(file, content_length)  # as in /proc, where no size is known
     return _RegularFile(file, start, length)
 
 

@@ -1,8 +1,10 @@
-"""What happens in a pool, for those who want to hear of it. Touches nothing."""
+"""What happens in a pool, for the *on_event* of a pool. Touches nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from dugong.errors import printable
 
 if TYPE_CHECKING:
     from dugong.pool.request import Request
@@ -19,14 +21,15 @@ class Event(NamedTuple):
 
     * "opened", "closed": a connection was, or it could not be opened, which is also "closed";
     * "sent": a request was given to a connection;
-    * "answered": its answer has come, or the head of one that is streamed;
+    * "answered": its response has come, or the head of one that is streamed;
     * "resent": it goes back to the queue, to be sent again;
-    * "gave up": it has failed, or its answer counts though it is one that is worth another attempt;
+    * "gave up": it has failed, or its response is final though it is worth another attempt;
     * "learned": the host has shown how it has to be treated.
 
     `when` is in seconds, as `time.time` gives them, `origin` is as in ``https://host:8443``,
     `connection` is a name or "", `request` is None for what concerns the connection or the host,
-    and `reason` says why, or what was answered.
+    and `reason` says why, or what the status of the response is. The text of an event has no query
+    in it.
     """
 
     kind: EventKind
@@ -38,6 +41,7 @@ class Event(NamedTuple):
 
     def __str__(self) -> str:
         where = f" on {self.connection}" if self.connection else ""
-        what = self.origin if self.request is None else f"{self.request.method} {self.request.url}"
-        why = f": {self.reason}" if self.reason else ""
+        request = self.request
+        what = self.origin if request is None else f"{request.method} {request.public_url}"
+        why = f": {printable(self.reason)}" if self.reason else ""
         return f"{self.kind} {what}{where}{why}"

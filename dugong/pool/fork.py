@@ -1,47 +1,71 @@
-"""What becomes of pools when the process forks: the child's start afresh.
+"""What becomes of pools when the process forks: those of the child start afresh.
 
 Guarantees: a child finds no pool in the middle of a change, sends no byte on a connection of its
-parent's, and finds each request that was under way failed.
+parent's, and finds each request that was under way failed, whatever goes wrong before the fork.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.pool import ConnectionPool
-    from dugong.pool.scheduler import Scheduler
 
-__all__ = ["pools"]
+__all__ = ["register"]
 
-#: Those that a forked child has to clean up after. Each pool adds itself.
-pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+# Held while a thread makes a pool or forks. Reentrant, for a signal handler may fork while its
+# thread does.
+_lock = RLock()  # a forked child has a new one
+#: The pools that exist; guarded by _lock.
+_pools: dict[int, weakref.ref[ConnectionPool]] = {}
+#: For each fork that is under way in the thread that holds _lock, the schedulers that it has
+#: stopped; guarded by _lock.
+_stopped: list[list[Scheduler]] = []
 
-_turn = Lock()  # held while a thread forks; guards `_forking`
-_forking: list[Scheduler] = []  # whose locks are held
+
+def register(pool: ConnectionPool) -> None:
+    """Have *pool* start afresh in a forked child."""
+    key = id(pool)
+    # An item of a dict is removed in one step, also by a finalizer that comes at any time.
+    reference = weakref.ref(pool, lambda _: _pools.pop(key, None))
+    with _lock:
+        _pools[key] = reference
+
+
+def _existing() -> list[Scheduler]:
+    pools = [reference() for reference in list(_pools.values())]
+    return [pool._scheduler for pool in pools if pool is not None]
 
 
 def _before() -> None:
     # With all locks in hand, what the child finds was not left in the middle of a change.
-    _turn.acquire()
-    for pool in list(pools):
-        pool._scheduler.lock.acquire()
-        _forking.append(pool._scheduler)
+    _lock.acquire()
+    stopped: list[Scheduler] = []
+    _stopped.append(stopped)
+    for scheduler in _existing():
+        scheduler.before_fork()
+        stopped.append(scheduler)
 
 
 def _after_in_parent() -> None:
-    while _forking:
-        _forking.pop().lock.release()
-    _turn.release()
+    for scheduler in _stopped.pop():
+        scheduler.after_fork_in_parent()
+    _lock.release()
 
 
 def _after_in_child() -> None:
-    while _forking:
-        _forking.pop().begin_as_child()
-    _turn.release()
+    global _lock  # noqa: PLW0603  # the thread that may hold it does not exist in the child
+    _stopped.clear()
+    try:
+        # All of them, for `_before` may have failed on the way.
+        for scheduler in _existing():
+            scheduler.begin_as_child()
+    finally:
+        _lock = RLock()
 
 
 os.register_at_fork(

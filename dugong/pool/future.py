@@ -1,35 +1,33 @@
 """`ResponseFuture`: a `concurrent.futures.Future` that weighs little and is resolved fast.
 
 Guarantees: everything of `concurrent.futures` and `asyncio.wrap_future` works on it; each callback
-runs exactly once, each waiter is told exactly once; a future that is done refers to no pool.
+runs exactly once, each waiter is told; the first outcome counts; a future that is done refers to no
+pool. No lock is shared by futures, and none is held while the owner or a callback is called.
 
-A future of the standard library is born with a lock, a queue and two lists. Nearly all of ours are
-done before anybody asks, so those things, the *audience*, come into being with the first who has
-to wait, adds a callback, or takes `_condition` (the functions of `concurrent.futures` do). These
-are the races, and what decides them:
+A future of the standard library begins with a lock, a queue and two lists. Nearly all of ours are
+done before another thread asks, so those things, the *observers*, are made by the first thread that
+has to wait, adds a callback, or takes `_condition` (the functions of `concurrent.futures` do). What
+decides all races is a list, the *entries*, to which each outcome and all observers are appended.
+Appending to a list, and reading an element of it, is atomic in free-threaded CPython, too. So all
+threads agree on which entry was there first:
 
-- Two ask at once: `_birth` makes one audience for both. It is one lock for all futures, held for
-  two or three steps that call nothing and wait for nothing.
-- Somebody asks while the future is resolved: resolving, too, looks for an audience under `_birth`,
-  and if there is none, sets the state there and then. So either the audience came first and is
-  told, or the state did and is seen by whoever takes the audience's lock.
-- `concurrent.futures.wait` takes the locks of its futures, then looks at each state twice and
-  relies on it not to change. Hence the state of a future with an audience is set under its lock,
-  and the waiters are told before it is released.
-- A callback is added while the future is resolved: adding looks at the state under the audience's
-  lock. Before the change the callback is in the list, which is run after it; later nothing is added
-  to the list, and the adder calls.
-- The state is read without a lock: the result is stored before it and the owner is dropped after
-  it, so who sees the future done sees its result. It changes once and never back.
+- The first outcome among the entries is that of the future. All others have no effect.
+- The first observers are those of the future. All others are forgotten.
+- If the outcome is the very first entry, the future was done before it had observers. Each thread
+  that finds it there stores it in `_outcome`, so none has to wait for another to do so.
+- Otherwise the outcome is stored in `_outcome` under the lock of the observers, and the waiters are
+  told before that is released. For `concurrent.futures.wait` takes the locks of its futures, then
+  looks at each state twice and relies on it not to change.
+- A callback is added under the lock of the observers, while there is no outcome. So it is in the
+  queue before the outcome is stored, and the thread that settled the future finds it there; or the
+  adder sees the outcome, and calls.
 
-No lock is held while the owner or a callback is called, and `_birth` not while another is taken, so
-no order of locks is asked of anybody.
+`_outcome` is one tuple, stored once: a thread that reads it sees all of the outcome or nothing.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
@@ -45,12 +43,12 @@ __all__ = ["Owner", "ResponseFuture"]
 
 
 class Owner(Protocol):
-    """Whoever resolves futures: the pool. All methods are called without a lock, by any thread."""
+    """What resolves futures: the pool. All methods are called without a lock, by any thread."""
 
     def abandon(self, future: ResponseFuture) -> bool:
         """Take the request out of the pool and call ``future._cancel()``; return True.
 
-        Return False if the future has been, or is about to be, resolved by somebody else.
+        Return False if another thread has resolved the future, or is about to.
         """
 
     def is_running(self, future: ResponseFuture) -> bool:
@@ -60,18 +58,18 @@ class Owner(Protocol):
         """Raise `StateError` if this is a thread of the pool, which would wait for itself."""
 
 
-class _Audience:
-    """Those who want to know when a future is done.
+class _Observers:
+    """What wants to know when a future is done."""
 
-    `lock` guards the lists and the future's state. It is reentrant, because a signal handler or a
-    finalizer may add a callback in the midst of another such call.
-    """
-
-    __slots__ = ("callbacks", "lock", "waiters")
+    __slots__ = ("callbacks", "lock", "untold", "waiters")
 
     def __init__(self) -> None:
+        # Guards the waiters, and the future's `_outcome`. It is reentrant, because a signal handler
+        # or a finalizer may add a callback in the midst of another such call.
         self.lock = threading.RLock()
-        self.waiters: list[Any] = []  # that have the methods of _Waiter
+        self.waiters: list[Any] = []  # with the methods of _Waiter; guarded by `lock`
+        self.untold: list[Any] | None = None  # those still to be told; guarded by `lock`
+        # Appended to under `lock`, while there is no outcome. Taken from without: that is atomic.
         self.callbacks: list[Callable[[Any], object]] = []
 
 
@@ -89,21 +87,30 @@ class _Waiter:
         self._lock.acquire(timeout=-1 if timeout is None else timeout)
 
     def _tell(self, future: object) -> None:
-        self._lock.release()
+        if self._lock.locked():
+            self._lock.release()
 
     add_result = add_exception = add_cancelled = _tell
 
 
-_birth = threading.Lock()
+#: The response, if there is one; the exception, if there is one; and the state.
+_Outcome = tuple[Any, BaseException | None, str]
+
+_CANCELLED: _Outcome = (None, None, CANCELLED_AND_NOTIFIED)
 
 
-def _free_birth() -> None:
-    if _birth.locked():
-        _birth.release()
+def _first_observers(entries: list[_Outcome | _Observers]) -> _Observers | None:
+    for entry in entries:
+        if isinstance(entry, _Observers):
+            return entry
+    return None
 
 
-# A forked child does not have the thread that may have held it.
-os.register_at_fork(after_in_child=_free_birth)
+def _first_outcome(entries: list[_Outcome | _Observers]) -> _Outcome:
+    for entry in entries:
+        if not isinstance(entry, _Observers):
+            return entry
+    raise AssertionError("the future is not settled")
 
 
 def _check_timeout(timeout: object) -> None:
@@ -114,49 +121,48 @@ def _check_timeout(timeout: object) -> None:
 
 
 class ResponseFuture(concurrent.futures.Future["Response"]):
-    """The answer to a request that was submitted to a pool; a `concurrent.futures.Future`.
+    """The response to a request that was submitted to a pool; a `concurrent.futures.Future`.
 
     `request` is the `Request`. Any thread may call any method. Different from other futures:
     `cancel` also works while the request is under way, and only the pool resolves it.
     """
 
-    __slots__ = ("_audience", "_exception", "_owner", "_result", "_state", "request")
+    __slots__ = ("_entries", "_outcome", "_owner", "request")
 
     def __init__(self, request: Request, owner: Owner) -> None:
         # Not that of the base class, which makes what this class does without.
-        self.request = request
+        self.request = request  # never changes
+        # None once the future is done. Any thread may read it, and set it to None.
         self._owner: Owner | None = owner
-        self._state = PENDING
-        self._result: Any = None
-        self._exception: BaseException | None = None
-        self._audience: _Audience | None = None
+        # Appended to by any thread, without a lock: see the top of this module.
+        self._entries: list[_Outcome | _Observers] = []
+        # Stored once: under the lock of the observers, if there are any before there is an outcome.
+        self._outcome: _Outcome | None = None
 
     def result(self, timeout: float | None = None) -> Response:
-        """Return the answer, waiting for it for up to *timeout* seconds (default: no limit).
+        """Return the response, waiting for it for up to *timeout* seconds (default: no limit).
 
         Raises whatever the request has failed with, `concurrent.futures.CancelledError` if it was
         cancelled, TimeoutError if it is not done by then (it goes on), `StateError` if it is not
         done and this is a thread of the pool, as in a callback, and TypeError or ValueError if
         *timeout* is no number of seconds. With zero or a negative one, it does not wait.
         """
-        self._wait(timeout)
-        exc = self._exception
+        response: Response
+        response, exc, _ = self._wait(timeout)
         if exc is None:
-            response: Response = self._result
             return response
         try:
             raise exc
         finally:
             # The exception refers to this frame, which must not refer to the exception.
-            del self, exc
+            del self, exc, response, _
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the request has failed with, or None if it was answered.
+        """Return what the request has failed with, or None if there is a response.
 
         Waits and raises as `result`.
         """
-        self._wait(timeout)
-        return self._exception
+        return self._wait(timeout)[1]
 
     def cancel(self) -> bool:
         """Withdraw the request, or abandon it if it has been sent; return True.
@@ -171,7 +177,8 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
     def cancelled(self) -> bool:
         """Return True if the request was cancelled."""
-        return self._state == CANCELLED_AND_NOTIFIED
+        outcome = self._outcome
+        return outcome is not None and outcome[2] == CANCELLED_AND_NOTIFIED
 
     def running(self) -> bool:
         """Return True if the request is under way on a connection."""
@@ -179,24 +186,27 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         return owner is not None and owner.is_running(self)
 
     def done(self) -> bool:
-        """Return True if the request was answered, has failed, or was cancelled."""
-        return self._state != PENDING
+        """Return True if there is a response, or the request has failed or was cancelled."""
+        return self._outcome is not None
 
     def add_done_callback(
         self, fn: Callable[[concurrent.futures.Future[Response]], object]
     ) -> None:
         """Have *fn* called with this future when it is done; now if it is done already.
 
-        It is called in the thread that resolves it, mostly one of the pool, where it must not wait
-        for another request; what it raises is logged. Raises TypeError if *fn* is not callable.
+        It is called in a thread of the pool, or in this one if the future is done. In a thread of
+        the pool it must not wait for a request: what would wait raises `StateError`, but for
+        `concurrent.futures.wait` and `concurrent.futures.as_completed`, which cannot know, and
+        would hang. What *fn* raises is logged. Raises TypeError if *fn* is not callable.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
-        audience = self._join()
-        with audience.lock:
-            if self._state == PENDING:
-                audience.callbacks.append(fn)
-                return
+        if self._outcome is None:
+            observers = self._observe()
+            with observers.lock:
+                if self._outcome is None:
+                    observers.callbacks.append(fn)
+                    return
         self._call(fn)
 
     def set_running_or_notify_cancel(self) -> bool:
@@ -211,39 +221,92 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         """Raise `concurrent.futures.InvalidStateError`: only the pool does this."""
         raise concurrent.futures.InvalidStateError("only the pool resolves a ResponseFuture")
 
-    # The owner calls one of the next three, once, holding no lock that a callback may want. The
-    # future of a stream, which the pool keeps to itself, is the only one to hold such a response.
+    # What the owner does. The future of a stream, which the pool keeps to itself, is the only one
+    # whose response is streamed.
+
+    def _settle(
+        self,
+        response: Response | StreamedResponse | None = None,
+        exception: BaseException | None = None,
+        cancelled: bool = False,
+    ) -> bool:
+        """Store the outcome, if there is none yet, and tell those that wait; call nothing.
+
+        The first outcome counts; all later calls have no effect. When this returns, the future is
+        done. Returns whether there are callbacks to run. May be called by any thread, in any place:
+        the code of no caller runs in it.
+        """
+        outcome = _CANCELLED if cancelled else (response, exception, FINISHED)
+        entries = self._entries
+        entries.append(outcome)
+        if entries[0] is outcome:
+            self._outcome = outcome
+            self._owner = None
+            return False
+        return self._settle_with_others()
+
+    def _settle_with_others(self) -> bool:
+        """Store the first of the outcomes, and have the first of the observers told."""
+        first = self._entries[0]
+        if not isinstance(first, _Observers):
+            self._outcome = first
+            self._owner = None
+            return False  # what came to observe later has seen it, or will
+        with first.lock:
+            if self._outcome is None:
+                first.untold = first.waiters.copy()
+                self._outcome = _first_outcome(self._entries)
+            if first.untold:
+                self._tell(first.untold, self._outcome)
+        self._owner = None
+        return bool(first.callbacks)
+
+    def _tell(self, waiters: list[Any], outcome: _Outcome) -> None:
+        # If an interrupt ends this, the next call of _settle() goes on with it.
+        while waiters:
+            waiter = waiters[-1]
+            if outcome[2] == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif outcome[1] is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+            waiters.pop()
+
+    def _run_callbacks(self) -> None:
+        """Run the callbacks of a future that is done, one after the other, each once.
+
+        To be called without a lock, by a thread of the pool. What one raises is logged.
+        """
+        callbacks = self._observe().callbacks
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:
+                return  # another thread has taken the last
+            self._call(callback)
+
+    def _resolve(self, response: Response | StreamedResponse | None) -> None:
+        """Settle with *response*, and run the callbacks."""
+        if self._settle(response):
+            self._run_callbacks()
 
     def _reject(self, exception: BaseException) -> None:
-        self._exception = exception
-        self._resolve(None)
+        """Settle with *exception*, and run the callbacks."""
+        if self._settle(None, exception):
+            self._run_callbacks()
 
     def _cancel(self) -> None:
-        self._resolve(None, CANCELLED_AND_NOTIFIED)
+        """Settle as cancelled, and run the callbacks."""
+        if self._settle(cancelled=True):
+            self._run_callbacks()
 
-    def _resolve(self, response: Response | StreamedResponse | None, state: str = FINISHED) -> None:
-        self._result = response
-        with _birth:
-            audience = self._audience
-            if audience is None:
-                self._state = state
-        self._owner = None
-        if audience is not None:
-            self._tell(audience, state)
+    def _forget_observers(self) -> None:
+        """Forget what observes the future: in a forked child, which has the locks but no waiters.
 
-    def _tell(self, audience: _Audience, state: str) -> None:
-        with audience.lock:
-            self._state = state
-            for waiter in audience.waiters:
-                if state == CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                elif self._exception is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-        for callback in audience.callbacks:
-            self._call(callback)
-        audience.callbacks.clear()
+        To be called while the child has one thread.
+        """
+        self._entries = [entry for entry in self._entries if not isinstance(entry, _Observers)]
 
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
@@ -255,42 +318,48 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
             logging.getLogger("concurrent.futures").exception("a callback of %r has failed", self)
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> _Outcome:
         if timeout is not None:
             _check_timeout(timeout)
-        if self._state == PENDING:
-            self._wait_pending(timeout)
-        if self._state == CANCELLED_AND_NOTIFIED:
+        outcome = self._outcome
+        if outcome is None:
+            outcome = self._wait_pending(timeout)
+        if outcome[2] == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
+        return outcome
 
-    def _wait_pending(self, timeout: float | None) -> None:
+    def _wait_pending(self, timeout: float | None) -> _Outcome:
         if timeout is None or timeout > 0:
             owner = self._owner
             if owner is not None:
                 owner.check_may_wait()
             waiter = _Waiter()
-            audience = self._join()
-            with audience.lock:
-                if self._state != PENDING:
-                    return
-                audience.waiters.append(waiter)
+            observers = self._observe()
+            with observers.lock:
+                if self._outcome is not None:
+                    return self._outcome
+                observers.waiters.append(waiter)
             try:
                 waiter.wait(timeout)
             finally:
-                with audience.lock:
-                    audience.waiters.remove(waiter)
-        if self._state == PENDING:
+                with observers.lock:
+                    observers.waiters.remove(waiter)
+        if self._outcome is None:
             raise TimeoutError(f"{self.request!r} is not done after {timeout} seconds")
+        return self._outcome
 
-    def _join(self) -> _Audience:
-        audience = self._audience
-        if audience is None:
-            new = _Audience()
-            with _birth:
-                audience = self._audience
-                if audience is None:
-                    audience = self._audience = new
-        return audience
+    def _observe(self) -> _Observers:
+        """Return the observers of the future, which are made by the first call."""
+        entries = self._entries
+        observers = _first_observers(entries)
+        if observers is None:
+            entries.append(_Observers())
+            observers = _first_observers(entries)
+            assert observers is not None
+        first = entries[0]
+        if not isinstance(first, _Observers):
+            self._outcome = first  # which the thread that settles may not have stored yet
+        return observers
 
     # What concurrent.futures takes hold of; it does no more with a condition than to lock it. To a
     # type checker they are the attributes of the base class.
@@ -298,19 +367,34 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
         @property
         def _condition(self):
-            return self._join().lock
+            return self._observe().lock
 
         @property
         def _waiters(self):
-            return self._join().waiters
+            return self._observe().waiters
 
         @property
         def _done_callbacks(self):
-            return self._join().callbacks
+            return self._observe().callbacks
+
+        @property
+        def _state(self):
+            outcome = self._outcome
+            return PENDING if outcome is None else outcome[2]
+
+        @property
+        def _result(self):
+            outcome = self._outcome
+            return None if outcome is None else outcome[0]
+
+        @property
+        def _exception(self):
+            outcome = self._outcome
+            return None if outcome is None else outcome[1]
 
     def __repr__(self) -> str:
-        if self._state == PENDING:
+        if self._outcome is None:
             state = "running" if self.running() else "pending"
         else:
             state = "cancelled" if self.cancelled() else "finished"
-        return f"<ResponseFuture {self.request.method} {self.request.url} {state}>"
+        return f"<ResponseFuture {self.request.method} {self.request.public_url} {state}>"

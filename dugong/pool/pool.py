@@ -1,5 +1,5 @@
 """`ConnectionPool`: the public face of the pool. Arguments are checked and given names here;
-`dugong.pool.making` makes jobs of requests, and `dugong.pool.scheduler` decides what happens to
+`dugong.pool.prepare` makes jobs of requests, and `dugong.pool.scheduler` decides what happens to
 those.
 
 Guarantees: what a caller got wrong is raised at the call, before anything is sent or queued. Starts
@@ -8,18 +8,24 @@ no threads itself; may be used by any thread, and in a forked child.
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Never, Unpack
 
 from dugong.connection.dial import Proxy, check_ssl_context
-from dugong.pool import direct, fork, receiver
+from dugong.pool import fork
+from dugong.pool.core.core import Limits
+from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
-from dugong.pool.making import JobMaker
+from dugong.pool.hints import WithOnly, refuse_options
+from dugong.pool.io import caller_runs, receiver, sender
+from dugong.pool.io.http1 import Http1Engine
+from dugong.pool.many import as_completed, in_order, requests_of
+from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
@@ -31,8 +37,7 @@ from dugong.pool.request import (
     check_seconds,
 )
 from dugong.pool.response import Response, StreamedResponse
-from dugong.pool.retry import RetryPolicy
-from dugong.pool.scheduler import Limits, Scheduler
+from dugong.pool.retry.policy import RetryPolicy
 from dugong.pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
@@ -40,25 +45,30 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.connection.request import HeadersLike
+    from dugong.pool.core.job import Job
     from dugong.pool.events import Event
-    from dugong.pool.job import Job
 
 __all__ = ["ConnectionPool"]
 
 _DEFAULT_RETRY = RetryPolicy()
-_AHEAD = 1024  # requests that map() and as_completed() keep under way, at most
 
 
 class ConnectionPool:
     """A few connections to each of many hosts, kept alive, over which requests are pipelined.
 
-    Parameters (times in seconds):
+    Parameters (times in seconds, None: no limit, unless it says otherwise):
 
     * *max_connections_per_host*, *max_connections*: how many connections there are at most.
     * *pipeline_depth*: how many requests may be unanswered on one connection. 1 turns pipelining
       off. How many really are depends on what the host has shown (see `statistics`).
-    * *timeout*: how long connecting, sending or receiving may go without any progress; None: for
-      ever. Each request may have its own for all but connecting.
+    * *pipeline_rescue*: whether idempotent requests that wait on their connection behind one that
+      is slow are taken back, and sent on a connection that is free.
+    * *timeout*: how long sending or receiving may go without any progress; None: for ever. Each
+      request may have its own. The head of a response has to be whole so long after it has begun.
+    * *connect_timeout*: how long opening a connection may take, with a proxy's tunnel and the TLS
+      handshake, but without name resolution; None: *timeout* bounds it.
+    * *min_rate*: how many bytes a second of a response's body have to come, on the average of 30
+      seconds; else the request fails as if nothing had come for *timeout*. None: any number.
     * *ssl_context*: for https; default: `ssl.create_default_context()`, which verifies.
     * *proxy*: ``(host, port)`` or ``http://user:password@host:port``, as of `HTTPConnection`.
     * *headers*: sent with every request that does not set the same names itself.
@@ -66,15 +76,15 @@ class ConnectionPool:
     * *max_queued*: how many requests may wait; beyond that, `submit` blocks.
     * *max_body_size*: bytes of a response body kept in memory; beyond that, `ResponseTooLarge`.
     * *idle_timeout*: after which an idle connection is closed.
-    * *max_age*, *max_requests*: after which a connection is replaced, between answers.
+    * *max_age*, *max_requests*: after which a connection is replaced, between responses.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
       for the pool; by several threads at a time, so only `Event.when` tells the order.
 
     Raises TypeError or ValueError if these make no sense.
 
-    Guarantees: each request gets its own answer, whole, or one exception, whose `delivery` says how
-    far the request had got. Any thread may call any method. A context manager, which closes the
-    pool at the end; a pool that is forgotten closes itself, and one that is open does not keep the
+    Guarantees: each request gets its own response, whole, or one exception, whose `delivery` says
+    how far the request had got. Any thread may call any method. A pool is a context manager, which
+    closes it at the end. A pool that is forgotten closes itself, and an open pool does not keep the
     interpreter from exiting. In a forked child the pool starts afresh.
     """
 
@@ -95,7 +105,13 @@ class ConnectionPool:
         max_age: float | None = None,
         max_requests: int | None = None,
         on_event: Callable[[Event], object] | None = None,
+        connect_timeout: float | None = 10.0,
+        min_rate: float | None = 1.0,
+        pipeline_rescue: bool = True,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_options(unknown, ConnectionPool.__init__.__kwdefaults__ or ())
         _check_counts(
             max_connections_per_host=max_connections_per_host,
             max_connections=max_connections,
@@ -105,11 +121,20 @@ class ConnectionPool:
         )
         if max_requests is not None:
             _check_counts(max_requests=max_requests)
-        _check_times(timeout=timeout, idle_timeout=idle_timeout, max_age=max_age)
+        _check_times(
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            idle_timeout=idle_timeout,
+            max_age=max_age,
+        )
         if idle_timeout is None:
             raise TypeError("idle_timeout must be a number of seconds")
         check_ssl_context(ssl_context)
         check_retry(retry)
+        if min_rate is not None:
+            _check_rate("min_rate", min_rate)
+        if not isinstance(pipeline_rescue, bool):
+            raise TypeError(f"pipeline_rescue must be a bool, not {pipeline_rescue!r}")
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
         limits = Limits(
@@ -122,16 +147,25 @@ class ConnectionPool:
             idle_timeout,
             max_age,
             max_requests,
+            connect_timeout,
+            min_rate,
+            pipeline_rescue,
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
-        # not done. So a pool that nobody waits for is collected, and the threads are told then.
+        # not done. So a pool that is forgotten is collected, and the threads are told then.
         dialer = Dialer(None if proxy is None else Proxy(proxy), ssl_context, timeout)
-        self._scheduler = Scheduler(limits, dialer, on_event)
-        self._maker = JobMaker(self._scheduler, dialer, headers, timeout, retry)
+        self._scheduler = Scheduler(
+            limits,
+            lambda origin: Http1Engine(partial(dialer, origin)),
+            sender.run,
+            receiver.run,
+            on_event,
+        )
+        self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
-        # When the interpreter exits, nothing is to be tidied up, and nobody to be called back.
+        # When the interpreter exits, nothing is tidied up, and no callback is run.
         self._finalizer.atexit = False
-        fork.pools.add(self)
+        fork.register(self)
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -147,26 +181,30 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        **unknown: Never,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
 
         Takes either a `Request` or the parameters of one. Raises ValueError or TypeError for bad
         arguments, and what `submit(...).result()` raises.
         """
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         scheduler = self._scheduler
         scheduler.check_may_wait()
-        job = self._maker.make(made, self)
+        job = self._preparer.prepare(made, self)
         try:
-            pipeline = None
-            if made.deadline is None and job.upload is None:
-                pipeline = scheduler.borrow(job)
-            if pipeline is None:
+            connection = None
+            if job.deadline is None and job.upload is None:
+                connection = scheduler.traffic.borrow(job)
+            if connection is None:
                 scheduler.submit(job)
-            elif (response := direct.perform(scheduler, pipeline, job)) is not None:
+            elif (response := caller_runs.perform(scheduler.traffic, connection, job)) is not None:
                 return response
             return job.future.result()
-        except BaseException:
+        except BaseException as exc:
+            scheduler.recover(exc)
             job.future.cancel()  # does nothing if it is done
             raise
 
@@ -183,6 +221,7 @@ class ConnectionPool:
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         block: bool = True,
+        **unknown: Never,
     ) -> ResponseFuture:
         """Queue a request and return its future, a `concurrent.futures.Future` of a `Response`.
 
@@ -191,11 +230,13 @@ class ConnectionPool:
         ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
         `result()` of the future.
         """
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._maker.make(made, self)
+        job = self._preparer.prepare(made, self)
         try:
             self._scheduler.submit(job, block)
-        except BaseException:  # an interrupt, too, for nobody else knows of the future
+        except BaseException:  # an interrupt, too: the caller never sees the future
             job.future.cancel()
             raise
         return job.future
@@ -205,76 +246,26 @@ class ConnectionPool:
 
         Takes from *requests* only so much that there is enough under way, so they may be endless.
         A request that fails, or cannot be made, raises here when it is its turn, and the later ones
-        are cancelled: use `as_completed` to go on. So does what *requests* raise themselves. Raises
-        TypeError at the call if they are no iterable.
+        are cancelled: use `as_completed` to go on. The same goes for what *requests* raise. Raises
+        TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
+        and in each step.
         """
-        return self._map(_requests(requests))
-
-    def _map(self, source: Iterator[Request]) -> Iterator[Response]:
-        ahead: deque[ResponseFuture] = deque()
-        failed: Exception | None = None  # what *source* ends with, after all that came before
-        try:
-            while True:
-                try:
-                    while failed is None and len(ahead) < _AHEAD:
-                        if (request := next(source, None)) is None:
-                            break
-                        ahead.append(self.submit(request))
-                        if ahead[0].done():
-                            break
-                except Exception as exc:
-                    failed = exc
-                if ahead:
-                    yield ahead[0].result()  # which is cancelled, too, if the wait is interrupted
-                    ahead.popleft()
-                elif failed is not None:
-                    raise failed
-                else:
-                    return
-        finally:
-            failed = None  # which refers to this frame
-            for future in ahead:
-                future.cancel()
+        source = requests_of(requests)
+        self._scheduler.check_may_wait()
+        return in_order(source, self.submit, self._scheduler.check_may_wait)
 
     def as_completed(self, requests: Iterable[str | Request]) -> Iterator[ResponseFuture]:
         """Yield a future for each of *requests* (URLs for GET, or `Request` objects), when done.
 
-        `future.request` says whose it is. Takes from *requests* only so much that there is enough
-        under way, so they may be endless. One that cannot be made raises here, as does what
-        *requests* raise themselves, once there is a future for all that came before. Raises
-        TypeError at the call if they are no iterable.
+        `future.request` says which request it is for. Takes from *requests* only so much that there
+        is enough under way, so they may be endless. A request that cannot be made raises here, as
+        does what *requests* raise, once there is a future for all that came before. Raises
+        TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
+        and in each step.
         """
-        return self._as_completed(_requests(requests))
-
-    def _as_completed(self, source: Iterator[Request]) -> Iterator[ResponseFuture]:
-        done: SimpleQueue[Any] = SimpleQueue()
-        pending: set[ResponseFuture] = set()
-        failed: Exception | None = None  # what *source* ends with, after all that came before
-        try:
-            while True:
-                try:
-                    while failed is None and len(pending) < _AHEAD:
-                        if (request := next(source, None)) is None:
-                            break
-                        future = self.submit(request)
-                        pending.add(future)
-                        future.add_done_callback(done.put)
-                        if not done.empty():
-                            break
-                except Exception as exc:
-                    failed = exc
-                if pending:
-                    future = done.get()
-                    pending.remove(future)
-                    yield future
-                elif failed is not None:
-                    raise failed
-                else:
-                    return
-        finally:
-            failed = None  # which refers to this frame
-            for future in pending:
-                future.cancel()
+        source = requests_of(requests)
+        self._scheduler.check_may_wait()
+        return as_completed(source, self.submit, self._scheduler.check_may_wait)
 
     def stream(
         self,
@@ -288,34 +279,37 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
-        """Send a request and, in the `with` block, read the body of its answer as it comes.
+        """Send a request and, in the `with` block, read the body of its response as it comes.
 
         Takes either a `Request` or the parameters of one, and raises as `request`: at the call for
         bad arguments, and everything else when the block is entered. The connection is the block's
         until it is left; if the body has not been read then, what little is left of it is drained,
-        or the connection closed. With a request body, the block begins when the answer does, which
-        may be before all of the body was sent.
+        or the connection closed. With a request body, the block begins when the response does,
+        which may be before all of the body was sent.
         """
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._maker.make(made, self)
-        job.alone = job.streamed = True
-        return self._stream(job)
+        job = self._preparer.prepare(made, self)
+        job.exclusive = job.streamed = True
+        return WithOnly(self._stream(job))
 
     @contextmanager
     def _stream(self, job: Job) -> Iterator[StreamedResponse]:
         self._scheduler.check_may_wait()
-        answer: StreamedResponse | None = None
+        response: StreamedResponse | None = None
         try:
             self._scheduler.submit(job)
-            answer = receiver.streamed(job.future.result())
-            yield answer
+            response = receiver.streamed(job.future.result())
+            yield response
         finally:
             job.future.cancel()  # does nothing if it is done
-            if answer is not None:
-                answer.close()
-            if job.reading is not None:
-                job.reading.close()
+            if response is not None:
+                response.close()
+            if job.body_source is not None:
+                job.body_source.close(self._scheduler)
 
     def get(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a GET; see `request`."""
@@ -383,9 +377,8 @@ def _made(
         if url is None:
             raise TypeError("a method and a URL are needed, or a Request")
         # The class itself would make a dict of the keywords, and takes half as long again.
-        made = Request.__new__(Request)
-        Request.__init__(
-            made,
+        return Request.__new__(
+            Request,
             method,
             url,
             headers,
@@ -396,24 +389,11 @@ def _made(
             idempotent=idempotent,
             retry=retry,
         )
-        return made
     others = (url, headers, body, deadline, idempotent)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
     if others != (None, None, None, None, None) or not defaults:
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
-
-
-def _requests(items: Iterable[str | Request]) -> Iterator[Request]:
-    """Return what is to be sent for *items*, which may be endless."""
-    if isinstance(items, (str, bytes, Request)) or not isinstance(items, Iterable):
-        raise TypeError(f"requests must be an iterable of URLs and Requests, not {items!r}")
-    # Not a generator, which would be over for good when a frontier is empty for a while.
-    return map(_request, items)
-
-
-def _request(item: str | Request) -> Request:
-    return item if isinstance(item, Request) else Request("GET", item)
 
 
 def _check_counts(**counts: int) -> None:
@@ -422,6 +402,13 @@ def _check_counts(**counts: int) -> None:
             raise TypeError(f"{name} must be an int, not {count!r}")
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+        raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
+    if not 0 < rate <= sys.float_info.max:  # which no NaN passes
+        raise ValueError(f"{name} must be positive and finite, not {rate!r}")
 
 
 def _check_times(**times: float | None) -> None:

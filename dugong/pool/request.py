@@ -1,34 +1,33 @@
-"""What a caller asks a pool for: `Request`, and the origin and the target that its URL names.
+"""What a caller asks a pool for: `Request`.
 
-Guarantees: a `Request` that exists has a method, an origin and a target that can be sent, and
-limits that make sense; whatever is wrong with those is a ValueError or a TypeError of its
-constructor, and no message quotes a password. Touches nothing; the only state is a bounded memory
-of origins that were parsed before, which any thread may use.
+Guarantees: a `Request` that exists has a method, an origin, a target and header fields that can be
+sent, and limits that make sense; whatever is wrong with those is a ValueError or a TypeError when
+it is made. It never changes, so what is sent is what was checked. No message and no repr of this
+module quotes a header value, a query, a user name or a password. Touches nothing.
 """
 
 from __future__ import annotations
 
-import re
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
-from dugong.connection.dial import ascii_host, netloc
-from dugong.connection.head import check_method, check_target
-from dugong.connection.memory import Memory
-from dugong.connection.request import HeadersLike, header_pairs
+from dugong.connection.head import check_target, field_line, is_token
+from dugong.connection.request import HeadersLike
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
-
-if TYPE_CHECKING:
-    from dugong.pool.retry import RetryPolicy
+from dugong.pool.hints import refuse_options
+from dugong.pool.oneshot import rememberable
+from dugong.pool.retry.policy import IDEMPOTENT, RetryPolicy
+from dugong.pool.url import PLAIN_URL, Origin, known_origins, public_url, redacted_url, split_url
 
 __all__ = [
-    "IDEMPOTENT",
+    "PLAIN_OPTIONS",
     "POOL_DEFAULT",
     "BodyLike",
+    "Changes",
+    "HeaderPairs",
     "Options",
     "OptionsAndBody",
     "Origin",
@@ -36,9 +35,8 @@ __all__ = [
     "Request",
     "check_retry",
     "check_seconds",
-    "header_pairs",
-    "parse_origin",
-    "split_url",
+    "checked_headers",
+    "public_url",
 ]
 
 
@@ -54,99 +52,10 @@ class PoolDefault(Enum):
 #: As *timeout* or *retry*: that of the pool.
 POOL_DEFAULT: Final = PoolDefault.POOL_DEFAULT
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]@]*\]|[^\[\]:@]*)(?::(?P<port>[^:]*))?")
-_PORT = re.compile(r"[0-9]{1,5}")
-_NAME = re.compile(r"([a-z0-9_-]+\.)*[a-z0-9_-]+\.?")  # of the DNS, or an IPv4 address
-_MAX_NAME = 254  # with a dot at the end
-
-#: What names the origin, then a target that is good for any method, and nothing else.
-_PLAIN_URL = re.compile(r"(https?://[^/?#]*)/[!-\"$-~]*")
-
-#: Methods that promise it (RFC 9110 §9.2.2).
-IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 _COMMON = IDEMPOTENT | {"POST", "PATCH"}
+_LONGEST_METHOD_SHOWN = 32  # characters of an invalid method in a message
 
-
-class Origin(NamedTuple):
-    """What connections are shared by (RFC 9110 §4.3.1). `host` is lower-case and ASCII."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @property
-    def netloc(self) -> str:
-        """The host, and the port unless it is the default, as in a URL."""
-        port = None if self.port == _DEFAULT_PORTS.get(self.scheme) else self.port
-        return netloc(self.host, port)
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.netloc}"
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """Split *url* into what names its origin and its target, which is without a fragment.
-
-    ``http://host:81/path?query#part`` gives ``http://host:81`` and ``/path?query``. Neither is
-    checked. Raises ValueError if it does not begin as an http or https URL, TypeError if it is no
-    str.
-    """
-    if not isinstance(url, str):
-        raise TypeError(f"a URL must be a str, not {type(url).__name__}")
-    if url.startswith("http://"):
-        start = 7
-    elif url.startswith("https://"):
-        start = 8
-    else:
-        start = url.find("://") + 3
-        if url[: max(0, start - 3)].lower() not in _DEFAULT_PORTS:
-            raise ValueError("a URL must begin with http:// or https://")
-    url = url.partition("#")[0]
-    end = min(i for i in (url.find("/", start), url.find("?", start), len(url)) if i >= 0)
-    target = url[end:]
-    return url[:end], target if target[:1] == "/" else "/" + target
-
-
-def parse_origin(prefix: str) -> Origin:
-    """Return the origin that *prefix* names, the first part of what `split_url` gave.
-
-    Raises ValueError if it is not an http or https scheme, a host name or address, and maybe a
-    port, or if it holds a user name.
-    """
-    scheme, separator, authority = prefix.partition("://")
-    scheme = scheme.lower()
-    if scheme not in _DEFAULT_PORTS or not separator:
-        raise ValueError("a URL must begin with http:// or https://")
-    if "@" in authority:
-        raise ValueError("a URL must not hold a user name or password: use a header")
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        raise ValueError("a URL must have the form http://host[:port]/path, with IPv6 in brackets")
-    # What looks like a port may be the beginning of a password, so it is not quoted.
-    if match["port"] and not (_PORT.fullmatch(match["port"]) and 0 < int(match["port"]) < 65536):
-        raise ValueError("the port of a URL must be a number between 1 and 65535")
-    port = int(match["port"]) if match["port"] else _DEFAULT_PORTS[scheme]
-    return Origin(scheme, _parse_host(match["host"]), port)
-
-
-def _parse_host(host: str) -> str:
-    if not host:
-        raise ValueError("the URL names no host")
-    if host[0] == "[":
-        # One text for each address; no zone, which means nothing outside this machine.
-        try:
-            packed = socket.inet_pton(socket.AF_INET6, host[1:-1])
-            return socket.inet_ntop(socket.AF_INET6, packed)
-        except (OSError, ValueError):
-            raise ValueError(f"invalid IPv6 address {host} in the URL") from None
-    name = ascii_host(host).lower()
-    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
-        raise ValueError(f"invalid host name {host!r} in the URL")
-    return name
-
-
-_known_origins = Memory(parse_origin, most=4096)
+HeaderPairs = tuple[tuple[str, str], ...]
 
 
 class Options(TypedDict, total=False):
@@ -166,8 +75,35 @@ class OptionsAndBody(Options, total=False):
     body: BodyLike | None
 
 
+class Changes(OptionsAndBody, total=False):
+    """What `Request.replace` takes."""
+
+    method: str
+    url: str
+
+
+class CheckedOptions(NamedTuple):
+    """The options of one request, checked and copied. Most requests share `PLAIN_OPTIONS`."""
+
+    headers: HeaderPairs | None
+    body: BodyLike | None
+    timeout: float | PoolDefault | None
+    deadline: float | None
+    expect100: bool
+    idempotent: bool | None
+    retry: RetryPolicy | PoolDefault | None
+    says_idempotent: bool | None
+    source: Any  # the body, or what stands for it so that it can be remembered as used
+
+
+#: The options of a request that has none.
+PLAIN_OPTIONS: Final = CheckedOptions(
+    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None
+)
+
+
 class Request:
-    """One request. Not to be changed once it is made; then it may be submitted by any thread.
+    """One request. It never changes; any thread may submit it.
 
     It may be submitted more than once, with a body that can be read more than once.
 
@@ -180,29 +116,28 @@ class Request:
     *idempotent* says whether the request may be sent twice, if something else than its method
     decides that. *retry* is the `RetryPolicy` (None: one attempt only; default: that of the pool).
 
-    Raises TypeError and ValueError if the request could not be sent as it is. The values of
-    *headers* and *body* are looked at when it is submitted.
+    Raises TypeError and ValueError if the request could not be sent as it is. *headers* are read,
+    checked and copied when the request is made: a change of them afterwards changes nothing. The
+    *body* is not copied; it is looked at when the request is submitted. What can be read only once,
+    such as a generator or a pipe, is a ValueError then if an earlier request has used it.
 
-    Attributes: the parameters as they were given (a one-shot *headers* as a tuple); `origin`;
-    `target`; `is_idempotent`. Requests are equal only to themselves.
+    Attributes: the parameters as they were given (*headers* as a tuple of (name, value) pairs);
+    `origin`; `target`; `is_idempotent`; `public_url`. Setting or deleting one is an
+    AttributeError: `replace` makes another request. Requests are equal only to themselves. They can
+    be copied and pickled if their bodies can.
     """
 
-    __slots__ = (
-        "_target",
-        "body",
-        "deadline",
-        "expect100",
-        "headers",
-        "idempotent",
-        "method",
-        "origin",
-        "retry",
-        "timeout",
-        "url",
-    )
+    # There may be very many of them, waiting. So what most have in common is in one slot.
+    __slots__ = ("_options", "_target", "method", "origin", "url")
 
-    def __init__(
-        self,
+    _options: CheckedOptions
+    _target: int | str  # where it begins in the URL, or what it is
+    method: str
+    origin: Origin
+    url: str
+
+    def __new__(
+        cls,
         method: str,
         url: str,
         headers: HeadersLike | None = None,
@@ -213,41 +148,92 @@ class Request:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
-    ) -> None:
+        **unknown: Never,
+    ) -> Request:
+        if unknown:
+            refuse_options(unknown, OptionsAndBody.__annotations__)
+        # Not in __init__, which could be called again. The slots are set through their
+        # descriptors, because __setattr__ refuses and object.__setattr__ takes longer.
         if method not in _COMMON:
-            if not isinstance(method, str):
-                raise TypeError(f"method must be a str, not {method!r}")
-            check_method(method)
-        plain = _PLAIN_URL.fullmatch(url) if isinstance(url, str) else None
-        if plain is not None:
-            prefix = plain[1]
-            # Where the target begins costs no memory; a second copy of most of the URL would.
-            self._target: int | str = len(prefix)
+            method = _checked_method(method)
+        elif type(method) is not str:
+            method = str.__str__(method)  # what is formatted is what was checked
+        if type(url) is not str:
+            url = _as_str(url)
+        plain = PLAIN_URL.fullmatch(url)
+        target: int | str
+        try:
+            if plain is not None:
+                prefix = plain[1]
+                target = len(prefix)  # a second copy of most of the URL would cost memory
+            else:
+                prefix, target = split_url(url)
+                _check_target(method, target)
+            origin = known_origins[prefix]
+        except ValueError as exc:
+            raise ValueError(f"invalid URL '{redacted_url(url)}': {exc}") from None
+        if (
+            headers is None
+            and body is None
+            and timeout is POOL_DEFAULT
+            and deadline is None
+            and expect100 is False
+            and idempotent is None
+            and retry is POOL_DEFAULT
+        ):
+            options = PLAIN_OPTIONS
         else:
-            prefix, self._target = split_url(url)
-            check_target(method, self._target)
-        self.method = method if type(method) is str else str.__str__(method)
-        self.url = url
-        self.origin = _known_origins[prefix]
-        self.headers = headers if headers is None else _check_headers(headers)
-        self.body = body
-        if timeout is not POOL_DEFAULT and timeout is not None:
-            check_seconds("timeout", timeout)
-        self.timeout = timeout
-        if deadline is not None:
-            check_seconds("deadline", deadline)
-        self.deadline = deadline
-        if expect100 is not False:
-            _check_bool("expect100", expect100)
-            if body is None:
-                raise ValueError("expect100 is only allowed with a body")
-        self.expect100 = expect100
-        if idempotent is not None:
-            _check_bool("idempotent", idempotent)
-        self.idempotent = idempotent
-        if retry is not POOL_DEFAULT:
-            check_retry(retry)
-        self.retry = retry
+            options = _checked_options(
+                headers, body, timeout, deadline, expect100, idempotent, retry
+            )
+        self = object.__new__(cls)
+        _set_method(self, method)
+        _set_url(self, url)
+        _set_origin(self, origin)
+        _set_target(self, target)
+        _set_options(self, options)
+        return self
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Request never changes: replace({name}=...) makes another")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Request never changes: replace() makes another")
+
+    @property
+    def headers(self) -> HeaderPairs | None:
+        """The header fields as (name, value) pairs, or None if none were given."""
+        return self._options.headers
+
+    @property
+    def body(self) -> BodyLike | None:
+        """The body, as it was given."""
+        return self._options.body
+
+    @property
+    def timeout(self) -> float | PoolDefault | None:
+        """How many seconds may pass without any progress."""
+        return self._options.timeout
+
+    @property
+    def deadline(self) -> float | None:
+        """How many seconds the whole call may take."""
+        return self._options.deadline
+
+    @property
+    def expect100(self) -> bool:
+        """Whether the body is sent only when the server wants it."""
+        return self._options.expect100
+
+    @property
+    def idempotent(self) -> bool | None:
+        """What the caller has said of sending it twice."""
+        return self._options.idempotent
+
+    @property
+    def retry(self) -> RetryPolicy | PoolDefault | None:
+        """The policy of its own, if it has one."""
+        return self._options.retry
 
     @property
     def target(self) -> str:
@@ -256,12 +242,17 @@ class Request:
         return self.url[target:] if isinstance(target, int) else target
 
     @property
+    def public_url(self) -> str:
+        """The URL fit for messages and logs: ``?...`` for a query, and without a fragment."""
+        return public_url(self.url)
+
+    @property
     def is_idempotent(self) -> bool:
         """Whether sending the request twice does what sending it once does (RFC 9110 §9.2.2).
 
         What `says_idempotent` says; if that is nothing, whether the method promises it.
         """
-        said = self.says_idempotent
+        said = self._options.says_idempotent
         return self.method in IDEMPOTENT if said is None else said
 
     @property
@@ -270,23 +261,149 @@ class Request:
 
         None if neither says anything, so that the method decides.
         """
-        if self.idempotent is not None or self.headers is None:
-            return self.idempotent
-        keyed = any(name.lower() == "idempotency-key" for name, _ in header_pairs(self.headers))
-        return True if keyed else None
+        return self._options.says_idempotent
+
+    def replace(self, **changes: Unpack[Changes]) -> Request:
+        """Return a request like this one but for *changes*, which are parameters of `Request`.
+
+        Raises what `Request` raises.
+        """
+        parameters: dict[str, Any] = dict(zip(_PARAMETERS, self._parameters(), strict=True))
+        parameters.update(changes)
+        return type(self)(**parameters)
+
+    def _parameters(self) -> tuple[Any, ...]:
+        return (self.method, self.url, *self._options[:-2])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _request_of, (type(self), *self._parameters())
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {self.url}>"
+        return f"<Request {self.method} {self.public_url}>"
 
 
-def _check_headers(headers: HeadersLike) -> HeadersLike:
-    if isinstance(headers, (dict, Headers, list, tuple)):
-        return headers
-    if isinstance(headers, Iterator):
-        return tuple(headers)  # it is read more than once
-    if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
-        raise TypeError(f"headers must be a mapping or (name, value) pairs, not {headers!r}")
-    return headers
+_set_method = Request.__dict__["method"].__set__
+_set_url = Request.__dict__["url"].__set__
+_set_origin = Request.__dict__["origin"].__set__
+_set_target = Request.__dict__["_target"].__set__
+_set_options = Request.__dict__["_options"].__set__
+
+_PARAMETERS = ("method", "url", *CheckedOptions._fields[:-2])
+
+
+def _request_of(
+    cls: type[Request], method: Any, url: Any, headers: Any, body: Any, *options: Any
+) -> Request:
+    """Make a request of its parameters, in their order: what a pickled one is made by."""
+    keywords = dict(zip(_PARAMETERS[4:], options, strict=True))
+    return cls(method, url, headers, body, **keywords)
+
+
+def _checked_method(method: object) -> str:
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a str, not {type(method).__name__}")
+    method = str.__str__(method)
+    if "://" in method:
+        raise ValueError("invalid method: it is a URL; the method comes first, then the URL")
+    if not is_token(method):
+        shown = f" {method!r}" if len(method) <= _LONGEST_METHOD_SHOWN else ""
+        raise ValueError(f"invalid method{shown}: it must be a token (RFC 9110 §9.1), such as GET")
+    return method
+
+
+def _as_str(url: object) -> str:
+    if not isinstance(url, str):
+        raise TypeError(f"a URL must be a str, not {type(url).__name__}")
+    return str.__str__(url)
+
+
+def _check_target(method: str, target: str) -> None:
+    try:
+        check_target(method, target)
+    except ValueError:
+        raise ValueError(
+            "spaces, control characters and non-ASCII characters must be percent-encoded, as "
+            "urllib.parse.quote() does"
+        ) from None
+
+
+def _checked_options(
+    headers: HeadersLike | None,
+    body: BodyLike | None,
+    timeout: float | PoolDefault | None,
+    deadline: float | None,
+    expect100: bool,
+    idempotent: bool | None,
+    retry: RetryPolicy | PoolDefault | None,
+) -> CheckedOptions:
+    if timeout is not POOL_DEFAULT and timeout is not None:
+        check_seconds("timeout", timeout)
+    if deadline is not None:
+        check_seconds("deadline", deadline)
+    if expect100 is not False:
+        _check_bool("expect100", expect100)
+        if body is None:
+            raise ValueError("expect100 is only allowed with a body")
+    if idempotent is not None:
+        _check_bool("idempotent", idempotent)
+    if retry is not POOL_DEFAULT:
+        check_retry(retry)
+    pairs = None if headers is None else checked_headers(headers)
+    said = idempotent
+    if said is None and pairs and any(name.lower() == "idempotency-key" for name, _ in pairs):
+        said = True
+    source = body if type(body) is bytes else rememberable(body)
+    return CheckedOptions(
+        pairs, body, timeout, deadline, expect100, idempotent, retry, said, source
+    )
+
+
+def checked_headers(headers: HeadersLike) -> HeaderPairs:
+    """Return *headers* as a tuple of (name, value) pairs that can be sent; an int as its digits.
+
+    *headers* are read once. Raises TypeError if they are no headers, ValueError if one could not be
+    sent, and what reading them raises. No message quotes a value.
+    """
+    items: Iterable[object]
+    if type(headers) is dict or isinstance(headers, (Mapping, Headers)):
+        items = headers.items()
+    elif isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
+        raise TypeError(
+            f"headers must be a mapping or (name, value) pairs, not {type(headers).__name__}"
+        )
+    else:
+        items = headers
+    pairs = []
+    for item in items:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise TypeError(
+                f"headers must be a mapping or (name, value) pairs, not of {type(item).__name__}"
+            )
+        name, value = item
+        if type(name) is not str or type(value) is not str:
+            name, value = _header_strs(name, value)
+        try:
+            field_line(name, value)
+        except ValueError:
+            if is_token(name):
+                raise
+            # What stands there may be a whole line, or the value.
+            raise ValueError("invalid header name: it must be a token (RFC 9110 §5.1)") from None
+        pairs.append((name, value))
+    return tuple(pairs)
+
+
+def _header_strs(name: object, value: object) -> tuple[str, str]:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a header must be a str, not {type(name).__name__}")
+    # What is checked is what is sent: an Enum that is a str is formatted as something else.
+    name = str.__str__(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return name, str(int(value))
+    if not isinstance(value, str):
+        shown = f" {name!r}" if is_token(name) else ""
+        raise TypeError(f"the value of header{shown} must be a str, not {type(value).__name__}")
+    return name, str.__str__(value)
 
 
 def check_seconds(name: str, value: object) -> None:
@@ -299,8 +416,6 @@ def check_seconds(name: str, value: object) -> None:
 
 def check_retry(value: object) -> None:
     """Raise TypeError unless *value* is None or a `RetryPolicy`."""
-    from dugong.pool.retry import RetryPolicy
-
     if value is not None and not isinstance(value, RetryPolicy):
         raise TypeError(f"retry must be a RetryPolicy or None, not {value!r}")
 

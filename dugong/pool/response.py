@@ -1,20 +1,23 @@
-"""Answers: `Response`, with all of its body in memory, and `StreamedResponse`, to be read; and the
-`Attempt`s before them.
+"""Responses: `Response`, with all of its body in memory, and `StreamedResponse`, which is read from
+the connection; and the `Attempt`s before them.
 
-Guarantees: no bytes of any server make `Response.text` raise. Only a `StreamedResponse` touches
-anything, and that through the `BodySource` it was given.
+Guarantees: no bytes of a server make `Response.text` raise, or stay in memory after the response.
+No repr has a query or a control character in it. Only a `StreamedResponse` touches anything: the
+`BodySource` it was given.
 """
 
 from __future__ import annotations
 
-import codecs
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from dugong.connection.head import headers_of
+from dugong.connection.memory import Memory
 from dugong.connection.request import check_size, writable_view
-from dugong.errors import Delivery, DugongError, HTTPStatusError
+from dugong.errors import Delivery, DugongError, HTTPStatusError, printable
 from dugong.headers import Headers
+from dugong.pool.hints import no_attribute
 
 if TYPE_CHECKING:
     from dugong.pool.request import Request
@@ -25,18 +28,20 @@ _PIECE = 256 * 1024
 _ERROR_PAGE = 64 * 1024
 
 # Codecs of Python that are no charsets; some of them take time with the square of the length.
-_NOT_CHARSETS = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
+_NOT_CHARSETS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
+_LONGEST_CHARSET = 40  # characters; no codec of Python has a longer name
+_NOT_IN_CODEC = re.compile(r"[^a-z0-9]+")
 
 
 class Attempt(NamedTuple):
     """An attempt to send a request that has failed.
 
     `when` it ended is in seconds, as `time.time` gives them; `connection` is the name of the
-    connection; `outcome` says what happened; `delivery` how far the request had got (None: nobody
-    knows, for there was no pool). `number` is 1 for the first; one that was not `charged` was lost
-    because of another request, and has the number of the next. `status` is that of an answer and
-    `exception` what went wrong: one of the two is None. `response` is that answer, and `request`
-    the `Request`, as long as a `RetryPolicy.should_retry` is asked; neither is kept afterwards.
+    connection; `outcome` says what happened; `delivery` how far the request had got (None: it was
+    no request of a pool). `number` is 1 for the first; an attempt that was not `charged` was lost
+    because of another request, and the next one has its number. `status` is that of a response and
+    `exception` what went wrong: one of the two is None. `response` is that response and `request`
+    the `Request` while a `RetryPolicy.should_retry` is asked; neither is kept afterwards.
     """
 
     when: float
@@ -52,11 +57,11 @@ class Attempt(NamedTuple):
 
 
 class Response:
-    """An answer, with all of its body.
+    """A response, with all of its body.
 
     Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
     `body` is bytes, `request` the `Request`, and `attempts` a tuple with each `Attempt` that failed
-    before this one. Not to be changed; then any thread may read it.
+    before this one. They must not be changed; then any thread may read them.
     """
 
     __slots__ = ("_headers", "attempts", "body", "reason", "request", "status")
@@ -72,7 +77,8 @@ class Response:
     ) -> None:
         self.status = status
         self.reason = reason
-        self._headers = headers  # as in headers_of()
+        # As headers_of() takes them. Stored by each thread that is the first to read `headers`.
+        self._headers = headers
         self.body = body
         self.request = request
         self.attempts = attempts
@@ -80,7 +86,7 @@ class Response:
     @property
     def headers(self) -> Headers:
         """The header fields."""
-        # Two threads may both do this, at no harm.
+        # Two threads may both do this: to store an attribute is atomic, and both store the same.
         headers = self._headers = headers_of(self._headers)
         return headers
 
@@ -91,26 +97,29 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The body as text, in the charset that Content-Type names; UTF-8 if it names none.
+        """The body as text, in the charset that Content-Type names.
 
-        So it is if nobody knows that charset. What cannot be decoded becomes U+FFFD.
+        It is UTF-8 if Content-Type names none, or one for which Python has no codec of its own.
+        What cannot be decoded becomes U+FFFD.
         """
-        charset = self.headers.get_content_charset("utf-8")
+        codec = _known_codecs[self.headers.get_content_charset("utf-8")]
         try:
-            if codecs.lookup(charset).name not in _NOT_CHARSETS:
-                return self.body.decode(charset, "replace")
-        except (LookupError, ValueError):
-            pass
-        return self.body.decode("utf-8", "replace")
+            return self.body.decode(codec, "replace")
+        except (LookupError, ValueError):  # a codec between bytes, for example
+            return self.body.decode("utf-8", "replace")
 
     def json(self, **kwargs: Any) -> Any:
         """Return what the body, which is JSON, stands for. *kwargs* are those of `json.loads`.
 
-        Raises ValueError if it is no JSON.
+        Raises ValueError if it is no JSON, mostly a `json.JSONDecodeError`: also if it is nested so
+        deeply that Python cannot read it.
         """
         import json
 
-        return json.loads(self.body, **kwargs)
+        try:
+            return json.loads(self.body, **kwargs)
+        except RecursionError:
+            raise json.JSONDecodeError("The JSON is nested too deeply", "", 0) from None
 
     def raise_for_status(self) -> Self:
         """Raise `HTTPStatusError` if the status is 400 or more; return the response otherwise."""
@@ -118,12 +127,17 @@ class Response:
             raise HTTPStatusError(self)
         return self
 
+    if not TYPE_CHECKING:  # to which it would have attributes of any name
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name)
+
     def __repr__(self) -> str:
-        return f"<Response {_answer(self)}, {len(self.body)} bytes>"
+        return f"<Response {_describe(self)}, {len(self.body)} bytes>"
 
 
 class BodySource(Protocol):
-    """Where a `StreamedResponse` has its body from."""
+    """What a `StreamedResponse` reads its body from."""
 
     def read(self, size: int) -> bytes:
         """Return the next 1 to *size* bytes of the body; b"" at its end, however often asked."""
@@ -133,14 +147,14 @@ class BodySource(Protocol):
 
 
 class StreamedResponse:
-    """An answer whose body is read from the connection as the caller asks for it.
+    """A response whose body is read from the connection as the caller asks for it.
 
     Attributes: `status`, `reason`, `headers`, `url`, `request` and `attempts` as in `Response`;
-    `length` is the size of the body in bytes, or None if only its end will tell. Good as a binary
-    file that can be read once: for `shutil.copyfileobj`, `io.TextIOWrapper`, `io.BufferedReader`
-    and the like.
+    `length` is the size of the body in bytes, or None if only its end will tell. It serves as a
+    binary file that can be read once: for `shutil.copyfileobj`, `io.TextIOWrapper`,
+    `io.BufferedReader` and the like.
 
-    Whatever reads raises `ConnectionClosed` if the body is cut short, `ConnectionTimedOut`,
+    All methods that read raise `ConnectionClosed` if the body is cut short, `ConnectionTimedOut`,
     `InvalidResponse`, and ValueError after the `with` block of `ConnectionPool.stream` was left.
     For one thread at a time.
     """
@@ -163,6 +177,7 @@ class StreamedResponse:
         self.request = request
         self.length = length
         self.attempts = attempts
+        # None once it is closed. Of the thread that reads; closing may come from another.
         self._source: BodySource | None = source
 
     @property
@@ -220,7 +235,7 @@ class StreamedResponse:
         raise HTTPStatusError(response)
 
     def close(self) -> None:
-        """Read no more. The connection is seen to when the `with` block is left."""
+        """Read no more. The connection is drained or closed when the `with` block is left."""
         self._source = None
 
     @property
@@ -243,6 +258,11 @@ class StreamedResponse:
     def flush(self) -> None:
         """Do nothing, as files do."""
 
+    if not TYPE_CHECKING:  # to which it would have attributes of any name
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name, streamed=True)
+
     def _open_source(self) -> BodySource:
         if self._source is None:
             raise ValueError("the streamed response is closed")
@@ -251,13 +271,34 @@ class StreamedResponse:
     def __repr__(self) -> str:
         length = "of unknown length" if self.length is None else f"{self.length} bytes"
         state = ", closed" if self.closed else ""
-        return f"<StreamedResponse {_answer(self)}, {length}{state}>"
+        return f"<StreamedResponse {_describe(self)}, {length}{state}>"
 
 
 def status_text(response: Response | StreamedResponse) -> str:
-    """Return the status and the reason, as in ``404 Not Found``."""
-    return f"{response.status} {response.reason}".rstrip()
+    """Return the status and the reason, as in ``404 Not Found``, with no control characters."""
+    return printable(f"{response.status} {response.reason}".rstrip())
 
 
-def _answer(response: Response | StreamedResponse) -> str:
-    return f"{status_text(response)} for {response.request.method} {response.request.url}"
+def _describe(response: Response | StreamedResponse) -> str:
+    request = response.request
+    return f"{status_text(response)} for {request.method} {request.public_url}"
+
+
+def _codec(charset: str) -> str:
+    """Return the name of Python's own codec for *charset*; that of UTF-8 if it has none.
+
+    Of what `codecs.lookup` is asked for, the package `encodings` keeps all names for ever, known or
+    not, and in each spelling. So it is asked for nothing but the names of its modules.
+    """
+    from encodings.aliases import aliases
+    from importlib.util import find_spec
+
+    key = _NOT_IN_CODEC.sub("_", charset).strip("_")
+    if key and len(key) <= _LONGEST_CHARSET:
+        name = aliases.get(key, key)
+        if name not in _NOT_CHARSETS and find_spec(f"encodings.{name}") is not None:
+            return name
+    return "utf_8"
+
+
+_known_codecs = Memory(_codec, most=256)

@@ -1,11 +1,14 @@
-"""What a pool is doing, as frozen snapshots: the pool, its hosts, their connections, and who
-holds those. Guarantees: nothing here changes, or refers to anything that does.
+"""What a pool is doing, as frozen snapshots: the pool, its hosts, their connections, and the
+requests that hold those. Guarantees: nothing here changes, or refers to anything that does; no text
+has a query in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from dugong.pool.url import public_url
 
 __all__ = ["ConnectionStatistics", "Holding", "HostStatistics", "PoolStatistics"]
 
@@ -15,7 +18,8 @@ class Holding:
     """A request that holds a connection.
 
     `since` is how many seconds ago it was sent; `abandoned` whether it was cancelled after that,
-    so that its answer is only waited for because those of others come behind it.
+    so that its response is only waited for because those of others come behind it. `url` is the
+    whole URL; the text of a `Holding` leaves out the query.
     """
 
     method: str
@@ -25,7 +29,14 @@ class Holding:
 
     def __str__(self) -> str:
         abandoned = " (abandoned)" if self.abandoned else ""
-        return f"{self.method} {self.url} for {self.since:.1f} s{abandoned}"
+        return f"{self.method} {public_url(self.url)} for {self.since:.1f} s{abandoned}"
+
+    def __repr__(self) -> str:
+        url = public_url(self.url)
+        return (
+            f"Holding(method={self.method!r}, url={url!r}, since={self.since!r}, "
+            f"abandoned={self.abandoned!r})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,7 @@ class ConnectionStatistics:
     """One connection.
 
     `state` is "connecting", "idle", "busy", "streaming" or "ending"; `age` is in seconds; `sent`
-    and `answered` count the requests of its life; `holding` are those that have not been answered,
+    and `answered` count the requests of its life; `holding` are those that have no response yet,
     oldest first.
     """
 
@@ -59,12 +70,13 @@ class HostStatistics:
     """One host.
 
     `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `waiting` ones
-    to be tried again, `in_flight` ones have been sent and not been answered. The host has asked to
-    be left alone for `held_for` more seconds (0.0: it has not). `window` is how many may be in
+    to be tried again, `in_flight` ones have been sent and have no response yet. The host has asked
+    to be left alone for `held_for` more seconds (0.0: it has not). `window` is how many may be in
     flight on one connection now; `pipelining` how that came: "off", "unproven", "growing", "full"
     or "one at a time", and `lesson` what the host did to be treated so, if it did anything. `quota`
-    is after how many answers it closes a connection, if that is known. `sent` and `answered` count
-    requests, `resent` those that were put back into the queue. `connections` are the open ones.
+    is after how many responses it closes a connection, if that is known. `sent` and `answered`
+    count requests, `resent` those that were put back into the queue. `connections` are the open
+    ones.
     """
 
     origin: str
@@ -85,7 +97,7 @@ class HostStatistics:
         lesson = f" ({self.lesson})" if self.lesson else ""
         waiting = f"{self.waiting} waiting, " if self.waiting else ""
         held = f", to be left alone for {self.held_for:.1f} s" if self.held_for else ""
-        quota = f", closes after {_count(self.quota, 'answer')}" if self.quota else ""
+        quota = f", closes after {_count(self.quota, 'response')}" if self.quota else ""
         return (
             f"{self.origin}: {self.queued} queued, {waiting}{self.in_flight} in flight "
             f"on {_count(len(self.connections), 'connection')}, "

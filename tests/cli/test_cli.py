@@ -122,7 +122,10 @@ def test_a_line_of_standard_input_that_is_no_text_fails_alone(
         assert main(["get", "-"]) == 1
     out, err = capsysbinary.readouterr()
     assert out == b"/%FF"
-    assert err == b"dugong: \\udcff: a URL must begin with http:// or https://\n"
+    assert (
+        err
+        == b"dugong: \\udcff: a URL must begin with http:// or https://, as in http://host/path\n"
+    )
 
 
 def test_the_timeout_is_used(capsys: pytest.CaptureFixture[str]) -> None:

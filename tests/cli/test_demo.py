@@ -145,7 +145,7 @@ def wrong_digest(peer: Peer) -> None:
     peer.answer(b"0" * 64, status="201 Created")
 
 
-def no_answer_100(peer: Peer) -> None:
+def no_100_response(peer: Peer) -> None:
     peer.head()
     peer.answer(SHA256_OF_A.encode(), status="201 Created")
 
@@ -154,7 +154,7 @@ def no_answer_100(peer: Peer) -> None:
     ("script", "message"),
     [
         (wrong_digest, "SHA-256 that the server found is 0000"),
-        (no_answer_100, "status before the body is 201, not 100"),
+        (no_100_response, "status before the body is 201, not 100"),
     ],
 )
 def test_an_upload_that_went_wrong_is_noticed(script: Script, message: str) -> None:
@@ -191,6 +191,6 @@ def test_a_body_that_was_sent_though_refused_is_noticed() -> None:
     with (
         ScriptedServer(refuse, next_request) as server,
         HTTPConnection(*server.address) as conn,
-        pytest.raises(CheckFailed, match="bytes that were sent all the same is b'17'"),
+        pytest.raises(CheckFailed, match="number of bytes sent after the refusal is b'17'"),
     ):
         refused_upload(conn)

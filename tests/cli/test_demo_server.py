@@ -38,7 +38,7 @@ def test_an_object_is_served(conn: HTTPConnection) -> None:
     assert conn.readall() == content("x")
 
 
-def test_an_answer_leaves_after_the_delay(conn: HTTPConnection) -> None:
+def test_a_response_leaves_after_the_delay(conn: HTTPConnection) -> None:
     conn.connect()
     start = perf_counter()
     conn.send_request("GET", "/objects/x")

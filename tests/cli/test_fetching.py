@@ -42,12 +42,12 @@ def files(directory: Path) -> dict[str, bytes]:
     return {entry: (directory / entry).read_bytes() for entry in os.listdir(directory)}
 
 
-def serve(answer: Callable[[Peer, str], object]) -> Script:
-    """Return a script that has *answer* see to each target, until the client goes."""
+def serve(respond: Callable[[Peer, str], object]) -> Script:
+    """Return a script that calls *respond* for each target, until the client closes."""
 
     def script(peer: Peer) -> None:
         try:
-            while answer(peer, peer.head().target) is not StopIteration:
+            while respond(peer, peer.head().target) is not StopIteration:
                 pass
         except (EOFError, ConnectionError):
             pass
@@ -61,7 +61,7 @@ def echo(peer: Peer, target: str) -> None:
 
 
 def half(peer: Peer) -> None:
-    """Answer one request, but only in part."""
+    """Send only a part of the response to one request."""
     peer.head()
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
 
@@ -243,28 +243,28 @@ def test_a_large_body_that_is_cut_short_each_time_is_given_up(tmp_path: Path) ->
     assert files(tmp_path) == {}
 
 
-def test_a_server_that_has_shown_a_large_body_and_answers_no_more_is_given_up(
+def test_a_server_that_has_shown_a_large_body_and_responds_no_more_is_given_up(
     tmp_path: Path,
 ) -> None:
     def script(peer: Peer) -> None:
         peer.head()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE)
 
-    def no_answer(peer: Peer) -> None:
+    def no_response(peer: Peer) -> None:
         peer.head()
 
-    with ScriptedServer(script, no_answer, repeat=True) as server:
+    with ScriptedServer(script, no_response, repeat=True) as server:
         (download,) = fetch_all(server.address, tmp_path, "/a")
     assert download.error == "connection closed before a response head"
     assert server.connections == 1 + 3
 
 
 def test_a_large_body_that_is_not_to_be_had_now_is_asked_for_again(tmp_path: Path) -> None:
-    answers = iter(["200 OK", "503 Service Unavailable", "200 OK"])
+    responses = iter(["200 OK", "503 Service Unavailable", "200 OK"])
 
     @serve
     def script(peer: Peer, target: str) -> None:
-        status = next(answers)
+        status = next(responses)
         peer.answer(b"a" * LARGE if status == "200 OK" else b"later", status=status)
 
     with ScriptedServer(script, repeat=True) as server:
@@ -283,10 +283,10 @@ def test_a_large_body_that_cannot_be_written_fails_and_the_others_are_fetched(
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-# --- answers that are no success ----------------------------------------------------------------
+# --- responses that are no success --------------------------------------------------------------
 
 
-def test_an_error_answer_fails_and_the_others_are_fetched(tmp_path: Path) -> None:
+def test_an_error_response_fails_and_the_others_are_fetched(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> None:
         peer.answer(target.encode(), status="404 Not Found" if target == "/b" else "200 OK")
@@ -333,7 +333,7 @@ def test_a_redirect_fails_and_says_where_to(tmp_path: Path) -> None:
     assert download.error == "301 Moved Permanently, see /b (redirects are not followed)"
 
 
-def test_an_invalid_answer_fails_and_the_others_are_fetched(tmp_path: Path) -> None:
+def test_an_invalid_response_fails_and_the_others_are_fetched(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> None:
         if target == "/a":
@@ -351,11 +351,11 @@ def test_an_invalid_answer_fails_and_the_others_are_fetched(tmp_path: Path) -> N
 # --- connections that end -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answers", [1, 2, 3, 7])
-def test_unanswered_requests_are_sent_again(tmp_path: Path, answers: int) -> None:
+@pytest.mark.parametrize("responses", [1, 2, 3, 7])
+def test_unanswered_requests_are_sent_again(tmp_path: Path, responses: int) -> None:
     def script(peer: Peer) -> None:
         try:
-            for _ in range(answers):
+            for _ in range(responses):
                 peer.answer(peer.head().target.encode())
             peer.head()  # is not answered
         except (EOFError, ConnectionError):
@@ -392,7 +392,7 @@ def test_a_server_of_http_1_0_is_understood(tmp_path: Path) -> None:
     assert files(tmp_path) == {target[1:]: target.encode() for target in targets}
 
 
-def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+def test_a_server_that_never_responds_is_given_up(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.head()
 
@@ -477,7 +477,7 @@ def test_a_file_that_cannot_be_written_fails_and_the_others_are_fetched(tmp_path
 # --- stopping -----------------------------------------------------------------------------------
 
 
-def test_closing_it_ends_what_waits_for_an_answer(tmp_path: Path) -> None:
+def test_closing_it_ends_what_waits_for_a_response(tmp_path: Path) -> None:
     waits = threading.Event()
 
     @serve

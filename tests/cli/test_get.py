@@ -122,7 +122,7 @@ def test_each_failure_has_its_line_and_the_others_are_fetched(
     assert files(tmp_path) == {"a": b"/a", "b": b"/b"}
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(
         [
-            "dugong: gopher://h/: a URL must begin with http:// or https://",
+            "dugong: gopher://h/: a URL must begin with http:// or https://, as in http://host/path",
             f"dugong: {server}/missing: 404 Not Found",
             f"dugong: {refused}: Connection refused",
         ]
@@ -180,16 +180,16 @@ def test_nothing_asked_is_nothing_failed(tmp_path: Path) -> None:
 def test_bodies_go_to_standard_output_in_the_order_of_the_urls(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    answered_2 = threading.Event()
+    responded_2 = threading.Event()
 
     def slow(peer: Peer) -> None:
         request = peer.head()
-        assert answered_2.wait(TIMEOUT)
+        assert responded_2.wait(TIMEOUT)
         peer.answer(request.target.encode(), headers="Connection: close\r\n")
 
     def fast(peer: Peer) -> None:
         peer.answer(peer.head().target.encode())
-        answered_2.set()
+        responded_2.set()
 
     def url(server: ScriptedServer, path: str) -> str:
         return "http://{}:{}{}".format(*server.address, path)
@@ -235,7 +235,7 @@ def test_https_is_fetched(
     assert files(tmp_path) == {str(i): f"/{i}".encode() for i in range(5)}
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
+def test_a_certificate_that_no_authority_has_signed_is_not_accepted(
     server_context: ssl.SSLContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with http_server(server_context) as server:

@@ -1,4 +1,4 @@
-"""Requests sent by a thread of their own, ahead of the answers."""
+"""Requests sent by a thread of their own, ahead of the responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nothing_comes(peer: Peer) -> None:
     peer.sock.settimeout(timeout)
 
 
-def test_targets_come_in_order_with_their_answers() -> None:
+def test_targets_come_in_order_with_their_responses() -> None:
     def script(peer: Peer) -> None:
         for _ in range(20):
             peer.answer(peer.head().target.encode())
@@ -57,11 +57,11 @@ def test_the_first_request_goes_alone() -> None:
             conn.read_response()
 
 
-def test_each_answer_lets_one_more_be_in_flight() -> None:
+def test_each_response_lets_one_more_be_in_flight() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         peer.answer()
-        for _ in range(4):  # 2, 3, 4 and 5 unanswered requests before each of these answers
+        for _ in range(4):  # 2, 3, 4 and 5 unanswered requests before each of these responses
             peer.head()
             peer.head()
             peer.answer()
@@ -89,7 +89,7 @@ def test_no_more_than_the_greatest_depth_are_in_flight() -> None:
             conn.read_response()
 
 
-def test_with_a_depth_of_one_each_request_waits_for_the_last_answer() -> None:
+def test_with_a_depth_of_one_each_request_waits_for_the_last_response() -> None:
     def script(peer: Peer) -> None:
         for _ in range(3):
             peer.head()
@@ -101,7 +101,7 @@ def test_with_a_depth_of_one_each_request_waits_for_the_last_answer() -> None:
             conn.read_response()
 
 
-def test_a_request_that_cannot_be_sent_raises_after_the_answers_before_it() -> None:
+def test_a_request_that_cannot_be_sent_raises_after_the_responses_before_it() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         peer.answer()

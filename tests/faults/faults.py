@@ -1,6 +1,6 @@
-"""Which faults there are, and who is to have one. Touches no network.
+"""The faults, and which request or connection gets one. Does not use the network.
 
-What lies behind one phase and before the next is one point, and is listed once (`POINTS`).
+The end of one phase and the beginning of the next are one point, which is listed once (`POINTS`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Kind(Enum):
     STALL = "stall"  # nothing is passed on any more, and nothing read
     CUT = "cut"  # the way to the client ends, without a good-bye; the other one stays open
     GARBLE = "garble"  # a byte is put in that belongs nowhere
-    CORRUPT = "corrupt"  # TLS: a record that nobody has encrypted is put in
+    CORRUPT = "corrupt"  # TLS: a record is put in that was not encrypted with the key
 
 
 class Phase(Enum):
     """What is under way then."""
 
     CONNECT = "connect"
-    TUNNEL = "tunnel"  # the answer to CONNECT
+    TUNNEL = "tunnel"  # the response to CONNECT
     HANDSHAKE = "handshake"
     REQUEST_HEAD = "request head"
     CONTINUE = "100 Continue"
@@ -49,7 +49,7 @@ class Phase(Enum):
     BODY = "body"
     CHUNK_SIZE = "chunk size"
     TRAILER = "trailer"
-    BETWEEN = "between answers"
+    BETWEEN = "between responses"
 
 
 class Where(Enum):
@@ -118,9 +118,9 @@ class Fault(NamedTuple):
 
     @property
     def needs_chunks(self) -> bool:
-        """Whether only an answer in chunks can have it.
+        """Whether only a response in chunks can have it.
 
-        In a body whose length is known, a byte more would be the first of the next answer.
+        In a body whose length is known, a byte more would be the first of the next response.
         """
         return self.phase in _CHUNKED or (self.kind is Kind.GARBLE and self.phase is Phase.BODY)
 

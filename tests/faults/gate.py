@@ -18,16 +18,16 @@ _BUFFER = 32 * 1024  # bytes received ahead: an upload that stalls is not to van
 
 
 class Gate:
-    """A port that is ours from the beginning, and refuses connections as long as it is shut.
+    """A port that refuses connections while it is shut; it is reserved from the beginning.
 
-    Each connection is handled by *serve* in a thread of its own. To `shut` the gate ends them all:
-    their sockets are shut down, so that *serve* returns. For one thread.
+    *serve* handles each connection, in a thread of its own. `shut` ends all connections: it shuts
+    their sockets down, so that *serve* returns. For one thread.
     """
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
         self._serve = serve
-        # Bound, but not listening. So nobody else is given the port; nor is a client that connects
-        # to it, which would find itself there.
+        # Bound, but not listening: the system gives the port to no other socket. A client's socket
+        # with this port would connect to itself.
         self._claim = socket.socket()
         self._claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._claim.bind(("127.0.0.1", 0))

@@ -1,9 +1,9 @@
-"""Between the pool and the server: passes everything on, but for the faults that are planned.
+"""The proxy between the pool and the server: it forwards everything and injects the faults.
 
-Each connection is handled by one thread, one request after the other: its head, its body, its
-answer. So what a fault hits is no matter of chance, however many requests have come by then.
+One thread handles each connection, one request after the other: its head, its body, its response.
+So a fault always hits the same request, however many requests have arrived by then.
 
-Clients may also take it for the proxy that it is: they tell it the whole URL, or ask for a tunnel.
+A client may also use it as an HTTP proxy, with absolute URLs or a tunnel.
 """
 
 from __future__ import annotations
@@ -69,18 +69,18 @@ class Proxy(AtGate):
         self.gate.shut()
 
     def come_back(self) -> None:
-        """Undo the one or the other."""
+        """Undo `go_away` or `fall_silent`."""
         self.gate.shut()
         self.silent = False
         self.unanswered.clear()
         self.gate.open()
 
     def fall_silent(self) -> None:
-        """Do nothing more on any connection, though they are let in, until `come_back`."""
+        """Accept connections, but neither receive nor send anything, until `come_back`."""
         self.silent = True
 
     def wait_until_silent(self) -> None:
-        """Wait until something has come that nobody will answer."""
+        """Wait until a request has arrived that will get no response."""
         assert self.unanswered.wait(TIMEOUT)
 
     def gather(self, count: int) -> None:
@@ -132,11 +132,11 @@ class _End(Peer):
         yield line, 2
 
     def interim_parts(self) -> list[tuple[Phase, bytes]]:
-        """Receive an interim answer, which is one part."""
+        """Receive an interim response, which is one part."""
         return [(Phase.CONTINUE, self._until(b"\r\n\r\n"))]
 
-    def answer_parts(self, method: str) -> list[tuple[Phase, bytes]]:
-        """Receive the answer to a request with *method*, in its parts."""
+    def response_parts(self, method: str) -> list[tuple[Phase, bytes]]:
+        """Receive the response to a request with *method*, in its parts."""
         head = self._until(b"\r\n\r\n")
         end = head.index(b"\r\n") + 2
         parts = [(Phase.STATUS_LINE, head[:end]), (Phase.HEADER, head[end:])]
@@ -144,7 +144,7 @@ class _End(Peer):
         if method == "HEAD":
             pass
         elif b"\r\nConnection: close\r\n" in head:
-            return [*parts, (Phase.BODY, self.until_eof())]  # and nothing is between answers
+            return [*parts, (Phase.BODY, self.until_eof())]  # and nothing is between responses
         elif length is not None:
             parts.append((Phase.BODY, self.exactly(int(length[1]))))
         else:
@@ -270,12 +270,12 @@ class _Line:
             if "expect" in request.headers:
                 self._pass(server.interim_parts(), client, fault, target)
             self._pass_body(request, server, fault, target)
-            answer = server.answer_parts(request.method)
+            response = server.response_parts(request.method)
         except EOFError:
             client.close_kindly()
             raise
-        self._pass(answer, client, fault, target)
-        if answer[-1][0] is not Phase.BETWEEN:
+        self._pass(response, client, fault, target)
+        if response[-1][0] is not Phase.BETWEEN:
             client.close_kindly()
             raise _Over
 
@@ -339,7 +339,7 @@ class _Line:
 
 
 def _first_flight(sock: socket.socket, context: ssl.SSLContext) -> bytes:
-    """Return what a TLS server answers to the first that comes in."""
+    """Return the first flight of a TLS server: what it sends after the ClientHello."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
     while not outgoing.pending:

@@ -1,8 +1,9 @@
-"""The server behind the proxy, which keeps book of what it has processed.
+"""The server behind the proxy, which records the requests that it has processed.
 
-A target is ``/NAME/FORM``. The FORM of the answer is "length", "chunks" or "close"; what it says
-(`content`) follows from method, target and body, so that no other request's can be taken for it. A
-request with a body says its digest. One that is damaged is not processed: it ends its connection.
+A target is ``/NAME/FORM``. The FORM of the response is "length", "chunks" or "close". Its body
+(`content`) follows from the method, the target and the body of the request, so each request has a
+different response. A request with a body has a header with its digest. If the body does not match,
+the server does not process the request, and closes the connection.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def digest(body: bytes) -> str:
 
 
 def content(method: str, target: str, digest: str) -> bytes:
-    """Return the body of the answer to a request with a body of this *digest*."""
+    """Return the body of the response to a request with a body of this *digest*."""
     line = f"{method} {target} {digest}\n".encode()
     return line * (3 + sum(line) % 20)
 
 
-def _answer(method: str, target: str, digest: str) -> bytes:
+def _response(method: str, target: str, digest: str) -> bytes:
     whole = content(method, target, digest)
     head = f"HTTP/1.1 200 OK\r\nServer: book\r\nFor: {target}\r\n"
     if target.endswith("/length"):
@@ -78,7 +79,7 @@ class Book:
 
 
 class Server(AtGate):
-    """Answers on the loopback while its `with` block runs."""
+    """Serves on the loopback interface while its `with` block runs."""
 
     def __init__(self) -> None:
         self.book = Book()
@@ -102,7 +103,7 @@ class Server(AtGate):
                 if not _is_whole(request):
                     raise ValueError(request.target)
                 self.book.enter(request.target)
-                peer.send(_answer(request.method, request.target, digest(request.body)))
+                peer.send(_response(request.method, request.target, digest(request.body)))
                 closing = request.target.endswith("/close")
         except (ValueError, AssertionError) as exc:
             self.book.damaged.append(str(exc))

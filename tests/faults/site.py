@@ -1,4 +1,4 @@
-"""A server, a proxy with faults and a pool; and what is right to be answered."""
+"""A server, a proxy with faults and a pool; and the right response to each request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Site:
         return self.book.processed(request.target)
 
     def goes_on(self) -> bool:
-        """Return True if the next request gets its own answer."""
+        """Return True if the next request gets its own response."""
         return is_right(self.pool.request(self.request("next")))
 
 
@@ -70,7 +70,7 @@ def make_request(
 
 
 def is_right(response: Response) -> bool:
-    """Return True if *response* is the answer to its request, and whole."""
+    """Return True if *response* is the response to its request, and whole."""
     request = response.request
     said = Headers(request.headers or {})["Digest"] or digest(b"")
     body = content(request.method, request.target, said) if request.method != "HEAD" else b""

@@ -30,9 +30,9 @@ def address(port: int) -> Address:
     return (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
 
 
-def resolve_to(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[Address]]) -> None:
-    """Have *answer* called for the addresses of every name."""
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer())
+def resolve_to(monkeypatch: pytest.MonkeyPatch, lookup: Callable[[], list[Address]]) -> None:
+    """Let *lookup* return the addresses of every name."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: lookup())
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -41,12 +41,12 @@ def test_names_that_do_not_resolve_for_a_while(
 ) -> None:
     failures = iter([socket.EAI_AGAIN] * 2)
 
-    def answer() -> list[Address]:
+    def lookup() -> list[Address]:
         for code in failures:
             raise socket.gaierror(code, "try again")
         return [address(server.port)]
 
-    resolve_to(monkeypatch, answer)
+    resolve_to(monkeypatch, lookup)
     with ConnectionPool(max_connections_per_host=1) as pool:
         futures = [pool.submit(make_request(BASE, number, method)) for number in range(10)]
         responses = [future.result(HANG) for future in futures]
@@ -64,18 +64,18 @@ def refusing() -> socket.socket:
     return sock
 
 
-def not_answering() -> socket.socket:
-    """Return a socket whose port does not even refuse connections, for too many wait there."""
+def silent() -> socket.socket:
+    """Return a socket whose port ignores connection attempts, because its backlog is full."""
     return socket.create_server(("127.0.0.1", 0), backlog=0)
 
 
-@pytest.mark.parametrize("dead", [refusing, not_answering])
+@pytest.mark.parametrize("dead", [refusing, silent])
 def test_one_of_two_addresses_is_dead(
     dead: Callable[[], socket.socket], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(dead()) as sock, closing(socket.socket()) as waiting:
         port = sock.getsockname()[1]
-        if dead is not_answering:
+        if dead is silent:
             waiting.connect(("127.0.0.1", port))
         resolve_to(monkeypatch, lambda: [address(port), address(server.port)])
         with ConnectionPool() as pool:

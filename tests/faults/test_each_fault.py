@@ -41,11 +41,11 @@ class Case(NamedTuple):
 
     @property
     def form(self) -> str:
-        """The form of an answer that can have the fault."""
+        """The form of a response that can have the fault."""
         return "chunks" if self.fault.needs_chunks else "length"
 
     def spares(self, has_body: bool) -> bool:
-        """Return whether a request, which maybe has a body, gets through, and so its answer."""
+        """Return whether a request, which maybe has a body, gets through, and so its response."""
         fault = self.fault
         end = Phase.REQUEST_BODY if has_body else Phase.REQUEST_HEAD
         behind_request = fault.kind is Kind.GARBLE and fault[1:3] == (end, Where.AFTER)

@@ -1,6 +1,6 @@
 """Thousands of requests with faults at random: nothing is lost, doubled or swapped.
 
-What an answer has to say follows from its request, so a swapped one is a wrong one.
+The right response follows from the request, so that a swapped response is noticed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dugong import DugongError, Request, Response
-from dugong.pool import host
+from dugong.pool.core import pipelining
 from tests.faults.faults import Kind, RandomFaults
 from tests.faults.server import FORMS
 from tests.faults.site import Contexts, Site, is_right, open_site
@@ -46,7 +46,7 @@ def test_of_a_mixture_nothing_is_doubled(
     contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Or else there would be no pipelines any more after the first few faults.
-    monkeypatch.setattr(host, "PENALTY", 0.02)
+    monkeypatch.setattr(pipelining, "PENALTY", 0.02)
     plan = RandomFaults(3, RATE, tls=contexts is not None)
     with open_site(plan, contexts, timeout=TIMEOUT) as site:
         with ThreadPoolExecutor(THREADS) as executor:
@@ -61,23 +61,23 @@ def test_of_a_mixture_nothing_is_doubled(
 
 
 def ask_for_all_kinds(site: Site, number: int) -> int:
-    """Ask for this and that, and check what comes; return how many had no answer."""
+    """Make requests of all kinds and check the outcomes; return how many had no response."""
     dice = random.Random(number)
     failed = 0
     for batch in range(20):
         names = (f"{number}-{batch}-{i}" for i in range(dice.choice((1, 5, 30))))
         futures = [site.pool.submit(some_request(site, name, dice)) for name in names]
-        answers = [
+        outcomes = [
             (future.request, lambda future=future: future.result(HANG)) for future in futures
         ]
         direct = some_request(site, f"{number}-{batch}", dice)
-        answers.append((direct, lambda direct=direct: site.pool.request(direct)))
-        failed += sum(not check(site, request, answer) for request, answer in answers)
+        outcomes.append((direct, lambda direct=direct: site.pool.request(direct)))
+        failed += sum(not check(site, request, outcome) for request, outcome in outcomes)
     return failed
 
 
 def some_request(site: Site, name: str, dice: random.Random) -> Request:
-    """Return a request of whatever kind."""
+    """Return a request of a random kind."""
     form = dice.choice(FORMS)
     method = dice.choice(("GET", "GET", "PUT", "POST"))
     if method == "GET":
@@ -87,10 +87,13 @@ def some_request(site: Site, name: str, dice: random.Random) -> Request:
     return site.request(name, method, form, dice.randbytes(100))
 
 
-def check(site: Site, request: Request, answer: Callable[[], Response]) -> bool:
-    """Return True if *request* has been answered; only one that may not be sent again may fail."""
+def check(site: Site, request: Request, outcome: Callable[[], Response]) -> bool:
+    """Return True if *request* has a response; only a POST may fail, as it is not sent again.
+
+    *outcome* returns the response or raises.
+    """
     try:
-        response = answer()
+        response = outcome()
     except (DugongError, OSError):
         assert request.method == "POST"
         assert site.processed(request) <= 1

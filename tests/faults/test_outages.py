@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import pytest
 
 from dugong import ConnectionPool, Event, RetryPolicy
-from dugong.pool import connections
+from dugong.pool.core import connections
 from tests.faults.faults import Fault, Kind, OneFault, Phase, Where
 from tests.faults.server import Server
 from tests.faults.site import Contexts, is_right, make_request, open_site
 from tests.support.clock import Listener, StoppedClock, no_luck
-from tests.support.pool import wait_for
+from tests.support.pool import dials, wait_for
 
 TIMEOUT = 0.5  # seconds; all else is as it is by default
 THREADS = 8
@@ -27,7 +27,7 @@ IDLE = 0.05  # of a CPU
 
 @contextmanager
 def under_load(pool: ConnectionPool, base: str) -> Iterator[None]:
-    """Have threads ask for one thing after another; every answer has to be right in the end."""
+    """Let threads make one request after another; every response has to be right in the end."""
     over = threading.Event()
 
     def keep_asking(number: int) -> bool:
@@ -63,7 +63,7 @@ def test_the_network_goes_away_for_two_seconds(silently: bool, contexts: Context
         else:
             site.proxy.go_away()
         before = time.process_time()
-        time.sleep(OUTAGE)  # it is that long, whatever anybody does
+        time.sleep(OUTAGE)  # the duration of the outage is what is tested
         busy = time.process_time() - before
         site.proxy.come_back()
         site.book.wait_for_more(100)
@@ -138,6 +138,6 @@ def test_it_is_as_patient_with_one_that_had_failed_before(monkeypatch: pytest.Mo
         events.wait_for("closed")
         site.proxy.come_back()
         clock.forward(site.pool, 14.9)
-        assert site.pool.statistics().opened == 2
+        assert dials(site.pool) == 2
         clock.forward(site.pool, 0.1)
         assert is_right(future.result(HANG))

@@ -42,17 +42,17 @@ def test_what_is_processed_twice_is_counted_twice() -> None:
         assert site.processed(request) == 2
 
 
-def test_the_answer_to_another_request_is_not_right() -> None:
+def test_the_response_to_another_request_is_not_right() -> None:
     request = make_request(BASE, "mine")
     none = digest(b"")
-    assert is_right(answer_to(request, content("GET", "/mine/length", none)))
-    assert not is_right(answer_to(request, content("GET", "/yours/length", none)))
-    assert not is_right(answer_to(request, content("PUT", "/mine/length", none)))
-    assert not is_right(answer_to(request, content("GET", "/mine/length", digest(b"body"))))
-    assert not is_right(answer_to(request, content("GET", "/mine/length", none)[:-1]))
+    assert is_right(response_to(request, content("GET", "/mine/length", none)))
+    assert not is_right(response_to(request, content("GET", "/yours/length", none)))
+    assert not is_right(response_to(request, content("PUT", "/mine/length", none)))
+    assert not is_right(response_to(request, content("GET", "/mine/length", digest(b"body"))))
+    assert not is_right(response_to(request, content("GET", "/mine/length", none)[:-1]))
 
 
-def answer_to(request: Request, body: bytes) -> Response:
+def response_to(request: Request, body: bytes) -> Response:
     return Response(200, "OK", [], body, request)
 
 

@@ -51,11 +51,11 @@ def file_afresh(body: bytes) -> Callable[[], io.BytesIO]:
 
 _OF_UPLOADS = (Phase.REQUEST_HEAD, Phase.CONTINUE, Phase.REQUEST_BODY)
 _BEHIND_HEAD = (Phase.BODY, Phase.CHUNK_SIZE, Phase.TRAILER)
-_OF_ANSWERS = (Phase.STATUS_LINE, Phase.HEADER, *_BEHIND_HEAD, Phase.BETWEEN)
+_OF_RESPONSES = (Phase.STATUS_LINE, Phase.HEADER, *_BEHIND_HEAD, Phase.BETWEEN)
 
 
 class Way(NamedTuple):
-    """How a request is made, and what its answer looks like.
+    """How a request is made, and what its response looks like.
 
     *options* are those of `make_request`. A request with `again` False is not sent again once its
     body has been read from.
@@ -65,13 +65,13 @@ class Way(NamedTuple):
     method: str = "GET"
     form: str = FORMS[0]
     body: bytes | None = None
-    options: dict[str, Any] = {}  # noqa: RUF012  # nobody changes it
+    options: dict[str, Any] = {}  # noqa: RUF012  # it is never changed
     again: bool = True
     streamed: bool = False
     as_proxy: bool = False
 
     def can_have(self, fault: Fault, tls: bool) -> bool:
-        """Return whether something comes of *fault* that anybody could notice."""
+        """Return whether *fault* has an effect that a client can notice."""
         phase = fault.phase
         if fault.hits_connection:
             return self.as_proxy  # which is where there are others
@@ -79,7 +79,7 @@ class Way(NamedTuple):
             return False
         if phase is Phase.CONTINUE:
             return "expect100" in self.options
-        if phase not in (_OF_ANSWERS if self.body is None else _OF_UPLOADS):
+        if phase not in (_OF_RESPONSES if self.body is None else _OF_UPLOADS):
             return False  # that is no matter of the way
         if fault.needs_chunks:
             return self.form == "chunks" and self.method != "HEAD"
@@ -96,7 +96,7 @@ class Way(NamedTuple):
         return fault.phase is not Phase.BETWEEN
 
     def spares(self, fault: Fault) -> bool:
-        """Return whether the request gets through with *fault*, and so its answer."""
+        """Return whether the request gets through with *fault*, and so its response."""
         behind_request = (Kind.GARBLE, Phase.REQUEST_BODY, Where.AFTER)
         return fault.phase is Phase.BETWEEN or fault[:3] == behind_request
 
@@ -105,16 +105,16 @@ class Way(NamedTuple):
         return site.request(HIT, self.method, self.form, self.body, **self.options)
 
     def do(self, site: Site, request: Request) -> Response | Exception:
-        """Make *request*; return the answer, all of which has been received, or what was raised."""
+        """Make *request*; return the response with its whole body, or the exception."""
         try:
             if not self.streamed:
                 return site.pool.request(request)
-            with site.pool.stream(request) as answer:
-                body = answer.read()
+            with site.pool.stream(request) as response:
+                body = response.read()
         except (DugongError, OSError) as exc:
             return exc
-        status, reason, headers = answer.status, answer.reason, answer.headers
-        return Response(status, reason, headers, body, request, answer.attempts)
+        status, reason, headers = response.status, response.reason, response.headers
+        return Response(status, reason, headers, body, request, response.attempts)
 
 
 CHUNKED = {"in_chunks": True}
@@ -172,7 +172,7 @@ class Case(NamedTuple):
 
 
 def survives(case: Case, contexts: Contexts) -> None:
-    """The request is answered rightly, or fails for a good reason; and all goes on."""
+    """The request gets the right response or the right exception, and the others go on."""
     way, fault = case.way, case.fault
     with case.open(contexts) as site:
         if not fault.hits_connection:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import itertools
 import mmap
 import os
 import socket
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from dugong.pool.body import BodyLike, RequestBody, cut_short, request_body
+from dugong.pool.oneshot import rememberable
 
 PIECE = 256 * 1024  # bytes; the largest piece there is
 INVERSE = bytes(range(255, -1, -1))
@@ -525,6 +528,167 @@ def test_what_an_iterable_raises_comes_through() -> None:
 
     with pytest.raises(LookupError, match="no more"):
         send(made_of(items()))
+
+
+# --- what was used by an earlier request ----------------------------------------------------------
+
+
+class Iterating:
+    """An iterator of a class of its own."""
+
+    def __init__(self) -> None:
+        self._items = iter([b"ab", b"c"])
+
+    def __iter__(self) -> Iterating:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._items)
+
+
+class Same:
+    """No iterator, but it can be iterated only once."""
+
+    def __init__(self) -> None:
+        self._items = (item for item in [b"ab", b"c"])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._items
+
+
+def pipe_with(data: bytes) -> Any:
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return open(reader, "rb")
+
+
+REMEMBERED: dict[str, Callable[[], Any]] = {
+    "a generator": lambda: (item for item in [b"ab", b"c"]),
+    "an iterator": Iterating,
+    "a pipe": lambda: pipe_with(b"abc"),
+    "a reader": lambda: OnlyReads(b"abc"),
+    "a socket": lambda: socket_with(b"abc"),
+}
+
+
+@contextlib.contextmanager
+def closing(body: Any) -> Iterator[Any]:
+    yield body
+    if hasattr(body, "close"):
+        body.close()
+
+
+def socket_with(data: bytes) -> Any:
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(data)
+        return here.makefile("rb")
+
+
+@pytest.mark.parametrize("kind", REMEMBERED)
+def test_what_was_used_up_is_refused_at_once(kind: str) -> None:
+    with closing(REMEMBERED[kind]()) as body:
+        assert send(made_of(body)) == b"abc"
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            request_body(body)
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            request_body(body, 3)
+
+
+@pytest.mark.parametrize("kind", REMEMBERED)
+def test_what_was_used_up_after_the_request_was_made_is_not_sent_as_an_empty_body(
+    kind: str,
+) -> None:
+    with closing(REMEMBERED[kind]()) as body:
+        first, second = made_of(body), made_of(body)
+        assert send(first) == b"abc"
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            send(second)
+
+
+@pytest.mark.parametrize("kind", ["a generator", "an iterator", "a pipe"])
+def test_what_another_request_has_begun_is_refused(kind: str) -> None:
+    with closing(REMEMBERED[kind]()) as body:
+        pieces = made_of(body).pieces()
+        next(pieces)
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            request_body(body)
+
+
+def test_a_generator_that_has_ended_is_refused_whoever_has_used_it() -> None:
+    body = (item for item in [b"ab", b"c"])
+    assert list(body) == [b"ab", b"c"]
+    with pytest.raises(ValueError, match="an earlier request has used it"):
+        request_body(body)
+
+
+def test_a_generator_that_the_caller_has_begun_is_sent_from_there() -> None:
+    body = (item for item in [b"ab", b"c"])
+    next(body)
+    assert send(made_of(body)) == b"c"
+
+
+def test_what_is_not_sent_is_not_used() -> None:
+    body = (item for item in [b"ab", b"c"])
+    made_of(body).release()
+    assert send(made_of(body)) == b"abc"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: map(bytes, [b"ab", b"c"]),
+        lambda: iter([b"ab", b"c"]),
+        lambda: itertools.chain([b"ab"], [b"c"]),
+    ],
+)
+def test_what_cannot_be_remembered_must_give_something(make: Callable[[], Any]) -> None:
+    body = make()
+    assert send(made_of(body)) == b"abc"
+    with pytest.raises(ValueError, match="an earlier request may have used it"):
+        send(made_of(body))
+    assert send(made_of(body, 0)) == b""
+
+
+def test_what_stands_for_an_iterator_is_remembered() -> None:
+    body: Any = rememberable(map(bytes, [b"ab", b"c"]))
+    assert send(made_of(body)) == b"abc"
+    with pytest.raises(ValueError, match="an earlier request has used it"):
+        request_body(body)
+
+
+def test_an_iterable_that_gives_the_same_iterator_again_cannot_be_sent_again() -> None:
+    body = Same()
+    assert send(made_of(body)) == b"abc"
+    with pytest.raises(ValueError, match="an earlier request has used it"):
+        send(made_of(body))
+
+
+def test_a_callable_that_returns_what_was_used_up_makes_no_empty_body() -> None:
+    items = (item for item in [b"ab", b"c"])
+    body = made_of(lambda: items)
+    assert send(body) == b"abc"
+    with pytest.raises(ValueError, match="an earlier request has used it"):
+        send(body)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a reader", "a socket"])
+def test_requests_may_share_a_stream_if_each_says_how_much_is_its_own(kind: str) -> None:
+    with closing(REMEMBERED[kind]()) as body:
+        assert send(made_of(body, 2)) == b"ab"
+        assert send(made_of(body, 1)) == b"c"
+        with pytest.raises(ValueError, match="1 bytes short"):
+            send(made_of(body, 1))
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            request_body(body)
+
+
+def test_a_file_that_can_be_sought_is_sent_from_where_it_stands_even_at_its_end() -> None:
+    body = io.BytesIO(b"abc")
+    assert send(made_of(body)) == send(made_of(body)) == b"abc"
+    body.seek(0, os.SEEK_END)
+    assert send(made_of(body)) == b""
 
 
 # --- callables ------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import pytest
 
 from dugong import ConnectionPool
 from dugong.errors import PoolClosed
-from dugong.pool import scheduler
+from dugong.pool.core import scheduler
+from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
 from tests.support.pool import (
     Held,
@@ -26,7 +27,7 @@ from tests.support.pool import (
     url,
     wait_for,
 )
-from tests.support.server import Peer, ReceivedRequest, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 
 def serve(peer: Peer) -> None:
@@ -118,8 +119,8 @@ def test_a_request_that_has_lost_its_connection_is_withdrawn() -> None:
         assert lost.cancel()
         assert is_cancelled(lost)
         assert pool.statistics().queued == 0
-        (host,) = pool._scheduler.hosts.values()
-        assert not host.suspects
+        (host,) = pool._scheduler._core.hosts.values()
+        assert not host.needing_fresh
 
 
 def test_a_post_that_waits_for_an_empty_connection_is_withdrawn() -> None:
@@ -271,7 +272,7 @@ class Endless:
             self.sending.set()
 
 
-def test_an_upload_is_stopped_and_the_body_is_let_go() -> None:
+def test_an_upload_is_stopped_and_its_body_is_released() -> None:
     body = Endless()
     with (
         ScriptedServer(discard_rest, serve) as server,
@@ -281,8 +282,9 @@ def test_an_upload_is_stopped_and_the_body_is_let_go() -> None:
         wait_for(body.sending)
         assert future.running()
         assert future.cancel()
+        with pytest.raises(CancelledError):
+            future.result(TIMEOUT)
         touched = body.touched
-        assert is_cancelled(future)
         assert pool.get(url(server, "/next")).body == b"/next"
         assert body.touched == touched
 
@@ -324,7 +326,7 @@ def test_an_upload_that_waits_for_100_is_stopped() -> None:
         assert pool.get(url(server, "/next")).body == b"/next"
 
 
-def test_cancelling_waits_for_the_body_to_be_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelling_does_not_wait_for_the_body_but_the_future_does() -> None:
     stuck, go_on = threading.Event(), threading.Event()
     over: list[str] = []
 
@@ -335,32 +337,20 @@ def test_cancelling_waits_for_the_body_to_be_let_go(monkeypatch: pytest.MonkeyPa
         over.append("body")
         yield b"second"
 
-    def cancel() -> None:
-        future.cancel()
-        over.append("cancel")
-
     with (
         ScriptedServer(discard_rest) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
         future = pool.submit("PUT", url(server), body=body())
+        future.add_done_callback(lambda _: over.append("future"))
         wait_for(stuck)
-        waiting = threading.Event()
-        let_go = pool._scheduler.let_go
-        wait = let_go.wait
-
-        def signalling_wait(timeout: float | None = None) -> bool:
-            waiting.set()
-            return wait(timeout)
-
-        monkeypatch.setattr(let_go, "wait", signalling_wait)
-        canceller = threading.Thread(target=cancel)
-        canceller.start()
-        wait_for(waiting)
+        assert future.cancel()
+        assert future.cancel()  # again, to the same effect
         assert not future.done()
         go_on.set()
-        canceller.join()
-    assert over == ["body", "cancel"]
+        with pytest.raises(CancelledError):
+            future.result(TIMEOUT)
+    assert over == ["body", "future"]
     assert is_cancelled(future)
 
 
@@ -471,7 +461,7 @@ def test_an_answer_that_was_parsed_is_not_given_to_a_request_that_was_cancelled_
 ) -> None:
     """The answer is there, but the pool has not been told of it when the caller cancels."""
     with ScriptedServer(serve) as server, ConnectionPool(max_connections_per_host=1) as pool:
-        answered = scheduler.Scheduler.answered
+        answered = Traffic.responded
         results: list[bool] = []
 
         def cancel_first(self: scheduler.Scheduler, *args: Any) -> None:
@@ -485,7 +475,7 @@ def test_an_answer_that_was_parsed_is_not_given_to_a_request_that_was_cancelled_
             wait_for(submitted)
             cancel_first(self, *args)
 
-        monkeypatch.setattr(scheduler.Scheduler, "answered", wait_and_cancel)
+        monkeypatch.setattr(Traffic, "responded", wait_and_cancel)
         future = pool.submit("GET", url(server, "/a"))
         submitted.set()
         with pytest.raises(CancelledError):
@@ -600,7 +590,7 @@ def test_a_cancelled_request_is_shown_as_abandoned(monkeypatch: pytest.MonkeyPat
         (holding,) = connection.holding
         assert holding.abandoned
         assert holding.url == url(server, "/a")
-        answered = signal_after(monkeypatch, scheduler.Scheduler, "answered")
+        answered = signal_after(monkeypatch, Traffic, "responded")
         held.release()
         wait_for(answered)
         assert pool.statistics().in_flight == 0

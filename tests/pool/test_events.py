@@ -22,7 +22,8 @@ from dugong import (
     ResponseFuture,
     RetryPolicy,
 )
-from dugong.pool import direct, shared
+from dugong.pool.core import core
+from dugong.pool.io import caller_runs
 from tests.support.byhand import HandServer
 from tests.support.pool import (
     NO_SECOND_TRY,
@@ -97,19 +98,19 @@ REQUEST = Request("GET", "https://host:8443/fish?size=3")
         ),
         (
             Event("sent", 0.0, "https://host:8443", "host:8443-1", REQUEST, ""),
-            "sent GET https://host:8443/fish?size=3 on host:8443-1",
+            "sent GET https://host:8443/fish?... on host:8443-1",
         ),
         (
             Event("answered", 0.0, "https://host:8443", "host:8443-1", REQUEST, "200 OK"),
-            "answered GET https://host:8443/fish?size=3 on host:8443-1: 200 OK",
+            "answered GET https://host:8443/fish?... on host:8443-1: 200 OK",
         ),
         (
             Event("gave up", 0.0, "https://host:8443", "", REQUEST, "the pool has been closed"),
-            "gave up GET https://host:8443/fish?size=3: the pool has been closed",
+            "gave up GET https://host:8443/fish?...: the pool has been closed",
         ),
         (
-            Event("learned", 0.0, "https://host:8443", "", None, "it answers as HTTP/1.0"),
-            "learned https://host:8443: it answers as HTTP/1.0",
+            Event("learned", 0.0, "https://host:8443", "", None, "it responds as HTTP/1.0"),
+            "learned https://host:8443: it responds as HTTP/1.0",
         ),
     ],
     ids=lambda value: value.kind if isinstance(value, Event) else "",
@@ -156,13 +157,13 @@ def test_a_request_that_its_caller_makes_by_himself_is_told_of_as_any_other(
     performed: list[Response | None] = []
     with open_site(each(name_target), on_event=heard) as s:
         get_and_be_idle(s.pool, s.url("/a"))
-        perform = direct.perform
+        perform = caller_runs.perform
 
         def watched(*args: Any) -> Response | None:
             performed.append(perform(*args))
             return performed[-1]
 
-        monkeypatch.setattr(direct, "perform", watched)
+        monkeypatch.setattr(caller_runs, "perform", watched)
         assert s.pool.get(s.url("/b")) is performed[0]
     assert heard.lines("sent", "answered")[2:] == ["sent 1 /b", "answered 1 /b: 200 OK"]
 
@@ -220,7 +221,7 @@ def test_what_a_host_shows_again_and_again_is_told_once(heard: Heard) -> None:
     with open_site(script, on_event=heard) as s:
         for _ in range(3):
             s.pool.get(s.url("/a"))
-        assert heard.lines("learned") == ["learned 1: it answers as HTTP/1.0"]
+        assert heard.lines("learned") == ["learned 1: it responds as HTTP/1.0"]
 
 
 @pytest.mark.parametrize(
@@ -229,12 +230,12 @@ def test_what_a_host_shows_again_and_again_is_told_once(heard: Heard) -> None:
         (say_close, ["closed 1: the server ended it"]),
         (
             old_server,
-            ["learned 1: it answers as HTTP/1.0", "closed 1: the server ended it"],
+            ["learned 1: it responds as HTTP/1.0", "closed 1: the server ended it"],
         ),
         (
             stray_bytes,
             [
-                "learned 1: it has sent what is no answer",
+                "learned 1: it has sent what is no response",
                 "closed 1: it has sent more than it was asked for",
             ],
         ),
@@ -318,7 +319,7 @@ def test_those_that_stood_behind_it_are_sent_again_too(heard: Heard) -> None:
         f"resent 1 /d: {DROPPED}",
     ]
     assert heard.lines("learned") == [
-        "learned 1: a connection ended after 4 answers with 3 to come"
+        "learned 1: a connection ended after 4 responses with 3 to come"
     ]
     assert heard.lines("gave up") == []
 
@@ -497,7 +498,7 @@ def test_a_listener_that_fails_harms_nothing_but_the_log(
         assert s.goes_on()
     assert len(caplog.records) == 6
     record = caplog.records[0]
-    assert (record.levelno, record.name) == (logging.ERROR, "dugong.pool.shared")
+    assert (record.levelno, record.name) == (logging.ERROR, "dugong.pool.core.core")
     assert "opened http://" in record.getMessage()
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], LookupError)
@@ -522,15 +523,15 @@ def test_what_nobody_listens_to_is_not_even_made(monkeypatch: pytest.MonkeyPatch
     def not_wanted(*args: object) -> None:
         raise AssertionError("an event was made that nobody has asked for")
 
-    monkeypatch.setattr(shared, "Event", not_wanted)
-    monkeypatch.setattr(shared, "_notify", not_wanted)
+    monkeypatch.setattr(core, "Event", not_wanted)
+    monkeypatch.setattr(core, "_notify", not_wanted)
     with open_site(drop, each(busy), repeat=True, retry=AT_ONCE) as s:
         assert s.pool.get(s.url("/a")).status == 503
         scheduler = s.pool._scheduler
-        (host,) = scheduler.hosts.values()
-        with scheduler.lock:
-            scheduler._tell("learned", host)
-            assert not scheduler._deferred
+        (host,) = scheduler._core.hosts.values()
+        with scheduler._core.transaction():
+            scheduler._core.emit("learned", host)
+            assert not scheduler._core.callbacks.calls
 
 
 @pytest.mark.parametrize("listener", [True, "print", 3])

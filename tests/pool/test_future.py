@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import itertools
 import logging
-import os
 import signal
 import threading
 import tracemalloc
@@ -24,6 +24,7 @@ from dugong.pool import future as future_module
 from dugong.pool.future import ResponseFuture
 from dugong.pool.request import Request
 from dugong.pool.response import Response
+from tests.support.fork import holds_in_child
 
 REQUEST = Request("GET", "http://h/a")
 RESPONSE = Response(200, "OK", Headers(), b"body", REQUEST)
@@ -132,13 +133,37 @@ class Before:
         assert self.action is None, "the action has not been run"
 
 
-def before_birth(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
-    monkeypatch.setattr(future_module, "_birth", Before(future_module._birth, action))
+class Entries(list[Any]):
+    """The entries of a future, which run *action* before the first of them is appended."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.action: Callable[[], object] | None = action
+
+    def append(self, entry: Any) -> None:
+        action, self.action = self.action, None
+        if action is not None:
+            action()
+        super().append(entry)
+
+
+def before_first_entry(future: ResponseFuture, action: Callable[[], object]) -> None:
+    future._entries = Entries(action)
+
+
+def after_first_entry(future: ResponseFuture, action: Callable[[], object]) -> None:
+    class Following(list[Any]):
+        def append(self, entry: Any) -> None:
+            super().append(entry)
+            if len(self) == 1:
+                action()
+
+    future._entries = Following()
 
 
 def before_lock(future: ResponseFuture, action: Callable[[], object]) -> None:
-    audience = future._join()
-    audience.lock = Before(audience.lock, action)  # type: ignore[assignment]
+    observers = future._observe()
+    observers.lock = Before(observers.lock, action)  # type: ignore[assignment]
 
 
 # --- what it says of itself --------------------------------------------------------------------
@@ -393,6 +418,134 @@ def test_what_is_about_to_be_resolved_cannot_be_cancelled() -> None:
     assert future.result() is RESPONSE
 
 
+# --- settling, and then running the callbacks --------------------------------------------------
+
+SETTLINGS: dict[str, Callable[[ResponseFuture], bool]] = {
+    "response": lambda future: future._settle(RESPONSE),
+    "exception": lambda future: future._settle(None, ConnectionClosed("late")),
+    "cancelled": lambda future: future._settle(cancelled=True),
+}
+
+
+def outcome_of(future: ResponseFuture) -> object:
+    try:
+        return future.result(0)
+    except (ConnectionClosed, CancelledError) as exc:
+        return exc if isinstance(exc, ConnectionClosed) else CancelledError
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("later", SETTLINGS.values(), ids=SETTLINGS)
+@pytest.mark.parametrize("first", SETTLINGS.values(), ids=SETTLINGS)
+def test_the_first_outcome_counts(
+    first: Callable[[ResponseFuture], bool],
+    later: Callable[[ResponseFuture], bool],
+    observed: bool,
+) -> None:
+    future = new()
+    if observed:
+        future.add_done_callback(print)
+    first(future)
+    outcome = outcome_of(future)
+    later(future)
+    assert outcome_of(future) is outcome
+
+
+@pytest.mark.parametrize("settle", SETTLINGS.values(), ids=SETTLINGS)
+def test_settling_runs_no_callback_and_says_whether_there_are_any(
+    settle: Callable[[ResponseFuture], bool], calls: list[Future]
+) -> None:
+    assert settle(new()) is False
+    future = new()
+    future.add_done_callback(calls.append)
+    assert settle(future) is True
+    assert future.done()
+    assert calls == []
+    assert settle(future) is True  # by a later one, that does not know of the first
+    future._run_callbacks()
+    future._run_callbacks()
+    assert calls == [future]
+    assert settle(future) is False
+
+
+@pytest.mark.parametrize("settle", SETTLINGS.values(), ids=SETTLINGS)
+def test_settling_tells_those_that_wait_before_the_callbacks_are_run(
+    settle: Callable[[ResponseFuture], bool], waiting: threading.Event, calls: list[Future]
+) -> None:
+    future = new()
+    future.add_done_callback(calls.append)
+    got: list[object] = []
+
+    def wait() -> None:
+        with contextlib.suppress(CancelledError):
+            future.exception(10)
+        got.append(future.done())
+
+    with meanwhile(wait):
+        assert waiting.wait(10)
+        settle(future)
+    assert got == [True]
+    assert calls == []
+
+
+def test_a_callback_that_is_added_between_settling_and_running_is_called_at_once(
+    calls: list[Future],
+) -> None:
+    future = new()
+    order: list[int] = []
+    future.add_done_callback(lambda _: order.append(1))
+    future._settle(RESPONSE)
+    future.add_done_callback(lambda _: order.append(2))
+    assert order == [2]
+    future._run_callbacks()
+    assert order == [2, 1]
+
+
+def test_two_threads_that_run_the_callbacks_run_each_of_them_once() -> None:
+    future, counts = new(), list[int]()
+    for number in range(2000):
+        future.add_done_callback(lambda _, number=number: counts.append(number))  # type: ignore[misc]
+    future._settle(RESPONSE)
+    with meanwhile(future._run_callbacks, future._run_callbacks):
+        pass
+    assert sorted(counts) == list(range(2000))
+
+
+def test_callbacks_that_settle_each_other_do_not_nest() -> None:
+    futures = [new() for _ in range(5000)]
+    ready = [futures[0]]
+    for future, following in itertools.pairwise(futures):
+        future.add_done_callback(lambda _, f=following: f._settle(RESPONSE) and ready.append(f))  # type: ignore[misc]
+    futures[0]._settle(RESPONSE)
+    while ready:
+        ready.pop()._run_callbacks()
+    assert all(future.done() for future in futures)
+
+
+def test_settling_that_was_interrupted_is_finished_by_the_next(waiting: threading.Event) -> None:
+    class Interrupting:
+        """A waiter in whose midst Ctrl-C comes."""
+
+        def __init__(self) -> None:
+            self.told = 0
+
+        def add_result(self, future: Future) -> None:
+            self.told += 1
+            if self.told == 1:
+                raise KeyboardInterrupt
+
+    future, waiter = new(), Interrupting()
+    with meanwhile(lambda: future.result(10)):
+        assert waiting.wait(10)
+        with future._condition:
+            future._waiters.append(waiter)  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            future._settle(RESPONSE)
+        future._settle(cancelled=True)
+    assert waiter.told == 2
+    assert future.result() is RESPONSE
+
+
 # --- callbacks ---------------------------------------------------------------------------------
 
 
@@ -626,29 +779,45 @@ def test_cancelling_the_request_cancels_the_coroutine() -> None:
 class TestAnInterleavingOf:
     """Each pair of steps that may meet, one of them in the midst of the other."""
 
-    def test_adding_a_callback_just_before_the_future_settles_without_an_audience(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        settle: Callable[[ResponseFuture], object],
-        calls: list[Future],
+    def test_adding_a_callback_just_before_the_future_settles_without_observers(
+        self, settle: Callable[[ResponseFuture], object], calls: list[Future]
     ) -> None:
         future = new()
-        before_birth(monkeypatch, lambda: future.add_done_callback(calls.append))
+        before_first_entry(future, lambda: future.add_done_callback(calls.append))
         settle(future)
         assert calls == [future]
 
-    def test_settling_just_before_a_callback_brings_the_audience(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        settle: Callable[[ResponseFuture], object],
-        calls: list[Future],
+    def test_adding_a_callback_before_the_outcome_is_stored(
+        self, settle: Callable[[ResponseFuture], object], calls: list[Future]
     ) -> None:
         future = new()
-        before_birth(monkeypatch, lambda: settle(future))
+        after_first_entry(future, lambda: future.add_done_callback(calls.append))
+        settle(future)
+        assert calls == [future]
+
+    def test_asking_for_the_outcome_before_it_is_stored(
+        self, settle: Callable[[ResponseFuture], object]
+    ) -> None:
+        future, seen = new(), list[object]()
+
+        def ask() -> None:
+            with contextlib.suppress(CancelledError):
+                seen.append(future.exception(10))
+            seen.append(concurrent.futures.wait([future], 10).done)
+
+        after_first_entry(future, ask)
+        settle(future)
+        assert seen[-1] == {future}
+
+    def test_settling_just_before_a_callback_brings_observers(
+        self, settle: Callable[[ResponseFuture], object], calls: list[Future]
+    ) -> None:
+        future = new()
+        before_first_entry(future, lambda: settle(future))
         future.add_done_callback(calls.append)
         assert calls == [future]
 
-    def test_adding_a_callback_just_before_the_audience_is_told(
+    def test_adding_a_callback_just_before_the_observers_are_told(
         self, settle: Callable[[ResponseFuture], object], calls: list[Future]
     ) -> None:
         future = new()
@@ -664,14 +833,33 @@ class TestAnInterleavingOf:
         future.add_done_callback(calls.append)
         assert calls == [future]
 
-    def test_settling_just_before_waiting_brings_the_audience(
-        self, monkeypatch: pytest.MonkeyPatch, settle: Callable[[ResponseFuture], object]
+    def test_settling_just_before_waiting_brings_observers(
+        self, settle: Callable[[ResponseFuture], object]
     ) -> None:
         future = new()
-        before_birth(monkeypatch, lambda: settle(future))
+        before_first_entry(future, lambda: settle(future))
         with contextlib.suppress(CancelledError):
             assert isinstance(future.exception(), ConnectionClosed | None)
         assert future.done()
+
+    @pytest.mark.parametrize("hook", [before_first_entry, after_first_entry, before_lock])
+    def test_another_outcome_while_it_is_settled(
+        self,
+        settle: Callable[[ResponseFuture], object],
+        hook: Callable[[ResponseFuture, Callable[[], object]], None],
+        calls: list[Future],
+    ) -> None:
+        future = new()
+        seen: list[object] = []
+
+        def settle_otherwise() -> None:
+            future._settle(RESPONSE)
+            seen.append((future.done(), future.cancelled(), outcome_of(future)))
+
+        hook(future, settle_otherwise)
+        settle(future)
+        # What the first of them has seen is so for ever.
+        assert seen == [(True, future.cancelled(), outcome_of(future))]
 
     def test_settling_just_before_the_waiter_is_listed(
         self, settle: Callable[[ResponseFuture], object]
@@ -708,9 +896,9 @@ class TestAnInterleavingOf:
         assert future.done()
 
 
-def test_two_who_ask_first_share_one_audience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_who_ask_first_share_the_observers() -> None:
     future, other = new(), []
-    before_birth(monkeypatch, lambda: other.append(future._condition))
+    before_first_entry(future, lambda: other.append(future._condition))
     assert [future._condition] == other
 
 
@@ -839,22 +1027,27 @@ def test_a_callback_that_was_called_is_forgotten() -> None:
     assert alive() is None
 
 
-def test_a_forked_child_can_make_and_resolve_futures_whatever_the_parent_was_at() -> None:
+def test_in_a_forked_child_a_future_can_be_settled_whatever_the_parent_was_at() -> None:
+    future, calls = new(), list[Future]()
+    future.add_done_callback(calls.append)
+
+    def settle() -> bool:
+        future._forget_observers()
+        return future._settle(RESPONSE) is False and future.result(0) is RESPONSE
+
     taken, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with future_module._birth:
+        with future._condition:
             taken.set()
             release.wait(10)
 
     with meanwhile(hold):
         assert taken.wait(10)
-        child = os.fork()
-        if child == 0:
-            os._exit(int(answered().result() is not RESPONSE))
+        in_child = holds_in_child(settle)
         release.set()
-        _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert in_child
+    assert not future.done()
 
 
 def test_a_waiting_future_takes_little_memory() -> None:

@@ -19,7 +19,7 @@ from dugong import (
     Response,
     RetryPolicy,
 )
-from dugong.pool.scheduler import Scheduler
+from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.statistics import HostStatistics
 from tests.support.byhand import HandPeer, HandServer, settle, submit_first, warm_up
 from tests.support.clock import Listener, StoppedClock
@@ -580,7 +580,7 @@ def test_a_held_host_is_not_forgotten_and_then_it_is(
     clock: StoppedClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dugong.pool.connections.MAX_KNOWN_HOSTS", 2)
+    monkeypatch.setattr("dugong.pool.core.connections.MAX_KNOWN_HOSTS", 2)
     peer, post = submit_first(pool, server, "POST", "/post")
     peer.answer(b"", UNAVAILABLE, headers="Retry-After: 30\r\nConnection: close\r\n")
     assert post.result(TIMEOUT).status == 503
@@ -625,7 +625,7 @@ def test_a_deadline_that_passes_while_the_host_is_held_says_so(
     error = future.exception(TIMEOUT)
     assert isinstance(error, ConnectionTimedOut)
     assert error.delivery is Delivery.UNSENT
-    assert "its server, which wants us to wait 20.0 s more" in str(error)
+    assert "its server, which has asked to be left alone for 20.0 s more" in str(error)
     first.cancel()
 
 

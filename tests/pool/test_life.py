@@ -23,11 +23,12 @@ import dugong
 from dugong import ConnectionPool
 from dugong.connection import dial
 from dugong.errors import ConnectionClosed, Delivery, PoolClosed
-from dugong.pool import dispatch, scheduler, traffic
+from dugong.pool.core import dispatch, scheduler, traffic
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job
+from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
-from dugong.pool.host import Host
-from dugong.pool.job import Job
-from dugong.pool.pipeline import Pipeline
 from tests.support.pool import (
     Held,
     discard_rest,
@@ -291,13 +292,13 @@ def test_close_resolves_what_was_answered_though_its_body_does_not_come(
     monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.02)
     body = SlowBody()
     answered = threading.Event()
-    learn = scheduler.Scheduler._learn
+    learn = Traffic._learn_locked
 
     def signalling_learn(*args: Any) -> None:
         learn(*args)
         answered.set()
 
-    monkeypatch.setattr(scheduler.Scheduler, "_learn", signalling_learn)
+    monkeypatch.setattr(Traffic, "_learn_locked", signalling_learn)
 
     def script(peer: Peer) -> None:
         peer.head()
@@ -324,7 +325,7 @@ def test_close_ends_what_waits_to_be_sent_alone(monkeypatch: pytest.MonkeyPatch)
     held = Mute()
     reserved = threading.Event()
 
-    def take(host: Host, pipeline: Pipeline) -> list[Job]:
+    def take(host: Host, pipeline: PooledConnection) -> list[Job]:
         batch = dispatch.take(host, pipeline)
         if pipeline.reserved is not None:
             reserved.set()
@@ -803,16 +804,16 @@ def while_waiting(
     interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """A block in which whoever waits for a future is interrupted."""
-    check = scheduler.Scheduler.check_may_wait
+    check = Job.check_may_wait
 
-    def interrupted(self: scheduler.Scheduler) -> None:
+    def interrupted(self: Job) -> None:
         check(self)
         threading.Thread(target=interrupt).start()
 
     @contextlib.contextmanager
     def block() -> Iterator[None]:
         with monkeypatch.context() as patch:
-            patch.setattr(scheduler.Scheduler, "check_may_wait", interrupted)
+            patch.setattr(Job, "check_may_wait", interrupted)
             with pytest.raises(Interrupt):
                 yield
 

@@ -158,7 +158,7 @@ def test_a_server_of_http_1_0_gets_one_request_at_a_time() -> None:
             check(reply)
         (host,) = site.pool.statistics().hosts.values()
     assert (host.pipelining, host.window) == ("one at a time", 1)
-    assert host.lesson == "it answers as HTTP/1.0"
+    assert host.lesson == "it responds as HTTP/1.0"
     assert host.resent == 0
 
 

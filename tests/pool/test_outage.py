@@ -24,6 +24,7 @@ from dugong import (
 from dugong.connection import dial
 from tests.support.byhand import HandServer, settle
 from tests.support.clock import Listener, StoppedClock
+from tests.support.pool import dials
 from tests.support.refusing import error_of, one_connection, serve
 from tests.support.server import TIMEOUT
 
@@ -71,7 +72,7 @@ def submit(
     pool: ConnectionPool, server: HandServer, *targets: str, **options: Any
 ) -> list[Future[Response]]:
     """Submit a request for each of *targets*, all of them before any can fail."""
-    with pool._scheduler.lock:
+    with pool._scheduler._core.lock:
         return [pool.submit("GET", server.url(target), **options) for target in targets]
 
 
@@ -122,7 +123,7 @@ def test_what_is_queued_later_has_an_attempt_less_behind_it(
 def test_a_request_without_a_policy_fails_at_once_and_the_others_stay(
     pool: ConnectionPool, server: Away, heard: Listener, clock: StoppedClock
 ) -> None:
-    with pool._scheduler.lock:
+    with pool._scheduler._core.lock:
         (first,) = submit(pool, server, "/first")
         (second,) = submit(pool, server, "/second", retry=None)
         (third,) = submit(pool, server, "/third")
@@ -229,14 +230,14 @@ def test_the_host_is_left_alone_for_longer_each_time(
     pool: ConnectionPool, server: Away, heard: Listener, clock: StoppedClock
 ) -> None:
     futures = submit(pool, server, "/a", "/b")
-    for dials, seconds in ((1, 7.5), (2, 15), (3, 30), (4, 60), (5, 75)):
+    for number, seconds in ((1, 7.5), (2, 15), (3, 30), (4, 60), (5, 75)):
         heard.wait_for("closed")
-        futures += submit(pool, server, f"/{dials}")  # nor for others
+        futures += submit(pool, server, f"/{number}")  # nor for others
         clock.forward(pool, seconds - 0.1)
-        assert pool.statistics().opened == dials
+        assert dials(pool) == number
         clock.forward(pool, 0.1)
     heard.wait_for("closed")
-    assert pool.statistics().opened == 6
+    assert dials(pool) == 6
     assert [future.done() for future in futures] == [True, True, *[False] * 5]
 
 
@@ -244,12 +245,12 @@ def test_the_host_is_left_alone_for_as_long_as_the_most_patient_wants(
     pool: ConnectionPool, server: Away, heard: Listener, clock: StoppedClock
 ) -> None:
     """The impatience of one is not to cost the others their attempts."""
-    with pool._scheduler.lock:  # before either can fail
+    with pool._scheduler._core.lock:  # before either can fail
         (hasty,) = submit(pool, server, "/hasty", retry=RetryPolicy(backoff=0.01))
         (patient,) = submit(pool, server, "/patient")
     heard.wait_for("closed")
     clock.forward(pool, 7.4)
-    assert pool.statistics().opened == 1
+    assert dials(pool) == 1
     server.come()
     clock.forward(pool, 0.1)
     assert serve(server.accept(), 2) == ["/hasty", "/patient"]
@@ -265,10 +266,10 @@ def test_it_is_tried_to_reach_with_one_connection_at_a_time(
         futures = submit(pool, server, *targets)
         for _ in targets:  # nobody knew
             heard.wait_for("closed")
-        for dials, seconds in ((4, 7.5), (5, 15)):
+        for number, seconds in ((4, 7.5), (5, 15)):
             clock.forward(pool, seconds)
             heard.wait_for("closed")
-            assert pool.statistics().opened == dials
+            assert dials(pool) == number
         server.come()
         clock.forward(pool, 30)
         # All of them, once it is there.
@@ -382,7 +383,7 @@ def test_when_nobody_is_left_who_has_tried_the_next_may_try_at_once(
 def test_a_host_that_cannot_be_reached_is_forgotten_like_any_other(
     pool: ConnectionPool, server: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dugong.pool.connections.MAX_KNOWN_HOSTS", 1)
+    monkeypatch.setattr("dugong.pool.core.connections.MAX_KNOWN_HOSTS", 1)
     (future,) = submit(pool, server, "/a", retry=None)
     assert isinstance(error_of(future), ConnectionRefusedError)
     with HandServer() as another:
@@ -396,7 +397,7 @@ def test_a_host_that_cannot_be_reached_is_forgotten_like_any_other(
 def test_it_gives_up_at_once_if_the_deadline_would_pass_before_it_is_tried_again(
     pool: ConnectionPool, server: Away, heard: Listener, clock: StoppedClock
 ) -> None:
-    with pool._scheduler.lock:
+    with pool._scheduler._core.lock:
         short, long = (submit(pool, server, "/a", deadline=seconds)[0] for seconds in (7, 8))
     assert isinstance(error_of(short), ConnectionRefusedError)
     server.come()

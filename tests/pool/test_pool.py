@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import itertools
 import select
 import threading
 from collections.abc import Callable, Iterator
@@ -23,11 +22,11 @@ from dugong.errors import (
     PoolFull,
     StateError,
 )
-from dugong.pool import dispatch, traffic
+from dugong.pool.core import dispatch, traffic
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.host import BUDGET_TIME, FREE_REPEATS, Host
+from dugong.pool.core.job import Job
 from dugong.pool.future import ResponseFuture
-from dugong.pool.host import BUDGET_TIME, FREE_REPEATS, Host
-from dugong.pool.job import Job
-from dugong.pool.pipeline import Pipeline
 from dugong.pool.request import Options, OptionsAndBody
 from tests.support.byhand import HandServer, settle
 from tests.support.pool import Held, discard_rest, each, name_target, url, wait_for
@@ -298,7 +297,7 @@ def test_a_convenience_takes_the_options_of_a_request() -> None:
 
 def test_a_type_checker_knows_the_options_of_a_convenience() -> None:
     parameters = inspect.signature(ConnectionPool.request).parameters
-    options = parameters.keys() - {"self", "method", "url"}
+    options = parameters.keys() - {"self", "method", "url", "unknown"}
     assert OptionsAndBody.__annotations__.keys() == options
     assert Options.__annotations__.keys() == options - {"body"}
 
@@ -318,7 +317,7 @@ def test_a_request_has_its_own_policy_or_else_that_of_its_pool(
     own, pools = RetryPolicy(attempts=2), RetryPolicy(attempts=3)
 
     def policy(pool: ConnectionPool, **options: Any) -> RetryPolicy:
-        return pool._maker.make(Request("GET", NOWHERE, headers, **options), pool).retry
+        return pool._preparer.prepare(Request("GET", NOWHERE, headers, **options), pool).retry
 
     with ConnectionPool(retry=pools) as pool:
         assert policy(pool) is pools
@@ -352,150 +351,6 @@ def test_the_repr_says_how_much_there_is_to_do() -> None:
         )
 
 
-# --- many requests --------------------------------------------------------------------------------
-
-
-def test_map_gives_the_answers_in_the_order_of_the_requests() -> None:
-    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
-        targets = [f"/{i}" for i in range(300)]
-        responses = pool.map(url(server, target) for target in targets)
-        assert [response.body.decode() for response in responses] == targets
-
-
-def test_map_waits_for_the_first_though_others_are_done() -> None:
-    held = Held()
-
-    def release(peer: Peer, request: ReceivedRequest) -> None:
-        name_target(peer, request)
-        held.release()
-
-    with (
-        ScriptedServer(held) as slow,
-        ScriptedServer(each(release)) as quick,
-        ConnectionPool() as pool,
-    ):
-        answers = pool.map([url(slow, "/slow"), url(quick, "/quick")])
-        assert [response.body for response in answers] == [b"/slow", b"/quick"]
-
-
-def test_map_takes_requests_of_all_kinds() -> None:
-    with ScriptedServer(each(method_and_body), repeat=True) as server, ConnectionPool() as pool:
-        requests: list[str | Request] = [
-            url(server, "/a"),
-            Request("PUT", url(server, "/b"), body=b"body"),
-        ]
-        assert [r.body for r in pool.map(requests)] == [b"GET /a ", b"PUT /b body"]
-
-
-@pytest.mark.parametrize("name", ["map", "as_completed"])
-def test_of_nothing_there_comes_nothing(name: str) -> None:
-    with ConnectionPool() as pool:
-        assert list(getattr(pool, name)([])) == []
-
-
-@pytest.mark.parametrize("name", ["map", "as_completed"])
-def test_nothing_is_sent_before_the_first_answer_is_asked_for(name: str) -> None:
-    with ConnectionPool() as pool:
-        getattr(pool, name)([NOWHERE])
-        assert pool.statistics().opened == 0
-
-
-@pytest.mark.parametrize("name", ["map", "as_completed"])
-def test_endless_requests_are_taken_as_they_are_needed(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dugong.pool.pool, "_AHEAD", 20)
-    numbers = itertools.count()
-    most = 0
-    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
-        answers = getattr(pool, name)(url(server, f"/{number}") for number in numbers)
-        for given in range(200):
-            next(answers)
-            taken = int(repr(numbers)[6:-1])
-            most = max(most, taken - given)
-        answers.close()
-    assert most <= 20
-
-
-@pytest.mark.parametrize("name", ["map", "as_completed"])
-def test_who_wants_no_more_answers_has_the_rest_cancelled(name: str) -> None:
-    held = Held()
-    with (
-        ScriptedServer(held) as slow,
-        ScriptedServer(serve) as quick,
-        ConnectionPool(max_connections_per_host=1, pipeline_depth=1) as pool,
-    ):
-        answers = getattr(pool, name)([url(quick)] + 50 * [url(slow)])
-        next(answers)
-        held.wait()
-        answers.close()
-        assert pool.statistics().queued == 0
-        held.release()
-
-
-def test_a_failure_ends_a_map_and_cancels_what_comes_later() -> None:
-    with (
-        ScriptedServer(each(crash), serve) as server,
-        ScriptedServer(discard_rest) as mute,
-        ConnectionPool(max_connections_per_host=1, pipeline_depth=1, retry=None) as pool,
-    ):
-        answers = pool.map([url(server, "/a"), url(server, "/crash"), url(mute), url(mute)])
-        assert next(answers).body == b"/a"
-        with pytest.raises(dugong.DugongError):
-            next(answers)
-        assert pool.statistics().queued == 0
-        assert pool.get(url(server, "/b")).body == b"/b"
-
-
-@pytest.mark.parametrize("name", ["map", "as_completed"])
-def test_what_the_iterable_raises_comes_through(name: str) -> None:
-    def requests(server: ScriptedServer) -> Iterator[str]:
-        yield url(server)
-        raise ZeroDivisionError
-
-    with ScriptedServer(serve) as server, ConnectionPool() as pool:
-        with pytest.raises(ZeroDivisionError):
-            list(getattr(pool, name)(requests(server)))
-        assert pool.statistics().queued == 0
-        assert pool.get(url(server, "/a")).body == b"/a"
-
-
-def test_as_completed_gives_whatever_is_done_first() -> None:
-    held = Held()
-    with (
-        ScriptedServer(held) as slow,
-        ScriptedServer(serve, repeat=True) as quick,
-        ConnectionPool() as pool,
-    ):
-        done = pool.as_completed([url(slow, "/slow"), url(quick, "/1"), url(quick, "/2")])
-        first = {next(done).result().body, next(done).result().body}
-        assert first == {b"/1", b"/2"}
-        held.release()
-        assert next(done).result().body == b"/slow"
-        assert list(done) == []
-
-
-def test_as_completed_goes_on_after_a_failure_and_says_whose_it_is() -> None:
-    with (
-        ScriptedServer(each(crash), serve, repeat=True) as server,
-        ConnectionPool(max_connections_per_host=1, pipeline_depth=1, retry=None) as pool,
-    ):
-        requests = [Request("GET", url(server, target)) for target in ("/a", "/crash", "/b")]
-        done = {future.request: future for future in pool.as_completed(requests)}
-        assert list(done) == requests
-        assert done[requests[0]].result().body == b"/a"
-        assert isinstance(done[requests[1]].exception(), dugong.DugongError)
-        assert done[requests[2]].result().body == b"/b"
-
-
-def test_the_same_request_twice_is_two_futures() -> None:
-    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
-        request = Request("GET", url(server))
-        done = list(pool.as_completed([request, request]))
-        assert len(set(done)) == 2
-        assert [future.request for future in done] == [request, request]
-
-
 # --- too much -------------------------------------------------------------------------------------
 
 
@@ -513,7 +368,7 @@ class Full:
         held.wait()
         self.queued = pool.submit("GET", url(server, "/queued"))
         self.blocked = threading.Event()
-        room = pool._scheduler.room
+        room = pool._scheduler._core.room
         wait = room.wait
 
         def signalling_wait(timeout: float | None = None) -> bool:
@@ -624,13 +479,13 @@ def test_a_host_that_fails_makes_room() -> None:
         with ConnectionPool(max_connections_per_host=1, max_queued=1, retry=None) as pool:
             first = pool.submit("GET", where)
             blocked = threading.Event()
-            wait = pool._scheduler.room.wait
+            wait = pool._scheduler._core.room.wait
 
             def signalling_wait(timeout: float | None = None) -> bool:
                 blocked.set()
                 return wait(timeout)
 
-            pool._scheduler.room.wait = signalling_wait  # type: ignore[method-assign]
+            pool._scheduler._core.room.wait = signalling_wait  # type: ignore[method-assign]
             bodies = []
             asker = threading.Thread(target=lambda: bodies.append(pool.get(url(server)).body))
             asker.start()
@@ -671,6 +526,10 @@ def test_a_callback_may_not_wait_for_the_pool() -> None:
             lambda: pool.get(url(mute)),
             lambda: pool.stream("GET", url(mute)).__enter__(),
             lambda: pool.submit("GET", url(mute)).result(),
+            lambda: pool.map([url(mute)]),
+            lambda: pool.as_completed([url(mute)]),
+            lambda: next(mapped),
+            lambda: next(completed),
         ):
             try:
                 wait()
@@ -683,12 +542,16 @@ def test_a_callback_may_not_wait_for_the_pool() -> None:
         ScriptedServer(discard_rest) as mute,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
+        mapped = pool.map([url(mute)])
+        completed = pool.as_completed([url(mute)])
         future = pool.submit("GET", url(server))
         held.wait()
         future.add_done_callback(ask)
         held.release()
         wait_for(finished)
-    assert errors == [StateError, StateError, StateError]
+        # What was refused is over, and has cancelled what was under way.
+        assert list(mapped) == list(completed) == []
+    assert errors == [StateError] * 7
 
 
 def test_a_callback_may_not_wait_even_if_a_connection_is_idle() -> None:
@@ -760,8 +623,8 @@ def test_all_that_is_sent_counts_for_the_retry_budget(monkeypatch: pytest.Monkey
     with ScriptedServer(serve) as server, ConnectionPool() as pool:
         for _ in range(10):
             pool.get(url(server))
-        (host,) = pool._scheduler.hosts.values()
-        with pool._scheduler.lock:
+        (host,) = pool._scheduler._core.hosts.values()
+        with pool._scheduler._core.lock:
             host.repeated = 9 + FREE_REPEATS
             assert host.may_repeat(1.0, now + BUDGET_TIME)
             host.repeated += 1
@@ -797,7 +660,7 @@ def test_after_a_hold_no_connection_takes_a_request_while_it_counts_as_idle(
     """Or else it would be lent to another request while that one is under way there."""
     idle: list[bool] = []
 
-    def take(host: Host, pipeline: Pipeline) -> list[Job]:
+    def take(host: Host, pipeline: PooledConnection) -> list[Job]:
         idle.append(pipeline in host.idle)
         return dispatch.take(host, pipeline)
 
@@ -810,15 +673,15 @@ def test_after_a_hold_no_connection_takes_a_request_while_it_counts_as_idle(
             future.result(TIMEOUT)
         settle(pool)
         scheduler = pool._scheduler
-        (host,) = scheduler.hosts.values()
+        (host,) = scheduler._core.hosts.values()
         assert len(host.idle) == 2
-        with scheduler.lock:
-            scheduler._hold(host, 60.0, "for this test")
+        with scheduler._core.transaction():
+            scheduler._retries._hold_locked(host, 60.0, "for this test")
         monkeypatch.setattr(traffic, "take", take)
         held = pool.submit("GET", server.url("/held"))
-        with scheduler.lock:
-            host.held_until = 0.0
-            scheduler._end_hold(host)
+        with scheduler._core.transaction():
+            host.hold_until = 0.0
+            scheduler._retries._end_hold_locked(host)
         (readable, *_), _, _ = select.select([peer.sock for peer in peers], [], [], TIMEOUT)
         (peer,) = (peer for peer in peers if peer.sock is readable)
         peer.answers(*peer.burst())
@@ -881,3 +744,20 @@ def test_a_thread_that_cannot_be_started_fails_the_request_and_not_the_pool(
         monkeypatch.setattr(threading.Thread, "start", start)
         assert pool.statistics().queued == 0
         assert pool.get(url(server, "/a"), deadline=5).body == b"/a"
+
+
+def test_the_limits_of_a_pool_are_those_that_it_was_given() -> None:
+    with ConnectionPool() as pool:
+        limits = pool._scheduler.limits
+        assert (limits.connect_timeout, limits.min_rate, limits.pipeline_rescue) == (
+            10.0,
+            1.0,
+            True,
+        )
+    with ConnectionPool(connect_timeout=None, min_rate=None, pipeline_rescue=False) as pool:
+        limits = pool._scheduler.limits
+        assert (limits.connect_timeout, limits.min_rate) == (None, None)
+        assert limits.pipeline_rescue is False
+    with ConnectionPool(connect_timeout=2, min_rate=0.5) as pool:
+        limits = pool._scheduler.limits
+        assert (limits.connect_timeout, limits.min_rate) == (2, 0.5)

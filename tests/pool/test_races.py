@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from dugong import ConnectionPool
-from dugong.errors import PoolClosed, StateError
-from dugong.pool import connections
+from dugong.errors import PoolClosed
+from dugong.pool.core import connections
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.scheduler import Scheduler
+from dugong.pool.core.traffic import Traffic
 from dugong.pool.dialer import Dialer
-from dugong.pool.pipeline import Pipeline
 from dugong.pool.request import Origin
-from dugong.pool.scheduler import Scheduler
-from dugong.pool.traffic import Traffic
 from tests.support.byhand import HandServer
 from tests.support.fork import holds_in_child
 from tests.support.parts import make_host, queue
@@ -36,21 +37,21 @@ from tests.support.pool import (
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 
-def wait_until(site: Site, condition: Callable[[Pipeline], object]) -> None:
+def wait_until(site: Site, condition: Callable[[PooledConnection], object]) -> None:
     """Wait until *condition* holds for the only connection."""
     scheduler = site.pool._scheduler
     while True:
-        with scheduler.lock:
-            (host,) = scheduler.hosts.values()
-            (pipeline,) = host.pipelines
+        with scheduler._core.lock:
+            (host,) = scheduler._core.hosts.values()
+            (pipeline,) = host.connections
             if condition(pipeline):
                 return
 
 
-def when_parked(site: Site) -> Pipeline:
+def when_parked(site: Site) -> PooledConnection:
     """Return the only connection, which is idle, with both of its threads waiting for work."""
     wait_until_parked(site.pool)
-    (pipeline,) = site.pool._scheduler.idle
+    (pipeline,) = site.pool._scheduler._core.idle
     return pipeline
 
 
@@ -84,13 +85,13 @@ def test_a_receiver_that_comes_from_a_callback_leaves_the_connection_to_who_has_
         wait_for(asked)
         assert pipeline.borrower is not None
         go_on.set()
-        wait_until(site, lambda pipeline: pipeline.receiver_parked or pipeline.ending)
+        wait_until(site, lambda pipeline: pipeline.receiver_parked or pipeline.is_closing)
         read_on.set()
         assert direct.result(10).body == b"/3"
 
 
-def test_a_callback_cannot_wait_for_another_answer_of_the_same_batch() -> None:
-    """Its thread is the one that would tell."""
+def test_a_callback_sees_the_other_responses_of_the_same_batch() -> None:
+    """All futures of a batch are done before the first callback is called."""
 
     def script(peer: Peer) -> None:
         name_target(peer, peer.request())
@@ -102,12 +103,12 @@ def test_a_callback_cannot_wait_for_another_answer_of_the_same_batch() -> None:
     outcomes: SimpleQueue[object] = SimpleQueue()
     with open_site(script, max_connections_per_host=1) as site:
         site.pool.get(site.url("/1"))
-        with site.pool._scheduler.lock:
+        with site.pool._scheduler._core.lock:
             first = site.pool.submit("GET", site.url("/a"))
             second = site.pool.submit("GET", site.url("/b"))
             second.add_done_callback(outcomes.put)
-            first.add_done_callback(lambda _: outcomes.put(raised_by(second.result)))
-        assert isinstance(outcomes.get(timeout=TIMEOUT), StateError)
+            first.add_done_callback(lambda _: outcomes.put(second.result()))
+        assert outcomes.get(timeout=TIMEOUT) is second.result()
         assert outcomes.get(timeout=TIMEOUT) is second
         assert first.result().body == second.result().body == b"ok"
 
@@ -124,7 +125,7 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = Held(warm=2)
-    given_back = Scheduler.answered_directly
+    given_back = Traffic.responded_to_caller
     others: list[Any] = []
 
     def answered_directly(self: Scheduler, *args: Any) -> Any:
@@ -134,7 +135,7 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
             held.wait()
         return outcome
 
-    monkeypatch.setattr(Scheduler, "answered_directly", answered_directly)
+    monkeypatch.setattr(Traffic, "responded_to_caller", answered_directly)
     with open_site(held, max_connections_per_host=1) as site, ThreadPoolExecutor(1) as executor:
         site.pool.get(site.url("/1"))
         pipeline = when_parked(site)
@@ -163,7 +164,7 @@ def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(
         while True:
             yield bytes(65536)
 
-    sent = signal_after(monkeypatch, Scheduler, "_sent")
+    sent = signal_after(monkeypatch, Traffic, "_sent_locked")
     with open_site(script, each(name_target), max_connections=1) as site:
         with site.pool.stream("PUT", site.url("/upload"), body=endless()) as answer:
             assert answer.read(3) == b"fir"
@@ -205,7 +206,7 @@ def test_what_the_garbage_collector_cancels_may_come_at_any_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A forgotten iterator of map() cancels its requests when it is collected, wherever that is."""
-    serve = Scheduler._serve
+    serve = ConnectionManager.ensure_served_locked
 
     def collecting_serve(self: Scheduler, host: Any) -> None:
         gc.collect()
@@ -220,7 +221,7 @@ def test_what_the_garbage_collector_cancels_may_come_at_any_time(
         assert next(answers).body == b"/1"
         cycle: list[Any] = [answers]
         cycle.append(cycle)
-        monkeypatch.setattr(Scheduler, "_serve", collecting_serve)
+        monkeypatch.setattr(ConnectionManager, "ensure_served_locked", collecting_serve)
         del answers, cycle
         later = executor.submit(lambda: site.pool.submit("GET", site.url("/2")).result(TIMEOUT))
         assert later.result(TIMEOUT).body == b"/2"
@@ -230,14 +231,14 @@ def test_a_pool_that_is_closed_in_the_midst_of_a_change_is_closed_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As by a signal handler, while the thread that it interrupts holds the lock."""
-    serve = Scheduler._serve
+    serve = ConnectionManager.ensure_served_locked
 
     def interrupted_serve(self: Scheduler, host: Any) -> None:
         serve(self, host)
         site.pool.close()
 
     with open_site(discard_rest) as site:
-        monkeypatch.setattr(Scheduler, "_serve", interrupted_serve)
+        monkeypatch.setattr(ConnectionManager, "ensure_served_locked", interrupted_serve)
         future = site.pool.submit("GET", site.url())
         with pytest.raises(PoolClosed):
             future.result(TIMEOUT)
@@ -264,7 +265,7 @@ def test_a_block_whose_end_is_interrupted_gives_its_connection_back(
         def interrupted_wait(timeout: float | None = None) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(site.pool._scheduler.let_go, "wait", interrupted_wait)
+        monkeypatch.setattr(site.pool._scheduler._core.body_released, "wait", interrupted_wait)
         with (
             pytest.raises(KeyboardInterrupt),
             site.pool.stream("PUT", site.url(), body=slow()),
@@ -286,8 +287,8 @@ def test_hosts_that_are_not_used_are_forgotten_though_the_oldest_is(
         host = make_host()
         host.origin = Origin("http", f"host{number}", 80)
         scheduler.know(host)
-    assert len(scheduler.hosts) <= 4
-    assert used.origin in scheduler.hosts
+    assert len(scheduler._core.hosts) <= 4
+    assert used.origin in scheduler._core.hosts
 
 
 @pytest.mark.parametrize("why", ["expired", "abandoned"])
@@ -300,21 +301,21 @@ def test_who_stands_behind_one_that_is_ended_and_answered_at_once_is_sent_again(
         first = site.pool.submit("GET", site.url("/1"))
         second = site.pool.submit("GET", site.url("/2"))
         held.wait()
-        answered = Traffic.answered
+        answered = Traffic.responded
 
         def too_late(self: Any, pipeline: Any, done: Any, error: Any) -> None:
-            monkeypatch.setattr(Traffic, "answered", answered)
-            job = pipeline.in_flight[0]
-            with self.lock:
+            monkeypatch.setattr(Traffic, "responded", answered)
+            job = pipeline.oldest
+            scheduler = site.pool._scheduler
+            with self._core.transaction():
                 if why == "expired":
-                    self._expire(job)
+                    scheduler._expire_locked(job)
                 else:
-                    self._drop(job)
-                    self._deferred.append(job.future._cancel)
-                    self._end_drain(pipeline, job)
+                    scheduler._take_out_locked(job, None)
+                    scheduler._end_drain_locked(pipeline, job)
             answered(self, pipeline, done[:1], error)
 
-        monkeypatch.setattr(Traffic, "answered", too_late)
+        monkeypatch.setattr(Traffic, "responded", too_late)
         held.release()
         assert second.result(10).body == b"/2"
         assert first.done()
@@ -333,7 +334,7 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
 
         def wait_until(condition: Callable[[], object]) -> None:
             while True:
-                with scheduler.lock:
+                with scheduler._core.lock:
                     if condition():
                         return
 
@@ -343,15 +344,15 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
         get = pool.submit("GET", server.url("/get"))
         other = server.accept()
         assert other.burst() == ["/get"]
-        uploading, getting = next(iter(scheduler.hosts.values())).pipelines
+        uploading, getting = next(iter(scheduler._core.hosts.values())).connections
         wait_until(lambda: getting.sender_parked)
         nexts = []
 
         def call_back(future: object) -> None:
-            assert uploading in scheduler.idle
+            assert uploading in scheduler._core.idle
             other.answers("/get")
-            wait_until(lambda: getting in scheduler.idle)
-            getting.work.notify = lambda n=1: None  # type: ignore[method-assign]  # it oversleeps
+            wait_until(lambda: getting in scheduler._core.idle)
+            getting.sender_wakeup.notify = lambda n=1: None  # type: ignore[method-assign]  # it oversleeps
             nexts.append(pool.submit("PUT", server.url("/next"), body=body(looked)))
             called_back.set()
 
@@ -362,9 +363,9 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
         wait_for(called_back)
         peer._until(b"\r\n0\r\n\r\n")
         assert peer.head().target == "/next"
-        with scheduler.lock:
-            idle = list(scheduler.idle)
-            del getting.work.notify
+        with scheduler._core.lock:
+            idle = list(scheduler._core.idle)
+            del getting.sender_wakeup.notify
         looked.set()
         assert uploading not in idle
         peer.answers("/next")
@@ -387,7 +388,7 @@ def test_an_upload_that_was_answered_early_is_over_in_a_forked_child() -> None:
         future = pool.submit("PUT", server.url("/put"), body=body())
         peer = server.accept()
         peer.head()
-        (pipeline,) = next(iter(pool._scheduler.hosts.values())).pipelines
+        (pipeline,) = next(iter(pool._scheduler._core.hosts.values())).connections
         peer.answers("/put")
         while pipeline.in_flight:
             pass

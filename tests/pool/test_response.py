@@ -1,8 +1,9 @@
-"""Answers: whole ones as text, JSON and status, and streamed ones as files."""
+"""Responses: whole ones as text, JSON and status, and streamed ones as files."""
 
 from __future__ import annotations
 
 import copy
+import encodings
 import io
 import json
 import pickle
@@ -85,6 +86,48 @@ def test_text_is_decoded_as_the_server_says(
 def test_text_in_a_charset_that_is_none_is_taken_as_utf_8(charset: str) -> None:
     body = "grün \\u0041 \ufffd".encode() + b"\xff"
     assert whole(body, f"text/plain; charset={charset}").text == "grün \\u0041 \ufffd\ufffd"
+
+
+def test_charsets_that_servers_make_up_are_not_kept() -> None:
+    cache = encodings._cache  # type: ignore[attr-defined]
+    whole(b"", "text/plain; charset=latin-1").text  # noqa: B018
+    before = set(cache)
+    for number in range(300):
+        for charset in (f"made-up-{number}", f"u{'!' * number}tf8", "UTF" + "." * number + "8"):
+            content_type = f'text/plain; charset="{charset}"'
+            assert whole("grün".encode(), content_type).text == "grün"
+    assert set(cache) - before <= {"utf_8"}
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec"),
+    [
+        ("latin-1", "latin-1"),
+        ("ISO-8859-15", "iso8859-15"),
+        ("iso_8859-1:1987", "latin-1"),
+        ("windows-1252", "cp1252"),
+        ("Shift_JIS", "shift_jis"),
+        ("GB2312", "gb2312"),
+        ("big5-hkscs", "big5hkscs"),
+        ("macintosh", "mac_roman"),
+        ("KOI8-U", "koi8_u"),
+        ("cp874", "cp874"),
+        ("US-ASCII", "ascii"),
+        ("utf-8-sig", "utf_8_sig"),
+        ("UTF-7", "utf_7"),
+    ],
+)
+def test_all_charsets_of_python_are_known(charset: str, codec: str) -> None:
+    body = bytes(range(32, 127)) * 2 + b"+AOQ-" + bytes(range(161, 255))
+    assert whole(body, f"text/plain; charset={charset}").text == body.decode(codec, "replace")
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000])
+def test_json_that_is_nested_too_deeply_is_no_json(body: bytes) -> None:
+    with pytest.raises(json.JSONDecodeError, match="nested too deeply") as caught:
+        whole(body).json()
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
@@ -353,3 +396,23 @@ def test_the_repr_of_a_streamed_response(length: int | None, text: str) -> None:
     assert repr(response) == f"<StreamedResponse 200 Reason for GET http://h/a, {text}>"
     response.close()
     assert repr(response) == f"<StreamedResponse 200 Reason for GET http://h/a, {text}, closed>"
+
+
+# --- what they show ----------------------------------------------------------------------------
+
+SIGNED = Request("GET", "http://h/a?X-Amz-Signature=secret", {"Authorization": "secret"})
+ESCAPES = "Not\x1b[2J\x9b31m \u202eFound"
+
+
+def test_no_text_of_a_response_has_a_query_or_an_escape_in_it() -> None:
+    for response in (
+        Response(404, ESCAPES, Headers(), b"", SIGNED),
+        StreamedResponse(404, ESCAPES, Headers(), SIGNED, 0, io.BytesIO()),
+    ):
+        with pytest.raises(HTTPStatusError) as caught:
+            response.raise_for_status()
+        for text in (repr(response), str(caught.value)):
+            assert text.isprintable()
+            assert r"404 Not\x1b[2J\x9b31m \u202eFound for GET http://h/a?..." in text
+        assert response.reason == ESCAPES
+        assert response.url == SIGNED.url

@@ -7,16 +7,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from dugong import Attempt, ConnectionPool, Response, RetryPolicy
-from dugong.pool import connections
+from dugong.pool.core import connections
+from dugong.pool.core.traffic import Traffic
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
-from dugong.pool.scheduler import Scheduler
-from dugong.pool.traffic import Traffic
 from tests.support.byhand import HandServer, named, settle, warm_up
 from tests.support.clock import Listener, StoppedClock
 from tests.support.pool import (
@@ -91,7 +91,7 @@ def test_a_listener_that_raises_what_ends_a_thread_ends_none_of_the_pool(
 def test_an_upload_that_was_refused_is_not_sent_again_if_its_body_has_failed_since(
     server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered = signal_after(monkeypatch, Traffic, "answered")
+    answered = signal_after(monkeypatch, Traffic, "responded")
 
     def body() -> Iterator[bytes]:
         yield b"some"
@@ -185,7 +185,7 @@ def test_a_connection_is_not_kept_by_a_caller_who_is_interrupted_when_he_gives_i
         site.pool.get(site.url("/warm"))
         wait_until_parked(site.pool)
         with monkeypatch.context() as patched:
-            patched.setattr(Scheduler, "give_back", interrupted)
+            patched.setattr(Traffic, "give_back", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 site.pool.get(site.url("/a"))
         assert site.goes_on()
@@ -209,10 +209,10 @@ def test_what_an_answer_has_decided_does_not_wait_for_the_next_request_of_its_co
             pool.submit("GET", server.url("/c"), retry=only_once),
         ]
         assert peer.targets(2) == ["/b", "/c"]
-        slow: list[Future[Response]] = []
+        slow: SimpleQueue[Future[Response]] = SimpleQueue()
 
         def borrow(future: object) -> None:
-            slow.append(executor.submit(pool.get, server.url("/slow")))
+            slow.put(executor.submit(pool.get, server.url("/slow")))
             wait_for(borrowed)
 
         futures[0].add_done_callback(borrow)
@@ -224,7 +224,7 @@ def test_what_an_answer_has_decided_does_not_wait_for_the_next_request_of_its_co
         borrowed.set()
         assert futures[1].result(TIMEOUT).status == 503
         peer.answers("/slow")
-        assert slow[0].result(TIMEOUT).text == "/slow"
+        assert slow.get(timeout=TIMEOUT).result(TIMEOUT).text == "/slow"
 
 
 def test_the_next_request_tries_at_once_if_the_one_that_waited_for_its_host_is_cancelled(
@@ -291,16 +291,3 @@ def test_nobody_is_asked_about_what_has_been_ended_since(monkeypatch: pytest.Mon
         assert not wait(futures, TIMEOUT).not_done
         settle(pool)
     assert asked == ["/2"]
-
-
-def test_an_interrupt_of_one_callback_keeps_nobody_else_waiting() -> None:
-    others = threading.Event()
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    with ConnectionPool() as pool:
-        pool._scheduler._deferred.extend((interrupted, others.set))
-        with pytest.raises(KeyboardInterrupt):
-            pool._scheduler._do_deferred()
-        assert others.is_set()

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from dugong import ConnectionPool, Delivery, InvalidResponse, Response
-from dugong.pool.job import Job
-from dugong.pool.pipeline import Pipeline
-from dugong.pool.receiver import LONG
-from dugong.pool.scheduler import Scheduler
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.job import Job
+from dugong.pool.core.scheduler import Scheduler
+from dugong.pool.core.traffic import Traffic
+from dugong.pool.io.receiver import LONG
 from tests.support.byhand import HandPeer, HandServer, named, settle, submit_first, warm_up
 from tests.support.pool import NO_SECOND_TRY, discard_rest, signal_after, wait_for
 from tests.support.server import TIMEOUT
@@ -266,14 +267,16 @@ def test_nothing_goes_behind_one_that_has_lost_a_connection_whatever_others_have
     server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window_has_grown = threading.Event()
-    next_batch = Scheduler.next_batch
+    next_batch = Traffic.next_batch
 
-    def late(scheduler: Scheduler, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+    def late(
+        scheduler: Scheduler, pipeline: PooledConnection, error: Exception | None
+    ) -> list[Job]:
         if pipeline.name.endswith("-2") and pipeline.in_flight:
             wait_for(window_has_grown)
         return next_batch(scheduler, pipeline, error)
 
-    monkeypatch.setattr(Scheduler, "next_batch", late)
+    monkeypatch.setattr(Traffic, "next_batch", late)
     with ConnectionPool(max_connections_per_host=2) as pool:
         first = warm_up(pool, server)
         lost = pool.submit("GET", server.url("/lost"))
@@ -315,7 +318,7 @@ def test_a_host_that_answers_as_http_1_0_is_asked_one_at_a_time(
     assert texts(futures) == targets
     host = host_of(pool)
     assert (host.pipelining, host.window) == ("one at a time", 1)
-    assert host.lesson == "it answers as HTTP/1.0"
+    assert host.lesson == "it responds as HTTP/1.0"
 
 
 def test_a_host_that_closes_after_each_answer_gets_one_request_a_connection(
@@ -368,7 +371,7 @@ def test_a_host_that_breaks_the_protocol_within_a_pipeline_is_asked_one_at_a_tim
     assert isinstance(broken.exception(TIMEOUT), InvalidResponse)
     host = host_of(pool)
     assert (host.pipelining, host.window) == ("one at a time", 1)
-    assert host.lesson == "it has sent what is no answer"
+    assert host.lesson == "it has sent what is no response"
 
 
 def let_pipelines_die(pool: ConnectionPool, server: HandServer, times: int) -> HandPeer:
@@ -392,7 +395,7 @@ def test_a_host_whose_pipelines_keep_dying_is_asked_one_at_a_time(
     peer = let_pipelines_die(pool, server, times=3)
     host = host_of(pool)
     assert (host.pipelining, host.window) == ("one at a time", 1)
-    assert host.lesson == "a connection ended after 2 answers with 2 to come"
+    assert host.lesson == "a connection ended after 2 responses with 2 to come"
     futures = get_all(pool, server, ["/a", "/b"])
     for target in ("/a", "/b"):
         assert peer.burst() == [target]
@@ -412,7 +415,7 @@ def test_one_pipeline_that_died_does_not_yet_make_it_one_at_a_time(
 def test_a_host_is_not_asked_one_at_a_time_for_ever(
     pool: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dugong.pool.host.PENALTY", 0.0)
+    monkeypatch.setattr("dugong.pool.core.pipelining.PENALTY", 0.0)
     peer = let_pipelines_die(pool, server, times=3)
     futures = get_all(pool, server, ["/a", "/b"])
     assert peer.targets(2) == ["/a", "/b"]
@@ -624,7 +627,7 @@ def test_nothing_goes_behind_an_answer_that_is_long_or_of_unknown_length(
     fields: bytes,
     body: bytes,
 ) -> None:
-    blocked = signal_after(monkeypatch, Scheduler, "block")
+    blocked = signal_after(monkeypatch, Traffic, "block")
     peer = warm_up(pool, server)
     first = pool.submit("GET", server.url("/a"))
     assert peer.targets(1) == ["/a"]
@@ -645,14 +648,16 @@ def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_an
 ) -> None:
     peer = warm_up(pool, server)
     settle(pool)
-    blocked = signal_after(monkeypatch, Scheduler, "block")
-    next_batch = Scheduler.next_batch
+    blocked = signal_after(monkeypatch, Traffic, "block")
+    next_batch = Traffic.next_batch
 
-    def late(scheduler: Scheduler, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+    def late(
+        scheduler: Scheduler, pipeline: PooledConnection, error: Exception | None
+    ) -> list[Job]:
         wait_for(blocked)
         return next_batch(scheduler, pipeline, error)
 
-    monkeypatch.setattr(Scheduler, "next_batch", late)
+    monkeypatch.setattr(Traffic, "next_batch", late)
     long = pool.submit("GET", server.url("/long"))
     assert peer.targets(1) == ["/long"]
     behind = get_all(pool, server, ["/a", "/b"])
@@ -682,7 +687,7 @@ def test_what_has_been_sent_before_an_answer_proves_long_is_answered_behind_it(
 def test_requests_go_over_another_connection_while_a_long_answer_holds_one(
     server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocked = signal_after(monkeypatch, Scheduler, "block")
+    blocked = signal_after(monkeypatch, Traffic, "block")
     with ConnectionPool(max_connections_per_host=2) as pool:
         first = warm_up(pool, server)
         long = pool.submit("GET", server.url("/long"))
@@ -833,7 +838,7 @@ def test_an_early_answer_is_kept_until_the_sender_has_let_go_of_the_body(
     future = pool.submit("PUT", server.url("/a"), body=pieces())
     peer = server.accept()
     peer.head()
-    answered = signal_after(monkeypatch, Scheduler, "answered")
+    answered = signal_after(monkeypatch, Traffic, "responded")
     peer.answers("/a")
     wait_for(answered)
     assert not future.done()

@@ -15,6 +15,7 @@ from dugong.pool.statistics import (
 )
 
 HOLDING = Holding("GET", "http://h/a", 1.25, abandoned=False)
+SIGNED = Holding("GET", "http://h/a?secret", 1.25, abandoned=False)
 CONNECTION = ConnectionStatistics("h:80-1", "busy", 12.34, 5, 4, (HOLDING,))
 HOST = HostStatistics(
     origin="http://h",
@@ -114,8 +115,8 @@ def test_a_host_that_has_taught_a_lesson_says_which() -> None:
     )
 
 
-def test_a_host_that_closes_connections_after_so_many_answers_says_so() -> None:
-    assert "window 4, closes after 100 answers; " in str(dataclasses.replace(HOST, quota=100))
+def test_a_host_that_closes_connections_after_so_many_responses_says_so() -> None:
+    assert "window 4, closes after 100 responses; " in str(dataclasses.replace(HOST, quota=100))
 
 
 def test_a_host_that_is_held_says_for_how_long() -> None:
@@ -142,3 +143,9 @@ def test_a_pool_that_knows_no_host_is_one_line() -> None:
         "0 hosts, 0 connections (0 opened, 0 closed): 0 queued, 0 waiting, 0 in flight; "
         "0 sent, 0 answered, 0 resent"
     )
+
+
+def test_what_holds_a_connection_is_named_without_its_query() -> None:
+    assert str(SIGNED) == "GET http://h/a?... for 1.2 s"
+    assert repr(SIGNED).startswith("Holding(method='GET', url='http://h/a?...', since=1.25")
+    assert SIGNED.url == "http://h/a?secret"

@@ -27,7 +27,9 @@ from dugong import (
 )
 from dugong.connection.polling import Coroutine
 from dugong.connection.transport import Transport
-from dugong.pool import connections, receiver
+from dugong.pool.core import connections
+from dugong.pool.dialer import Dialer
+from dugong.pool.io import receiver
 from dugong.pool.request import Origin
 from tests.support.pool import (
     GONE,
@@ -234,7 +236,7 @@ def test_readinto_receives_straight_into_the_callers_buffer() -> None:
             filled = 0
             while filled < len(MUCH):
                 filled += answer.readinto(memoryview(buffer)[filled:])
-                assert here.pool._scheduler.hosts.popitem is not None
+                assert here.pool._scheduler._core.hosts.popitem is not None
             assert buffer == MUCH
         assert here.goes_on()
 
@@ -662,8 +664,8 @@ def test_the_deadline_also_holds_for_the_body(site: OpenSite) -> None:
         with here.pool.stream("GET", here.url(), deadline=TIMEOUT) as answer:
             assert answer.read(5) == b"first"
             scheduler = here.pool._scheduler
-            with scheduler.lock:  # as the timer does when its time has come
-                scheduler._expire(answer._source._job)  # type: ignore[union-attr]
+            with scheduler._core.transaction():  # as the timer does when its time has come
+                scheduler._expire_locked(answer._source._job)  # type: ignore[union-attr]
             with pytest.raises(ConnectionTimedOut, match="deadline") as caught:
                 answer.read(5)
             assert caught.value.delivery is Delivery.ANSWER_STARTED
@@ -788,15 +790,14 @@ def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_
         open_site(answers(MUCH), repeat=True) as here,
         here.pool.stream("GET", here.url("/body")) as answer,
     ):
-        scheduler = here.pool._scheduler
-        dial = scheduler.dial
+        dial = Dialer.__call__
 
-        def refused(origin: Origin) -> Coroutine[Transport]:
-            scheduler.dial = dial
+        def refused(self: Dialer, origin: Origin) -> Coroutine[Transport]:
+            monkeypatch.setattr(Dialer, "__call__", dial)
             raise ConnectionRefusedError
             yield
 
-        scheduler.dial = refused
+        monkeypatch.setattr(Dialer, "__call__", refused)
         future = here.pool.submit("GET", here.url("/beside"))
         try:
             assert future.result(1).body == b"/beside"
@@ -918,7 +919,7 @@ def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, f
         def body() -> Iterator[bytes]:
             yield SOME
             # Until the other thread waits for us, or does not.
-            while not (here.pool._scheduler.let_go._waiters or left.is_set()):  # type: ignore[attr-defined]
+            while not (here.pool._scheduler._core.body_released._waiters or left.is_set()):  # type: ignore[attr-defined]
                 pass
             left_before.append(left.is_set())
             yield SOME

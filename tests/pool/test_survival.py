@@ -29,8 +29,9 @@ from dugong import (
     RetryPolicy,
     UnsupportedResponse,
 )
-from dugong.pool.pipeline import Pipeline
-from dugong.pool.scheduler import Scheduler
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.scheduler import Scheduler
+from dugong.pool.core.traffic import Traffic
 from tests.support.byhand import HandPeer, HandServer, named, settle, submit_first, warm_up
 from tests.support.pool import NO_SECOND_TRY, each, name_target, url, wait_for
 from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
@@ -261,10 +262,9 @@ def test_a_request_that_ends_a_fresh_connection_waits_before_it_is_sent_again(
 def end_waits(pool: ConnectionPool) -> None:
     """Have those that wait to be tried again have waited long enough."""
     scheduler = pool._scheduler
-    with scheduler.lock:
-        for job in list(scheduler.waiting):
-            scheduler._resume(job)
-    scheduler._do_deferred()
+    with scheduler._core.transaction():
+        for job in list(scheduler._retries.waiting):
+            scheduler._retries._resume_locked(job)
 
 
 def test_what_was_lost_because_of_another_request_says_so(
@@ -336,13 +336,13 @@ def test_a_request_that_takes_its_connections_down_meets_one_used_one_and_then_f
 def connect_slowly(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Return what has to be released before a connection, once established, is used."""
     semaphore = threading.Semaphore(0)
-    connected = Scheduler.connected
+    connected = Traffic.connected
 
-    def slowly(scheduler: Scheduler, pipeline: Pipeline) -> bool:
+    def slowly(scheduler: Scheduler, pipeline: PooledConnection) -> bool:
         assert semaphore.acquire(timeout=TIMEOUT)
         return connected(scheduler, pipeline)
 
-    monkeypatch.setattr(Scheduler, "connected", slowly)
+    monkeypatch.setattr(Traffic, "connected", slowly)
     return semaphore
 
 
@@ -549,7 +549,7 @@ def test_without_retries_what_stood_behind_the_last_answer_is_not_sent_twice_eit
 def test_without_retries_what_stood_behind_one_that_was_cancelled_is_not_sent_twice_either(
     pool_without_retries: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dugong.pool.scheduler.DRAIN_TIME", 0.0)
+    monkeypatch.setattr("dugong.pool.core.scheduler.DRAIN_TIME", 0.0)
     peer = warm_up(pool_without_retries, server)
     first, second = get_all(pool_without_retries, server, "/a", "/b")
     assert peer.targets(2) == ["/a", "/b"]
@@ -565,7 +565,7 @@ def test_without_retries_what_was_not_sent_still_is(
     peer = warm_up(pool_without_retries, server)
     settle(pool_without_retries)
     peer.close()
-    with pool_without_retries._scheduler.lock:  # so that they are taken together
+    with pool_without_retries._scheduler._core.lock:  # so that they are taken together
         futures = get_all(pool_without_retries, server, "/a", "/b", "/c")
     peer = server.accept()
     assert peer.targets(3) == ["/a", "/b", "/c"]
@@ -804,7 +804,7 @@ class Unreliable:
 def test_every_get_gets_its_own_answer_in_the_end_and_every_post_or_nobody(
     seed: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dugong.pool.host.PENALTY", 0.001)
+    monkeypatch.setattr("dugong.pool.core.pipelining.PENALTY", 0.001)
     patient = RetryPolicy(attempts=50, backoff=0)
     with (
         ScriptedServer(Unreliable(seed), repeat=True) as server,
@@ -829,7 +829,9 @@ def test_every_get_gets_its_own_answer_in_the_end_and_every_post_or_nobody(
     assert (statistics.queued, statistics.waiting, statistics.in_flight) == (0, 0, 0)
     assert statistics.answered == answered
     assert statistics.sent == answered + statistics.resent + (len(futures) - answered)
-    assert statistics.opened == statistics.closed + statistics.connections
+    connections = [c for host in statistics.hosts.values() for c in host.connections]
+    connecting = sum(connection.state == "connecting" for connection in connections)
+    assert statistics.opened + connecting == statistics.closed + statistics.connections
 
 
 def test_a_post_is_never_processed_twice() -> None:

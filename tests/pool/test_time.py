@@ -21,14 +21,17 @@ from dugong.connection import dial
 from dugong.connection.polling import PollNeeded
 from dugong.connection.transport import PlainTransport
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery
-from dugong.pool import connections, dispatch, resending, scheduler, traffic
+from dugong.pool.core import connections, dispatch, maintenance, retries, scheduler, traffic
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job
+from dugong.pool.core.scheduler import Scheduler
+from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
-from dugong.pool.host import Host
-from dugong.pool.job import Job
-from dugong.pool.pipeline import Pipeline
 from tests.support.pool import (
     NO_SECOND_TRY,
     Held,
+    connections_of,
     discard_rest,
     each,
     get_and_be_idle,
@@ -36,6 +39,7 @@ from tests.support.pool import (
     signal_after,
     url,
     wait_for,
+    wait_until,
 )
 from tests.support.server import Peer, ReceivedRequest, Script, ScriptedServer
 
@@ -93,16 +97,16 @@ class Clock:
         self._ahead += seconds
         passed = threading.Event()
         scheduler = pool._scheduler
-        with scheduler.lock:
-            scheduler._at(self(), passed.set)
-        scheduler._wake.put(None)
+        with scheduler._core.transaction():
+            scheduler._maintenance.at_locked(self(), passed.set)
+        scheduler._maintenance.wake()
         wait_for(passed)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (connections, resending, scheduler):
+    for module in (connections, maintenance, retries, scheduler):
         monkeypatch.setattr(module, "monotonic", clock)
     return clock
 
@@ -243,7 +247,9 @@ def discard(peer: Peer) -> bytes:
         return b""
 
 
-def test_a_deadline_passes_after_an_early_answer_while_the_body_is_still_sent() -> None:
+def test_a_deadline_passes_after_an_early_answer_while_the_body_is_still_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The answer is what the caller gets, or the deadline: and the timers of the pool live on."""
     stuck, go_on = threading.Event(), threading.Event()
 
@@ -263,16 +269,7 @@ def test_a_deadline_passes_after_an_early_answer_while_the_body_is_still_sent() 
         ScriptedServer(script, mute, serve) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
-        expired = threading.Event()
-        expire = pool._scheduler._expire
-
-        def signalling_expire(job: Any) -> None:
-            try:
-                expire(job)
-            finally:
-                expired.set()
-
-        pool._scheduler._expire = signalling_expire  # type: ignore[method-assign]
+        expired = signal_after(monkeypatch, Scheduler, "_expire_locked")
         future = pool.submit("PUT", url(server), body=body(), deadline=SOON)
         wait_for(expired)
         go_on.set()
@@ -343,7 +340,7 @@ def test_a_deadline_that_is_met_leaves_nothing_behind() -> None:
     with ScriptedServer(serve) as server, ConnectionPool() as pool:
         for _ in range(5):
             assert pool.get(url(server), deadline=60).status == 200
-        assert len(pool._scheduler._timers) <= 1  # that of the idle connection
+        assert len(pool._scheduler._maintenance._timers) <= 1  # that of the idle connection
 
 
 # --- timeout --------------------------------------------------------------------------------------
@@ -486,13 +483,13 @@ def test_an_upload_that_makes_progress_is_no_time_out() -> None:
         peer.answer(request.body)
 
     with ScriptedServer(each(answer)) as server, ConnectionPool() as pool:
-        sends_body = pool._scheduler.sends_body
+        sends_body = pool._scheduler.traffic.sends_body
 
         def signalling_sends_body(pipeline: Any) -> bool:
             timeouts.release()
             return sends_body(pipeline)
 
-        pool._scheduler.sends_body = signalling_sends_body  # type: ignore[method-assign]
+        pool._scheduler.traffic.sends_body = signalling_sends_body  # type: ignore[method-assign]
         response = pool.put(url(server), body(), timeout=SOON)
         assert response.body == b"piecepiecepiece"
 
@@ -520,15 +517,15 @@ def test_an_upload_that_makes_no_progress_is_a_time_out() -> None:
 def test_a_sender_whose_time_out_ends_the_connection_is_believed_though_the_receiver_is_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    receiver_has_told = signal_after(monkeypatch, scheduler.Scheduler, "answered")
-    next_batch = scheduler.Scheduler.next_batch
+    receiver_has_told = signal_after(monkeypatch, Traffic, "responded")
+    next_batch = Traffic.next_batch
 
-    def late(self: Any, pipeline: Pipeline, error: Exception | None) -> list[Job]:
+    def late(self: Any, pipeline: PooledConnection, error: Exception | None) -> list[Job]:
         if error is not None:
             wait_for(receiver_has_told)
         return next_batch(self, pipeline, error)
 
-    monkeypatch.setattr(scheduler.Scheduler, "next_batch", late)
+    monkeypatch.setattr(Traffic, "next_batch", late)
     done = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -647,9 +644,9 @@ def test_a_connection_that_is_used_is_not_idle(clock: Clock) -> None:
 def test_an_idle_connection_gives_its_buffer_back_and_can_still_be_used(clock: Clock) -> None:
     with ScriptedServer(serve) as server, ConnectionPool(max_connections_per_host=1) as pool:
         get_and_be_idle(pool, url(server))
-        (pipeline,) = pool._scheduler.idle
+        (pipeline,) = pool._scheduler._core.idle
         clock.forward(pool, 1.5)
-        assert len(pipeline.duplexer.buffer.view) == 0
+        assert len(pipeline.engine._session.buffer.view) == 0
         assert pool.get(url(server, "/a")).body == b"/a"
         assert server.connections == 1
 
@@ -874,14 +871,14 @@ def test_a_host_with_an_endless_queue_does_not_keep_all_connections_for_ever(
 def counted_connections() -> Iterator[list[int]]:
     """A list of how many connections there were whenever one had been opened."""
     counts: list[int] = []
-    opened = connections.Connections._open
+    opened = connections.ConnectionManager._open_locked
 
-    def counting_open(self: connections.Connections, *args: Any) -> None:
+    def counting_open(self: connections.ConnectionManager, *args: Any) -> None:
         opened(self, *args)
-        counts.append(self.connections)
+        counts.append(self._core.connections)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections.Connections, "_open", counting_open)
+        patch.setattr(connections.ConnectionManager, "_open_locked", counting_open)
         yield counts
 
 
@@ -910,10 +907,9 @@ class TwoForOne:
     def __init__(self, pool: ConnectionPool, server: ScriptedServer, *helds: Held) -> None:
         self._helds = helds
         self._pool = pool
-        self._idle = threading.Event()
         reserved = threading.Event()
 
-        def signalling_take(host: Host, pipeline: Pipeline) -> list[Job]:
+        def signalling_take(host: Host, pipeline: PooledConnection) -> list[Job]:
             batch = dispatch.take(host, pipeline)
             if pipeline.reserved is not None:
                 self._reserver = pipeline
@@ -933,17 +929,11 @@ class TwoForOne:
 
     def one_is_idle(self) -> None:
         """Let the connection that the POST does not wait for become idle."""
-        scheduler = self._pool._scheduler
-        place = scheduler._place
-
-        def signalling_place(pipeline: Pipeline) -> None:
-            place(pipeline)
-            if pipeline is not self._reserver:
-                self._idle.set()
-
-        scheduler._place = signalling_place  # type: ignore[method-assign]
+        (other,) = (c for c in connections_of(self._pool) if c is not self._reserver)
         self._helds[0 if self._reserver.name.endswith("-2") else 1].release()
-        wait_for(self._idle)
+        wait_until(
+            self._pool, lambda: (other.sender_parked or other.is_closing) and not other.in_flight
+        )
 
     def end(self) -> None:
         """Let all be answered."""
@@ -994,6 +984,5 @@ def test_a_connection_that_has_ended_is_not_kept_until_it_would_have_been_too_ol
     with ScriptedServer(close_after_one, repeat=True) as server, ConnectionPool(max_age=9) as pool:
         for _ in range(3):
             pool.get(url(server))
-            while pool.statistics().connections:
-                pass
-        assert len(pool._scheduler._timers) == 0
+            wait_until(pool, lambda: not connections_of(pool))
+        assert len(pool._scheduler._maintenance._timers) == 0

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import GeneratorType
 from typing import Any, BinaryIO
@@ -20,8 +21,8 @@ from typing import Any, BinaryIO
 import pytest
 
 from dugong import ConnectionClosed, Delivery, Request, RetryPolicy
-from dugong.pool import traffic
-from dugong.pool.scheduler import Scheduler
+from dugong.pool.core import traffic
+from dugong.pool.core.traffic import Traffic
 from tests.support.pool import (
     GONE,
     OpenSite,
@@ -212,10 +213,13 @@ def test_an_iterable_arrives_in_chunks(site: OpenSite) -> None:
     assert "content-length" not in asked.requests[0].headers
 
 
-def test_an_iterable_without_items_is_an_empty_body(site: OpenSite) -> None:
+@pytest.mark.parametrize("make", [list, lambda: (piece for piece in [b""])])
+def test_an_iterable_without_items_is_an_empty_body(
+    site: OpenSite, make: Callable[[], Any]
+) -> None:
     asked = Recorder()
     with site(each(asked)) as here:
-        here.pool.put(here.url(), iter(()))
+        here.pool.put(here.url(), make())
         assert here.goes_on()
         assert here.server.connections == 1
     assert asked.requests[0].body == b""
@@ -632,7 +636,7 @@ def test_an_early_refusal_may_be_long(site: OpenSite) -> None:
 def test_an_early_consent_does_not_stop_the_upload(
     site: OpenSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered = signal_after(monkeypatch, Scheduler, "answered")
+    answered = signal_after(monkeypatch, Traffic, "responded")
     received = []
 
     def body() -> Iterator[bytes]:
@@ -657,7 +661,7 @@ def test_an_early_consent_does_not_stop_the_upload(
 def test_an_early_consent_counts_even_if_the_connection_then_ends(
     site: OpenSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered = signal_after(monkeypatch, Scheduler, "answered")
+    answered = signal_after(monkeypatch, Traffic, "responded")
 
     def body() -> Iterator[bytes]:
         yield SOME
@@ -874,7 +878,7 @@ def test_the_system_sends_a_file_that_is_made_afresh_if_its_length_is_known(
     assert body.made[0].closed
 
 
-def test_what_was_made_is_closed_when_cancel_returns(site: OpenSite) -> None:
+def test_what_was_made_is_closed_when_a_cancelled_future_is_done(site: OpenSite) -> None:
     taken = threading.Event()
 
     class Endless:
@@ -893,6 +897,8 @@ def test_what_was_made_is_closed_when_cancel_returns(site: OpenSite) -> None:
         wait_for(taken)
         assert not body.made[0].closed
         assert future.cancel()
+        with pytest.raises(CancelledError):
+            future.result(TIMEOUT)
         assert body.made[0].closed
         assert here.goes_on()
 
@@ -997,7 +1003,7 @@ ENDS: dict[str, Callable[[Peer], None]] = {
 def test_a_future_is_done_only_when_nobody_reads_its_body_any_more(
     site: OpenSite, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    answered = signal_after(monkeypatch, Scheduler, "answered")
+    answered = signal_after(monkeypatch, Traffic, "responded")
     body = Held()
     with site(after(body.taken, ENDS[end])) as here:
         future = here.pool.submit("PUT", here.url(), body=body)
@@ -1010,18 +1016,18 @@ def test_a_future_is_done_only_when_nobody_reads_its_body_any_more(
         assert over_by_then == [True]
 
 
-def test_a_cancelled_upload_is_over_when_cancel_returns(site: OpenSite) -> None:
+def test_a_cancelled_upload_is_over_when_its_future_is_done(site: OpenSite) -> None:
     body = Held()
     with site(ends_without_an_answer, each(name_target)) as here:
         future = here.pool.submit("PUT", here.url(), body=body)
         wait_for(body.taken)
-        canceller = threading.Thread(target=future.cancel)
-        canceller.start()
+        assert future.cancel()
         assert not body.over
+        assert not future.done()
         body.released.set()
-        canceller.join()
+        with pytest.raises(CancelledError):
+            future.result(TIMEOUT)
         assert body.over
-        assert future.cancelled()
         assert here.goes_on()
 
 

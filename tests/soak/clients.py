@@ -1,7 +1,7 @@
 """The threads of a soak: each asks for one thing after another, in all the ways that a pool has.
 
-Guarantees: whatever is handed to the pool is entered in the ledger, with what came of it; every
-answer is compared with what the server had to say to that request and no other.
+Guarantees: each request that the pool gets is entered in the ledger, with its outcome; each
+response is compared with the one right response to that request.
 """
 
 from __future__ import annotations
@@ -167,15 +167,15 @@ class Client:
     # --- what comes of it -------------------------------------------------------------------------
 
     def _check(
-        self, question: Question, answer: Response | StreamedResponse, body: bytes, whole: bool
+        self, question: Question, response: Response | StreamedResponse, body: bytes, whole: bool
     ) -> None:
-        complaint = question.complaint(answer, body, whole)
+        complaint = question.complaint(response, body, whole)
         if complaint:
             self.ledger.problem(complaint)
-        refused = answer.headers["Refused"] is not None
+        refused = response.headers["Refused"] is not None
         self._end(question, "refused" if refused else "answered" if whole else "left")
-        self.listener.ended(question.request, question.fate(answer))
-        self._look_at(question, answer.attempts, answer.attempts)
+        self.listener.ended(question.request, question.fate(response))
+        self._look_at(question, response.attempts, response.attempts)
 
     def _end(self, question: Question, outcome: str, why: str = "") -> None:
         self.ledger.end(question.ask, outcome, why)
@@ -205,7 +205,7 @@ class Client:
             self.ledger.problem(f"{ask} has failed with {exc!r}")
         elif not question.excuses(exc, self.max_body_size):
             self.ledger.problem(
-                f"{ask} should have been answered, but: {exc!r} "
+                f"{ask} should have got its response, but: {exc!r} "
                 f"({getattr(exc, 'delivery', None)}) after {getattr(exc, 'attempts', None)}"
             )
         delivery = getattr(exc, "delivery", None)
@@ -220,7 +220,7 @@ class Client:
     def _settle(self, question: Question, future: ResponseFuture) -> None:
         """Wait for *future*, and see what it is."""
         try:
-            answer = future.result(HANG)
+            response = future.result(HANG)
         except BaseException as exc:
             if not future.done():
                 self.ledger.problem(f"{question.ask} hangs: {self.pool!r}")
@@ -228,7 +228,7 @@ class Client:
                 return
             self._fail(question, exc)
         else:
-            self._check(question, answer, answer.body, True)
+            self._check(question, response, response.body, True)
 
     # --- in which way -----------------------------------------------------------------------------
 
@@ -241,11 +241,11 @@ class Client:
     def _do(self, question: Question) -> None:
         self.ledger.submit(question.ask)
         try:
-            answer = self.pool.request(question.request)
+            response = self.pool.request(question.request)
         except BaseException as exc:
             self._fail(question, exc)
         else:
-            self._check(question, answer, answer.body, True)
+            self._check(question, response, response.body, True)
 
     def _begin(self, question: Question, block: bool = True) -> ResponseFuture | None:
         self.ledger.submit(question.ask)
@@ -297,15 +297,15 @@ class Client:
     def _map(self) -> None:
         pulled: deque[Question] = deque()
         leave = self.dice.choice((1000, 1000, 5, 50))
-        answers = self.pool.map(self._pull(pulled))
+        responses = self.pool.map(self._pull(pulled))
         try:
-            for answer in itertools.islice(answers, leave):
-                self._check(pulled.popleft(), answer, answer.body, True)
+            for response in itertools.islice(responses, leave):
+                self._check(pulled.popleft(), response, response.body, True)
         except PoolClosed:
-            pass  # of the first, or of the last that was to be submitted: nobody knows
+            pass  # it may be of the first request, or of the last one that was to be submitted
         except BaseException as exc:
             self._fail(pulled.popleft(), exc)
-        answers.close()  # type: ignore[attr-defined]
+        responses.close()  # type: ignore[attr-defined]
         for question in pulled:
             self.ledger.end(question.ask, "dropped")
 
@@ -332,7 +332,7 @@ class Client:
         limit = dice.choice((10**9, 10**9, 0, 1000))
         self.ledger.submit(question.ask)
         try:
-            with self.pool.stream(question.request) as answer:
+            with self.pool.stream(question.request) as response:
                 if dice.random() < 0.1:
                     nested = self._question("GET")
                     request = nested.request
@@ -345,25 +345,25 @@ class Client:
                         retry=request.retry,
                     )
                     self._do(nested._replace(request=request))
-                body = self._read(answer, limit)
+                body = self._read(response, limit)
                 whole = len(body) < limit
         except BaseException as exc:
             self._fail(question, exc, streamed=True)
         else:
-            self._check(question, answer, body, whole)
+            self._check(question, response, body, whole)
 
-    def _read(self, answer: StreamedResponse, limit: int) -> bytes:
+    def _read(self, response: StreamedResponse, limit: int) -> bytes:
         way = self.dice.randrange(3)
         if way == 0 and limit > 10**6:
-            return answer.read()
+            return response.read()
         received = bytearray()
         buffer = bytearray(self.dice.choice((10, 4096, 300_000)))
         while len(received) < limit:
             if way == 1:
-                got = answer.readinto(buffer)
+                got = response.readinto(buffer)
                 received += buffer[:got]
             else:
-                piece = answer.read(len(buffer))
+                piece = response.read(len(buffer))
                 got = len(piece)
                 received += piece
             if not got:
@@ -404,7 +404,7 @@ class Client:
 
 
 class LateClient(Client):
-    """A client with a host of its own, which sends something once nobody waits for anything."""
+    """A client with a host of its own, which sends bytes when no request is outstanding."""
 
     def __init__(self, *args: Any, control: int) -> None:
         super().__init__(*args)

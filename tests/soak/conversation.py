@@ -1,8 +1,9 @@
-"""One connection of the soak's server: right answers in many forms, or anything but that.
+"""One connection of the soak's server: right responses in many forms, and wrong ones.
 
-The target of a request, ``/NUMBER/SIZE``, says how long a body is wanted. `answer_line` is what
-each answer carries, in its head and all over its body, so that no other request's can be taken for
-it. What has not been processed is answered with a header Refused.
+The target of a request, ``/NUMBER/SIZE``, says how large the body of the response has to be. Each
+response has the `response_line` of its request in its head and throughout its body, so that it
+cannot be taken for the response to another request. If the request was not processed, the response
+has a header "Refused".
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = [
     "Caller",
     "Conversation",
     "Manners",
-    "answer_line",
+    "response_line",
     "digest",
     "filling",
 ]
@@ -46,11 +47,11 @@ EARLY = "early"
 class Manners(NamedTuple):
     """How a port behaves.
 
-    How probable it is, for each answer, that the connection is closed behind it as announced
-    (`says_close`), or without a word (`closes`), and that something is plainly wrong (`wrong`).
-    `busy`: how probable it is that it has no time, and says when it may have some.
-    `old`: speaks HTTP/1.0. `doubles`: sends an answer twice where nothing else is outstanding.
-    `leaves`: goes away now and then, with all its connections, and comes back.
+    Probabilities, for each response: `says_close`: that the server announces the end of the
+    connection, and closes it; `closes`: that it closes it without announcing that; `wrong`: that
+    the response is invalid or cut short; `busy`: that it is 503 or the like, with a Retry-After.
+    `old`: speaks HTTP/1.0. `doubles`: sends a response twice where nothing else is outstanding.
+    `leaves`: closes the port at times, with all connections, and opens it again.
     `relays`: is a proxy.
     """
 
@@ -77,8 +78,8 @@ KINDS = {
 }
 
 
-def answer_line(method: str, target: str, digest: str) -> str:
-    """Return what the answer to a request with a body of this *digest* says of itself."""
+def response_line(method: str, target: str, digest: str) -> str:
+    """Return the line that identifies the response to a request whose body has this *digest*."""
     return f"{method} {target} {digest}"
 
 
@@ -121,22 +122,22 @@ class Book:
         self._talking = 0
 
     def saw(self, number: str) -> None:
-        """The head of a request has come."""
+        """The head of a request has arrived."""
         with self._changed:
             self._seen[number] += 1
 
     def disclaimed(self, number: str) -> None:
-        """A request is answered as one that has not been processed, and may come again."""
+        """The response says that the request was not processed; so it may arrive again."""
         with self._changed:
             self._seen[number] -= 1
 
     def took(self, number: str) -> None:
-        """All of a request has come, and is about to be answered."""
+        """The whole of a request has arrived, and its response is sent next."""
         with self._changed:
             self._taken[number] += 1
 
     def repeated(self, number: str) -> None:
-        """The late second copy of an answer has been sent."""
+        """The late second copy of a response has been sent."""
         with self._changed:
             self._repeated.add(number)
             self._changed.notify_all()
@@ -212,8 +213,8 @@ class Caller(Peer):
         raise _Over
 
 
-class _Answer(NamedTuple):
-    """An answer in bytes. `until_close`: it ends with the connection; `last`: that ends then."""
+class _Response(NamedTuple):
+    """A response in bytes. `until_close`: it ends with the connection; `last`: that ends then."""
 
     head: bytes
     body: bytes
@@ -235,14 +236,14 @@ class Conversation:
         """Answer requests until it is over."""
         try:
             while True:
-                self._answer_next()
+                self._respond_next()
         except (_Over, EOFError, OSError, ValueError):
             pass
 
     def _chance(self, probability: float) -> bool:
         return self._dice.random() < probability
 
-    def _answer_next(self) -> None:
+    def _respond_next(self) -> None:
         caller, manners = self._caller, self._manners
         request = caller.head()
         number = request.target.split("/")[1]
@@ -253,25 +254,25 @@ class Conversation:
             self._before_body(request, wrong)
         body = caller.body(request)
         if self._chance(manners.busy):
-            answer = self._refuse(request, digest(body), self._dice.choice((500, 502, *_BUSY)))
+            response = self._refuse(request, digest(body), self._dice.choice((500, 502, *_BUSY)))
         else:
-            answer = self._make(request, digest(body), 200)
+            response = self._make(request, digest(body), 200)
             self._book.took(number)
         if wrong:
-            self._do_wrong(answer)
-        self._unsent += answer.head + answer.body
-        if manners.doubles and self._double(request, answer, number):
+            self._do_wrong(response)
+        self._unsent += response.head + response.body
+        if manners.doubles and self._double(request, response, number):
             return
-        if caller.has_next and not answer.last and self._chance(0.8):
+        if caller.has_next and not response.last and self._chance(0.8):
             return  # it goes with the next one
         self._flush()
-        if answer.last:
+        if response.last:
             caller.close_kindly()
         if self._chance(manners.closes):
             caller.close_kindly()
 
     def _before_body(self, request: ReceivedRequest, wrong: bool) -> None:
-        """Do what comes before the body of *request* is read: perhaps answer."""
+        """Do what comes before the body of *request* is read, such as an early response."""
         self._flush()
         if wrong and self._chance(0.3):
             self._stall()
@@ -279,13 +280,13 @@ class Conversation:
             self._caller.reset()
             raise _Over
         if self._chance(0.1):
-            answer = self._make(request, EARLY, 413, ["Refused: yes"])
-            self._unsent += answer.head + answer.body
+            response = self._make(request, EARLY, 413, ["Refused: yes"])
+            self._unsent += response.head + response.body
             self._flush()
             self._caller.close_kindly()
         if self._chance(self._manners.busy):
-            answer = self._refuse(request, EARLY, self._dice.choice(_BUSY), last=True)
-            self._unsent += answer.head + answer.body
+            response = self._refuse(request, EARLY, self._dice.choice(_BUSY), last=True)
+            self._unsent += response.head + response.body
             self._flush()
             self._caller.close_kindly()
         if "expect" in request.headers and self._chance(0.8):
@@ -294,8 +295,8 @@ class Conversation:
 
     def _refuse(
         self, request: ReceivedRequest, digest: str, status: int, last: bool = False
-    ) -> _Answer:
-        """Return an answer that says: not now."""
+    ) -> _Response:
+        """Return a response that says that the request was not processed."""
         if status in DISCLAIMING:
             self._book.disclaimed(request.target.split("/")[1])
         fields = ["Refused: yes"]
@@ -310,9 +311,9 @@ class Conversation:
         status: int,
         fields: Sequence[str] = (),
         last: bool = False,
-    ) -> _Answer:
+    ) -> _Response:
         dice, old = self._dice, self._manners.old
-        line = answer_line(request.method, request.target, digest)
+        line = response_line(request.method, request.target, digest)
         size = int(request.target.split("/")[2].split("?")[0])
         if status == 200:
             status = dice.choice((200, 200, 200, 200, 200, 200, 201, 404, 503, 204, 304))
@@ -321,7 +322,7 @@ class Conversation:
         bodiless = status in (204, 304)
         until_close = not bodiless and self._chance(self._manners.says_close / 2)
         last = last or until_close or status == 413 or self._chance(self._manners.says_close)
-        lines = [f"HTTP/1.{0 if old else 1} {status} Whatever", f"Answers: {line}", *fields]
+        lines = [f"HTTP/1.{0 if old else 1} {status} Whatever", f"Responds-To: {line}", *fields]
         body = b"" if bodiless else filling(line, size)
         if last and not (old and self._chance(0.5)):
             lines.append(dice.choice(("Connection: close", "connection:  CLOSE ")))
@@ -339,7 +340,7 @@ class Conversation:
             head = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + head
         if request.method == "HEAD":
             body = b""
-        return _Answer(head, body, until_close, last)
+        return _Response(head, body, until_close, last)
 
     def _in_chunks(self, body: bytes) -> bytes:
         dice = self._dice
@@ -370,13 +371,13 @@ class Conversation:
                 time.sleep(self._dice.choice((0, 0, 0.002)))
         self._caller.send(data)
 
-    def _double(self, request: ReceivedRequest, answer: _Answer, number: str) -> bool:
-        """Send an answer twice, or with something else behind it; return False if not this one."""
-        whole = answer.head + answer.body
-        if answer.last or self._unsent != whole or len(whole) > 4000:
+    def _double(self, request: ReceivedRequest, response: _Response, number: str) -> bool:
+        """Send a response twice, or with other bytes behind it; return False if it is unfit."""
+        whole = response.head + response.body
+        if response.last or self._unsent != whole or len(whole) > 4000:
             return False
         if request.target.endswith("?alone") and self._chance(0.5):
-            # In one segment: after the answer has been seen, there may be another request.
+            # In one segment: after the response has been seen, there may be another request.
             stray = self._dice.choice((whole, whole * 2, whole[:20], b"\r\n", b"0\r\n\r\n"))
             self._unsent = b""
             self._caller.send(whole + stray)
@@ -392,19 +393,19 @@ class Conversation:
             return True
         return False
 
-    def _do_wrong(self, answer: _Answer) -> None:
-        """Do something instead of sending *answer*, with which the connection ends."""
+    def _do_wrong(self, response: _Response) -> None:
+        """Send *response* in part or garbled, or nothing, and end the connection."""
         caller, dice = self._caller, self._dice
-        whole = answer.head + answer.body
+        whole = response.head + response.body
         if self._chance(0.3):
-            caller.send(self._unsent + self._garbled(answer))
+            caller.send(self._unsent + self._garbled(response))
             caller.close_kindly()
         encrypted = isinstance(caller.sock, ssl.SSLSocket)
         end = dice.choice(("close", "cut", "reset", "stall"))
         # That a body is not whole which ends with the connection can be seen only if that does not
         # end as it should.
-        hidden = answer.until_close and not (end == "reset" or (end == "cut" and encrypted))
-        sent = dice.randrange(len(answer.head if hidden else whole))
+        hidden = response.until_close and not (end == "reset" or (end == "cut" and encrypted))
+        sent = dice.randrange(len(response.head if hidden else whole))
         caller.send(self._unsent + whole[: dice.choice((0, sent, sent))])
         if end == "close":
             caller.close_kindly()
@@ -423,11 +424,11 @@ class Conversation:
         gone.poll(STALL * 1000)
         raise _Over
 
-    def _garbled(self, answer: _Answer) -> bytes:
-        """Return what is no answer, with something behind it that looks like one."""
+    def _garbled(self, response: _Response) -> bytes:
+        """Return an invalid response, with a valid one behind it as a bait."""
         dice = self._dice
         bait = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbait"
-        rest = answer.head.partition(b" ")[2]
+        rest = response.head.partition(b" ")[2]
         heads = [
             b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
             b"\0\xff\r\n" * 20,
@@ -441,7 +442,7 @@ class Conversation:
             b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         ]
-        if answer.body:  # without one, it does not matter how that would have been framed
+        if response.body:  # without one, it does not matter how that would have been framed
             coded = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %b\r\n\r\n"
             heads += [coded % b"rot13", coded % b"chunked, gzip", coded % b"chunked" + b"zz\r\n"]
             heads += [coded % b"chunked" + b"5\r\n1234567\r\n0\r\n\r\n"]

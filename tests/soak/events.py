@@ -15,10 +15,10 @@ __all__ = ["Fate", "Listener"]
 
 
 class Fate(NamedTuple):
-    """What has become of a request, as far as the events should have told. *outcome* is that.
+    """What the events of a request should have said. *outcome* is how the request ended.
 
-    *again* is how often it was sent once more (None: nobody knows), *given_up* whether the last
-    answer or exception was given back though others like it are not (None: nobody knows).
+    *again* is how often it was sent again (None: unknown). *given_up* is whether it ended with a
+    response or an exception that would have been retried, had attempts been left (None: unknown).
     """
 
     outcome: str
@@ -72,9 +72,9 @@ class Listener:
             if opened > 1 or closed != 1:
                 found.append(f"{name} was opened {opened} times, and closed {closed} times")
         if statistics is not None:
-            connections = self.counts["closed"]
+            connections = self._opened.total()
             if not connections == statistics.opened == statistics.closed:
-                found.append(f"{connections} connections were closed, but: {statistics}")
+                found.append(f"{connections} connections were opened, but: {statistics}")
             if self.counts["sent"] != statistics.sent:
                 found.append(f"{self.counts['sent']} requests were sent, but: {statistics}")
         for request in self._told.keys() | self._fates.keys():

@@ -27,11 +27,11 @@ class Ask(NamedTuple):
 
 
 class Ledger:
-    """What became of each `Ask`, in a word, and what was wrong with any of it.
+    """The outcome of each `Ask`, in a word, and the problems that were found.
 
-    The words: "answered"; "refused", by an answer that says so; "failed" and why, "unsent" if it is
-    said that nothing of it was sent; "cancelled"; "left" (a stream, before its end); "dropped" (by
-    an iterator that was left).
+    The words: "answered" (it got the right response); "refused" (the response says so); "failed"
+    and why, or "unsent" if the exception says that nothing was sent; "cancelled"; "left" (a stream,
+    before its end); "dropped" (by an iterator that was left).
     """
 
     def __init__(self) -> None:

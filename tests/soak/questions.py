@@ -1,6 +1,6 @@
-"""What the clients of a soak ask for, by which policies, and what the answer has to be.
+"""The requests of a soak, their retry policies, and the check of a response.
 
-Guarantees: nothing is asked here, and nothing is entered in a ledger.
+Guarantees: nothing is sent here, and nothing is entered in a ledger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dugong import (
     StateError,
     StreamedResponse,
 )
-from tests.soak.conversation import EARLY, answer_line, filling
+from tests.soak.conversation import EARLY, filling, response_line
 from tests.soak.events import Fate
 from tests.soak.ledger import Ask
 
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
     @property
     def timeout(self) -> float:
-        """How many seconds without progress are too many: here, a right answer may be slow."""
+        """The *timeout* of requests to this place, in seconds; a right response may be slow."""
         return 0.4 if self.kind == "rough" else HANG / 2
 
 
@@ -105,7 +105,7 @@ class Made:
 
 
 class Question(NamedTuple):
-    """A request, and what the answer to it has to be. *policy* is the one that counts for it."""
+    """A request, and the right response to it. *policy* is the retry policy that applies."""
 
     ask: Ask
     request: Request
@@ -116,17 +116,18 @@ class Question(NamedTuple):
     error: BodyFailed | None  # that the body raises
     policy: RetryPolicy
 
-    def complaint(self, answer: Response | StreamedResponse, body: bytes, whole: bool) -> str:
-        """Return what is wrong with *answer*, of which *body* was received; "" if nothing is."""
+    def complaint(self, response: Response | StreamedResponse, body: bytes, whole: bool) -> str:
+        """Return what is wrong with *response*, of which *body* was received; "" if nothing is."""
         request = self.request
-        if answer.request is not request:
-            return f"{self.ask} got the answer to {answer.request}"
-        early = answer.headers["Refused"] is not None and EARLY in str(answer.headers["Answers"])
+        if response.request is not request:
+            return f"{self.ask} got the response to {response.request}"
+        responds_to = response.headers["Responds-To"]
+        early = response.headers["Refused"] is not None and EARLY in str(responds_to)
         digest = EARLY if early else self.digest
-        line = answer_line(request.method, request.target, digest)
-        if answer.headers["Answers"] != line:
-            return f"{self.ask} got the answer {answer.headers['Answers']!r}, not {line!r}"
-        if request.method == "HEAD" or answer.status in (204, 304):
+        line = response_line(request.method, request.target, digest)
+        if responds_to != line:
+            return f"{self.ask} got the response {responds_to!r}, not {line!r}"
+        if request.method == "HEAD" or response.status in (204, 304):
             expected = b""
         else:
             expected = filling(line, self.size)
@@ -135,7 +136,7 @@ class Question(NamedTuple):
         return ""
 
     def excuses(self, exc: BaseException, max_body_size: int) -> bool:
-        """Return True if the request may end with *exc*, or has no right to an answer at all."""
+        """Return True if the request may end with *exc*, instead of a response."""
         if isinstance(exc, (PoolClosed, PoolFull)) or exc is self.error:
             return True
         if isinstance(exc, Vetoed):

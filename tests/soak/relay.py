@@ -1,7 +1,7 @@
-"""A proxy of the soak, for one connection: it learns where to go, and passes on whatever comes.
+"""A proxy of the soak, for one connection: it connects to the target and forwards all bytes.
 
-Guarantees: an end that is a reset, or that comes from somebody who cuts the client's connection at
-our end (``shutdown(SHUT_RD)``), is a reset for the client: nothing looks whole that is not.
+Guarantees: the client gets a reset if the server's connection was reset, and if the client's
+connection is cut on this side (``shutdown(SHUT_RD)``). So no partial response looks complete.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The server of the soak: a process of its own that listens on many ports, as rude as they can be.
+"""The server of the soak: a process that listens on many ports, each with other bad manners.
 
     python -m tests.soak.server CERTIFICATE SEED
 
-Prints a line of JSON, the ports by name, and ends when its standard input does.
+Prints the ports by name, as a line of JSON, and ends at the end of its standard input.
 
-There is a port for each kind of `Manners`, plain and with TLS, one called "proxy", which leads to
-any of these and sometimes goes away, and one called "control": ``/ledger`` waits for all other
-connections to end and tells what was seen, but for what the server has disclaimed by its answer;
-``/after/NUMBER`` is answered when a late second copy of that answer has been sent.
+There is a port for each kind of `Manners`, plain and with TLS. The port "proxy" is a proxy to all
+of them, and closes at times. The port "control" has two targets. ``/ledger`` waits until all other
+connections have ended, and returns the requests that the server saw, except those that it has
+disclaimed. ``/after/NUMBER`` returns when a late second copy of that response has been sent.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Server:
         address = listener.getsockname()
         while True:
             connections: list[socket.socket] = []
-            # A relay is told, and ends them with a reset. Others may be at work on an answer.
+            # SHUT_RD makes a relay end its connections with a reset. The other kinds of server may
+            # be sending a response.
             how = socket.SHUT_RD if manners.relays else socket.SHUT_RDWR
             leave = threading.Timer(
                 self._dice.uniform(0.2, MOST_UP), _shut_down, (listener, connections, how)
@@ -75,7 +76,8 @@ class Server:
                 pass
             listener.close()
             leave.join()
-            # Nobody else is to be given the port, nor is somebody who asks for it to meet himself.
+            # Bind the port again, so that the system gives it to no other socket. A client's socket
+            # with this port would connect to itself.
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

@@ -1,9 +1,9 @@
-"""Rounds of pools, each with other limits and a way to end; and whether all is well after each.
+"""Rounds of pools with different limits and different ends, and the checks after each round.
 
     python -m tests.soak [--seconds 120] [--seed N]
 
-Prints a ledger, and returns 1 if it does not balance, if an answer was another's, or if anything
-was left behind.
+Prints a ledger. Returns 1 if the ledger does not balance, if a request got a wrong response, or if
+a thread or a descriptor was left over.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from typing import Any
 import trustme
 
 from dugong import ConnectionPool, ResponseFuture
-from dugong.pool import connections, host, receiver, scheduler, traffic
+from dugong.pool.core import connections, pipelining, scheduler, traffic
+from dugong.pool.io import receiver
 from tests.soak.clients import Client, LateClient
 from tests.soak.events import Listener
 from tests.soak.ledger import Ledger
@@ -107,7 +108,8 @@ def _round(
         Place(kind, f"http{'s' if tls else ''}://127.0.0.1:{port}", through)
         for name, port in ports.items()
         for kind, _, tls in [name.partition("+")]
-        # A proxy may tear a second copy of an answer away from the first, and nobody could tell.
+        # Through a proxy the second copy of a response may arrive later than the first one, when it
+        # cannot be told from the response to the next request.
         if kind not in (("control", "proxy", "double", "late") if through else ("control", "proxy"))
     ]
     mixed = [place for place in places if place.kind != "late"]
@@ -171,8 +173,8 @@ def _hurry() -> None:
     receiver.DRAIN_TIME = 0.1
     connections.REOPEN_TIME = 0.05
     connections.RELEASE_TIME = 0.05
-    host.PENALTY = 0.3
-    host.QUOTA_TIME = 0.3
+    pipelining.PENALTY = 0.3
+    pipelining.QUOTA_TIME = 0.3
 
 
 def _watch_for_accidents(ledger: Ledger) -> None:
@@ -214,6 +216,6 @@ def _server(seed: int) -> Iterator[tuple[dict[str, int], ssl.SSLContext]]:
 def _ask_control(port: int, target: str) -> Any:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG)
     connection.request("GET", target)
-    answer = json.loads(connection.getresponse().read())
+    response = json.loads(connection.getresponse().read())
     connection.close()
-    return answer
+    return response

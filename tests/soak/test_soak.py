@@ -22,7 +22,7 @@ from dugong import (
 )
 from dugong.pool.events import EventKind
 from tests.soak.clients import Client
-from tests.soak.conversation import answer_line, digest, filling
+from tests.soak.conversation import digest, filling, response_line
 from tests.soak.events import Fate, Listener
 from tests.soak.ledger import Ask, Ledger
 from tests.soak.questions import POLICIES, Made, Place, Question, Vetoed
@@ -39,10 +39,10 @@ def question(
     return Question(ask, request, place, size, digest(b""), True, None, POLICIES[policy])
 
 
-def answer(asked: Question, request: Request | None = None, status: int = 200) -> Response:
-    """Return the right answer to *asked*, given to *request*."""
-    line = answer_line(asked.request.method, asked.request.target, asked.digest)
-    headers = Headers([("Answers", line)])
+def response(asked: Question, request: Request | None = None, status: int = 200) -> Response:
+    """Return the right response to *asked*, given to *request*."""
+    line = response_line(asked.request.method, asked.request.target, asked.digest)
+    headers = Headers([("Responds-To", line)])
     return Response(status, "", headers, filling(line, asked.size), request or asked.request)
 
 
@@ -55,24 +55,24 @@ def test_a_pool_does_well_in_a_soak_of_two_seconds() -> None:
     assert done.stdout.endswith("all is well\n")
 
 
-def test_the_right_answer_is_right() -> None:
+def test_the_right_response_is_right() -> None:
     asked = question(1)
-    given = answer(asked)
+    given = response(asked)
     assert asked.complaint(given, given.body, True) == ""
     assert asked.complaint(given, given.body[:10], False) == ""
 
 
-def test_the_answer_to_another_request_is_noticed() -> None:
+def test_the_response_to_another_request_is_noticed() -> None:
     asked, other = question(1), question(2)
-    given = answer(other, asked.request)
-    assert "got the answer 'GET /2/100" in asked.complaint(given, given.body, True)
-    assert "got the answer to" in asked.complaint(answer(other), b"", False)
+    given = response(other, asked.request)
+    assert "got the response 'GET /2/100" in asked.complaint(given, given.body, True)
+    assert "got the response to" in asked.complaint(response(other), b"", False)
 
 
 @pytest.mark.parametrize("wrong", [b"", b"GET /1", filling("GET /2/100 x", 100)])
 def test_a_wrong_body_is_noticed(wrong: bytes) -> None:
     asked = question(1)
-    assert "got a wrong body" in asked.complaint(answer(asked), wrong, True)
+    assert "got a wrong body" in asked.complaint(response(asked), wrong, True)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_ledger_says_what_nothing_has_become_of() -> None:
     assert "nothing has become of" in ledger.problems[0]
 
 
-def test_the_ledger_says_what_nobody_has_asked_for() -> None:
+def test_the_ledger_reports_a_request_that_was_never_made() -> None:
     ledger = Ledger()
     ledger.balance({"1": 1}, {"1": 1})
     assert "1 requests came, and only 0 were made" in ledger.problems[0]

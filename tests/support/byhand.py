@@ -1,30 +1,29 @@
-"""A server that the test plays itself, call by call, so that it reads like a dialogue.
+"""A server that the test drives call by call, so that the test reads like a dialogue.
 
     future = pool.submit("GET", server.url("/a"))
     peer = server.accept()
     assert peer.burst() == ["/a"]
     peer.answers("/a")
 
-Answers have the target of their request as their body, so that a wrong one is seen: see `named`.
+The body of a response is the target of its request, so that a wrong one is noticed: see `named`.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import threading
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from dugong import ConnectionPool, ResponseFuture
+from tests.support.pool import connections_of, wait_until
 from tests.support.server import TIMEOUT, Peer
 
 __all__ = ["HandPeer", "HandServer", "named", "settle", "submit_first", "warm_up"]
 
 
 def named(target: str, headers: str = "", version: str = "HTTP/1.1") -> bytes:
-    """Return the bytes of an answer whose body is *target*."""
+    """Return the bytes of a response whose body is *target*."""
     head = f"{version} 200 OK\r\nContent-Length: {len(target)}\r\n{headers}\r\n"
     return (head + target).encode()
 
@@ -47,7 +46,7 @@ class HandPeer(Peer):
         return targets
 
     def answers(self, *targets: str) -> None:
-        """Send an answer to each of *targets*, all of them in one go."""
+        """Send a response to each of *targets*, all with one call."""
         self.send(b"".join(map(named, targets)))
 
     def is_silent(self) -> bool:
@@ -107,34 +106,7 @@ class HandServer:
 
 def settle(pool: ConnectionPool) -> None:
     """Wait until no sender of *pool* has anything to do: what it was going to send, it has sent."""
-    scheduler = pool._scheduler
-    moved = threading.Event()
-
-    def signalling(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> None:
-            method(*args)
-            moved.set()
-
-        return call
-
-    # A sender that parks, and one that ends, comes through one of these.
-    for name in ("_place", "_settle_if_unused"):
-        setattr(scheduler, name, signalling(getattr(scheduler, name)))
-    try:
-        while not _has_settled(pool):
-            assert moved.wait(TIMEOUT), f"{pool} does not come to rest"
-            moved.clear()
-    finally:
-        del scheduler._place, scheduler._settle_if_unused
-
-
-def _has_settled(pool: ConnectionPool) -> bool:
-    with pool._scheduler.lock:
-        return all(
-            pipeline.sender_parked
-            for host in pool._scheduler.hosts.values()
-            for pipeline in host.pipelines
-        )
+    wait_until(pool, lambda: all(c.sender_parked for c in connections_of(pool)))
 
 
 def warm_up(pool: ConnectionPool, server: HandServer, window: int = 4) -> HandPeer:
@@ -155,7 +127,7 @@ def submit_first(
 ) -> tuple[HandPeer, ResponseFuture]:
     """Submit a request for which *pool* opens a connection; return that, and the future.
 
-    The request has come then, and waits for its answer.
+    The server has received the request by then, and sent no response.
     """
     future = pool.submit(method, server.url(target), **options)
     peer = server.accept()

@@ -11,7 +11,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from dugong import ConnectionPool, Event
-from dugong.pool import connections, resending, retry, scheduler, traffic
+from dugong.pool.core import connections, maintenance, retries, scheduler, traffic
+from dugong.pool.retry import policy
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
 
@@ -34,14 +35,14 @@ class StoppedClock(Clock):
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(monkeypatch, connections, resending, scheduler, traffic)
+        super().__init__(monkeypatch, connections, maintenance, retries, scheduler, traffic)
 
     def forward(self, pool: ConnectionPool, seconds: float) -> None:
         """Let *seconds* pass; return when *pool* has done what was to be done by then."""
         self.now += seconds
         passed = threading.Event()
         # The maintenance thread looks at its timers between the two.
-        pool._scheduler._wake.put(None)
+        pool._scheduler._maintenance.wake()
         pool._scheduler.do_later(passed.set)
         wait_for(passed)
 
@@ -53,7 +54,7 @@ def no_luck(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def throw(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Have `random.random` give *value*, by which the waits before another attempt are chosen."""
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: value))
+    monkeypatch.setattr(policy, "random", SimpleNamespace(random=lambda: value))
 
 
 class Listener:

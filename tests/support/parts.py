@@ -1,77 +1,418 @@
-"""The parts of a pool without a pool: hosts, pipelines and jobs that touch no network."""
+"""The parts of a pool without a pool: hosts, connections and jobs that touch no network.
+
+`Rig` puts the parts together around them, without a thread: what would be a thread of the pool is
+played by the test, which takes it to where it would wait (`WouldWait`).
+"""
 
 from __future__ import annotations
 
-from threading import Lock
-from typing import Any, cast
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, RLock
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
-from dugong import ConnectionPool, Request, RetryPolicy
-from dugong.connection.polling import Coroutine
+import pytest
+
+from dugong import ConnectionPool, Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.request import RequestBuilder
-from dugong.connection.transport import Transport
-from dugong.pool.host import Host
-from dugong.pool.job import Job
-from dugong.pool.pipeline import Pipeline
+from dugong.pool.core import connections, retries, traffic
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.core import Limits, PoolCore
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job
+from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.retries import RetryEngine
+from dugong.pool.core.timers import Timer, Timers
+from dugong.pool.core.traffic import Traffic
+from dugong.pool.io.engine import Completion, Engine
 from dugong.pool.request import Origin
+from dugong.pool.response import Response
+from tests.support.clock import Clock
 
-__all__ = ["fly", "land", "make_host", "make_job", "make_pipeline", "queue", "queue_suspects"]
+__all__ = [
+    "CLOSED_TO_MORE",
+    "FakeEngine",
+    "FakeMaintenance",
+    "NO_RETRY",
+    "Rig",
+    "StartedThread",
+    "StartedThreads",
+    "WouldWait",
+    "fly",
+    "land",
+    "make_connection",
+    "make_core",
+    "make_host",
+    "make_job",
+    "make_limits",
+    "make_response",
+    "queue",
+    "queue_needing_fresh",
+]
+
+NO_RETRY = RetryPolicy.never
 
 
-def make_host(window: int = 64, depth: int = 64) -> Host:
+# --- hosts and jobs -------------------------------------------------------------------------------
+
+
+def make_host(window: int = 64, depth: int = 64, name: str = "host") -> Host:
     """Return a host that *window* requests may be in flight to on each connection."""
-    host = Host(Origin("http", "host", 80), RequestBuilder("host"), None, depth)
-    host.lessons.window = window
+    host = Host(Origin("http", name, 80), RequestBuilder(name), None, depth)
+    host.pipelining.window = window
     return host
 
 
-def make_job(host: Host, target: str = "/", alone: bool = False, pool: object = None) -> Job:
-    """Return a job for a GET, with the default policy."""
-    request = Request("GET", f"http://host{target}")
+def make_job(
+    host: Host,
+    target: str = "/",
+    exclusive: bool = False,
+    pool: object = None,
+    retry: RetryPolicy | None = None,
+    **options: Any,
+) -> Job:
+    """Return a job for a GET, with the default policy; *options* are those of its `Request`."""
+    request = Request(options.pop("method", "GET"), f"http://{host.origin.host}{target}", **options)
     head = b"head of " + target.encode()
-    job = Job(request, cast(ConnectionPool, pool), host, head, 30.0, RetryPolicy())
-    job.alone = alone
+    retry = RetryPolicy() if retry is None else retry
+    job = Job(request, cast(ConnectionPool, pool), host, head, 30.0, retry)
+    job.exclusive = exclusive
     return job
 
 
+def make_response(
+    job: Job, status: int = 200, headers: dict[str, str] | None = None, body: bytes = b"body"
+) -> Response:
+    """Return a response to *job*."""
+    return Response(
+        status, "Reason", Headers(list((headers or {}).items())), body, job.request, job.attempts
+    )
+
+
 def queue(host: Host, *targets: str) -> list[Job]:
-    """Queue a job for each of *targets*, to go alone if its name says so; return them."""
-    jobs = [make_job(host, target, alone="alone" in target) for target in targets]
+    """Queue a job for each of *targets*, exclusive if its name says so; return them."""
+    jobs = [make_job(host, target, exclusive="exclusive" in target) for target in targets]
     for job in jobs:
         host.append(job)
     return jobs
 
 
-def queue_suspects(host: Host, *targets: str) -> list[Job]:
-    """Queue a job that has lost a connection for each of *targets*; return them."""
+def queue_needing_fresh(host: Host, *targets: str) -> list[Job]:
+    """Queue a job that needs an unused connection for each of *targets*; return them."""
     jobs = [make_job(host, target) for target in targets]
     for job in jobs:
-        job.suspect = True
+        job.needs_fresh_connection = True
     host.put_back(jobs)
     return jobs
 
 
-def make_pipeline(host: Host, in_flight: int = 0, max_requests: int | None = None) -> Pipeline:
-    """Return a connected pipeline of *host* with so many requests in flight."""
-
-    def dial() -> Coroutine[Transport]:
-        raise AssertionError("this one is not to be connected")
-
-    pipeline = Pipeline(host, Lock(), cast(Any, dial), opened=0.0, max_requests=max_requests)
-    pipeline.connected = True
-    host.pipelines[pipeline] = None
-    fly(pipeline, *[make_job(host, f"/flying{i}") for i in range(in_flight)])
-    return pipeline
+# --- connections ----------------------------------------------------------------------------------
 
 
-def fly(pipeline: Pipeline, *jobs: Job) -> None:
+class FakeEngine:
+    """The engine of a connection that touches no network.
+
+    What it says is what the test sets: `capacity`, `is_awaiting`, `has_unread`, `has_stray_bytes`,
+    `was_ended_by_peer`, `delivery` (the verdict on each request, unless `verdicts` has one) and
+    `received` (what `receive` returns, in turn; an exception is raised). `calls` are the names of
+    the methods that were called, and `sent` the batches that it was given.
+    """
+
+    capacity = sys.maxsize
+
+    def __init__(self) -> None:
+        self.is_awaiting = self.has_unread = False
+        self.has_stray_bytes = self.was_ended_by_peer = False
+        self.delivery = Delivery.SENT
+        self.verdicts: dict[Job, Delivery] = {}
+        self.calls: list[str] = []
+        self.sent: list[list[Job]] = []
+        self.received: deque[tuple[list[Completion], Exception | None]] = deque()
+        self.sending: Callable[[], object] = lambda: None  # is called by `send`
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether the connection was shut down."""
+        return "abort" in self.calls
+
+    def connect(self, timeout: float | None) -> None:
+        self.calls.append("connect")
+
+    def send(self, batch: Sequence[Job], begun: Callable[[], object] | None) -> None:
+        self.calls.append("send")
+        self.sent.append(list(batch))
+        self.sending()
+
+    def receive(self) -> tuple[list[Completion], Exception | None]:
+        self.calls.append("receive")
+        return self.received.popleft()
+
+    def verdict(self, job: Job, is_oldest: bool, failure: Exception | None) -> Delivery:
+        return self.verdicts.get(job, self.delivery)
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+    def release_memory(self) -> None:
+        self.calls.append("release_memory")
+
+    def drop(self) -> None:
+        self.calls.append("drop")
+
+
+def make_connection(
+    host: Host, in_flight: int = 0, max_requests: int | None = None, is_open: bool = True
+) -> PooledConnection:
+    """Return a connection of *host*, open or connecting, with so many requests in flight."""
+    engine = cast(Engine, FakeEngine())
+    connection = PooledConnection(host, RLock(), engine, 0.0, max_requests)
+    if is_open:
+        connection.open()
+    host.connections[connection] = None
+    fly(connection, *[make_job(host, f"/flying{i}") for i in range(in_flight)])
+    return connection
+
+
+#: What closes a connection to more requests, by the name of the reason.
+CLOSED_TO_MORE: dict[str, Callable[[PooledConnection], object]] = {
+    "closing": lambda connection: connection.begin_closing("", None),
+    "write failed": lambda connection: connection.fail_writing(),
+    "draining": lambda connection: connection.drain(),
+    "exclusive": lambda connection: setattr(connection, "exclusive", True),
+    "long response": lambda connection: setattr(connection, "long_response", True),
+    "borrowed": lambda connection: setattr(connection, "borrower", make_job(connection.host)),
+    "streaming": lambda connection: setattr(connection, "streaming", True),
+}
+
+
+def fly(connection: PooledConnection, *jobs: Job) -> None:
     """Put *jobs* in flight."""
-    pipeline.in_flight.extend(jobs)
-    pipeline.sent += len(jobs)
-    pipeline.host.in_flight += len(jobs)
+    Job.dispatch(jobs, connection, 0.0)
+    connection.in_flight.update(dict.fromkeys(jobs))
+    connection.dispatched += len(jobs)
+    connection.host.in_flight += len(jobs)
 
 
-def land(pipeline: Pipeline) -> None:
-    """Have all that is in flight answered."""
-    pipeline.answered += len(pipeline.in_flight)
-    pipeline.host.in_flight -= len(pipeline.in_flight)
-    pipeline.in_flight.clear()
+def land(connection: PooledConnection) -> None:
+    """Have responses come to all that is in flight."""
+    connection.answered += len(connection.in_flight)
+    connection.host.in_flight -= len(connection.in_flight)
+    for job in connection.in_flight:
+        job.finish()
+    connection.in_flight.clear()
+
+
+# --- the core, without threads --------------------------------------------------------------------
+
+
+class WouldWait(BaseException):
+    """A thread has come to where it would wait."""
+
+
+class StartedThread(NamedTuple):
+    """A thread that was to be started."""
+
+    name: str
+    run: Callable[[], object]
+
+
+class StartedThreads(list[StartedThread]):
+    """The threads that *core* was to start, and did not; none are to be had if `refused` is set."""
+
+    def __init__(self, core: PoolCore) -> None:
+        super().__init__()
+        self.refused = False
+        core.threads.start = self._start  # type: ignore[method-assign]  # a fake
+
+    def _start(self, function: Callable[[], object], name: str) -> None:
+        if self.refused:
+            raise RuntimeError("can't start new thread")
+        self.append(StartedThread(name, function))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the threads."""
+        return [thread.name for thread in self]
+
+
+class FakeMaintenance:
+    """Keeps the timers of a pool as the test tells it: see `Rig.forward`."""
+
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
+        self.timers = Timers()
+        self.actions: list[Callable[[], object]] = []  # what it is to do without the lock
+        self.slice = 0
+
+    def at_locked(self, when: float, action: Callable[[], None]) -> Timer:
+        assert self._core.is_locked_here()
+        return self.timers.add(when, action)
+
+    def cancel_locked(self, timer: Timer) -> None:
+        assert self._core.is_locked_here()
+        self.timers.cancel(timer)
+
+    def do_later(self, action: Callable[[], object]) -> None:
+        self.actions.append(action)
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    start_again_locked = start
+
+    def do_what_is_due(self, now: float) -> None:
+        """Do what is due at the time *now*."""
+        with self._core.transaction():
+            self.slice += 1
+            while (action := self.timers.pop_due(now)) is not None:
+                action()
+
+
+def make_limits(**changes: Any) -> Limits:
+    """Return limits like those of a pool's defaults, but for *changes*."""
+    return Limits(6, 256, 64, 30.0, 1000, 1024, 60.0, None, None)._replace(**changes)
+
+
+def make_core(on_event: Callable[[Event], object] | None = None, **limits: Any) -> PoolCore:
+    """Return a core, with *limits* other than the default ones."""
+    return PoolCore(make_limits(**limits), on_event)
+
+
+def _wait(condition: Condition, timeout: float | None = None) -> None:
+    raise WouldWait
+
+
+class Rig:
+    """The parts of a pool, put together, without a thread.
+
+    `started` are the threads that the pool was to start. `clock` is what the parts take for the
+    time; `forward` has the maintenance thread do what is due. `events` are those of the pool. The
+    thread of the test makes the calls to callers' code, as one of the pool's would.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
+        self.clock = Clock(monkeypatch, connections, retries, traffic)
+        self.events: list[Event] = []
+        self.core = core = make_core(self.events.append, **limits)
+        core.wait = _wait  # type: ignore[method-assign]  # a fake
+        core.callbacks.run = self._run_callbacks  # type: ignore[method-assign]  # a fake
+        self.started = StartedThreads(core)
+        self.maintenance = FakeMaintenance(core)
+        maintenance = cast(Maintenance, self.maintenance)
+        self.engines: list[FakeEngine] = []
+        self.retries = RetryEngine(core, maintenance)
+        self.connections = ConnectionManager(
+            core, maintenance, self.retries, self._make_engine, self._run
+        )
+        self.retries.servers = self.connections
+        self.traffic = Traffic(
+            core, maintenance, self.retries, self.connections, lambda traffic, connection: None
+        )
+        scheduler = SimpleNamespace(check_may_wait=core.check_may_wait)
+        self.pool = SimpleNamespace(_scheduler=scheduler)
+
+    def _make_engine(self, origin: Origin) -> Engine:
+        self.engines.append(FakeEngine())
+        return cast(Engine, self.engines[-1])
+
+    def _run(self, connection: PooledConnection) -> None:
+        raise AssertionError("the test plays the senders")
+
+    # --- what callers do --------------------------------------------------------------------------
+
+    def host(self, window: int = 64, name: str = "host") -> Host:
+        """Return a host that the pool knows."""
+        return self.connections.know(make_host(window, name=name))
+
+    def job(self, host: Host, target: str = "/", **options: Any) -> Job:
+        """Return a job for *host*; *options* are those of `make_job`."""
+        return make_job(host, target, pool=self.pool, **options)
+
+    def submit(self, host: Host, *targets: str, **options: Any) -> list[Job]:
+        """Queue a job for each of *targets*, and see to it that a connection takes it."""
+        jobs = [self.job(host, target, **options) for target in targets]
+        self.enqueue(*jobs)
+        return jobs
+
+    def enqueue(self, *jobs: Job) -> None:
+        """Queue *jobs*, and see to it that a connection takes them."""
+        with self.core.transaction():
+            for job in jobs:
+                job.host.append(job)
+                self.core.queued += 1
+                self.connections.ensure_served_locked(job.host)
+
+    # --- what the threads do ----------------------------------------------------------------------
+
+    def latest(self, host: Host) -> PooledConnection:
+        """Return the connection of *host* that was opened last."""
+        return next(reversed(host.connections))
+
+    def connect(self, host: Host) -> PooledConnection:
+        """Have the sender of the latest connection of *host* begin and connect; return that."""
+        connection = self.latest(host)
+        assert self.traffic.begin_sending(connection)
+        assert self.traffic.connected(connection)
+        return connection
+
+    def look_for_work(
+        self, connection: PooledConnection, error: Exception | None = None
+    ) -> list[Job]:
+        """Have the sender of *connection* look for work; [] if it ends, or waits for some."""
+        try:
+            return self.traffic.next_batch(connection, error)
+        except WouldWait:
+            return []
+
+    def send(self, host: Host, *targets: str, **options: Any) -> tuple[PooledConnection, list[Job]]:
+        """Have a new connection send a request for each of *targets*; its sender is parked then."""
+        jobs = self.submit(host, *targets, **options)
+        connection = self.connect(host)
+        assert self.look_for_work(connection) == jobs
+        assert self.look_for_work(connection) == []
+        return connection, jobs
+
+    def idle(self, host: Host) -> PooledConnection:
+        """Return a connection of *host* that has responded once, and is idle."""
+        connection, jobs = self.send(host, "/warm")
+        self.respond(connection, *jobs)
+        return connection
+
+    def respond(
+        self,
+        connection: PooledConnection,
+        *jobs: Job,
+        status: int = 200,
+        error: Exception | None = None,
+        persistent: bool = True,
+        minor_version: int = 1,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Have the receiver of *connection* report a response to each of *jobs*, then *error*."""
+        done = []
+        for job in jobs:
+            job.exchange = SimpleNamespace(persistent=persistent, minor_version=minor_version)
+            done.append((job, make_response(job, status, headers)))
+        self.traffic.responded(connection, done, error)
+
+    def lose(self, connection: PooledConnection, error: Exception) -> None:
+        """Have *connection*, on which no thread is at work, end because of *error*."""
+        with self.core.transaction():
+            self.connections.fail_locked(connection, error)
+
+    def forward(self, seconds: float) -> None:
+        """Let *seconds* pass, and have done what is due then."""
+        self.clock.now += seconds
+        self.maintenance.do_what_is_due(self.clock.now)
+
+    def _run_callbacks(self) -> None:
+        calls = self.core.callbacks.calls
+        while calls:
+            calls.popleft()()
+
+    def heard(self, kind: str) -> list[str]:
+        """Return the reasons of the events of this *kind*."""
+        return [event.reason for event in self.events if event.kind == kind]

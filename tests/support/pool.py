@@ -15,7 +15,9 @@ import pytest
 from dugong import ConnectionPool, ResponseFuture, RetryPolicy
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
 from dugong.connection.transport import Transport
-from dugong.pool.pipeline import Pipeline
+from dugong.deadline import Deadline
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.request import Origin
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script, ScriptedServer
 
@@ -25,6 +27,8 @@ __all__ = [
     "OpenSite",
     "Site",
     "discard_rest",
+    "connections_of",
+    "dials",
     "each",
     "lose_connection",
     "name_target",
@@ -32,17 +36,18 @@ __all__ = [
     "signal_after",
     "url",
     "wait_for",
+    "wait_until",
     "wait_until_parked",
 ]
 
 #: What a script gets when the client has closed the connection, perhaps with a reset.
 GONE = (EOFError, ConnectionError, ssl.SSLError)
 
-#: What stood behind a failed request is sent again, as always; the one that failed is not.
+#: Requests behind a failed one are sent again, as always; the failed one is not.
 NO_SECOND_TRY = RetryPolicy(should_retry=lambda attempt: False)
 
-#: Answers one request.
-Answer = Callable[[Peer, ReceivedRequest], None]
+#: Responds to one request.
+Respond = Callable[[Peer, ReceivedRequest], None]
 
 
 class Site(NamedTuple):
@@ -57,7 +62,7 @@ class Site(NamedTuple):
         return url(self.server, target, self.scheme)
 
     def goes_on(self) -> bool:
-        """Return True if the next request gets its own answer, from `name_target`."""
+        """Return True if the next request gets its own response, from `name_target`."""
         return self.pool.get(self.url("/next")).body == b"/next"
 
 
@@ -91,8 +96,8 @@ def url(server: ScriptedServer, target: str = "/", scheme: str = "http") -> str:
     return f"{scheme}://{server.host}:{server.port}{target}"
 
 
-def each(answer: Answer) -> Script:
-    """Return a script that has every request answered, until the client closes."""
+def each(respond: Respond) -> Script:
+    """Return a script that calls *respond* for every request, until the client closes."""
 
     def script(peer: Peer) -> None:
         while True:
@@ -100,13 +105,13 @@ def each(answer: Answer) -> Script:
                 request = peer.request()
             except GONE:
                 return
-            answer(peer, request)
+            respond(peer, request)
 
     return script
 
 
 def name_target(peer: Peer, request: ReceivedRequest) -> None:
-    """Answer with the target of the request."""
+    """Send a response whose body is the target of the request."""
     peer.answer(request.target.encode())
 
 
@@ -141,10 +146,10 @@ def wait_for(event: threading.Event) -> None:
 
 
 class Held:
-    """A script that takes requests and holds the answers back until it is told to `release` them.
+    """A script that receives requests, and sends their responses only when `release` is called.
 
-    *warm* requests are answered at once, then *count* are received, of which `arrived` tells, and
-    answered with their targets; so are all that follow. `requests` are those that were held.
+    It responds to *warm* requests at once. Then it receives *count* requests, which are `requests`,
+    and sets `arrived`. After `release` it responds to these and to all that follow.
     """
 
     def __init__(self, count: int = 1, *, warm: int = 0) -> None:
@@ -166,7 +171,7 @@ class Held:
         each(name_target)(peer)
 
     def release(self) -> None:
-        """Have the answers sent."""
+        """Let the responses be sent."""
         self._released.set()
 
     def wait(self) -> None:
@@ -174,31 +179,43 @@ class Held:
         wait_for(self.arrived)
 
 
-def wait_until_parked(pool: ConnectionPool) -> None:
+def wait_until(pool: ConnectionPool, condition: Callable[[], object]) -> None:
+    """Wait until *condition*, which is looked at with the lock of *pool* held, becomes true."""
+    core = pool._scheduler._core
+    deadline = Deadline(TIMEOUT)
+    with core.lock:
+        while not condition():
+            assert deadline.remaining(), f"{pool} does not come to what the test waits for"
+            core.room.wait(0.002)  # any condition of the lock: it is free meanwhile
+
+
+def connections_of(pool: ConnectionPool) -> list[PooledConnection]:
+    """Return the connections of *pool* that are not closed."""
+    return [c for host in pool._scheduler._core.hosts.values() for c in host.connections]
+
+
+def dials(pool: ConnectionPool) -> int:
+    """Return how often *pool* has tried to connect to its only host."""
+    (host,) = pool._scheduler._core.hosts.values()
+    return host.numbered
+
+
+def wait_until_parked(pool: ConnectionPool) -> PooledConnection:
     """Wait until the only connection of *pool* is idle, and both of its threads wait for work."""
-    scheduler = pool._scheduler
-    while True:
-        with scheduler.lock:
-            (host,) = scheduler.hosts.values()
-            if any(line.sender_parked and line.receiver_parked for line in host.idle):
-                return
+
+    def is_parked() -> bool:
+        idle = list(pool._scheduler._core.idle)
+        return bool(idle) and all(c.sender_parked and c.receiver_parked for c in idle)
+
+    wait_until(pool, is_parked)
+    (connection,) = pool._scheduler._core.idle
+    return connection
 
 
 def get_and_be_idle(pool: ConnectionPool, where: str) -> None:
     """Make a request; return when its connection is idle."""
-    scheduler = pool._scheduler
-    place = scheduler._place
-    idle = threading.Event()
-
-    def signalling_place(pipeline: Pipeline) -> None:
-        place(pipeline)
-        if pipeline in scheduler.idle:
-            idle.set()
-
-    scheduler._place = signalling_place  # type: ignore[method-assign]
     pool.get(where)
-    wait_for(idle)
-    scheduler._place = place  # type: ignore[method-assign]
+    wait_until(pool, lambda: pool._scheduler._core.idle)
 
 
 @contextmanager
@@ -222,7 +239,9 @@ def lose_connection(**options: Any) -> Iterator[tuple[ConnectionPool, ResponseFu
 
     with ScriptedServer(script) as server, ConnectionPool(**options) as pool:
         pool.get(url(server))
-        pool._scheduler.dial = never
+        pool._scheduler._connections._make_engine = lambda origin: Http1Engine(
+            functools.partial(never, origin)
+        )
         lost = pool.submit("GET", url(server, "/lost"))
         wait_for(dialling)
         assert pool.statistics().queued == 1

@@ -1,4 +1,4 @@
-"""Servers that refuse at first, policies for them, and what became of the requests."""
+"""Servers that refuse requests at first, policies for them, and the outcomes of requests."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ TOO_MANY = "429 Too Many Requests"
 
 
 class Refusing:
-    """A script that answers with each of *statuses* in turn, and then with the targets.
+    """A script that responds with each of *statuses* in turn, and then with the targets.
 
-    `requests` are those that have come, on whatever connection.
+    `requests` are those that were received, on all connections.
     """
 
     def __init__(self, *statuses: str) -> None:
@@ -50,14 +50,14 @@ class Refusing:
         self.refuse(*statuses)
 
     def refuse(self, *statuses: str) -> None:
-        """Answer with these from now on, and then with the targets."""
+        """Respond with *statuses* from now on, and then with the targets."""
         self._statuses = iter(statuses)
 
     def __call__(self, peer: Peer) -> None:
         each(self.answer)(peer)
 
     def answer(self, peer: Peer, request: ReceivedRequest) -> None:
-        """Answer *request* with what is next."""
+        """Respond to *request* with the next status."""
         self.requests.append(request)
         status = next(self._statuses, None)
         if status is None:
@@ -72,13 +72,13 @@ def one_connection(retry: RetryPolicy | None, **options: Any) -> ConnectionPool:
 
 
 def dies(peer: Peer) -> None:
-    """Take a request, and end the connection."""
+    """Receive a request, and end the connection."""
     peer.request()
     peer.reset()
 
 
 def serve(peer: HandPeer, count: int) -> list[str]:
-    """Answer *count* requests, however many come at a time; return their targets."""
+    """Respond to *count* requests, however many arrive at a time; return their targets."""
     served: list[str] = []
     while len(served) < count:
         targets = peer.burst()
@@ -88,12 +88,12 @@ def serve(peer: HandPeer, count: int) -> list[str]:
 
 
 def text_of(future: Future[Response]) -> str:
-    """Return the body of the answer to *future*."""
+    """Return the body of the response of *future*."""
     return future.result(TIMEOUT).text
 
 
 def error_of(future: Future[Response]) -> Any:
-    """Return what *future* has failed with."""
+    """Return the exception of *future*."""
     error = future.exception(TIMEOUT)
     assert error is not None
     return error

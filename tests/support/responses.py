@@ -1,4 +1,4 @@
-"""Responses that were chosen to be difficult, by name: what each has to end in is its table."""
+"""Difficult responses, by name. The table that a response is in says how it has to be treated."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ INVALID: dict[str, bytes] = {
     "line that never ends": b"HTTP/1.1 200 OK\r\nA: " + b"a" * 65536,
     "head too long": _head(*[f"A{i}: b" for i in range(10000)]),
     "head that never ends": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 11000,
-    "switch that nobody asked for": _head("Upgrade: h2c", status=b"HTTP/1.1 101 Switching"),
+    "switch that was not requested": _head("Upgrade: h2c", status=b"HTTP/1.1 101 Switching"),
 }
 
 #: Each of these ends in UnsupportedResponse: valid, but nothing we speak.

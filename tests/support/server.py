@@ -1,4 +1,4 @@
-"""A server that follows a script: the other end of a connection, told what to do byte by byte.
+"""A server that follows a script, which says byte by byte what it sends and receives.
 
     with ScriptedServer(script) as server:
         conn = HTTPConnection(*server.address)
@@ -21,7 +21,7 @@ TIMEOUT = 10.0  # seconds that a script may wait for anything
 
 
 class ReceivedRequest(NamedTuple):
-    """A request as it came over the wire; header names are in lower case."""
+    """A request as it was received; header names are in lower case."""
 
     method: str
     target: str
@@ -88,18 +88,18 @@ class Peer:
             self.sock.sendall(data[i : i + 1])
 
     def answer(self, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
-        """Send an answer with a Content-Length."""
+        """Send a response with a Content-Length."""
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         self.send(head.encode("latin-1") + body)
 
     def reset(self) -> None:
         """Close with a TCP reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Not through the SSL object, which would say good-bye first.
+        # Not through the SSL object, which would send a close_notify alert first.
         socket.socket.close(self.sock)
 
     def cut(self) -> None:
-        """Close the TCP connection; with TLS, without saying so in TLS."""
+        """Close the TCP connection; with TLS, without a close_notify alert."""
         socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def _until(self, end: bytes) -> bytes:
@@ -189,7 +189,7 @@ class ScriptedServer:
                 try:
                     sock = self._context.wrap_socket(sock, server_side=True)
                 except (OSError, EOFError):
-                    return  # a client may have no use for the connection any more
+                    return  # a client may have closed the connection already
             script(Peer(sock))
         except BaseException as exc:
             self._errors.append(exc)

@@ -1,9 +1,9 @@
-"""A small web site: what the examples of the documentation and `examples/` talk to.
+"""A small web site, which the examples of the documentation and of `examples/` use.
 
     with ScriptedServer(Site(context), repeat=True) as server: ...
 
-It is a proxy too: it answers absolute-form requests itself and puts itself at the other end of
-tunnels, with *context* for TLS. A tunnel needs credentials.
+It is also a proxy: it responds to absolute-form requests itself, and is itself the server at the
+other end of a tunnel, with *context* for TLS. A tunnel requires credentials.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Site:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
         self._asked: set[str] = set()
-        self._stored: dict[str, int] = {}  # how many bytes of what was uploaded
+        self._stored: dict[str, int] = {}  # target -> size of the uploaded body
 
     def __call__(self, peer: Peer) -> None:
         try:
-            while self._answer(peer, peer.head()):
+            while self._respond(peer, peer.head()):
                 pass
         except (EOFError, ConnectionError):
             pass  # the client has gone, as it may at any time
 
-    def _answer(self, peer: Peer, request: ReceivedRequest) -> bool:
-        """Answer *request*, whose body is still to come; return True if another may follow."""
+    def _respond(self, peer: Peer, request: ReceivedRequest) -> bool:
+        """Respond to *request*, whose body is not read yet; return True if another may follow."""
         target = request.target.removeprefix("http://www.example.com")
         if request.method == "CONNECT":
             return self._tunnel(peer, request)
@@ -81,7 +81,7 @@ class Site:
         return True
 
     def _is_first(self, target: str) -> bool:
-        """Return True if nobody has asked for *target* yet."""
+        """Return True if this is the first request for *target*."""
         first = target not in self._asked
         self._asked.add(target)
         return first
@@ -100,7 +100,7 @@ class Site:
             peer.exactly(min(1000, int(request.headers.get("content-length", 1000))))
             return False
         if target == "/upper":
-            # While the body still comes.
+            # While the body still arrives.
             peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             for data in _chunks(peer):
                 peer.send(b"%x\r\n%b\r\n" % (len(data), data.upper()))

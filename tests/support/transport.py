@@ -103,7 +103,7 @@ class FakeTransport(Transport):
         self.is_shut = True
 
     def rest(self) -> bytes:
-        """Return what nobody has received."""
+        """Return the bytes that were sent and not received."""
         return b"".join(self._pieces)
 
 

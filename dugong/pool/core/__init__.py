@@ -1,0 +1,11 @@
+"""Everything that a pool decides, under its one lock. No I/O: `dugong.pool.io` does that.
+
+core.py         the lock, the transaction, the counters; threads.py, callbacks.py: what follows one
+scheduler.py    the facade for callers            traffic.py   the same for the connections' threads
+connections.py  when connections are opened, and how they end
+retries.py      `complete`: how a request ends, or is tried again
+maintenance.py  timers (timers.py) and their thread
+dispatch.py     which requests go to which connection
+job.py          one request on its way            host.py      one origin, its queue and connections
+connection.py   one connection                    pipelining.py  how far a host may be pipelined
+"""

@@ -1,0 +1,90 @@
+"""Runs what callers have given the pool to call: done-callbacks of futures, and *on_event*.
+
+Guarantees: the caller's code runs in the pool's own threads alone, never in the thread of a call to
+the pool; it runs in a loop, so that callbacks which cause further callbacks do not nest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Lock, get_ident
+
+from dugong.pool.core.threads import Threads
+
+__all__ = ["Callbacks"]
+
+
+class Callbacks:
+    """The calls that are to be made, and the thread that makes those which callers have caused."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads  # never changes
+        #: Those to be made. append and popleft are atomic in free-threaded CPython, too.
+        self.calls: deque[Callable[[], object]] = deque()
+        self._running: dict[int, None] = {}  # each thread adds and removes its own key
+        # The thread of its own: it is woken here. Unlike a condition, a SimpleQueue may be put to
+        # by a finalizer, wherever that runs.
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._spared = 0  # the thread that makes no calls; set once, by itself
+        self._start_lock = Lock()
+        self._started = False  # the thread has begun; guarded by _start_lock
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Have *call* made soon. May be called by any thread, with or without the pool's lock."""
+        self.calls.append(call)
+
+    def run(self) -> None:
+        """See to it that the calls are made: here, if this is a thread of the pool.
+
+        Called without the lock.
+        """
+        ident = get_ident()
+        if ident == self._spared or not self._threads.is_own():
+            self._delegate()
+        elif ident not in self._running:
+            self._make_calls()
+
+    def spare_this_thread(self) -> None:
+        """Have the calls that this thread causes made by another one: it has timers to keep."""
+        self._spared = get_ident()
+
+    def _delegate(self) -> None:
+        if sys.is_finalizing():
+            return  # the program that would be called back is over
+        if not self._started:  # a stale value starts a thread that ends at once
+            try:
+                self._threads.start(self._loop, "dugong-callbacks")
+            except RuntimeError:
+                self._make_calls()  # no thread is to be had, and a lost call could hang the caller
+                return
+        self._wake.put(True)
+
+    def _loop(self) -> None:
+        with self._start_lock:
+            if self._started:
+                return
+            self._started = True
+        while True:
+            self._make_calls()
+            if not self._wake.get():
+                return
+
+    def close(self) -> None:
+        """End the thread once the calls have been made."""
+        self._wake.put(False)
+
+    def _make_calls(self) -> None:
+        ident = get_ident()
+        self._running[ident] = None
+        try:
+            while True:
+                try:
+                    call = self.calls.popleft()
+                except IndexError:
+                    return
+                call()
+        finally:
+            self._running.pop(ident, None)

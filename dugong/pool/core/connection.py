@@ -1,0 +1,243 @@
+"""One connection of a pool, and what its two threads and the pool know about it.
+
+Guarantees: only the methods of this class change its phase, and they refuse what is no transition.
+Starts no threads itself; `dugong.pool.io` has the two loops.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from threading import Condition
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from threading import RLock
+
+    from dugong.pool.core.host import Host
+    from dugong.pool.core.job import Job
+    from dugong.pool.core.timers import Timer
+    from dugong.pool.io.engine import Engine
+
+__all__ = ["Phase", "PooledConnection"]
+
+
+class Phase(Enum):
+    """Where a connection is in its life. `PooledConnection` has the transitions."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    DRAINING = "draining"  # it takes no further request, and ends between responses
+    WRITE_FAILED = "write failed"  # nothing can be sent; responses may still come
+    CLOSING = "closing"  # it has been shut down; the threads at work on it are leaving
+    CLOSED = "closed"  # its requests have been seen to
+
+
+_CONNECTING, _OPEN, _DRAINING = Phase.CONNECTING, Phase.OPEN, Phase.DRAINING
+_CLOSING, _CLOSED = Phase.CLOSING, Phase.CLOSED
+_ENDED = (_CLOSING, _CLOSED)
+
+_TRANSITIONS = {
+    Phase.CONNECTING: {Phase.OPEN, Phase.CLOSING},
+    Phase.OPEN: {Phase.DRAINING, Phase.WRITE_FAILED, Phase.CLOSING},
+    Phase.DRAINING: {Phase.WRITE_FAILED, Phase.CLOSING},
+    Phase.WRITE_FAILED: {Phase.CLOSING},
+    Phase.CLOSING: {Phase.CLOSED},
+    Phase.CLOSED: set(),
+}
+
+
+class PooledConnection:
+    """A connection and the requests that are under way on it.
+
+    Guarded by the pool's lock where a field does not say otherwise; so are all methods.
+    """
+
+    __slots__ = (
+        "age_timer",
+        "answered",
+        "body_released_at",
+        "borrower",
+        "close_reason",
+        "dispatched",
+        "drain_once_open",
+        "engine",
+        "exclusive",
+        "failure",
+        "host",
+        "idle_since",
+        "idle_timer",
+        "in_flight",
+        "long_response",
+        "max_requests",
+        "name",
+        "opened_at",
+        "phase",
+        "receiver_parked",
+        "receiver_wakeup",
+        "receiving",
+        "reserved",
+        "sender_parked",
+        "sender_started",
+        "sender_wakeup",
+        "sending",
+        "streaming",
+        "uploading",
+        "was_open",
+    )
+
+    def __init__(
+        self, host: Host, lock: RLock, engine: Engine, opened_at: float, max_requests: int | None
+    ) -> None:
+        host.numbered += 1
+        self.name = f"{host.name}-{host.numbered}"  # never changes
+        self.host = host  # never changes
+        self.engine = engine  # never changes
+        self.opened_at = opened_at  # `time.monotonic`; never changes
+        self.max_requests = max_requests  # never changes
+        #: Where it is in its life. Only the methods below change it; any thread may read it.
+        self.phase = _CONNECTING
+        self.was_open = False  # it has been OPEN
+        self.drain_once_open = False  # it is to be DRAINING as soon as it is OPEN
+        self.failure: Exception | None = None  # why it is CLOSING, unless it ends in good order
+        self.close_reason = ""  # the same in words
+        # Taken from the queue and not answered, oldest first.
+        self.in_flight: dict[Job, None] = {}
+        self.reserved: Job | None = None  # the next request, which has to be exclusive
+        self.exclusive = False  # a request is in flight that nothing may be sent behind
+        self.long_response = False  # nothing is to be sent behind the response that comes in
+        self.dispatched = 0  # requests that were given to it
+        self.answered = 0  # of these, those with a final response
+
+        # Who is at work on it. The last of them to leave a CLOSING connection closes it.
+        self.sending = True  # the sender: it connects first
+        self.receiving = False  # the receiver
+        self.borrower: Job | None = None  # a caller, who makes this request by itself
+        self.streaming = False  # a caller, who reads the body of a response
+
+        self.sender_started = False  # the thread has begun
+        self.sender_wakeup = Condition(lock)
+        self.sender_parked = False  # it waits there, and may be given work
+        self.receiver_wakeup = Condition(lock)
+        self.receiver_parked = False
+        self.uploading: Job | None = None  # whose body the sender has
+        self.body_released_at = opened_at  # when it last let go of one
+        self.idle_since = opened_at
+        self.idle_timer: Timer | None = None  # looks whether it is still idle
+        self.age_timer: Timer | None = None  # of *max_age*
+
+    # --- the phase --------------------------------------------------------------------------------
+
+    def _enter(self, phase: Phase) -> None:
+        if phase not in _TRANSITIONS[self.phase]:
+            raise AssertionError(f"{self.name} cannot go from {self.phase} to {phase}")
+        self.phase = phase
+
+    def open(self) -> None:
+        """The connection has been established."""
+        self._enter(_OPEN)
+        self.was_open = True
+        if self.drain_once_open:
+            self._enter(_DRAINING)
+
+    def drain(self) -> None:
+        """Have it take nothing more, and end between responses."""
+        if self.phase is _OPEN:
+            self._enter(_DRAINING)
+        elif self.phase is _CONNECTING:
+            self.drain_once_open = True
+
+    def fail_writing(self) -> None:
+        """Nothing more can be sent, but responses may still come."""
+        if self.phase is _OPEN or self.phase is _DRAINING:
+            self._enter(Phase.WRITE_FAILED)
+
+    def begin_closing(self, reason: str, failure: Exception | None) -> bool:
+        """Begin to close it; return False if that has begun before, for another reason."""
+        if self.phase in _ENDED:
+            return False
+        self._enter(_CLOSING)
+        self.close_reason = reason
+        self.failure = failure
+        return True
+
+    def finish_closing(self) -> None:
+        """Its requests have been seen to."""
+        self._enter(_CLOSED)
+
+    @property
+    def is_closing(self) -> bool:
+        """True if it has been, or is being, closed: nothing can be sent or received."""
+        return self.phase in _ENDED
+
+    @property
+    def is_draining(self) -> bool:
+        """True if it takes nothing more, and ends between responses."""
+        return self.phase is _DRAINING or self.drain_once_open
+
+    # --- what it can take -------------------------------------------------------------------------
+
+    @property
+    def closed_to_more(self) -> bool:
+        """True if no request may be sent, whatever is in flight."""
+        return (
+            (self.phase is not _OPEN and self.phase is not _CONNECTING)
+            or self.drain_once_open
+            or self.exclusive
+            or self.long_response
+            or self.borrower is not None
+            or self.streaming
+        )
+
+    @property
+    def used_up(self) -> bool:
+        """True if the connection is to end once nothing is in flight, as the caller has asked."""
+        return self.is_draining or (
+            self.max_requests is not None and self.dispatched >= self.max_requests
+        )
+
+    @property
+    def as_new(self) -> bool:
+        """True if nothing is in flight and nothing has happened that an idle connection minds."""
+        return (
+            self.phase is _OPEN
+            and self.idle_timer is not None
+            and self.max_requests is None
+            and not self.in_flight
+            and not self.engine.has_stray_bytes
+        )
+
+    @property
+    def at_work(self) -> bool:
+        """True if a thread is at work on the connection."""
+        return self.sending or self.receiving or self.borrower is not None or self.streaming
+
+    def take_off(self, job: Job) -> Any:
+        """*job*, which was in flight, has its response; return the engine's record of the sending.
+
+        The job lets go of it: the two refer to each other, and would wait for the collector.
+        """
+        del self.in_flight[job]
+        exchange, job.exchange = job.exchange, None
+        return exchange
+
+    @property
+    def oldest(self) -> Job:
+        """The request whose response comes next. There must be one."""
+        return next(iter(self.in_flight))
+
+    @property
+    def state(self) -> str:
+        """What the connection is doing, in a word."""
+        if self.phase in _ENDED:
+            return "closing"
+        if self.phase is _CONNECTING:
+            return "connecting"
+        if self.streaming:
+            return "streaming"
+        return "busy" if self.in_flight else "idle"
+
+    def __repr__(self) -> str:
+        return (
+            f"<PooledConnection {self.name} {self.state}, {len(self.in_flight)} in flight, "
+            f"{self.answered} answered>"
+        )

@@ -1,0 +1,214 @@
+"""One origin of a pool: its queue, its connections, and when it is to be left alone.
+
+No I/O, and no lock of its own: the pool's lock guards all of it, also its methods.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.pipelining import PipeliningState
+
+if TYPE_CHECKING:
+    from dugong.connection.request import RequestBuilder
+    from dugong.pool.core.connection import PooledConnection
+    from dugong.pool.request import Origin
+
+__all__ = ["Host"]
+
+#: Seconds of an interval; a retry budget looks back on this one and the one before.
+BUDGET_TIME = 5.0
+#: How many repetitions in that time are within any budget.
+FREE_REPEATS = 3
+
+_DONE = Place.DONE  # a member is looked up slowly in its class
+
+_FEW = 64  # withdrawn requests that may stay in a queue
+
+
+class Host:
+    """An origin: what is queued for it, what is connected to it, and what it has shown."""
+
+    __slots__ = (
+        "accepted",
+        "accepted_before",
+        "answered",
+        "builder",
+        "connect_backoff_until",
+        "connect_failures",
+        "connections",
+        "hold_until",
+        "idle",
+        "in_flight",
+        "name",
+        "needing_fresh",
+        "numbered",
+        "origin",
+        "pipelining",
+        "plain_builder",
+        "progresses",
+        "queue",
+        "queued",
+        "recent",
+        "recent_since",
+        "repeated",
+        "resent",
+        "retry_after_hold",
+        "sent",
+        "waiting",
+        "with_capacity",
+        "withdrawn",
+    )
+
+    def __init__(
+        self,
+        origin: Origin,
+        builder: RequestBuilder,
+        plain_builder: RequestBuilder | None,
+        depth: int,
+    ) -> None:
+        self.origin = origin  # never changes
+        self.name = f"{origin.host}:{origin.port}"  # never changes
+        self.builder = builder  # makes the heads of requests; never changes
+        # Makes those with no headers but the pool's, if it can; never changes.
+        self.plain_builder = plain_builder
+        self.pipelining = PipeliningState(depth)  # how far its connections may be pipelined
+
+        # Requests that no connection has, the next one first; `withdrawn` of them are done.
+        self.queue: deque[Job] = deque()
+        self.withdrawn = 0
+        self.needing_fresh: deque[Job] = deque()  # those that need an unused connection
+        self.queued = 0  # requests in the two, but for the withdrawn
+        self.waiting = 0  # requests that wait to be tried again, each for itself
+        self.in_flight = 0  # requests on connections
+
+        self.connections: dict[PooledConnection, None] = {}  # that are not closed
+        self.idle: dict[PooledConnection, None] = {}  # of these; the one used last is last
+        self.with_capacity: dict[PooledConnection, None] = {}  # in flight, but could take more
+        self.numbered = 0  # connections that there have been
+
+        self.connect_backoff_until = 0.0  # `time.monotonic`, as are all times here
+        self.connect_failures = 0  # in a row, when there was no other connection
+        self.retry_after_hold = False  # the host has asked to be left alone,
+        self.hold_until = 0.0  # until then,
+        self.progresses = False  # and it has accepted requests since it asked so before
+        self.accepted = 0  # responses that were an outcome
+        self.accepted_before = 0  # that number when the last hold began
+
+        self.sent = 0
+        self.answered = 0
+        self.resent = 0  # requests that were put back
+        self.repeated = 0  # attempts after one that had failed and was charged
+        # `sent` and `repeated` when the last interval of BUDGET_TIME, and this one, began.
+        self.recent = ((0, 0), (0, 0))
+        self.recent_since = 0.0  # when this one began
+
+    @property
+    def is_unused(self) -> bool:
+        """True if there is nothing here but what has been learned."""
+        return not (self.connections or self.queued or self.waiting or self.retry_after_hold)
+
+    # --- the queue --------------------------------------------------------------------------------
+
+    def append(self, job: Job) -> None:
+        """Put *job* at the end of the queue."""
+        # In this order, so that an interrupt between the two can be told: see `Scheduler`.
+        self.queue.append(job)
+        job.enter_queue()
+        self.queued += 1
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Put *jobs*, which were sent or nearly so, at the head of the queues in their order."""
+        self.queue.extendleft(job for job in reversed(jobs) if not job.needs_fresh_connection)
+        self.needing_fresh.extendleft(job for job in reversed(jobs) if job.needs_fresh_connection)
+        for job in jobs:
+            job.enter_queue()
+        self.queued += len(jobs)
+
+    def withdraw(self, job: Job) -> None:
+        """Take note that *job*, which was queued, is done."""
+        self.queued -= 1
+        if job.needs_fresh_connection:
+            self.needing_fresh.remove(job)
+        else:
+            self.withdrawn += 1
+        if not self.queued:
+            self._forget_withdrawn()
+        elif self.withdrawn > _FEW and self.withdrawn > len(self.queue) // 2:
+            self.queue = deque(job for job in self.queue if not job.is_decided)
+            self.withdrawn = 0
+
+    def let_any_connection_serve(self) -> None:
+        """Let the requests that were to have an unused connection have any, each alone."""
+        jobs = list(self.needing_fresh)
+        self.needing_fresh.clear()
+        self.queued -= len(jobs)
+        for job in jobs:
+            job.needs_fresh_connection = False
+            job.exclusive = True
+        self.put_back(jobs)
+
+    def pop_all(self) -> list[Job]:
+        """Remove and return all that is queued."""
+        jobs = [job for job in (*self.needing_fresh, *self.queue) if not job.is_decided]
+        self.needing_fresh.clear()
+        self.queued = 0
+        self._forget_withdrawn()
+        return jobs
+
+    def pop_needing_fresh(self) -> Job:
+        """Remove and return the next job that needs an unused connection. There must be one."""
+        job = self.needing_fresh.popleft()
+        self.queued -= 1
+        if not self.queued and self.queue:
+            self._forget_withdrawn()
+        return job
+
+    def pop(self) -> Job | None:
+        """Remove and return the next job of the queue, or None if it is empty."""
+        while self.queue:
+            job = self.queue.popleft()
+            if job.place is not _DONE:
+                self.queued -= 1
+                if not self.queued and self.queue:
+                    self._forget_withdrawn()
+                return job
+            self.withdrawn -= 1
+        return None
+
+    def _forget_withdrawn(self) -> None:
+        # They refer to their pool, and no sender is on its way that would come across them.
+        self.queue.clear()
+        self.withdrawn = 0
+
+    def recount(self) -> None:
+        """Mend what an interrupt between two steps has left: who is queued, and how many."""
+        self.queue = deque(job for job in self.queue if job.place is Place.QUEUED)
+        self.needing_fresh = deque(job for job in self.needing_fresh if job.place is Place.QUEUED)
+        self.withdrawn = 0
+        self.queued = len(self.queue) + len(self.needing_fresh)
+        self.in_flight = sum(len(connection.in_flight) for connection in self.connections)
+
+    # --- the retry budget -------------------------------------------------------------------------
+
+    def may_repeat(self, budget: float, now: float) -> bool:
+        """Return whether another repetition is within *budget*, a share of the recent requests."""
+        self.note_time(now)
+        sent, repeated = self.recent[0]
+        return self.repeated - repeated < (self.sent - sent) * budget + FREE_REPEATS
+
+    def note_time(self, now: float) -> None:
+        """Begin another interval if it is time to. To be called before `sent` grows."""
+        age = now - self.recent_since
+        if age >= BUDGET_TIME:
+            count = (self.sent, self.repeated)
+            self.recent = (self.recent[1] if age < 2 * BUDGET_TIME else count, count)
+            self.recent_since = now
+
+    def __repr__(self) -> str:
+        return (
+            f"<Host {self.name} {self.queued} queued, {self.in_flight} in flight, "
+            f"{len(self.connections)} connections ({len(self.idle)} idle)>"
+        )

@@ -1,0 +1,231 @@
+"""One request on its way: from the queue to a connection, perhaps back, to its end.
+
+Guarantees: a request is in one place; only the methods of this class change it, and they refuse
+what is no transition. What is sent is ready, or sure to be valid, so that no mistake of the caller
+shows later. Touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from dugong.errors import Delivery
+from dugong.pool.future import ResponseFuture
+
+if TYPE_CHECKING:
+    from dugong.pool.body import RequestBody
+    from dugong.pool.core.connection import PooledConnection
+    from dugong.pool.core.host import Host
+    from dugong.pool.core.timers import Timer
+    from dugong.pool.io.receiver import ConnectionBody
+    from dugong.pool.pool import ConnectionPool
+    from dugong.pool.request import Request
+    from dugong.pool.response import Attempt, Response
+    from dugong.pool.retry.policy import RetryPolicy
+
+__all__ = ["Job", "Place"]
+
+# The later, the less may be said of what the server has not done.
+_PROGRESS = (
+    Delivery.UNSENT,
+    Delivery.DISCLAIMED,
+    Delivery.PARTLY_SENT,
+    Delivery.SENT,
+    Delivery.ANSWER_STARTED,
+)
+
+
+class Place(Enum):
+    """Where a request is. `Job` has the transitions."""
+
+    NEW = "new"  # the pool has not got it yet
+    QUEUED = "queued"  # in the queue of its host
+    RESERVED = "reserved"  # the next request of one connection, which has to be empty first
+    IN_FLIGHT = "in flight"  # on a connection
+    WAITING = "waiting for a retry"
+    STREAMING = "streaming"  # its caller reads the body of the response
+    DONE = "done"  # its outcome is decided; what still comes in is dropped
+
+
+_NEW, _QUEUED, _RESERVED, _IN_FLIGHT = Place.NEW, Place.QUEUED, Place.RESERVED, Place.IN_FLIGHT
+_WAITING, _STREAMING, _DONE = Place.WAITING, Place.STREAMING, Place.DONE
+_DECIDED = (_DONE, _STREAMING)
+_DISPATCHABLE = (_QUEUED, _RESERVED, _NEW)
+
+
+class Job:
+    """A request, its future, and where it is.
+
+    Guarded by the pool's lock where a field does not say otherwise; so are all methods.
+    """
+
+    __slots__ = (
+        "attempts",
+        "body_source",
+        "cancelled",
+        "close",
+        "connection",
+        "deadline",
+        "dispatched_at",
+        "exchange",
+        "exclusive",
+        "expect100",
+        "fatal_error",
+        "future",
+        "head",
+        "host",
+        "needs_fresh_connection",
+        "pending_response",
+        "place",
+        "pool",
+        "request",
+        "response_started",
+        "retry",
+        "sending_body",
+        "streamed",
+        "timeout",
+        "timer",
+        "upload",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        pool: ConnectionPool,
+        host: Host,
+        head: bytes | None,
+        timeout: float | None,
+        retry: RetryPolicy,
+    ) -> None:
+        self.request = request  # never changes
+        self.pool = pool  # never changes; the pool is not forgotten as long as this is not done
+        # With the body, if that is small. None: nothing but the plain head, which is made when it
+        # is sent, so that it takes no memory in the queue. Never changes.
+        self.head = head
+        self.timeout = timeout  # seconds; never changes
+        self.retry = retry  # never changes
+        self.deadline: float | None = None  # seconds for all of it; never changes
+        self.future = ResponseFuture(request, self)  # never changes
+        self.upload: RequestBody | None = None  # the body, if it goes piece by piece; never changes
+        self.expect100 = False  # never changes
+        self.close = False  # the request asks for the connection to be closed; never changes
+        self.streamed = False  # the caller reads the body of the response; never changes
+
+        #: Where the request is. Only the methods below change it; any thread may read it.
+        self.place = _NEW
+        self.host = host
+        self.connection: PooledConnection | None = None  # that has it, or has reserved it
+        self.exclusive = False  # nothing may be sent before or behind it
+        self.needs_fresh_connection = False  # it lost a connection, and goes on an unused one
+        self.dispatched_at = 0.0  # when it was given to a connection, `time.monotonic`
+        self.exchange: Any = None  # the engine's record of this sending; set by the sending thread
+        self.response_started = False  # its head has come; set by the receiving thread
+        self.sending_body = False  # the sender has its body
+        self.pending_response: Response | None = None  # waits for the sender to release the body
+        self.cancelled = False  # by its caller; it ends once the sender has released the body
+        self.fatal_error: Exception | None = None  # fails it, whatever the policy says
+        self.body_source: ConnectionBody | None = None  # what the caller reads the response with
+        self.attempts: tuple[Attempt, ...] = ()  # that have failed
+        self.timer: Timer | None = None  # of its deadline
+
+    # --- where it is ------------------------------------------------------------------------------
+
+    def _refuse(self, place: Place) -> AssertionError:
+        return AssertionError(f"{self!r} cannot become {place.value}")
+
+    def enter_queue(self) -> None:
+        """It is in the queue of its host, from the caller or for another attempt."""
+        if self.place in _DECIDED:
+            raise self._refuse(_QUEUED)
+        self.place = _QUEUED
+        self.connection = None
+
+    def reserve(self, connection: PooledConnection) -> None:
+        """It is the next request of *connection*."""
+        if self.place is not _QUEUED:
+            raise self._refuse(_RESERVED)
+        self.place = _RESERVED
+        self.connection = connection
+
+    @staticmethod
+    def dispatch(jobs: Iterable[Job], connection: PooledConnection, now: float) -> None:
+        """*connection* is to send *jobs*."""
+        for job in jobs:
+            if job.place not in _DISPATCHABLE:
+                raise job._refuse(_IN_FLIGHT)
+            job.place = _IN_FLIGHT
+            job.connection = connection
+            job.dispatched_at = now
+            job.response_started = False
+            job.exchange = None
+
+    def wait(self) -> None:
+        """It waits to be tried again."""
+        if self.place in _DECIDED:
+            raise self._refuse(_WAITING)
+        self.place = _WAITING
+        self.connection = None
+
+    def begin_streaming(self) -> None:
+        """Its caller reads the body of the response."""
+        if self.place is not _IN_FLIGHT:
+            raise self._refuse(_STREAMING)
+        self.place = _STREAMING
+
+    def end_streaming(self) -> None:
+        """Its caller reads no more."""
+        if self.place is not _STREAMING:
+            raise self._refuse(_DONE)
+        self.place = _DONE
+
+    def finish(self) -> None:
+        """Its outcome is decided."""
+        if self.place in _DECIDED:
+            raise self._refuse(_DONE)
+        self.place = _DONE
+
+    @property
+    def is_decided(self) -> bool:
+        """True if its future has ended, or is about to."""
+        return self.place in _DECIDED
+
+    # --- what it is -------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """The number of the attempt that is next, or under way; only charged attempts count."""
+        return 1 + sum(attempt.charged for attempt in self.attempts)
+
+    @property
+    def is_rewindable(self) -> bool:
+        """True if the body, if there is one, could be sent again."""
+        return self.upload is None or self.upload.rewindable
+
+    def max_delivery(self, delivery: Delivery) -> Delivery:
+        """Return how far the request has ever got, if *delivery* is how far it has got now."""
+        earlier = (attempt.delivery for attempt in self.attempts if attempt.delivery is not None)
+        return max((delivery, *earlier), key=_PROGRESS.index)
+
+    def release_body(self) -> None:
+        """Give the body back to the caller: it will not be sent any more."""
+        if self.upload is not None:
+            self.upload.release()
+
+    # --- what the future asks of its owner; any thread, without the lock --------------------------
+
+    def abandon(self, future: ResponseFuture) -> bool:
+        return self.pool._scheduler.abandon(self)
+
+    def is_running(self, future: ResponseFuture) -> bool:
+        return self.pool._scheduler.is_running(self)
+
+    def check_may_wait(self) -> None:
+        self.pool._scheduler.check_may_wait()
+
+    def __repr__(self) -> str:
+        where = (
+            f"{self.place.value} on {self.connection.name}" if self.connection else self.place.value
+        )
+        return f"<Job {self.request!r} {where}>"

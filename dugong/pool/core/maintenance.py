@@ -1,0 +1,121 @@
+"""The timers of a pool, and the one thread that keeps them.
+
+Guarantees: a timer's action is done under the lock, soon after its time; many that are due at once
+do not keep the lock from others for long. The thread never runs the code of a caller. It is started
+when the first timer is set, and again at the next if that start was lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.timers import Timer, Timers
+
+__all__ = ["Maintenance"]
+
+#: Seconds after which others get the lock, though more timers are due.
+SLICE = 0.01
+
+
+class Maintenance:
+    """Does things at a certain time, or as soon as possible in a thread that nothing interrupts."""
+
+    def __init__(self, core: PoolCore, on_close: Callable[[], object]) -> None:
+        self._core = core  # never changes
+        self._on_close = on_close  # what the thread does last, once the pool is closed
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with nothing: also for a child process, after a fork."""
+        self._timers = Timers()  # guarded by the lock
+        self._next_timer = float("inf")  # when the thread looks again; guarded by the lock
+        self._running = False  # the thread has begun; guarded by the lock
+        # What the thread is to do without the lock; None only wakes it. Unlike a condition, a
+        # SimpleQueue may be put to by a finalizer, wherever that runs.
+        self._wake: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.slice = 0  # the number of this transaction of the thread; guarded by the lock
+
+    @locked
+    def at_locked(self, when: float, action: Callable[[], None]) -> Timer:
+        """Have *action* done, under the lock, at the time *when* (`time.monotonic`)."""
+        self.start_again_locked()
+        if when < self._next_timer:
+            self._next_timer = when
+            self._wake.put(None)
+        return self._timers.add(when, action)
+
+    @locked
+    def cancel_locked(self, timer: Timer) -> None:
+        """Have *timer* not done, unless it has been."""
+        self._timers.cancel(timer)
+
+    def do_later(self, action: Callable[[], object]) -> None:
+        """Have *action* done by the thread, without the lock. May be called anywhere."""
+        self._wake.put(action)
+        if self._core.is_locked_here():
+            self.start_again_locked()
+
+    def wake(self) -> None:
+        """Have the thread look whether the pool has been closed. May be called anywhere."""
+        self._wake.put(None)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has begun, and will see that the pool has been closed."""
+        return self._running
+
+    @locked
+    def start_again_locked(self) -> None:
+        """Start the thread when the transaction is left, if its start was lost."""
+        if not self._running:
+            self._core.follow_up(self._try_to_start)
+
+    def start(self) -> None:
+        """Start the thread unless it runs. Called without the lock. Raises RuntimeError."""
+        if not self._running:  # if that is about to change, a second thread ends at once
+            self._core.threads.start(self._run, "dugong-maintenance")
+
+    def _try_to_start(self) -> None:
+        try:
+            self.start()
+        except RuntimeError:
+            pass  # no thread is to be had now; the next timer tries again
+
+    def _run(self) -> None:
+        with self._core.transaction():
+            if self._running:
+                return
+            self._running = True
+        self._core.callbacks.spare_this_thread()
+        while (left := self._do_what_is_due()) is not None:
+            if left == 0:
+                time.sleep(0)  # let others have the lock
+                continue
+            try:
+                action = self._wake.get(timeout=None if left == float("inf") else left)
+            except Empty:
+                continue
+            if action is not None:
+                action()
+        self._on_close()
+
+    def _do_what_is_due(self) -> float | None:
+        """Do it for a while; return in how many seconds there is more. None: the pool is closed."""
+        core = self._core
+        with core.transaction():
+            if core.closed:
+                self._running = False
+                return None
+            self.slice += 1
+            now = begin = monotonic()
+            while (action := self._timers.pop_due(now)) is not None:
+                action()
+                if monotonic() - begin > SLICE:
+                    return 0.0
+            due = self._timers.next()
+            self._next_timer = float("inf") if due is None else due
+        return self._next_timer if due is None else max(0.0, due - monotonic())

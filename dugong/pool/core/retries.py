@@ -1,0 +1,409 @@
+"""How a request ends, or is tried again: every outcome of every request passes `complete_locked`.
+
+Guarantees: a request that waits holds no connection, no thread and no place in a queue, and is not
+forgotten: a timer wakes it, or its deadline, `cancel` or `close` ends it. No code of a caller runs
+while the lock is held.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from dugong.errors import Delivery, PoolClosed
+from dugong.pool.core.core import Outcome, PoolCore, locked
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.timers import Timer
+from dugong.pool.failure import ends_program, failure, in_words
+from dugong.pool.response import Attempt, Response, StreamedResponse, status_text
+from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
+
+__all__ = ["RetryEngine"]
+
+#: Statuses whose Retry-After concerns all requests to the host.
+_HOLDING = frozenset((429, 503))
+
+
+class Servers(Protocol):
+    """What the retry engine asks of the connection manager."""
+
+    def ensure_all_served_locked(self, host: Host) -> None:
+        """See to it that requests which are queued are taken, however many there are."""
+
+    def end_hold_locked(self, host: Host) -> None:
+        """The host may be asked again."""
+
+
+class RetryEngine:
+    """Decides what becomes of requests that have an outcome."""
+
+    def __init__(self, core: PoolCore, maintenance: Maintenance) -> None:
+        self._core = core  # never changes
+        self._maintenance = maintenance  # never changes
+        self.servers: Servers  # set once, before the first request
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with nothing: also for a child process, after a fork."""
+        #: Requests that wait to be tried again, with what will wake them (None: a hook of the
+        #: caller's decides on them); guarded by the lock.
+        self.waiting: dict[Job, Timer | None] = {}
+
+    # --- the outcome of a request -----------------------------------------------------------------
+
+    @locked
+    def complete_locked(
+        self,
+        job: Job,
+        outcome: Outcome,
+        attempt: Attempt | None = None,
+        delay: float = 0.0,
+        final: bool = False,
+    ) -> bool:
+        """End *job* with *outcome*, or have it tried again: the only way to either.
+
+        *outcome* is a response, an exception, or None for a cancellation. *attempt* is the attempt
+        that has failed, if another may follow, in *delay* seconds. Without it, an exception is
+        final, and a response unless its status is one that the policy of *job* has tried again;
+        *final* says that it is not. Returns True if it was final, and not what a last attempt has
+        failed with.
+        """
+        if type(outcome) is Response and outcome.status >= 400 and attempt is None and not final:
+            retryable = self._attempt_of_response_locked(job, outcome)
+            if retryable is not None:
+                attempt, delay = retryable
+        if attempt is not None:
+            reason = self._refusal_locked(job, attempt, delay)
+            if reason is None:
+                self._schedule_locked(job, outcome, attempt, delay)
+                return False
+            self._emit_gave_up(job, outcome, attempt.connection, reason)
+        if isinstance(outcome, Exception):
+            outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
+            outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
+        # Before the job changes its place: an interrupt in between must not lose the future.
+        self._core.settlements.append((job.future, outcome))
+        if isinstance(outcome, StreamedResponse):
+            job.begin_streaming()  # its deadline goes on, and its body may be on its way
+        else:
+            job.finish()
+            if job.upload is not None:
+                job.release_body()
+            if job.timer is not None:
+                self._maintenance.cancel_locked(job.timer)
+        return attempt is None
+
+    @locked
+    def give_up_locked(self, job: Job, error: Exception, connection: str, reason: str) -> None:
+        """End *job*, whatever its policy says, because of *reason*."""
+        self._emit_gave_up(job, error, connection, reason)
+        self.complete_locked(job, error)
+
+    @locked
+    def close_locked(self, job: Job, delivery: Delivery = Delivery.UNSENT) -> None:
+        """Fail *job*, for the pool is being closed."""
+        error = failure(PoolClosed(), delivery)
+        self._core.emit("gave up", job.host, request=job.request, reason=str(error))
+        self.complete_locked(job, error)
+
+    def may_be_retried(self, job: Job, status: int) -> bool:
+        """Return whether the policy of *job* has a response with *status* tried again.
+
+        Needs no lock.
+        """
+        policy = job.retry
+        return policy.attempts > 1 and status in policy.statuses
+
+    @locked
+    def _attempt_of_response_locked(
+        self, job: Job, response: Response
+    ) -> tuple[Attempt, float] | None:
+        """Return what may be tried again after *response*, and in how many seconds, or None.
+
+        The first request that is told to wait holds all others to that host back. Those that were
+        under way beside it hear the same, and are not charged: a host that takes so many requests a
+        second tells all others to wait, again and again. A host that takes none is asked no more
+        often than the policy says.
+        """
+        policy, host, status = job.retry, job.host, response.status
+        connection = "" if job.connection is None else job.connection.name
+        if not self.may_be_retried(job, status):
+            return None
+        if job.fatal_error is not None:
+            reason = f"{status_text(response)}; it cannot be tried again"
+            self._core.emit("gave up", host, connection, job.request, reason)
+            return None
+        charged, delay = True, policy.delay(job.number)
+        wanted = policy.wanted_delay(response.headers)
+        if wanted is not None and status in _HOLDING:
+            charged = not (host.retry_after_hold and host.progresses)
+            if wanted > 0:
+                self._hold_locked(host, wanted, f"{status} with Retry-After {wanted:g}")
+        delivery = Delivery.DISCLAIMED if status in DISCLAIMING else Delivery.ANSWER_STARTED
+        attempt = make_attempt(job, connection, status_text(response), delivery, charged)
+        job.needs_fresh_connection = False
+        attempt = attempt._replace(status=status, response=response)
+        return attempt, max(delay, wanted or 0.0)
+
+    @locked
+    def requeues_uncharged_locked(self, job: Job, error: Exception, attempt: Attempt) -> bool:
+        """Return True if *job*, which was lost because of another request, goes back to the queue.
+
+        If it may not, it ends with *error*.
+        """
+        refusal = retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
+        if self._core.closed or refusal is not None:
+            reason = refusal or "the pool has been closed"
+            self.give_up_locked(job, error, attempt.connection, reason)
+            return False
+        job.attempts += (attempt._replace(request=None),)
+        self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
+        return True
+
+    # --- may it be tried again? -------------------------------------------------------------------
+
+    @locked
+    def _refusal_locked(self, job: Job, attempt: Attempt, delay: float) -> str | None:
+        """Return why *job* is not tried again after *attempt*, or None if it is."""
+        if self._core.closed:
+            return "the pool has been closed"
+        refusal = retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
+        return refusal or self._no_time_locked(job, delay) or self._no_budget_locked(job, attempt)
+
+    @locked
+    def _no_time_locked(self, job: Job, delay: float) -> str | None:
+        if job.timer is None:
+            return None
+        next_attempt = monotonic() + delay
+        if job.host.retry_after_hold:
+            next_attempt = max(next_attempt, job.host.hold_until)
+        if job.timer.when <= next_attempt:
+            return "the deadline would pass before the next attempt"
+        return None
+
+    @locked
+    def _no_budget_locked(self, job: Job, attempt: Attempt) -> str | None:
+        budget = job.retry.budget
+        if budget is None or not attempt.charged or job.host.may_repeat(budget, monotonic()):
+            return None
+        return f"the retry budget of {job.host.name} is used up"
+
+    def _emit_gave_up(self, job: Job, outcome: Outcome, connection: str, reason: str) -> None:
+        if isinstance(outcome, Exception) and not job.is_rewindable:
+            outcome.add_note("the body of the request could not have been sent again")
+        said = _describe(outcome)
+        why = said if said == reason else f"{said}; {reason}"
+        self._core.emit("gave up", job.host, connection, job.request, why)
+
+    # --- the caller's hook ------------------------------------------------------------------------
+
+    @locked
+    def _schedule_locked(self, job: Job, outcome: Outcome, attempt: Attempt, delay: float) -> None:
+        """Have *job* tried again, unless the hook of its policy is against it."""
+        # From now on, so that what ends the wait can tell of it, too.
+        job.attempts += (attempt._replace(response=None, request=None),)
+        if job.retry.should_retry is not None and attempt.charged:
+            self._wait_locked(job)
+            self._core.callbacks.add(partial(self._ask, job, outcome, attempt, delay))
+        else:
+            self._try_again_locked(job, attempt, delay)
+
+    def _ask(self, job: Job, outcome: Outcome, attempt: Attempt, delay: float) -> None:
+        """Ask the policy's hook. Called without the lock, as all code of a caller."""
+        should_retry = job.retry.should_retry
+        assert should_retry is not None
+        if job.is_decided:  # a stale value costs a question that has no effect
+            return
+        against = None
+        try:
+            if not should_retry(attempt):
+                against = "the policy's should_retry was against it"
+        except BaseException as exc:
+            against = f"should_retry has raised {exc!r}"
+            outcome = _raised_by_hook(exc, attempt)
+            if ends_program(exc):
+                raise
+        finally:
+            with self._core.transaction():
+                if self.end_wait_locked(job):
+                    if against is not None:
+                        job.attempts = job.attempts[:-1]  # this one is the outcome
+                        self._emit_gave_up(job, outcome, attempt.connection, against)
+                        self.complete_locked(job, outcome, final=True)
+                        self.reset_connect_backoff_locked(job.host)
+                    else:
+                        self._try_again_locked(job, attempt, delay)
+
+    # --- to be tried again ------------------------------------------------------------------------
+
+    @locked
+    def _try_again_locked(self, job: Job, attempt: Attempt, delay: float) -> None:
+        """Have *job* queued in *delay* seconds."""
+        job.host.repeated += attempt.charged and attempt.delivery is not Delivery.UNSENT
+        self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
+        if delay > 0 and attempt.charged:
+            self._wait_locked(job, delay)
+        else:
+            self.requeue_locked([job])
+            self.servers.ensure_all_served_locked(job.host)
+
+    @locked
+    def _wait_locked(self, job: Job, delay: float | None = None) -> None:
+        """Keep *job* for *delay* seconds, or until `end_wait_locked`."""
+        job.wait()
+        job.host.waiting += 1
+        resume = partial(self._resume_locked, job)
+        timer = None
+        if delay is not None:
+            timer = self._maintenance.at_locked(monotonic() + delay, resume)
+        self.waiting[job] = timer
+
+    @locked
+    def end_wait_locked(self, job: Job) -> bool:
+        """Have *job* wait no more; return False if it did not, for it has been ended."""
+        if job.place is not Place.WAITING:
+            return False
+        job.host.waiting -= 1
+        timer = self.waiting.pop(job)
+        if timer is not None:
+            self._maintenance.cancel_locked(timer)
+        return True
+
+    @locked
+    def _resume_locked(self, job: Job) -> None:
+        self.end_wait_locked(job)
+        self.requeue_locked([job])
+        self.servers.ensure_all_served_locked(job.host)
+
+    @locked
+    def requeue_locked(self, jobs: list[Job]) -> None:
+        """Put *jobs*, which are all of one host, back at the head of its queue."""
+        if jobs:
+            host = jobs[0].host
+            host.put_back(jobs)
+            host.resent += len(jobs)
+            self._core.queued += len(jobs)
+            if host.connections and monotonic() < host.connect_backoff_until:
+                # Or else the others would be closed to make room for a connection that is not
+                # opened yet.
+                host.let_any_connection_serve()
+
+    # --- a host that is to be left alone ----------------------------------------------------------
+
+    @locked
+    def _hold_locked(self, host: Host, seconds: float, reason: str) -> None:
+        """Send nothing more to *host* for so many *seconds*."""
+        host.hold_until = max(host.hold_until, monotonic() + seconds)
+        if not host.retry_after_hold:
+            host.retry_after_hold = True
+            host.progresses = host.accepted > host.accepted_before
+            host.accepted_before = host.accepted
+            self._core.emit("learned", host, reason=reason)
+            self._maintenance.at_locked(host.hold_until, partial(self._end_hold_locked, host))
+
+    @locked
+    def _end_hold_locked(self, host: Host) -> None:
+        if monotonic() < host.hold_until:
+            self._maintenance.at_locked(host.hold_until, partial(self._end_hold_locked, host))
+            return
+        host.retry_after_hold = False
+        self.servers.end_hold_locked(host)
+
+    @locked
+    def cannot_reach_locked(self, host: Host, connection: str, error: Exception) -> None:
+        """No connection to *host* could be opened, because of *error*, and there is none.
+
+        That is an attempt of every request in its queue. Those that may have another stay there,
+        and the host is left alone for a while: as long as the most patient of them wants, for the
+        impatience of others is not to cost that one its attempts. A request that has failed before,
+        most likely because connections broke when the host went away, wants its next, longer wait.
+        """
+        host.connect_failures += 1
+        jobs = host.pop_all()
+        self._core.unqueue_locked(len(jobs))
+        now = monotonic()
+        delay = 0.0
+        # There may be many thousands, to nearly all of which the same happens.
+        alike: dict[tuple[int, int, bool], tuple[Attempt, str | None]] = {}
+        for job in jobs:
+            policy, kind = job.retry, (id(job.retry), job.number, job.is_rewindable)
+            if kind not in alike:
+                own = failure(error, Delivery.UNSENT)
+                attempt = make_attempt(job, connection, in_words(own), Delivery.UNSENT)
+                attempt = attempt._replace(exception=own, request=None)
+                refusal = retry_refusal_reason(policy, job.request, attempt, job.is_rewindable)
+                alike[kind] = attempt, refusal
+                if refusal is None:
+                    number = max(host.connect_failures, attempt.number)
+                    delay = max(delay, policy.outage_delay(number))
+        stay: list[Job] = []
+        asking: list[Callable[[], None]] = []
+        for job in jobs:
+            attempt, refusal = alike[id(job.retry), job.number, job.is_rewindable]
+            refusal = refusal or self._no_time_locked(job, delay)
+            if refusal is not None:
+                self.give_up_locked(job, failure(error, Delivery.UNSENT), connection, refusal)
+                continue
+            job.attempts += (attempt,)
+            if job.retry.should_retry is not None:
+                self._wait_locked(job)
+                own = failure(error, Delivery.UNSENT)
+                asked = attempt._replace(request=job.request)
+                asking.append(partial(self._ask, job, own, asked, 0.0))
+            else:
+                self._core.emit("resent", host, connection, job.request, attempt.outcome)
+                stay.append(job)
+        host.put_back(stay)
+        self._core.queued += len(stay)
+        # The last first, for a request that may be tried again is put at the head of the queue.
+        for question in reversed(asking):
+            self._core.callbacks.add(question)
+        host.connect_backoff_until = now + delay
+        self.reset_connect_backoff_locked(host)
+
+    @locked
+    def reset_connect_backoff_locked(self, host: Host) -> None:
+        """Have the next request try at once to reach *host*, if all that have tried are gone."""
+        if host.connect_failures and not (host.queued or host.waiting):
+            host.connect_failures = 0
+            host.connect_backoff_until = 0.0
+
+    @locked
+    def close_all_waiting_locked(self) -> None:
+        """Fail what waits to be tried again, for the pool is being closed."""
+        for job in list(self.waiting):
+            self.end_wait_locked(job)
+            self.close_locked(job)
+
+
+def make_attempt(
+    job: Job, connection: str, outcome: str, delivery: Delivery, charged: bool = True
+) -> Attempt:
+    """Return the attempt that has just failed of *job*."""
+    request, number = job.request, job.number
+    return Attempt(time.time(), connection, outcome, delivery, number, charged, request=request)
+
+
+def _raised_by_hook(exc: BaseException, attempt: Attempt) -> Exception:
+    """Return what a request fails with because a should_retry has raised *exc*."""
+    frames = exc.__traceback__
+    if frames is not None:
+        exc.__traceback__ = frames.tb_next  # for ours refer to the pool
+    if not isinstance(exc, Exception):
+        error = RuntimeError(f"should_retry has raised {exc!r}")
+        error.__cause__ = exc
+        exc = error
+    outcome = failure(exc, attempt.delivery or Delivery.SENT)
+    outcome.__context__ = attempt.exception
+    return outcome
+
+
+def _describe(outcome: Outcome) -> str:
+    if isinstance(outcome, (Response, StreamedResponse)):
+        return status_text(outcome)
+    return "cancelled" if outcome is None else in_words(outcome)

@@ -1,0 +1,412 @@
+"""The facade of a pool's insides, for its callers: queue a request, abandon it, close, look.
+
+Guarantees: a request is in one place (`Place`), and its future ends once; a caller that waits here
+is woken by what it waits for, by a timer or by `close`. An exception that a signal handler raises
+between any two steps leaves nothing behind that keeps later requests from being served.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+from dugong.deadline import Deadline
+from dugong.errors import ConnectionTimedOut, Delivery, PoolClosed, PoolFull
+from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, locked
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.retries import RetryEngine
+from dugong.pool.core.snapshot import describe_holders, pool_statistics
+from dugong.pool.core.traffic import Traffic
+from dugong.pool.events import Event
+from dugong.pool.failure import Abandoned, failure
+from dugong.pool.io.engine import Engine
+from dugong.pool.request import Origin
+from dugong.pool.statistics import PoolStatistics
+
+__all__ = ["Scheduler"]
+
+#: Seconds that the response to a cancelled request may take before its connection is closed.
+DRAIN_TIME = 1.0
+#: Seconds that `close` waits for threads, which name resolution or a caller's body may hold up.
+CLOSE_TIME = 5.0
+
+#: A loop of one of a connection's threads.
+Loop = Callable[[Traffic, PooledConnection], object]
+
+
+class Scheduler:
+    """What the requests, connections and timers of a pool are governed by. Knows no pool."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        make_engine: Callable[[Origin], Engine],
+        run_sender: Loop,
+        run_receiver: Loop,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        #: The slice of the maintenance thread, a host, and what holds it; guarded by the lock.
+        self._holders: tuple[int, Host | None, str] = (-1, None, "")
+        # None of the others ever changes.
+        self._core = core = PoolCore(limits, on_event)
+        self._maintenance = Maintenance(core, on_close=self._fail_everything)
+        self._retries = RetryEngine(core, self._maintenance)
+        self._connections = ConnectionManager(
+            core, self._maintenance, self._retries, make_engine, self._send
+        )
+        self.traffic = Traffic(
+            core, self._maintenance, self._retries, self._connections, run_receiver
+        )
+        self._run_sender = run_sender
+        self._retries.servers = self._connections
+        core.repair_locked = self._repair_locked
+        self.limits = limits
+        self.hosts = core.hosts
+        self.know = self._connections.know
+        self.check_may_wait = core.check_may_wait
+        self.is_inside = core.is_inside
+        self.do_later = self._maintenance.do_later
+        self.recover = core.recover
+
+    def _send(self, connection: PooledConnection) -> None:
+        self._run_sender(self.traffic, connection)
+
+    # --- a request comes --------------------------------------------------------------------------
+
+    def submit(self, job: Job, block: bool = True) -> None:
+        """Queue *job*, whose deadline counts from now.
+
+        Waits if the queues are full and *block* is set, but not beyond the deadline.
+        """
+        core = self._core
+        seconds = job.deadline
+        deadline = None if seconds is None else monotonic() + seconds
+        try:
+            with core.transaction():
+                if core.closed:
+                    raise PoolClosed
+                if core.queued >= core.limits.max_queued:
+                    self._wait_for_room_locked(block, deadline)
+                self._queue_locked(job, deadline)
+        except Nested:  # in a finalizer, or a signal handler
+            self._maintenance.do_later(partial(self._submit_later, job, deadline))
+        except BaseException as exc:
+            core.recover(exc)
+            raise
+
+    def _submit_later(self, job: Job, deadline: float | None) -> None:
+        with self._core.transaction():
+            if job.is_decided:
+                pass
+            elif self._core.closed:
+                self._retries.close_locked(job)
+            else:
+                self._queue_locked(job, deadline)
+
+    @locked
+    def _queue_locked(self, job: Job, deadline: float | None) -> None:
+        if deadline is not None:
+            job.timer = self._maintenance.at_locked(deadline, partial(self._expire_locked, job))
+        host = job.host
+        if not host.queued and host.is_unused:
+            host = job.host = self._connections.know_locked(host)
+        host.append(job)
+        self._core.queued += 1
+        self._connections.ensure_served_locked(host)
+
+    @locked
+    def _wait_for_room_locked(self, block: bool, deadline: float | None) -> None:
+        core = self._core
+        if not block:
+            raise PoolFull(f"{core.queued} requests are queued")
+        # A callback that submits must not keep the thread from working that makes room.
+        while core.queued >= core.limits.max_queued and not core.threads.is_own():
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                raise _timed_out(
+                    f"{core.queued} requests were queued for too long", Delivery.UNSENT
+                )
+            core.wait(core.room, left)
+            if core.closed:
+                raise PoolClosed
+
+    # --- a request is given up --------------------------------------------------------------------
+
+    def abandon(self, job: Job) -> bool:
+        """Take *job* out of the pool, because its caller has cancelled it; False if it was done.
+
+        Does not wait: if its body is being sent, its future is cancelled once the sender has
+        released that.
+        """
+        core = self._core
+        if core.is_inside():
+            self._maintenance.do_later(partial(self.abandon, job))
+            return True
+        if sys.is_finalizing():
+            job.future._settle(cancelled=True)
+            return True
+        try:
+            with core.transaction():
+                if job.is_decided:
+                    return False
+                self._abandon_locked(job)
+        except BaseException as exc:
+            core.recover(exc)
+            raise
+        return True
+
+    @locked
+    def _abandon_locked(self, job: Job) -> None:
+        lent = next((c for c in job.host.connections if c.borrower is job), None)
+        if lent is not None:  # its caller was interrupted, when it had its response at the latest
+            lent.borrower = None
+            self._connections.fail_locked(lent, Abandoned("a request was interrupted"))
+        connection = job.connection
+        if job.sending_body:
+            job.cancelled = True
+            assert connection is not None
+            self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
+            return
+        is_in_flight = job.place is Place.IN_FLIGHT
+        self._take_out_locked(job, None)
+        if is_in_flight and connection is not None and not connection.is_closing:
+            drain = partial(self._end_drain_locked, connection, job)
+            self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
+
+    @locked
+    def _take_out_locked(self, job: Job, outcome: Outcome) -> None:
+        """End *job* with *outcome*, wherever it is."""
+        place, connection = job.place, job.connection
+        if place is Place.WAITING:
+            self._retries.end_wait_locked(job)
+        elif place is Place.RESERVED:
+            assert connection is not None
+            connection.reserved = None
+            self._core.unqueue_locked(1)
+        self._retries.complete_locked(job, outcome)
+        if place is Place.QUEUED:
+            job.host.withdraw(job)
+            self._core.unqueue_locked(1)
+        elif place is Place.RESERVED:
+            assert connection is not None
+            self._connections.wake_sender_locked(connection)
+        self._retries.reset_connect_backoff_locked(job.host)
+
+    @locked
+    def _end_drain_locked(self, connection: PooledConnection, job: Job) -> None:
+        """Close a connection that still owes the response to a cancelled *job*."""
+        if connection.is_closing or job not in connection.in_flight:
+            return
+        if connection.oldest is job:
+            self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
+        else:  # others hold it up
+            drain = partial(self._end_drain_locked, connection, job)
+            self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
+
+    @locked
+    def _expire_locked(self, job: Job) -> None:
+        """End *job*, for its deadline has passed."""
+        host, connection = job.host, job.connection
+        if job.is_decided:
+            if job.place is Place.STREAMING and connection is not None:
+                message = f"the deadline passed while the body was read from {connection.name}"
+                error = _timed_out(message, Delivery.ANSWER_STARTED)
+                self._connections.fail_locked(connection, error)
+            return
+        if connection is None or job.place is Place.RESERVED:
+            error = _timed_out(
+                f"the deadline passed in the queue of {host.name}; {self._holders_locked(host)}",
+                job.max_delivery(Delivery.UNSENT),
+            )
+        else:
+            message = f"the deadline passed on connection {connection.name}"
+            if job.pending_response is not None:  # it has that, and waits only for the sender
+                self._connections.fail_locked(connection, ConnectionTimedOut(message))
+                return
+            delivery = self._connections.delivery_locked(connection, job)
+            error = _timed_out(message, job.max_delivery(delivery))
+            if job.sending_body or connection.oldest is job:
+                job.fatal_error = error
+                self._connections.fail_locked(connection, Abandoned(message))
+                return
+        self._core.emit("gave up", host, "", job.request, str(error))
+        self._take_out_locked(job, error)
+
+    @locked
+    def _holders_locked(self, host: Host) -> str:
+        # Many deadlines may pass at once, and the text is the same for all of them.
+        known_slice, known_host, text = self._holders
+        if known_slice != self._maintenance.slice or known_host is not host:
+            text = describe_holders(host, monotonic())
+            self._holders = self._maintenance.slice, host, text
+        return text
+
+    def is_running(self, job: Job) -> bool:
+        """Return True if *job* is on a connection, and not done."""
+        # One attribute that is replaced as a whole needs no lock, in free-threaded CPython, too.
+        return job.place is Place.IN_FLIGHT
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def close(self, wait: bool = True) -> None:
+        """End everything; every future ends. With *wait*, see the threads end, if they do.
+
+        The maintenance thread does the work, so that an interrupt of the caller leaves none undone.
+        """
+        core = self._core
+        if core.is_inside():
+            self.forget()
+            return
+        if sys.is_finalizing():  # the threads have been stopped, and the sockets are closed soon
+            core.closed = True
+            return
+        try:
+            with core.transaction():
+                core.closed = True
+                core.room.notify_all()
+                is_maintained = self._maintenance.is_running
+            self._maintenance.wake()
+            if not is_maintained:
+                self._fail_everything()
+        except BaseException as exc:
+            core.recover(exc)
+            raise
+        if not wait or core.threads.is_own():
+            return
+        core.threads.join(Deadline(CLOSE_TIME))
+        self._fail_what_is_late()
+        core.threads.close()
+
+    def forget(self) -> None:
+        """Have everything ended by the maintenance thread. May be called from a finalizer."""
+        self._maintenance.do_later(partial(self.close, wait=False))
+
+    def _fail_everything(self) -> None:
+        """Fail all requests and close all connections; the pool is closed."""
+        core = self._core
+        with core.transaction():
+            for host in list(core.hosts.values()):
+                for job in host.pop_all():
+                    core.queued -= 1
+                    self._retries.close_locked(job)
+                for connection in list(host.connections):
+                    self._connections.fail_locked(connection, PoolClosed())
+            self._retries.close_all_waiting_locked()
+        core.callbacks.close()
+
+    def _fail_what_is_late(self) -> None:
+        """Fail the requests of connections whose threads do not end."""
+        with self._core.transaction():
+            for host in self._core.hosts.values():
+                for connection in host.connections:
+                    late = connection.uploading
+                    if late is not None and not late.is_decided and late.pending_response:
+                        self._retries.complete_locked(late, late.pending_response, final=True)
+                    for job in list(connection.in_flight):
+                        if not job.is_decided:
+                            delivery = self._connections.delivery_locked(connection, job)
+                            self._retries.close_locked(job, delivery)
+
+    # --- after an interrupt -----------------------------------------------------------------------
+
+    @locked
+    def _repair_locked(self) -> None:
+        """Make everything that can be derived anew, and have every thread look again."""
+        core, connections = self._core, self._connections
+        core.idle.clear()
+        for job in list(self._retries.waiting):
+            if job.place is not Place.WAITING:
+                del self._retries.waiting[job]
+        for host in core.hosts.values():
+            host.recount()
+            host.waiting = sum(job.host is host for job in self._retries.waiting)
+            host.idle.clear()
+            host.with_capacity.clear()
+        hosts = list(core.hosts.values())
+        all_connections = [connection for host in hosts for connection in host.connections]
+        core.connections = len(all_connections)
+        core.queued = sum(host.queued for host in hosts)
+        core.queued += sum(connection.reserved is not None for connection in all_connections)
+        for connection in sorted(all_connections, key=lambda c: c.idle_since):
+            if connection.is_closing:
+                core.follow_up(connection.engine.abort)
+                connections.finish_closing_locked(connection)
+            elif not connection.sender_started:
+                connections.start_sender_again_locked(connection)
+            else:
+                connections.update_availability_locked(connection)
+            connection.sender_wakeup.notify()
+            connection.receiver_wakeup.notify()
+        for host in hosts:
+            connections.ensure_all_served_locked(host)
+        if hosts:
+            self._maintenance.start_again_locked()
+        core.room.notify_all()
+
+    # --- what can be seen -------------------------------------------------------------------------
+
+    def statistics(self) -> PoolStatistics:
+        """Return what there is to be seen now."""
+        try:
+            with self._core.transaction():
+                return pool_statistics(self._core, len(self._retries.waiting), monotonic())
+        except BaseException as exc:
+            self._core.recover(exc)
+            raise
+
+    def __repr__(self) -> str:
+        core = self._core
+        state = "closed, " if core.closed else ""
+        # Without the lock, for a debugger: the numbers may not belong together.
+        in_flight = sum(host.in_flight for host in list(core.hosts.values()))
+        return (
+            f"{state}{len(core.hosts)} hosts, {core.connections} connections "
+            f"({len(core.idle)} idle), {core.queued} queued, {in_flight} in flight"
+        )
+
+    # --- a fork -----------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Hold the lock, so that the child does not find the pool in the middle of a change."""
+        self._core.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Release what `before_fork` has taken."""
+        self._core.lock.release()
+
+    def begin_as_child(self) -> None:
+        """Forget all that is the parent's, without a byte on its connections."""
+        core = self._core
+        jobs = list(self._retries.waiting)
+        for host in core.hosts.values():
+            jobs += [*host.needing_fresh, *host.queue]
+            for connection in host.connections:
+                jobs += connection.in_flight
+                jobs += [job for job in (connection.uploading, connection.reserved) if job]
+                connection.engine.drop()
+                if connection.phase is not Phase.CLOSED:
+                    connection.begin_closing("it is the parent process's", None)
+                    connection.finish_closing()
+        futures = [job.future for job in jobs if not job.is_decided]
+        futures += [future for future, _ in core.unsettled()]
+        is_closed = core.closed
+        for part in (core, self._maintenance, self._retries, self._connections):
+            part.reset()
+        core.closed = is_closed
+        for future in futures:
+            error = failure(PoolClosed("the request is the parent process's"), Delivery.SENT)
+            # The threads that wait for it do so in the parent, and so do its callbacks.
+            future._forget_observers()
+            future._settle(None, error)
+
+
+def _timed_out(message: str, delivery: Delivery) -> ConnectionTimedOut:
+    error = ConnectionTimedOut(message)
+    error.delivery = delivery
+    return error

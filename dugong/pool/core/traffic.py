@@ -1,0 +1,473 @@
+"""What the threads of a connection ask the pool, and report to it.
+
+Guarantees: a request is answered once, by the response that is its own; a thread that waits here is
+woken by what it waits for, or by the end of the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from dugong.deadline import Deadline
+from dugong.errors import ConnectionClosed, DugongError
+from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.dispatch import should_refill, take
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.retries import RetryEngine
+from dugong.pool.failure import Abandoned, in_words
+from dugong.pool.response import Response, StreamedResponse, status_text
+
+if TYPE_CHECKING:
+    from dugong.pool.io.engine import Exchange
+    from dugong.pool.io.receiver import ConnectionBody
+
+__all__ = ["Traffic"]
+
+_DONE = Place.DONE  # a member is looked up slowly in its class
+
+#: Seconds that a server is given to ask for a body that was announced with Expect.
+CONTINUE_TIME = 1.0
+
+
+class Traffic:
+    """The side of a pool that its senders and receivers see, and a caller who acts as both."""
+
+    def __init__(
+        self,
+        core: PoolCore,
+        maintenance: Maintenance,
+        retries: RetryEngine,
+        connections: ConnectionManager,
+        run_receiver: Callable[[Traffic, PooledConnection], object],
+    ) -> None:
+        self._core = core  # never changes
+        self._maintenance = maintenance  # never changes
+        self._retries = retries  # never changes
+        self._connections = connections  # never changes
+        self._run_receiver = run_receiver  # the receiver's loop, for a thread; never changes
+        self.limits = core.limits  # never changes
+        #: Whether the policy of a job has a response of a status tried again. Needs no lock.
+        self.may_be_retried = retries.may_be_retried
+        self.connect_failed = connections.connect_failed
+
+    # --- a connection begins, or breaks -----------------------------------------------------------
+
+    def begin_sending(self, connection: PooledConnection) -> bool:
+        """The sender of *connection* has started; False: it is not wanted, or a second one."""
+        with self._core.transaction():
+            if connection.sender_started:
+                return False
+            connection.sender_started = True
+            if connection.is_closing:
+                connection.sending = False
+                self._connections.finish_closing_locked(connection)
+                return False
+        return True
+
+    def connected(self, connection: PooledConnection) -> bool:
+        """The sender of *connection* has connected it; False: it cannot be used."""
+        receive = partial(self._run_receiver, self, connection)
+        try:
+            self._core.threads.start(receive, f"dugong-{connection.name}-recv")
+        except RuntimeError as exc:
+            self.connect_failed(connection, exc)
+            return False
+        host = connection.host
+        with self._core.transaction():
+            if not connection.is_closing:
+                connection.open()
+                self._core.opened += 1
+                self._core.emit("opened", host, connection.name)
+            if host.connect_failures:
+                host.connect_failures = 0
+                host.connect_backoff_until = 0.0
+                self._connections.ensure_all_served_locked(host)
+        return True
+
+    def crashed(self, connection: PooledConnection, exc: BaseException) -> None:
+        """A thread of *connection* has met with what it cannot handle: a bug of ours."""
+        error = DugongError(f"internal error: {exc!r}")
+        error.__cause__ = exc
+        with self._core.transaction():
+            connection.sending = connection.receiving = False
+            if connection.uploading is not None:
+                connection.uploading.sending_body = False
+            self._connections.fail_locked(connection, error)
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def next_batch(self, connection: PooledConnection, error: Exception | None) -> list[Job]:
+        """The sender has let go of its last batch; return the next, or [] if it is to end.
+
+        *error* is what the last batch met with.
+        """
+        core, connections = self._core, self._connections
+        is_first_look = True
+        while True:
+            with core.transaction():
+                if is_first_look:
+                    self._sent_locked(connection, error)
+                    is_first_look = False
+                while not connection.is_closing:
+                    connection.sender_parked = False
+                    connections.leave_idle_locked(connection)
+                    connection.host.with_capacity.pop(connection, None)
+                    batch = self._take_batch_locked(connection)
+                    if batch:
+                        return batch
+                    connection.sender_parked = True
+                    connections.update_availability_locked(connection)
+                    if core.has_follow_ups or connection.is_closing:
+                        break
+                    core.wait(connection.sender_wakeup)
+                connection.sender_parked = False
+                if connection.is_closing:
+                    connections.finish_closing_locked(connection)
+                    return []
+                # What follows the transaction comes first. What that queues, this sender may take.
+
+    @locked
+    def _take_batch_locked(self, connection: PooledConnection) -> list[Job]:
+        host = connection.host
+        batch = [] if connection.closed_to_more else take(host, connection)
+        if batch:
+            self.mark_in_flight_locked(connection, batch)
+            self._core.unqueue_locked(len(batch))
+            connection.sending = True
+            if batch[-1].upload is not None:
+                connection.uploading = batch[-1]
+                connection.uploading.sending_body = True
+            if connection.exclusive and host.queued:
+                self._connections.ensure_all_served_locked(host)  # what stood behind may go now
+        return batch
+
+    @locked
+    def _sent_locked(self, connection: PooledConnection, error: Exception | None) -> None:
+        connection.sending = False
+        job, connection.uploading = connection.uploading, None
+        if job is not None:
+            job.sending_body = False
+            connection.body_released_at = monotonic()
+            if job.is_decided:
+                self._core.body_released.notify_all()
+            elif job.cancelled:
+                self._retries.complete_locked(job, None)
+            elif (response := job.pending_response) is not None:
+                job.pending_response = None
+                if self._retries.complete_locked(job, response):
+                    connection.host.accepted += 1
+        if error is None:
+            return
+        is_closed = isinstance(error, ConnectionClosed)
+        if not connection.is_closing:
+            connection.fail_writing()
+            unread = connection.receiving or connection.engine.has_unread
+            if not unread or not is_closed:
+                self._connections.fail_locked(connection, error)
+        elif not is_closed and type(connection.failure) is ConnectionClosed:
+            # All that the receiver knows is that the connection was shut: by us, for this reason.
+            connection.failure, connection.close_reason = error, in_words(error)
+
+    @locked
+    def mark_in_flight_locked(self, connection: PooledConnection, batch: Sequence[Job]) -> None:
+        """*connection* is to send *batch*."""
+        host = connection.host
+        now = monotonic()
+        Job.dispatch(batch, connection, now)
+        first = batch[0]
+        connection.exclusive = first.exclusive or first.needs_fresh_connection
+        connection.in_flight.update(dict.fromkeys(batch))
+        count = len(batch)
+        if self._core.on_event is not None:
+            for job in batch:
+                self._core.emit("sent", host, connection.name, job.request)
+        connection.dispatched += count
+        host.note_time(now)
+        host.in_flight += count
+        host.sent += count
+
+    def wake_receiver(self, connection: PooledConnection) -> None:
+        """The engine of *connection* has responses to wait for. For its sender."""
+        with self._core.transaction():
+            if connection.receiver_parked:
+                connection.receiver_wakeup.notify()
+
+    def continue_sending(self, connection: PooledConnection) -> None:
+        """The server has asked for the body that it was told to expect."""
+        with self._core.transaction():
+            connection.sender_wakeup.notify()
+
+    def wait_for_continue(
+        self, connection: PooledConnection, is_waiting: Callable[[], bool]
+    ) -> None:
+        """Wait while *is_waiting*, for `CONTINUE_TIME` at most, and until the connection ends."""
+        with self._core.transaction():
+            deadline = Deadline(CONTINUE_TIME)
+            while is_waiting() and not connection.is_closing and (left := deadline.remaining()):
+                self._core.wait(connection.sender_wakeup, left)
+
+    def sends_body(self, connection: PooledConnection) -> bool:
+        """Return True if the oldest request's body is, or was until now, on its way."""
+        with self._core.transaction():
+            job = connection.oldest
+            timeout = job.timeout
+            return job.upload is not None and (
+                job.sending_body
+                or (timeout is not None and monotonic() - connection.body_released_at < timeout)
+            )
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def await_responses(self, connection: PooledConnection) -> bool:
+        """Wait until there is something to receive; False: the receiver is to end."""
+        # Stale values do no harm: `receiving` is this very thread's as long as it is True, and what
+        # is received from a connection that closes now is its end.
+        if connection.receiving and connection.engine.is_awaiting and not connection.is_closing:
+            return True  # as it is while there is much to do
+        core = self._core
+        while True:
+            with core.transaction():
+                connection.receiving = False
+                while not connection.is_closing:
+                    connection.receiver_parked = True
+                    is_lent = connection.borrower is not None or connection.streaming
+                    if connection.engine.is_awaiting and not is_lent:
+                        connection.receiver_parked = False
+                        connection.receiving = True
+                        return True
+                    if (
+                        connection.phase is Phase.WRITE_FAILED
+                        and not connection.sending
+                        and not connection.streaming
+                    ):
+                        self._connections.fail_locked(connection, ConnectionClosed())
+                        break
+                    if core.has_follow_ups:
+                        break
+                    core.wait(connection.receiver_wakeup)
+                    connection.receiver_parked = False
+                if connection.is_closing:
+                    self._connections.finish_closing_locked(connection)
+                    return False
+
+    def responded(
+        self,
+        connection: PooledConnection,
+        done: list[tuple[Job, Response]],
+        error: Exception | None,
+    ) -> None:
+        """Responses have come, in order, and then perhaps an *error*."""
+        host, exchange = connection.host, None
+        complete = self._retries.complete_locked
+        has_listener = self._core.on_event is not None
+        with self._core.transaction():
+            connection.long_response = False
+            good = accepted = 0
+            self._count_responses_locked(connection, len(done))
+            in_flight = connection.in_flight
+            for job, response in done:
+                # As `PooledConnection.take_off`, once more for speed.
+                del in_flight[job]
+                exchange, job.exchange = job.exchange, None
+                if exchange.persistent and exchange.minor_version:
+                    good += 1
+                if job.place is _DONE:
+                    continue
+                if has_listener:
+                    self._emit_answered(connection, job, response)
+                if job.sending_body:
+                    job.pending_response = response
+                else:
+                    accepted += complete(job, response)
+            host.accepted += accepted
+            if not in_flight:
+                # The receiver has to look again, under the lock: others may receive before it does.
+                connection.exclusive = connection.receiving = False
+            if connection.uploading is not None:
+                connection.sender_wakeup.notify()  # it may wait for 100 (Continue)
+            if exchange is not None and not exchange.persistent:
+                error = None  # that nothing comes behind the last response is no news
+            if error is not None:
+                self._connections.fail_locked(connection, error)
+            elif exchange is not None:
+                self._learn_locked(connection, exchange, good)
+
+    @locked
+    def _count_responses_locked(self, connection: PooledConnection, count: int) -> None:
+        connection.answered += count
+        connection.host.answered += count
+        connection.host.in_flight -= count
+
+    def _emit_answered(
+        self, connection: PooledConnection, job: Job, response: Response | StreamedResponse
+    ) -> None:
+        reason = status_text(response)
+        self._core.emit("answered", connection.host, connection.name, job.request, reason)
+
+    @locked
+    def _learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:
+        """Learn from responses, of which *last* was the last, and go on or end."""
+        pipelining, connections = connection.host.pipelining, self._connections
+        if good:
+            pipelining.responded(good, monotonic())
+        before = pipelining.lesson, pipelining.quota
+        if not last.minor_version:
+            pipelining.old_version(monotonic())
+            connections.emit_learned(connection, *before)
+        if last.persistent and not connection.in_flight and connection.engine.has_stray_bytes:
+            # It has sent more than it was asked for, perhaps a response twice (rule 1).
+            pipelining.broke_the_rules(monotonic())
+            connections.emit_learned(connection, *before)
+            connections.close_locked(connection, "it has sent more than it was asked for")
+        elif not last.persistent:
+            connections.close_locked(connection)
+        elif connection.sender_parked:
+            if connection.reserved is not None:
+                if not connection.in_flight:
+                    connections.wake_sender_locked(connection)
+            elif should_refill(connection.host, connection) and not connection.closed_to_more:
+                connections.wake_sender_locked(connection)
+            else:
+                connections.update_availability_locked(connection)
+
+    def block(self, connection: PooledConnection) -> None:
+        """A long response is coming in on *connection*: have nothing sent behind it."""
+        with self._core.transaction():
+            connection.long_response = True
+            connection.host.with_capacity.pop(connection, None)
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    def hand_over(
+        self,
+        connection: PooledConnection,
+        job: Job,
+        response: StreamedResponse,
+        source: ConnectionBody,
+    ) -> bool:
+        """Let the caller of *job* read the body from the connection; False if it is not wanted."""
+        with self._core.transaction():
+            if job.is_decided:
+                return False
+            job.body_source = source
+            connection.streaming = True
+            connection.receiving = False
+            connection.host.accepted += 1
+            if self._core.on_event is not None:
+                self._emit_answered(connection, job, response)
+                if self.may_be_retried(job, response.status):
+                    reason = f"{status_text(response)}; its body is too long to be let go of"
+                    name, host = connection.name, connection.host
+                    self._core.emit("gave up", host, name, job.request, reason)
+            self._retries.complete_locked(job, response)
+        return True
+
+    def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+        """The caller of *job* reads no more; *complete* says if the body was read to its end."""
+        core, connections = self._core, self._connections
+        with core.transaction():
+            if job.place is not Place.STREAMING:
+                return
+            if job.timer is not None:
+                self._maintenance.cancel_locked(job.timer)
+            if not complete:
+                connections.fail_locked(connection, Abandoned())
+        # What waits for the sender to let go of the request's body must not keep it from that.
+        with core.transaction():
+            try:
+                while job.sending_body and not core.threads.is_own():
+                    core.wait(core.body_released)
+            finally:  # also if the wait is interrupted
+                self._end_stream_locked(connection, job, complete)
+
+    @locked
+    def _end_stream_locked(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+        if job.place is not Place.STREAMING:
+            return
+        job.end_streaming()
+        if not job.sending_body:
+            job.release_body()
+        connection.streaming = False
+        exchange = job.exchange
+        if complete:
+            connection.take_off(job)
+            self._count_responses_locked(connection, 1)
+            connection.exclusive = False
+        if connection.is_closing:
+            self._connections.finish_closing_locked(connection)
+        elif connection.phase is Phase.WRITE_FAILED:
+            self._connections.close_locked(connection)
+        else:
+            good = exchange.persistent and exchange.minor_version > 0
+            self._learn_locked(connection, exchange, int(good))
+
+    # --- one request in the thread of its caller --------------------------------------------------
+
+    def borrow(self, job: Job) -> PooledConnection | None:
+        """Return an idle connection on which the calling thread may do *job* by itself.
+
+        None if there is none. The job is in flight then, and the connection is to be given back.
+        """
+        host = job.host
+        with self._core.transaction():
+            if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
+                return None
+            connection = self._connections.pop_idle_locked(host)
+            connection.borrower = job
+            self.mark_in_flight_locked(connection, (job,))
+            return connection
+
+    def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
+        """End what `borrow` began; *error* is why the connection cannot be used any more."""
+        with self._core.transaction():
+            connection.borrower = None
+            if error is not None:
+                self._connections.fail_locked(connection, error)
+            if connection.is_closing:
+                self._connections.finish_closing_locked(connection)
+            elif connection.phase is Phase.WRITE_FAILED:
+                self._connections.close_locked(connection)
+            else:
+                self._connections.update_availability_locked(connection)
+                if connection.host.queued:
+                    self._connections.ensure_served_locked(connection.host)
+
+    def responded_to_caller(
+        self, connection: PooledConnection, job: Job, response: Response
+    ) -> bool:
+        """The caller that has borrowed *connection* has its response, and gives it back.
+
+        Returns False if it is too late: the future of *job* says why.
+        """
+        host = connection.host
+        with self._core.transaction():
+            connection.exclusive = False
+            exchange = connection.take_off(job)
+            self._count_responses_locked(connection, 1)
+            host.accepted += 1
+            in_time = not job.is_decided
+            if in_time:
+                if self._core.on_event is not None:
+                    self._emit_answered(connection, job, response)
+                self._retries.complete_locked(job, response, final=True)
+            connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
+            is_good = exchange.persistent and exchange.minor_version > 0
+            if (
+                is_good
+                and host.pipelining.nothing_to_learn
+                and connection.as_new
+                and not (host.queued or self._core.awaiting_connection)
+            ):
+                # What the other branch would come to, at a fraction of its cost.
+                self._connections.enter_idle_locked(connection)
+            else:
+                self._learn_locked(connection, exchange, int(is_good))
+                if host.queued and not connection.is_closing:
+                    self._connections.ensure_served_locked(host)
+        return in_time

@@ -1,0 +1,227 @@
+"""HTTP/1.1 as the engine of a connection: what the pool asks for, done by the machinery that
+`HTTPConnection` uses as well.
+
+Guarantees: the body of a request is not touched any more once `send_body` has returned. Starts no
+threads, and decides nothing about requests.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dugong.connection.duplexer import Duplexer
+from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.polling import eval_coroutine
+from dugong.connection.readers import LengthReader
+from dugong.connection.writers import ChunkedWriter, LengthWriter
+from dugong.errors import Delivery, InvalidResponse, UnsupportedResponse
+from dugong.pool.body import cut_short
+from dugong.pool.failure import BodyError
+
+if TYPE_CHECKING:
+    from dugong.connection.polling import Coroutine
+    from dugong.connection.transport import Transport
+    from dugong.pool.body import RequestBody
+    from dugong.pool.core.job import Job
+    from dugong.pool.io.engine import Completion
+
+__all__ = ["Http1Engine"]
+
+_FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can be seen
+
+
+class Http1Engine:
+    """One HTTP/1.1 connection, as `dugong.pool.io.engine.Engine` describes it."""
+
+    __slots__ = ("_outgoing", "_session")
+
+    #: RFC 9112 §9.3.2 sets no limit; the pool learns what a host can take.
+    capacity = sys.maxsize
+
+    def __init__(self, dial: Callable[[], Coroutine[Transport]]) -> None:
+        self._session = Duplexer(dial)
+        self._outgoing: Exchange | None = None  # the last that was sent; owner: the sending thread
+
+    @property
+    def is_awaiting(self) -> bool:
+        return bool(self._session.pipeline)
+
+    @property
+    def has_unread(self) -> bool:
+        return self._session.unread
+
+    @property
+    def has_stray_bytes(self) -> bool:
+        return bool(self._session.buffer)
+
+    @property
+    def was_ended_by_peer(self) -> bool:
+        return self._session.ended is not None
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def connect(self, timeout: float | None) -> None:
+        eval_coroutine(self._session.co_connect(), timeout)
+
+    def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
+        requests = [_begin(job) for job in batch]
+        self._outgoing = requests[-1][0] if batch[-1].upload is not None else None
+        self._session.send_requests(requests, batch[-1].timeout, begun or _do_nothing)
+
+    def send_body(
+        self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
+    ) -> None:
+        exchange, self._outgoing = self._outgoing, None
+        upload, session = job.upload, self._session
+        assert exchange is not None
+        assert upload is not None
+        if exchange.request_side is RequestSide.CONTINUE:
+            wait_for_continue(lambda: exchange.request_side is RequestSide.CONTINUE)
+            if not session.aborted:
+                session.proceed(exchange)
+        if exchange.request_side is not RequestSide.BODY:
+            return
+        transport = session.transport
+        with blaming_body():
+            file_range = upload.file_range
+        if file_range is not None and transport is not None and transport.can_send_files:
+            _, offset, count = file_range
+            while count:
+                piece = self._co_send_file(upload, offset, min(count, _FILE_PIECE))
+                sent = eval_coroutine(piece, job.timeout)
+                if not sent:
+                    raise BodyError(cut_short(count))
+                offset += sent
+                count -= sent
+        else:
+            for part in _pieces(upload):
+                with part:  # or an exception would keep it, and a bytearray its size
+                    eval_coroutine(session.co_write(part), job.timeout)
+            eval_coroutine(session.co_write_eof(), job.timeout)
+
+    def _co_send_file(self, upload: RequestBody, offset: int, count: int) -> Coroutine[int]:
+        """Send a piece of the file of *upload*; return how many bytes were sent.
+
+        Looks again after each wait whether the file is open: its descriptor may be another's then.
+        """
+        sending = self._session.co_write_file(_descriptor(upload), offset, count)
+        try:
+            while True:
+                needed = next(sending)
+                yield needed
+                _descriptor(upload)
+        except StopIteration as exc:
+            sent: int = exc.value
+            return sent
+        finally:
+            sending.close()
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def receive(self) -> tuple[list[Completion], Exception | None]:
+        session = self._session
+        # The sender appends to the deque while this thread alone removes from it; its first item
+        # can be looked at without a lock, in free-threaded CPython, too.
+        exchange = session.pipeline[0] if session.pipeline else session.incoming
+        assert exchange is not None
+        completions: Any
+        completions, error = session.read_answers(exchange.key.timeout)
+        return completions, error
+
+    def readinto(self, view: memoryview, timeout: float | None) -> int:
+        return self._session.readinto(view, timeout)
+
+    def read(self, size: int, timeout: float | None) -> bytes:
+        return eval_coroutine(self._session.co_read(size, timeout), timeout)
+
+    def finish_body(self, most: int, timeout: float | None) -> bool:
+        session = self._session
+        incoming = session.incoming
+        reader = incoming.reader if incoming is not None else None
+        if isinstance(reader, LengthReader) and reader.remaining <= most:
+            view = memoryview(bytearray(reader.remaining))
+            while session.incoming is not None and session.readinto(view, timeout):
+                pass
+        return session.incoming is None and session.cut is None
+
+    # --- any thread -------------------------------------------------------------------------------
+
+    def verdict(self, job: Job, is_oldest: bool, failure: Exception | None) -> Delivery:
+        exchange: Exchange | None = job.exchange
+        if exchange is None or exchange.delivery is Delivery.UNSENT:
+            return Delivery.UNSENT
+        session = self._session
+        if failure is None and session.said_close:
+            return Delivery.DISCLAIMED  # RFC 9112 §9.6
+        is_bad = isinstance(failure, (InvalidResponse, UnsupportedResponse))
+        if is_oldest and (job.response_started or is_bad or session.buffer):
+            return Delivery.ANSWER_STARTED
+        delivery = exchange.delivery
+        if delivery is Delivery.SENT and exchange.request_side is not RequestSide.SENT:
+            return Delivery.PARTLY_SENT  # the head was, but not all of the body
+        return delivery
+
+    def abort(self) -> None:
+        self._session.abort()
+
+    def release_memory(self) -> None:
+        self._session.buffer.release()
+
+    def drop(self) -> None:
+        if self._session.transport is not None:
+            self._session.transport.drop()
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _begin(job: Job) -> tuple[Exchange, bytes]:
+    """Return the exchange for another sending of *job*, and the bytes that are to be sent."""
+    request, head = job.request, job.head
+    exchange = Exchange(request.method, request.url)
+    exchange.key = job
+    if head is None:
+        builder = job.host.plain_builder
+        assert builder is not None
+        head = builder.plain_head(request.method, request.target)
+    upload = job.upload
+    exchange.special = exchange.close = job.close
+    if upload is not None and upload.length != 0:
+        exchange.special = True
+        length = upload.length
+        exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
+        exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY
+    job.exchange = exchange
+    return exchange, head
+
+
+def _descriptor(upload: RequestBody) -> int:
+    with blaming_body():
+        file_range = upload.file_range
+    assert file_range is not None
+    return file_range[0]
+
+
+def _pieces(upload: RequestBody) -> Iterator[memoryview]:
+    with blaming_body():
+        yield from upload.pieces()
+
+
+@contextmanager
+def blaming_body() -> Iterator[None]:
+    """Have an exception that the caller's body raises be a `BodyError`."""
+    try:
+        yield
+    except GeneratorExit:
+        raise
+    except Exception as exc:
+        raise BodyError(exc) from exc
+    except BaseException as exc:
+        # It may be meant to end the program, but it would only end this thread.
+        error = RuntimeError(f"the body of a request has raised {exc!r}")
+        error.__cause__ = exc
+        raise BodyError(error) from exc

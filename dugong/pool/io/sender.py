@@ -1,0 +1,69 @@
+"""The sender's loop: connect, take what is queued, send it in one system call, again.
+
+Guarantees: the body of a request is not touched any more once the pool has been told that it was
+sent. Runs in a thread of its own for each connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dugong.pool.failure import BodyError
+from dugong.pool.io.http1 import blaming_body
+
+if TYPE_CHECKING:
+    from dugong.pool.core.connection import PooledConnection
+    from dugong.pool.core.job import Job
+    from dugong.pool.core.traffic import Traffic
+
+__all__ = ["run"]
+
+
+def run(traffic: Traffic, connection: PooledConnection) -> None:
+    """Connect and send until the connection ends."""
+    if not traffic.begin_sending(connection):
+        return
+    try:
+        connection.engine.connect(traffic.limits.timeout)
+    except Exception as exc:
+        traffic.connect_failed(connection, exc)
+        return
+    if not traffic.connected(connection):
+        return
+    error: Exception | None = None
+    try:
+        while batch := traffic.next_batch(connection, error):
+            error = _send(traffic, connection, batch)
+            del batch  # it has bodies and responses that an idle connection would keep in memory
+    except BaseException as exc:
+        traffic.crashed(connection, exc)
+        raise
+
+
+def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) -> Exception | None:
+    """Send *batch*, of which only the last may have an upload; return what went wrong."""
+    last = batch[-1]
+    upload = last.upload
+    try:
+        try:
+            if upload is not None:
+                with blaming_body():
+                    upload.rewind()
+            connection.engine.send(batch, partial(traffic.wake_receiver, connection))
+            if upload is not None:
+                wait_for_continue = partial(traffic.wait_for_continue, connection)
+                connection.engine.send_body(last, wait_for_continue)
+        finally:
+            if upload is not None:
+                with blaming_body():
+                    upload.end_sending()
+    except BodyError as exc:
+        last.fatal_error = exc.error
+        return exc
+    except Exception as exc:
+        # If it is that the connection was closed, the receiver finds out what that means: there may
+        # be a response that says why.
+        return exc
+    return None

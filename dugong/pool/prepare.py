@@ -1,0 +1,165 @@
+"""A `Request` becomes a `Job`: with the defaults of the pool, and for the host of the URL.
+
+Guarantees: what a caller got wrong is raised here, before anything is sent or queued. Nothing here
+changes once it has been made, so any thread may use it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dugong._version import __version__
+from dugong.connection.dial import absolute_form
+from dugong.connection.framing import list_members, parse_content_length
+from dugong.connection.head import field_line
+from dugong.connection.request import RequestBuilder
+from dugong.connection.writers import BodyFollowing
+from dugong.pool.body import request_body
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job
+from dugong.pool.request import (
+    PLAIN_OPTIONS,
+    POOL_DEFAULT,
+    HeaderPairs,
+    Origin,
+    Request,
+    checked_headers,
+)
+from dugong.pool.retry.policy import RetryPolicy
+
+if TYPE_CHECKING:
+    from dugong.connection.request import HeadersLike
+    from dugong.pool.core.scheduler import Scheduler
+    from dugong.pool.dialer import Dialer
+    from dugong.pool.pool import ConnectionPool
+
+__all__ = ["Preparer"]
+
+_SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
+_NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
+_FRAMING = frozenset(
+    ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
+)
+
+
+class Preparer:
+    """Prepares the jobs of a pool, of which *headers*, *timeout* and *retry* are the defaults.
+
+    Raises ValueError or TypeError if *headers* cannot be sent with every request.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        dialer: Dialer,
+        headers: HeadersLike | None,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._dialer = dialer
+        self._headers = _default_headers(headers)
+        self._timeout = timeout
+        self._retry = RetryPolicy.never if retry is None else retry
+
+    def prepare(self, request: Request, pool: ConnectionPool) -> Job:
+        """Return what *pool*, whose preparer this is, is to do for *request*.
+
+        Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
+        """
+        host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
+        options = request._options
+        timeout, retry = self._timeout, self._retry
+        if options is not PLAIN_OPTIONS:
+            if options.timeout is not POOL_DEFAULT:
+                timeout = options.timeout
+            if options.retry is not POOL_DEFAULT:
+                retry = RetryPolicy.never if options.retry is None else options.retry
+        if (
+            options.headers is None
+            and options.body is None
+            and request.method in _NO_BODY
+            and host.plain_builder is not None
+        ):
+            job = Job(request, pool, host, None, timeout, retry)
+            if options is not PLAIN_OPTIONS:
+                job.deadline = options.deadline
+                job.exclusive = options.idempotent is False
+            return job
+        return self._prepare_elaborate(request, pool, host, timeout, retry)
+
+    def _prepare_elaborate(
+        self,
+        request: Request,
+        pool: ConnectionPool,
+        host: Host,
+        timeout: float | None,
+        retry: RetryPolicy,
+    ) -> Job:
+        if request.method == "CONNECT":
+            raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
+        given = request.headers or ()
+        names = set()
+        content_length = None
+        close = False
+        for name, value in given:
+            lower = name.lower()
+            names.add(lower)
+            if lower == "content-length":
+                content_length = _content_length(value)
+            elif lower == "connection":
+                close = close or "close" in list_members(value)
+            elif lower == "upgrade":
+                raise ValueError("a pool cannot change protocols: use an HTTPConnection")
+        headers = list(given)
+        headers += [field for field in self._headers if field[0].lower() not in names]
+        body = request_body(request._options.source, content_length)
+        upload = None
+        following: BodyFollowing | bytes | None = None
+        if body is not None:
+            data = body.data
+            if data is not None and data.nbytes <= _SMALL_BODY and not request.expect100:
+                following = bytes(data)
+            else:
+                upload, following = body, BodyFollowing(body.length)
+        expect100 = upload is not None and request.expect100 and upload.length != 0
+        built = host.builder.build(request.method, request.target, headers, following, expect100)
+        head = built.head if built.body is None else built.head + built.body
+        job = Job(request, pool, host, head, timeout, retry)
+        job.deadline = request.deadline
+        job.upload = upload
+        job.expect100 = expect100
+        job.close = close
+        job.exclusive = close or upload is not None or not request.is_idempotent
+        return job
+
+    def _new_host(self, origin: Origin) -> Host:
+        if origin.scheme == "https":
+            self._dialer.need_context()
+        proxy = self._dialer.proxy if origin.scheme == "http" else None
+        prefix, credentials = absolute_form(origin.netloc, proxy)
+        builder = RequestBuilder(origin.netloc, prefix, credentials, lean=True)
+        plain_builder = None
+        if not any(name.lower() == "accept-encoding" for name, _ in self._headers):
+            fixed = b"".join(field_line(*field) for field in self._headers)
+            plain_builder = RequestBuilder(origin.netloc, prefix, credentials + fixed, lean=True)
+        depth = self._scheduler.limits.pipeline_depth
+        return self._scheduler.know(Host(origin, builder, plain_builder, depth))
+
+
+def _content_length(value: str) -> int:
+    try:
+        return parse_content_length(value.strip(" \t"))
+    except ValueError as exc:
+        raise ValueError(f"invalid header: {exc}") from None
+
+
+def _default_headers(headers: HeadersLike | None) -> HeaderPairs:
+    """Check the *headers* of a pool, and add ours."""
+    pairs = () if headers is None else checked_headers(headers)
+    names = {name.lower() for name, _ in pairs}
+    if bad := names & _FRAMING:
+        raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
+    if "user-agent" not in names:
+        pairs += (("User-Agent", f"dugong/{__version__}"),)
+    return pairs

@@ -1,0 +1,12 @@
+"""Retries: `RetryPolicy`, which says whether and when, and `retrying`, for functions that use an
+`HTTPConnection`.
+
+policy.py      the policy, and the one function that decides what may be sent again
+decorator.py   `retrying`
+repeating.py   how a function is called again: blocking, as a coroutine, under asyncio
+"""
+
+from dugong.pool.retry.decorator import retrying
+from dugong.pool.retry.policy import RetryPolicy
+
+__all__ = ["RetryPolicy", "retrying"]

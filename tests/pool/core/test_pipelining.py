@@ -1,0 +1,158 @@
+"""How far a host may be pipelined, by what it has shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from dugong.pool.core.pipelining import MAX_STRIKES, PENALTY, QUOTA_TIME, PipeliningState
+
+NOW = 1000.0
+
+
+def test_nothing_is_known_at_first() -> None:
+    state = PipeliningState(64)
+    assert (state.window, state.quota, state.lesson) == (1, None, None)
+    assert state.state(NOW) == "unproven"
+
+
+def test_each_good_response_widens_the_window_by_one_up_to_the_depth() -> None:
+    state = PipeliningState(5)
+    windows = []
+    for count in (1, 1, 2, 10):
+        state.responded(count, NOW)
+        windows.append((state.window, state.state(NOW)))
+    assert windows == [(2, "growing"), (3, "growing"), (5, "full"), (5, "full")]
+
+
+def test_pipelining_is_off_if_the_caller_allows_one() -> None:
+    state = PipeliningState(1)
+    state.responded(1, NOW)
+    assert (state.window, state.state(NOW)) == (1, "off")
+
+
+@pytest.mark.parametrize(
+    ("name", "lesson"),
+    [
+        ("old_version", "it responds as HTTP/1.0"),
+        ("broke_the_rules", "it has sent what is no response"),
+    ],
+)
+def test_a_host_that_cannot_do_it_is_asked_one_at_a_time_for_a_while(
+    name: str, lesson: str
+) -> None:
+    state = PipeliningState(64)
+    state.responded(10, NOW)
+    getattr(state, name)(NOW)
+    assert (state.window, state.lesson) == (1, lesson)
+    assert state.state(NOW + PENALTY - 1) == "one at a time"
+    state.responded(10, NOW + PENALTY - 1)
+    assert state.window == 1
+    assert state.state(NOW + PENALTY) == "unproven"
+    state.responded(1, NOW + PENALTY)
+    assert (state.window, state.state(NOW + PENALTY)) == (2, "growing")
+
+
+def test_a_connection_that_died_with_requests_pending_narrows_the_window_to_one() -> None:
+    state = PipeliningState(64)
+    state.responded(10, NOW)
+    state.died(10, 1, NOW)
+    assert (state.window, state.state(NOW)) == (1, "unproven")
+
+
+def test_a_lone_request_that_got_no_response_says_nothing_about_pipelines() -> None:
+    state = PipeliningState(64)
+    for _ in range(2 * MAX_STRIKES):
+        state.died(10, 1, NOW)
+    assert (state.lesson, state.state(NOW)) == (None, "unproven")
+
+
+@pytest.mark.parametrize(
+    ("answered", "words"),
+    [
+        (1, "a connection ended after 1 response with 2 to come"),
+        (7, "a connection ended after 7 responses with 2 to come"),
+    ],
+)
+def test_pipelines_that_keep_dying_make_it_one_at_a_time(answered: int, words: str) -> None:
+    state = PipeliningState(64)
+    for strike in range(MAX_STRIKES):
+        assert state.state(NOW) != "one at a time", f"after {strike} strikes"
+        state.responded(3, NOW)
+        state.died(answered, 2, NOW)
+        assert state.lesson == words
+    assert state.state(NOW) == "one at a time"
+    assert state.state(NOW + PENALTY) == "unproven"
+
+
+def test_a_pipeline_that_grew_to_its_full_depth_makes_up_for_those_that_died() -> None:
+    state = PipeliningState(4)
+    for _ in range(MAX_STRIKES - 1):
+        state.died(1, 2, NOW)
+    state.responded(10, NOW)
+    state.died(1, 2, NOW)
+    assert state.state(NOW) == "unproven"
+
+
+def test_after_a_penalty_strikes_are_counted_anew() -> None:
+    state = PipeliningState(64)
+    for _ in range(MAX_STRIKES):
+        state.died(1, 2, NOW)
+    later = NOW + PENALTY
+    state.died(1, 2, later)
+    assert state.state(later) == "unproven"
+
+
+def test_a_host_that_ends_connections_after_the_same_number_of_responses_has_a_quota() -> None:
+    state = PipeliningState(64)
+    state.closed(100, 5, NOW)
+    assert state.quota is None
+    state.closed(100, 5, NOW)
+    assert state.quota == 100
+
+
+def test_a_host_that_ends_them_after_different_numbers_has_none() -> None:
+    state = PipeliningState(64)
+    for answered in (100, 99, 100, 99):
+        state.closed(answered, 0, NOW)
+    assert state.quota is None
+
+
+def test_an_end_that_was_announced_teaches_no_more_than_its_number_if_all_had_responses() -> None:
+    state = PipeliningState(64)
+    state.responded(9, NOW)
+    state.closed(10, 0, NOW)
+    assert (state.window, state.lesson) == (10, None)
+
+
+def test_a_host_that_ends_each_connection_after_one_response_has_no_quota() -> None:
+    state = PipeliningState(64)
+    for _ in range(3):
+        state.closed(1, 0, NOW)
+    assert state.quota is None
+
+
+def test_an_announced_end_with_pipelined_requests_pending_counts_as_a_death() -> None:
+    state = PipeliningState(64)
+    for answered in range(1, MAX_STRIKES + 1):
+        state.closed(answered, 2, NOW)
+    assert state.state(NOW) == "one at a time"
+
+
+def test_a_known_quota_is_no_reason_to_be_careful() -> None:
+    state = PipeliningState(64)
+    state.responded(9, NOW)
+    for _ in range(2):
+        state.closed(100, 0, NOW)
+    state.closed(100, 3, NOW)
+    assert state.window == 10
+
+
+def test_a_quota_is_forgotten_after_a_while() -> None:
+    state = PipeliningState(4)
+    for _ in range(2):
+        state.closed(100, 0, NOW)
+    state.responded(4, NOW)
+    state.responded(1, NOW + QUOTA_TIME - 1)
+    assert state.quota == 100
+    state.responded(1, NOW + QUOTA_TIME)
+    assert state.quota is None
