@@ -77,10 +77,10 @@ class AioFuture(asyncio.Future[T]):
         watched = _watched_by_loop.get(self._loop_used)
         if watched is None:
             watched = _watched_by_loop[self._loop_used] = WeakValueDictionary()
-        for direction in _directions(needed):
-            waiting = watched.get((needed.fd, direction))
+        for fd, direction in _directions(needed):
+            waiting = watched.get((fd, direction))
             if waiting is None:
-                waiting = watched[needed.fd, direction] = _Waiting()
+                waiting = watched[fd, direction] = _Waiting()
             waiting.append(self)
             if len(waiting) == 1:
                 add = (
@@ -88,7 +88,7 @@ class AioFuture(asyncio.Future[T]):
                     if direction == POLLIN
                     else self._loop_used.add_writer
                 )
-                add(needed.fd, _ready, waiting)
+                add(fd, _ready, waiting)
         if needed.timeout is not None:
             self._timer = self._loop_used.call_later(needed.timeout, self._step)
 
@@ -103,15 +103,15 @@ class AioFuture(asyncio.Future[T]):
         if loop.is_closed():
             return  # it has forgotten its descriptors
         watched = _watched_by_loop[loop]
-        for direction in _directions(needed):
-            waiting = watched.get((needed.fd, direction))
-            if waiting is None:
+        for fd, direction in _directions(needed):
+            waiting = watched.get((fd, direction))
+            if waiting is None or self not in waiting:
                 continue  # watching it has failed
             waiting.remove(self)
             if not waiting:
-                del watched[needed.fd, direction]
+                del watched[fd, direction]
                 remove = loop.remove_reader if direction == POLLIN else loop.remove_writer
-                remove(needed.fd)
+                remove(fd)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Close the coroutine and cancel the future; return False if it was done already."""
@@ -123,8 +123,10 @@ class AioFuture(asyncio.Future[T]):
         return super().cancel(msg)
 
 
-def _directions(needed: PollNeeded) -> list[int]:
-    return [direction for direction in (POLLIN, POLLOUT) if needed.mask & direction]
+def _directions(needed: PollNeeded) -> list[tuple[int, int]]:
+    """Return each descriptor and direction that *needed* waits for."""
+    awaited = ((needed.fd, needed.mask), *needed.others)
+    return [(fd, bit) for fd, mask in awaited for bit in (POLLIN, POLLOUT) if mask & bit]
 
 
 def _ready(waiting: _Waiting) -> None:

@@ -7,7 +7,6 @@ Resolving blocks (the operating system offers nothing else); everything after it
 from __future__ import annotations
 
 import os
-import selectors
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.head import check_host, field_line
-from dugong.connection.polling import POLLIN, Coroutine, PollNeeded
+from dugong.connection.polling import POLLOUT, Coroutine, PollNeeded
 from dugong.connection.transport import PlainTransport, Transport, traced
 from dugong.connection.wire import MAX_INTERIM, co_send_all, receive_head
 from dugong.deadline import Deadline
@@ -227,11 +226,11 @@ def co_connect(
     """
     untried = deque(interleave(addresses))
     errors: list[OSError] = []
+    attempts: dict[socket.socket, PollNeeded] = {}
     next_attempt = Deadline(0)
-    attempts = selectors.DefaultSelector()  # epoll or kqueue: one descriptor to wait for them all
     winner: socket.socket | None = None
     try:
-        while untried or attempts.get_map():
+        while untried or attempts:
             if untried and next_attempt.remaining() == 0:
                 next_attempt = Deadline(CONNECTION_ATTEMPT_DELAY)
                 error = _start_attempt(attempts, untried.popleft())
@@ -239,13 +238,10 @@ def co_connect(
                     errors.append(error)
                     next_attempt = Deadline(0)
                     continue
-            waits = [deadline.remaining(), next_attempt.remaining() if untried else None]
-            fd = cast(selectors.EpollSelector, attempts).fileno()
-            yield PollNeeded(fd, POLLIN, min((w for w in waits if w is not None), default=None))
+            yield _any_of(attempts, next_attempt if untried else Deadline(None), deadline)
             deadline.check(f"connecting to {peer}")
-            for key, _ in attempts.select(0):
-                sock = cast(socket.socket, key.fileobj)
-                attempts.unregister(sock)
+            for sock in [sock for sock, needed in attempts.items() if needed.is_ready()]:
+                del attempts[sock]
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
                     winner = sock
@@ -256,14 +252,13 @@ def co_connect(
         errors[0].add_note(f"while connecting to {peer}")
         raise errors[0]
     finally:
-        for key in list(attempts.get_map().values()):
-            cast(socket.socket, key.fileobj).close()
-        attempts.close()
+        for sock in attempts:
+            sock.close()
         if winner is None:
             errors.clear()  # breaks the cycle of an exception and the frame that it was raised in
 
 
-def _start_attempt(attempts: selectors.BaseSelector, address: _Address) -> OSError | None:
+def _start_attempt(attempts: dict[socket.socket, PollNeeded], address: _Address) -> OSError | None:
     family, kind, proto, _, sockaddr = address
     try:
         sock = socket.socket(family, kind, proto)
@@ -277,8 +272,17 @@ def _start_attempt(attempts: selectors.BaseSelector, address: _Address) -> OSErr
     except OSError as exc:
         sock.close()
         return exc
-    attempts.register(sock, selectors.EVENT_WRITE)
+    attempts[sock] = PollNeeded(sock.fileno(), POLLOUT)
     return None
+
+
+def _any_of(attempts: dict[socket.socket, PollNeeded], *limits: Deadline) -> PollNeeded:
+    """Return what to wait for until one of *attempts* has ended, or one of *limits* is over."""
+    first, *others = [(needed.fd, needed.mask) for needed in attempts.values()]
+    waits = [limit.remaining() for limit in limits]
+    if others:
+        waits.append(CONNECTION_ATTEMPT_DELAY)  # for drivers that know nothing of others
+    return PollNeeded(*first, min((w for w in waits if w is not None), default=None), tuple(others))
 
 
 def co_tunnel(transport: Transport, target: str, proxy: Proxy) -> Coroutine[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import selectors
 import socket
 import ssl
 import threading
@@ -166,6 +168,64 @@ def test_one_address_is_not_waited_for_in_steps() -> None:
     with unanswering() as silent:
         crt = co_connect([address(silent)], Deadline(None), "peer")
         assert next(crt).timeout is None
+        crt.close()
+
+
+def test_no_selector_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not every POSIX system has epoll or kqueue, whose selectors have a descriptor of their own.
+    for name in ("EpollSelector", "KqueueSelector", "DevpollSelector"):
+        monkeypatch.delattr(selectors, name, raising=False)
+    for name in ("epoll", "kqueue", "devpoll"):
+        monkeypatch.delattr(select, name, raising=False)
+    for kind in (selectors.PollSelector, selectors.SelectSelector):
+        monkeypatch.setattr(selectors, "DefaultSelector", kind)
+        monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.01)
+        with (
+            unanswering() as silent,
+            ScriptedServer(lambda peer: (peer.request(), peer.answer())) as server,
+        ):
+            addresses = [address(silent), address(server.address)]
+            monkeypatch.setattr(dial, "resolve", lambda *args, found=addresses: found)
+            with HTTPConnection("server.test") as conn:
+                conn.send_request("GET", "/")
+                assert conn.read_response().status == 200
+
+
+def test_a_connection_that_connects_holds_one_descriptor_for_each_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.01)
+
+    def open_descriptors() -> int:
+        return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+
+    with unanswering() as silent:
+        monkeypatch.setattr(dial, "resolve", lambda *args: [address(silent)] * 2)
+        conn = HTTPConnection("silent.test")
+        before = open_descriptors()
+        crt = conn.co_connect()
+        needed = next(crt)
+        assert open_descriptors() - before == 1
+        assert needed.poll(5)
+        needed = next(crt)
+        assert open_descriptors() - before == 2
+        assert [needed.mask, *(mask for _, mask in needed.others)] == [select.POLLOUT] * 2
+        crt.close()
+        assert open_descriptors() == before
+
+
+def test_a_driver_that_looks_at_one_descriptor_is_resumed_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with unanswering() as silent:
+        addresses = [address(silent)] * 2
+        monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0)
+        crt = co_connect(addresses, Deadline(None), "peer")
+        next(crt)
+        monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.25)
+        needed = next(crt)
+        assert len(needed.others) == 1
+        assert needed.timeout == 0.25
         crt.close()
 
 
