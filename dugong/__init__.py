@@ -13,6 +13,7 @@ from dugong.connection.head import MAX_HEADER_SIZE, MAX_LINE_SIZE
 from dugong.connection.polling import PollNeeded, eval_coroutine
 from dugong.connection.writers import BodyFollowing
 from dugong.errors import (
+    ConnectError,
     ConnectionClosed,
     ConnectionTimedOut,
     Delivery,
@@ -27,6 +28,7 @@ from dugong.errors import (
     ProxyError,
     ResponseTooLarge,
     StateError,
+    TLSError,
     UnsupportedResponse,
     is_temp_network_error,
 )
@@ -49,6 +51,7 @@ __all__ = [
     "BUFFER_SIZE",
     "BodyFollowing",
     "CaseInsensitiveDict",
+    "ConnectError",
     "ConnectionClosed",
     "ConnectionPool",
     "ConnectionTimedOut",
@@ -78,6 +81,7 @@ __all__ = [
     "RetryPolicy",
     "StateError",
     "StreamedResponse",
+    "TLSError",
     "UnsupportedResponse",
     "eval_coroutine",
     "is_temp_network_error",
