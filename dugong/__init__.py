@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.connection import HTTPConnection
-from dugong.connection.dial import DNS_TEST_HOSTNAMES
 from dugong.connection.exchange import HTTPResponse
 from dugong.connection.head import MAX_HEADER_SIZE, MAX_LINE_SIZE
+from dugong.connection.names import DNS_TEST_HOSTNAMES
 from dugong.connection.polling import PollNeeded, eval_coroutine
 from dugong.connection.writers import BodyFollowing
 from dugong.errors import (

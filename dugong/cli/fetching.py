@@ -204,8 +204,8 @@ def _file_errors() -> Iterator[None]:
 
 def describe(exc: Exception) -> str:
     """Return what *exc* means in one line."""
-    if message := getattr(exc, "verify_message", None):
-        return f"the certificate was not accepted: {message}"
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
+    if isinstance(exc, DugongError):
+        return exc.msg  # without the URL, which is named already
     return str(exc) or type(exc).__name__

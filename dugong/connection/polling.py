@@ -27,6 +27,7 @@ __all__ = [
     "co_interruptible",
     "co_sleep",
     "eval_coroutine",
+    "timed_out",
 ]
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class PollNeeded:
     def block(self, timeout: float | None) -> None:
         """Block until the coroutine should be resumed; raise `ConnectionTimedOut` if it is late."""
         if not self.poll(timeout):
-            raise ConnectionTimedOut(f"nothing happened for {timeout} seconds")
+            raise timed_out("received" if self.mask & POLLIN else "sent", timeout)
 
     def is_ready(self) -> bool:
         """Return True if there would be nothing to wait for."""
@@ -84,6 +85,11 @@ class PollNeeded:
     def __repr__(self) -> str:
         wants = [name for bit, name in ((POLLIN, "in"), (POLLOUT, "out")) if self.mask & bit]
         return f"<PollNeeded fd={self.fd} {'|'.join(wants)}>"
+
+
+def timed_out(done: str, timeout: float | None) -> ConnectionTimedOut:
+    """Return the error for a wait of *timeout* seconds in which nothing was *done*."""
+    return ConnectionTimedOut(f"nothing {done} for {timeout or 0:g} s")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -17,8 +17,8 @@ from itertools import count
 from threading import Lock
 from typing import BinaryIO, ClassVar
 
-from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded
-from dugong.errors import ConnectionClosed, ConnectionTimedOut, is_temp_network_error
+from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded, timed_out
+from dugong.errors import ConnectionClosed, is_temp_network_error
 
 __all__ = ["LARGE", "PlainTransport", "TracingTransport", "Transport", "closed_by_peer"]
 
@@ -183,8 +183,7 @@ class PlainTransport(Transport):
             got = self.sock.recv_into(view, 0, 0 if may_block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             if may_block:
-                message = f"nothing happened for {self.patience} seconds"
-                raise ConnectionTimedOut(message) from None
+                raise timed_out("received", self.patience) from None
             return self._want_read
         except OSError as exc:
             raise closed_by_peer(exc) from exc

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Unpack
 
-from dugong.connection.dial import Proxy, check_ssl_context
+from dugong.connection.dial import check_ssl_context
+from dugong.connection.proxy import Proxy
 from dugong.pool import direct, fork, receiver
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture

@@ -15,9 +15,9 @@ from enum import Enum
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
-from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.head import check_method, check_target
 from dugong.connection.memory import Memory
+from dugong.connection.names import ascii_host, netloc
 from dugong.connection.request import HeadersLike, header_pairs
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike

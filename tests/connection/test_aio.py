@@ -189,7 +189,7 @@ def test_a_race_of_addresses_is_run_on_a_loop(monkeypatch: pytest.MonkeyPatch) -
             filler.connect_ex(deaf.getsockname())
         kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
         found = [(*kind, deaf.getsockname()), (*kind, deaf.getsockname()), (*kind, server.address)]
-        monkeypatch.setattr(dial, "resolve", lambda *args: found)
+        monkeypatch.setattr(dial, "resolve", lambda *args, **kwargs: found)
         monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.01)
 
         async def main() -> None:

@@ -53,15 +53,20 @@ def refused_handshake(context: ssl.SSLContext) -> Callable[[Peer], None]:
 
 @pytest.mark.usefixtures("resolves_to_loopback")
 @pytest.mark.parametrize(
-    ("host", "sni"),
+    ("host", "named", "sni"),
     [
-        ("localhost", "localhost"),
-        ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test", "xn--bcher-kva.test"),
-        ("127.0.0.1", None),  # an address is no name (RFC 6066 §3)
+        ("localhost", "localhost", "localhost"),
+        ("localhost.", "localhost.", "localhost"),  # the dot is the DNS's (RFC 6066 §3)
+        (
+            "b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test",
+            "xn--bcher-kva.test",
+            "xn--bcher-kva.test",
+        ),
+        ("127.0.0.1", "127.0.0.1", None),  # an address is no name (RFC 6066 §3)
     ],
 )
 def test_the_name_of_the_server_is_sent(
-    host: str, sni: str | None, authority: trustme.CA, client_context: ssl.SSLContext
+    host: str, named: str, sni: str | None, authority: trustme.CA, client_context: ssl.SSLContext
 ) -> None:
     seen: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -69,7 +74,7 @@ def test_the_name_of_the_server_is_sent(
     context.sni_callback = lambda sock, name, ctx: seen.append(name)
 
     def script(peer: Peer) -> None:
-        assert peer.request().headers["host"] == f"{sni or host}:{server.port}"
+        assert peer.request().headers["host"] == f"{named}:{server.port}"
         peer.answer()
 
     with (
