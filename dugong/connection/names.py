@@ -21,6 +21,7 @@ __all__ = [
     "ascii_host",
     "check_address",
     "dns_test_hostnames",
+    "need_descriptor",
     "netloc",
     "resolve",
 ]
@@ -171,7 +172,7 @@ def resolve(
     except UnicodeError:
         raise HostnameNotResolvable(host) from None
     except socket.gaierror as exc:
-        _need_descriptor()
+        need_descriptor()
         if exc.errno == socket.EAI_AGAIN or not _can_say(exc, test_names):
             raise DNSUnavailable(host) from exc
         raise HostnameNotResolvable(host) from exc
@@ -180,8 +181,8 @@ def resolve(
     return addresses
 
 
-def _need_descriptor() -> None:
-    """Raise OSError if no descriptor is left: then a resolver may say anything of a name."""
+def need_descriptor() -> None:
+    """Raise OSError if no descriptor is left: then what was looked for may exist all the same."""
     try:
         socket.socket().close()
     except OSError as exc:

@@ -102,7 +102,8 @@ class Sending(Shared):
         sent = 0
         try:
             if not self._may_send_request():
-                raise ConnectionClosed("the server has closed the connection")
+                refusal = None if self.transport is None else self.transport.refusal
+                raise refusal or ConnectionClosed("the server has closed the connection")
             transport = self._transport_in_use()
             try:
                 last, data = batch[-1]

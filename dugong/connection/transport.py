@@ -72,8 +72,19 @@ class Transport(ABC):
         Only for a connection that neither thread is using.
         """
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why `is_quiet` returned False, if the peer refused the connection before its first use.
+
+        None for any other reason: then another connection may fare better.
+        """
+        return None
+
     def shutdown(self) -> None:
-        """End the connection for both sides and wake whoever waits for it; keep the descriptor."""
+        """End the connection for both sides and wake each thread that waits for it, at once.
+
+        Keeps the descriptor. May be called from any thread, and from a signal handler.
+        """
         self.is_shut = True
         try:
             # Not self.sock.shutdown: an SSLSocket would pull the TLS object from under its users.
@@ -304,6 +315,10 @@ class TracingTransport(Transport):
 
     def is_quiet(self) -> bool:
         return not self.is_shut and self._inner.is_quiet()
+
+    @property
+    def refusal(self) -> Exception | None:
+        return self._inner.refusal
 
     def shutdown(self) -> None:
         self.is_shut = True
