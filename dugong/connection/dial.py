@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from dugong.connection.names import Address, ascii_host, netloc, resolve
 from dugong.connection.polling import POLLOUT, Coroutine, PollNeeded
 from dugong.connection.proxy import co_tunnel
-from dugong.connection.transport import PlainTransport, Transport, traced
+from dugong.connection.tracing import traced
+from dugong.connection.transport import PlainTransport, Transport
 from dugong.deadline import Deadline
 from dugong.errors import (
     ConnectionClosed,

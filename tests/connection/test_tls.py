@@ -516,6 +516,7 @@ def test_an_early_response_is_whole_though_sending_met_with_the_end(
     transport, peer = idle
     assert transport.is_quiet()
     peer.sendall(b"HTTP/1.1 400 No\r\n\r\n")
+    socket.socket.shutdown(peer, socket.SHUT_WR)
     transport.sock.setblocking(False)
     socket.socket.shutdown(transport.sock, socket.SHUT_WR)  # so that sending fails, and no more
     with pytest.raises(ConnectionClosed):
