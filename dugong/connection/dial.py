@@ -38,7 +38,7 @@ __all__ = ["check_ssl_context", "co_dial"]
 
 T = TypeVar("T")
 
-#: Seconds before the next address is tried beside the ones that have not answered (RFC 8305 §5).
+#: Seconds before the next address is tried beside those under way (RFC 8305 §5).
 CONNECTION_ATTEMPT_DELAY = 0.25
 
 
@@ -118,7 +118,7 @@ def interleave(addresses: Iterable[Address]) -> list[Address]:
 def co_connect(
     addresses: Iterable[Address], deadline: Deadline, peer: str
 ) -> Coroutine[socket.socket]:
-    """Return a socket connected to the first of *addresses* that answers (RFC 8305 §5).
+    """Return a socket connected to the first of *addresses* that accepts (RFC 8305 §5).
 
     A new attempt starts when the last one has failed, or has had `CONNECTION_ATTEMPT_DELAY`
     seconds. If all of them fail, raises the OSError of the first, or the one which says that no
@@ -149,7 +149,7 @@ def co_connect(
                 sock.close()
                 errors.append(OSError(code, os.strerror(code)))
                 next_attempt = Deadline(0)
-        # An address that could not be tried may be the one that would have answered.
+        # The address that could not be tried may be the one that would have accepted.
         error = next(filter(is_out_of_descriptors, errors), errors[0])
         error.add_note(f"while connecting to {peer}")
         raise error

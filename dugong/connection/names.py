@@ -149,7 +149,7 @@ def dns_test_hostnames() -> Iterable[tuple[str, int]]:
     return names
 
 
-# What does not say that a name has no address, but that nobody could say.
+# By these, the resolver does not say that a name has no address, but that it could not find out.
 _UNAVAILABLE = {
     getattr(socket, name)
     for name in ("EAI_AGAIN", "EAI_FAIL", "EAI_MEMORY", "EAI_SYSTEM")

@@ -160,8 +160,9 @@ class Interrupt:
 
 
 def _shut_down(fd: int) -> None:
-    """Shut down the socket *fd*, which somebody else owns."""
-    # It would be asked what it is if we did not say so. That may be wrong; shutdown() is the same.
+    """Shut down the socket *fd*, and leave it to its owner."""
+    # The family may be another one, which makes no difference to shutdown(). Without one, the
+    # socket module would ask the system.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
     try:
         sock.shutdown(socket.SHUT_RDWR)

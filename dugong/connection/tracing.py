@@ -1,8 +1,7 @@
-"""DUGONG_TRACEFILE: a copy of what goes over a connection, for whoever looks for a fault.
+"""DUGONG_TRACEFILE: a copy of what goes over a connection, for those who look for a fault.
 
-Guarantees: the file can be read by its owner alone, and is never another file than the one that was
-named; the values of the fields that hold credentials are not in it; a forked child writes to a file
-of its own.
+Guarantees: only its owner can read the file; no link is followed to another file; the values of the
+fields that hold credentials are not in it; a forked child writes to a file of its own.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ _MASK = b" <masked>"
 _SECRET = re.compile(rf"({'|'.join(SECRET_FIELDS)})[ \t]*:".encode(), re.IGNORECASE)
 _SECRET_NAMES = [f"{name}:".encode() for name in SECRET_FIELDS]
 
+# Any thread takes the next number. If two threads were to get the same, which no guarantee of
+# free-threaded CPython rules out, both connections would append to one file.
 _connection_numbers = count(1)
-_process = os.getpid()  # the one that the numbers are counted in
+_process = os.getpid()  # the process in which these numbers are counted
 
 
 class Masking:

@@ -29,22 +29,23 @@ _GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 class Transport(ABC):
     """A byte stream to the peer. Owns its socket.
 
-    `is_shut` may be set by any thread and is never cleared: nothing more can be sent or received.
-    Two more belong to the receiving thread, and are offers, which a transport need not take:
-    `patience`, for how many seconds `recv_into` may block before it raises `ConnectionTimedOut`
-    (None: for ever; 0: not at all, the caller is a coroutine), and `low_water`, how many bytes are
-    worth waiting for a tick of the system's clock, the next time that it does block (1: no more
-    than come first). `can_send_files` never changes.
+    `patience` and `low_water` are offers, which a transport need not take.
     """
 
     __slots__ = ("is_shut", "low_water", "patience", "sock")
 
+    #: Whether `send_file` may be called. Never changes.
     can_send_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+        self.sock = sock  # never changes
+        # Nothing more can be sent or received. Set by any thread, in one step; never cleared.
         self.is_shut = False
+        # For how many seconds recv_into() may block before it raises ConnectionTimedOut (None: for
+        # ever; 0: not at all, the caller is a coroutine). The receiving thread's.
         self.patience: float | None = 0
+        # How many bytes are worth waiting for a tick of the system's clock, the next time that
+        # recv_into() blocks (1: no more than come first). The receiving thread's.
         self.low_water = 1
 
     @abstractmethod
@@ -92,7 +93,7 @@ class Transport(ABC):
             pass  # the peer was faster
 
     def close(self) -> None:
-        """Free the descriptor. Only once nobody waits for it; may be called again."""
+        """Free the descriptor. Only once no thread waits for it; may be called again."""
         self.is_shut = True
         self.sock.close()
 

@@ -261,7 +261,7 @@ def test_a_proxy_that_answers_byte_by_byte_does_not_renew_the_timeout() -> None:
         for _ in range(3):
             needed = next(crt)
             limits.append(needed.timeout)
-            needed._poller.poll(int(SHORT * 1000))
+            needed.poll(SHORT)
         crt.close()
         assert all(limit is not None and limit <= FOREVER for limit in limits)
         assert limits == sorted(set(limits), reverse=True)
