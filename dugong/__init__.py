@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.connection import HTTPConnection
-from dugong.connection.dial import DNS_TEST_HOSTNAMES
 from dugong.connection.exchange import HTTPResponse
 from dugong.connection.head import MAX_HEADER_SIZE, MAX_LINE_SIZE
+from dugong.connection.names import DNS_TEST_HOSTNAMES
 from dugong.connection.polling import PollNeeded, eval_coroutine
 from dugong.connection.writers import BodyFollowing
 from dugong.errors import (
+    ConnectError,
     ConnectionClosed,
     ConnectionTimedOut,
     Delivery,
@@ -27,6 +28,7 @@ from dugong.errors import (
     ProxyError,
     ResponseTooLarge,
     StateError,
+    TLSError,
     UnsupportedResponse,
     is_temp_network_error,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "BUFFER_SIZE",
     "BodyFollowing",
     "CaseInsensitiveDict",
+    "ConnectError",
     "ConnectionClosed",
     "ConnectionPool",
     "ConnectionTimedOut",
@@ -79,6 +82,7 @@ __all__ = [
     "RetryPolicy",
     "StateError",
     "StreamedResponse",
+    "TLSError",
     "UnsupportedResponse",
     "eval_coroutine",
     "is_temp_network_error",

@@ -1,22 +1,28 @@
 """The exception tree of dugong; each class says what a caller may do next.
 
-Guarantees: every exception that dugong raises for what a peer or the network did is either a
-`DugongError` or an `OSError` (which includes `ssl.SSLError`) that the operating system gave.
-`ValueError` and `TypeError` mean that a call was wrong; nothing was sent.
+Guarantees: what an `HTTPConnection` raises for what a peer or the network did is either a
+`DugongError` or an `OSError` (which includes `ssl.SSLError`) that the operating system gave; what a
+`ConnectionPool` raises for it is always a `DugongError`. `ValueError` and `TypeError` mean that a
+call was wrong; nothing was sent. Exceptions survive `pickle` and `copy` with all that they hold.
 """
 
 from __future__ import annotations
 
+import copy
 import errno
+import os
 import socket
 import sys
+from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response
 
 __all__ = [
+    "ConnectError",
     "ConnectionClosed",
     "ConnectionTimedOut",
     "DNSUnavailable",
@@ -31,10 +37,15 @@ __all__ = [
     "ProxyError",
     "ResponseTooLarge",
     "StateError",
+    "TLSError",
     "UnsupportedResponse",
+    "is_out_of_descriptors",
     "is_temp_network_error",
+    "is_tls_refusal",
     "printable",
 ]
+
+E = TypeVar("E", bound="DugongError")
 
 
 class Delivery(Enum):
@@ -46,33 +57,116 @@ class Delivery(Enum):
 
     UNSENT = "not one byte of it was sent"
     PARTLY_SENT = "a part of it was sent"
-    SENT = "all of it was sent, and nothing of an answer came"
-    ANSWER_STARTED = "an answer had begun"
+    SENT = "all of it was sent, and nothing of a response came"
+    ANSWER_STARTED = "a response had begun"
     DISCLAIMED = "the server said that it has not processed it"
 
 
 class DugongError(Exception):
     """Base class of all exceptions that dugong defines. `msg` says what happened.
 
-    `delivery` is set on whatever a `ConnectionPool` raises for a request (on an OSError, too), and
-    so is `attempts`, a tuple with each earlier `Attempt` to send that request.
+    `delivery` is set on each exception that a `ConnectionPool` raises for a request, and so are
+    `request`, the `Request`, and `attempts`, a tuple with each earlier `Attempt` to send it. The
+    text then begins with the method and the URL of the request, without the query.
     """
 
     msg = "dugong error"
     delivery: Delivery | None = None
     attempts: tuple[Attempt, ...] = ()
+    request: Request | None = None
+    _asked = ""  # what names the request in the text, if `request` could not be pickled
 
     def __init__(self, msg: str | None = None) -> None:
         if msg is not None:
             self.msg = msg
         super().__init__(self.msg)
 
+    def __str__(self) -> str:
+        asked = self._name_of_request()
+        return f"{asked}: {self.msg}" if asked else self.msg
+
+    def _name_of_request(self) -> str:
+        return self._asked if self.request is None else _name_of(self.request)
+
+    # An exception is copied by its state, not by calling its class: a class may take what it likes.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = self.__dict__.copy()
+        links = {"__cause__": self.__cause__} if self.__cause__ is not None else {}
+        # What a caller has given may be anything: a file, a generator, a lambda.
+        if state.get("request") is not None and not _can_pickle(state["request"]):
+            state["_asked"] = self._name_of_request()
+            del state["request"]
+        if "attempts" in state and not _can_pickle(state["attempts"]):
+            del state["attempts"]
+        if links and not _can_pickle(self.__cause__):
+            links = {}
+        return _rebuilt, (type(self), self.args, _slots_of(self) | links, state)
+
+    def __copy__(self: E) -> E:
+        links = {"__cause__": self.__cause__, "__context__": self.__context__}
+        slots = _slots_of(self) | links
+        slots["__suppress_context__"] = self.__suppress_context__
+        return _rebuilt(type(self), self.args, slots, self.__dict__.copy())
+
+    def __deepcopy__(self: E, memo: dict[int, Any]) -> E:
+        own = copy.copy(self)
+        memo[id(self)] = own
+        own.args = copy.deepcopy(self.args, memo)
+        for name, value in self.__dict__.items():
+            # These never change, and may hold what cannot be copied.
+            if name not in ("request", "response", "attempts"):
+                setattr(own, name, copy.deepcopy(value, memo))
+        return own
+
+
+def _rebuilt(
+    cls: type[E], args: tuple[Any, ...], slots: dict[str, Any], state: dict[str, Any]
+) -> E:
+    """Make an exception of the class *cls* from what it was made of."""
+    exc = cls.__new__(cls, *args)
+    exc.args = args
+    for name, value in slots.items():
+        setattr(exc, name, value)
+    exc.__dict__.update(state)
+    return exc
+
+
+def _slots_of(exc: BaseException) -> dict[str, Any]:
+    """Return what an OSError holds beside its dictionary."""
+    if not isinstance(exc, OSError):
+        return {}
+    return {name: getattr(exc, name) for name in ("errno", "strerror", "filename", "filename2")}
+
+
+def _can_pickle(value: object) -> bool:
+    import pickle
+
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever an object of the caller's raises
+        return False
+    return True
+
+
+def _name_of(request: Request) -> str:
+    """Return what names *request* in a message: no query, which may hold a signature."""
+    path = request.target.partition("?")[0]
+    return f"{request.method} {request.origin}{path if path[:1] == '/' else ''}"
+
+
+def printable(text: str) -> str:
+    """Return *text* of a peer's without what could control a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class ConnectionClosed(DugongError):
     """The connection ended before the message did.
 
     The connection cannot be used again before `HTTPConnection.disconnect()`, except that
-    `HTTPConnection.read_response()` may still return an answer that arrived before the end.
+    `HTTPConnection.read_response()` may still return a response that arrived before the end.
     The request may or may not have been processed: repeat it only if it is idempotent.
     """
 
@@ -108,7 +202,7 @@ class InvalidResponse(DugongError):
 
 
 class UnsupportedResponse(DugongError):
-    """A valid answer in a form dugong does not speak, such as HTTP/2 or an unknown transfer coding.
+    """A valid response in a form dugong does not speak, such as HTTP/2 or an unknown coding.
 
     The raw bytes can be read with `HTTPConnection.read_raw()`; then disconnect.
     """
@@ -116,13 +210,40 @@ class UnsupportedResponse(DugongError):
     msg = "server sent a response in an unsupported form"
 
 
+class ConnectError(DugongError, OSError):
+    """The system could not open a connection. Nothing was sent.
+
+    `errno` says why, and `__cause__` is what the system raised, as an `HTTPConnection` does.
+    """
+
+    msg = "the connection could not be opened"
+
+    def __init__(self, msg: str | None = None, number: int | None = None) -> None:
+        super().__init__(msg)
+        if number is not None:
+            self.errno = number
+            self.strerror = os.strerror(number)
+
+
+class TLSError(DugongError, OSError):
+    """TLS has failed: the certificate, the handshake, or a record that came later.
+
+    `reason` is that of the `ssl.SSLError` which is the `__cause__`, such as
+    ``CERTIFICATE_VERIFY_FAILED``, or None. An `HTTPConnection` raises the `ssl.SSLError`.
+    """
+
+    msg = "TLS has failed"
+    reason: str | None = None
+
+    def __init__(self, msg: str | None = None, reason: str | None = None) -> None:
+        super().__init__(msg)
+        self.reason = reason
+
+
 class _NameError(DugongError):
     def __init__(self, hostname: str) -> None:
         self.name = hostname
         super().__init__(f"{self.msg}: {hostname}")
-
-    def __reduce__(self) -> tuple[type[_NameError], tuple[str]]:
-        return type(self), (self.name,)
 
 
 class HostnameNotResolvable(_NameError):
@@ -143,10 +264,7 @@ class ProxyError(DugongError, ConnectionError):
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
         self.reason = reason
-        super().__init__(f"proxy refused the tunnel: {status} {reason}".rstrip())
-
-    def __reduce__(self) -> tuple[type[ProxyError], tuple[int, str]]:
-        return type(self), (self.status, self.reason)
+        super().__init__(f"the proxy refused the tunnel: {status} {printable(reason)}".rstrip())
 
 
 class PoolClosed(DugongError):
@@ -170,17 +288,16 @@ class ResponseTooLarge(DugongError):
 
 
 class HTTPStatusError(DugongError):
-    """What `Response.raise_for_status` raises for 4xx and 5xx. `response` is all of the answer."""
+    """What `Response.raise_for_status` raises for 4xx and 5xx. `response` is that response."""
 
     def __init__(self, response: Response) -> None:
         self.response = response
         self.attempts = response.attempts
-        request = response.request
-        status = f"{response.status} {printable(response.reason)}".rstrip()
-        super().__init__(f"{status} for {request.method} {request.public_url}")
+        self.request = response.request
+        super().__init__(f"{response.status} {printable(response.reason)}".rstrip())
 
-    def __reduce__(self) -> tuple[type[HTTPStatusError], tuple[Response]]:
-        return type(self), (self.response,)
+    def __str__(self) -> str:
+        return f"{self.msg} for {self._name_of_request()}"
 
 
 # What the operating system says of the way to the peer, or of its own buffers and ports.
@@ -210,6 +327,29 @@ _TEMPORARY_TLS_REASONS = frozenset(
     ).split()
 )
 
+# What OpenSSL says if one of the two ends does not want the other: its certificate, or its lack of
+# one; its versions, ciphers or extensions. WRONG_VERSION_NUMBER is none of these: so it says of
+# whatever is no TLS, which may be one byte that was garbled, or a balancer that has an error page.
+_TLS_REFUSALS = frozenset(
+    (
+        "CA_KEY_TOO_SMALL CA_MD_TOO_WEAK CERTIFICATE_VERIFY_FAILED DH_KEY_TOO_SMALL "
+        "EE_KEY_TOO_SMALL INAPPROPRIATE_FALLBACK NO_CIPHERS_AVAILABLE NO_PROTOCOLS_AVAILABLE "
+        "NO_SHARED_CIPHER NO_SUITABLE_SIGNATURE_ALGORITHM SSLV3_ALERT_BAD_CERTIFICATE "
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED SSLV3_ALERT_CERTIFICATE_REVOKED "
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN SSLV3_ALERT_HANDSHAKE_FAILURE SSLV3_ALERT_NO_CERTIFICATE "
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE TLSV13_ALERT_CERTIFICATE_REQUIRED "
+        "TLSV13_ALERT_MISSING_EXTENSION TLSV1_ALERT_ACCESS_DENIED "
+        "TLSV1_ALERT_INAPPROPRIATE_FALLBACK TLSV1_ALERT_INSUFFICIENT_SECURITY "
+        "TLSV1_ALERT_NO_APPLICATION_PROTOCOL TLSV1_ALERT_PROTOCOL_VERSION TLSV1_ALERT_UNKNOWN_CA "
+        "TLSV1_ALERT_UNKNOWN_PSK_IDENTITY TLSV1_BAD_CERTIFICATE_STATUS_RESPONSE "
+        "TLSV1_CERTIFICATE_UNOBTAINABLE TLSV1_UNRECOGNIZED_NAME TLSV1_UNSUPPORTED_EXTENSION "
+        "UNSAFE_LEGACY_RENEGOTIATION_DISABLED UNSUPPORTED_PROTOCOL UNSUPPORTED_SSL_VERSION "
+        "VERSION_TOO_LOW"
+    ).split()
+)
+
+_NO_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS))
+
 _TRY_AGAIN = 2  # of <netdb.h>, which the socket module does not tell
 
 
@@ -219,25 +359,65 @@ def is_temp_network_error(exc: BaseException) -> bool:
     True means that the same request may succeed later over a new connection. It says nothing
     about whether the failed one was processed. An exception that says nothing of the network is
     what its cause is (``raise MyError from exc``); one that was only raised while another was
-    handled is not. False for every answer that has come, be it 503 (`HTTPStatusError`) or no HTTP
+    handled is not. False for every response that has come, be it 503 (`HTTPStatusError`) or no HTTP
     (`InvalidResponse`), and for what is not meant to be handled, as KeyboardInterrupt. May be
     called from any thread.
     """
-    seen: set[int] = set()  # for a cause may have been made to lead back to where it came from
-    link: BaseException | None = exc
-    while link is not None and id(link) not in seen:
+    for link in _chain(exc):
         verdict = _is_temporary(link)
         if verdict is not None:
             return verdict
+    return False
+
+
+def is_tls_refusal(exc: BaseException) -> bool:
+    """Return True if *exc* says that the two ends of a TLS connection do not go together.
+
+    That is: the certificate of one of them, or the want of one, or their versions of TLS. Another
+    attempt would end in the same way. *exc* is an `ssl.SSLError`, a `TLSError`, or has such a
+    cause; for everything else this is False. May be called from any thread.
+    """
+    ssl = sys.modules.get("ssl")
+    for link in _chain(exc):
+        if isinstance(link, TLSError) or (ssl is not None and isinstance(link, ssl.SSLError)):
+            return getattr(link, "reason", None) in _TLS_REFUSALS or (
+                ssl is not None and isinstance(link, ssl.SSLCertVerificationError)
+            )
+    return False
+
+
+def is_out_of_descriptors(exc: BaseException) -> bool:
+    """Return True if *exc* says that the process or the system has no room for another socket.
+
+    That is EMFILE, ENFILE or ENOBUFS, of an OSError, a `ConnectError` or their causes. Nothing is
+    wrong with the host then: the same will succeed once other descriptors have been closed. May be
+    called from any thread.
+    """
+    return any(
+        type(link).__module__ not in ("ssl", "socket")  # which have numbers of their own
+        and isinstance(link, OSError)
+        and link.errno in _NO_DESCRIPTORS
+        for link in _chain(exc)
+    )
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """Yield *exc*, its cause, and so on."""
+    seen: set[int] = set()  # for a cause may have been made to lead back to where it came from
+    link: BaseException | None = exc
+    while link is not None and id(link) not in seen:
+        yield link
         seen.add(id(link))
         link = link.__cause__
-    return False
 
 
 def _is_temporary(exc: BaseException) -> bool | None:
     """Return what *exc* itself says of the network; None if that is nothing."""
     if isinstance(exc, ProxyError):
         return exc.status in (408, 429, 500, 502, 503, 504)
+    if isinstance(exc, (ConnectError, TLSError)):
+        # It says the same as its cause, which an unpickled one may lack.
+        return None if exc.__cause__ is not None else _is_temporary_os_error(exc)
     if isinstance(exc, DugongError):
         return isinstance(exc, (ConnectionClosed, ConnectionTimedOut, DNSUnavailable))
     if isinstance(exc, OSError):
@@ -252,18 +432,11 @@ def _is_temporary_os_error(exc: OSError) -> bool | None:
         return exc.errno == socket.EAI_AGAIN
     if isinstance(exc, socket.herror):
         return exc.errno == _TRY_AGAIN
+    if isinstance(exc, TLSError):
+        return exc.reason in _TEMPORARY_TLS_REASONS
     # An SSL error exists only if ssl has been loaded, so there is no need to load it to ask.
     ssl = sys.modules.get("ssl")
     if ssl is not None and isinstance(exc, ssl.SSLError):
         ended = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
         return isinstance(exc, ended) or getattr(exc, "reason", None) in _TEMPORARY_TLS_REASONS
     return None if exc.errno is None else exc.errno in _TEMPORARY_ERRNOS
-
-
-def printable(text: str) -> str:
-    """Return *text*, which a peer may have sent, with its control characters escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )

@@ -37,7 +37,7 @@ def test_checking_before_the_deadline_does_nothing(clock: Clock) -> None:
 def test_checking_at_the_deadline_raises_and_says_what_took_so_long(clock: Clock) -> None:
     limit = Deadline(5)
     clock.now += 5
-    with pytest.raises(ConnectionTimedOut, match="timed out while shaking hands"):
+    with pytest.raises(ConnectionTimedOut, match=r"^timed out after 5 s while shaking hands$"):
         limit.check("shaking hands")
 
 
@@ -46,6 +46,34 @@ def test_without_a_limit_time_does_not_matter(clock: Clock) -> None:
     clock.now += 1e9
     assert limit.remaining() is None
     limit.check("waiting")
+
+
+def test_a_deadline_is_a_point_in_time(clock: Clock) -> None:
+    limit = Deadline.after(5)
+    assert limit.when == clock.now + 5
+    clock.now += 2
+    assert limit.when == clock.now + 3
+    assert repr(limit) == "<Deadline in 3.000 s>"
+
+
+def test_a_deadline_may_be_made_from_its_point_in_time(clock: Clock) -> None:
+    limit = Deadline.at(clock.now + 5)
+    assert limit.remaining() == 5
+    clock.now += 5
+    with pytest.raises(ConnectionTimedOut, match=r"^timed out while waiting$"):
+        limit.check("waiting")
+    assert Deadline.at(None).remaining() is None
+
+
+def test_a_deadline_has_expired_once_its_time_has_come(clock: Clock) -> None:
+    limit = Deadline.after(5)
+    clock.now += 4.5
+    assert not limit.expired
+    clock.now += 0.5
+    assert limit.expired
+    assert not Deadline.after(None).expired
+    assert Deadline.after(None).when is None
+    assert repr(Deadline.after(None)) == "<Deadline never>"
 
 
 def test_no_time_at_all_is_over_at_once(clock: Clock) -> None:

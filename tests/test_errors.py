@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import errno
+import os
 import pickle
 import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
 
-from dugong import Headers, Request, Response, errors
+from dugong import Attempt, Headers, Request, Response, errors
 from dugong.errors import (
+    ConnectError,
     ConnectionClosed,
     ConnectionTimedOut,
+    Delivery,
     DNSUnavailable,
     DugongError,
     ExcessBodyData,
@@ -29,9 +33,15 @@ from dugong.errors import (
     ProxyError,
     ResponseTooLarge,
     StateError,
+    TLSError,
     UnsupportedResponse,
+    is_out_of_descriptors,
     is_temp_network_error,
+    is_tls_refusal,
+    printable,
 )
+from dugong.pool.core.core import Nested
+from dugong.pool.failure import Abandoned
 
 PLAIN = [
     DugongError,
@@ -46,21 +56,39 @@ PLAIN = [
     ResponseTooLarge,
 ]
 
-NOT_FOUND = Response(404, "Not Found", Headers(), b"", Request("GET", "http://host/missing"))
+ASKED = Request("PUT", "http://host:81/path/x?signature=secret", {"X": "y"}, b"body")
+NOT_FOUND = Response(404, "Not Found", Headers(), b"", Request("GET", "http://host/missing?a=b"))
 
-EVERY_KIND: list[DugongError] = [
-    *(cls("what happened") for cls in PLAIN),
-    HostnameNotResolvable("nowhere.test"),
-    DNSUnavailable("nowhere.test"),
-    ProxyError(407, "Proxy Authentication Required"),
-    HTTPStatusError(NOT_FOUND),
-]
+#: How to make one of each class that needs something.
+MADE = {
+    HostnameNotResolvable: lambda: HostnameNotResolvable("nowhere.test"),
+    DNSUnavailable: lambda: DNSUnavailable("nowhere.test"),
+    ProxyError: lambda: ProxyError(407, "Proxy Authentication Required"),
+    HTTPStatusError: lambda: HTTPStatusError(NOT_FOUND),
+    ConnectError: lambda: ConnectError("connecting to host:81 (refused)", errno.ECONNREFUSED),
+    TLSError: lambda: TLSError("certificate verify failed", "CERTIFICATE_VERIFY_FAILED"),
+}
+
+
+def kinds(cls: type[DugongError]) -> list[type[DugongError]]:
+    """Return *cls* and all that is derived from it in the package."""
+    derived = [kind for sub in cls.__subclasses__() for kind in kinds(sub)]
+    return [kind for kind in (cls, *derived) if kind.__module__.startswith("dugong.")]
+
+
+EVERY_CLASS = sorted(set(kinds(DugongError)) - {errors._NameError}, key=lambda cls: cls.__name__)
+
+
+def made(cls: type[DugongError]) -> DugongError:
+    """Return an instance of *cls*."""
+    make = MADE.get(cls)
+    return cls("what happened") if make is None else make()
 
 
 def test_every_exception_of_the_module_is_a_dugong_error() -> None:
     names = [name for name in errors.__all__ if name[0].isupper() and name != "Delivery"]
     classes = [getattr(errors, name) for name in names]
-    assert {type(exc) for exc in EVERY_KIND} == set(classes)
+    assert set(EVERY_CLASS) == {*classes, Abandoned, Nested}
     assert all(issubclass(cls, DugongError) for cls in classes)
 
 
@@ -68,6 +96,8 @@ def test_a_status_error_has_the_response_and_says_what_was_asked() -> None:
     exc = HTTPStatusError(NOT_FOUND)
     assert exc.response is NOT_FOUND
     assert str(exc) == "404 Not Found for GET http://host/missing"
+    assert exc.request is NOT_FOUND.request
+    assert str(HTTPStatusError(NOT_FOUND)) == str(exc)
 
 
 @pytest.mark.parametrize("cls", PLAIN)
@@ -107,12 +137,191 @@ def test_a_proxy_error_is_a_connection_error_without_errno() -> None:
     assert exc.errno is None
 
 
-@pytest.mark.parametrize("exc", EVERY_KIND, ids=lambda exc: type(exc).__name__)
-def test_exceptions_can_be_pickled(exc: DugongError) -> None:
-    copy = pickle.loads(pickle.dumps(exc))
-    assert type(copy) is type(exc)
-    assert str(copy) == str(exc)
-    assert vars(copy).keys() == vars(exc).keys()
+def test_what_a_peer_says_cannot_control_a_terminal() -> None:
+    assert str(ProxyError(403, "\x1b[2J\nNo")).endswith(r"403 \x1b[2J\nNo")
+    response = Response(500, "\x1b]0;", Headers(), b"", Request("GET", "http://host/"))
+    assert str(HTTPStatusError(response)) == r"500 \x1b]0; for GET http://host/"
+    assert printable("as it is: \N{LATIN SMALL LETTER E WITH ACUTE}").startswith("as it is")
+
+
+def test_the_text_names_the_request_without_its_query() -> None:
+    exc = ConnectionTimedOut("nothing received for 1 s")
+    assert exc.request is None
+    exc.request = ASKED
+    assert str(exc) == "PUT http://host:81/path/x: nothing received for 1 s"
+    assert exc.msg == "nothing received for 1 s"
+    exc.request = Request("OPTIONS", "http://host/")
+    assert str(exc) == "OPTIONS http://host/: nothing received for 1 s"
+
+
+def test_a_connect_error_has_the_number_of_the_system() -> None:
+    exc = ConnectError("connecting to host:81 (refused)", errno.ECONNREFUSED)
+    assert isinstance(exc, OSError)
+    assert exc.errno == errno.ECONNREFUSED
+    assert exc.strerror == os.strerror(errno.ECONNREFUSED)
+    assert str(exc) == "connecting to host:81 (refused)"
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def pickled(exc: DugongError) -> DugongError:
+    result: DugongError = pickle.loads(pickle.dumps(exc))
+    return result
+
+
+copying = pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+
+
+@copying
+@pytest.mark.parametrize("cls", EVERY_CLASS)
+def test_a_copy_holds_all_that_the_exception_does(
+    cls: type[DugongError], copied: Callable[[DugongError], DugongError]
+) -> None:
+    exc = made(cls)
+    exc.delivery = Delivery.PARTLY_SENT
+    exc.attempts = (Attempt(1.0, "host-1", "refused", Delivery.UNSENT),)
+    exc.request = ASKED
+    exc.add_note("a note")
+    exc.of_the_caller = ["anything"]  # type: ignore[attr-defined]  # any exception has a dict
+    exc.__cause__ = OSError(errno.ECONNREFUSED, "refused")
+    own = copied(exc)
+    assert own is not exc
+    assert type(own) is cls
+    assert (str(own), own.msg, own.args) == (str(exc), exc.msg, exc.args)
+    assert vars(own).keys() == vars(exc).keys()
+    assert own.delivery is Delivery.PARTLY_SENT
+    assert own.attempts == exc.attempts
+    assert own.request is not None
+    assert (own.request.method, own.request.url, own.request.body) == ("PUT", ASKED.url, b"body")
+    assert own.__notes__ == ["a note"]
+    assert own.of_the_caller == ["anything"]  # type: ignore[attr-defined]
+    assert repr(own.__cause__) == repr(exc.__cause__)
+    for name in ("name", "status", "reason", "errno", "strerror", "filename"):
+        assert getattr(own, name, None) == getattr(exc, name, None)
+
+
+@copying
+@pytest.mark.parametrize("cls", EVERY_CLASS)
+def test_an_exception_that_nothing_was_added_to_can_be_copied(
+    cls: type[DugongError], copied: Callable[[DugongError], DugongError]
+) -> None:
+    exc = made(cls)
+    own = copied(exc)
+    assert type(own) is cls
+    assert (str(own), own.args, vars(own).keys()) == (str(exc), exc.args, vars(exc).keys())
+    assert own.__cause__ is None
+    assert own.delivery is exc.delivery
+
+
+def test_a_deep_copy_shares_nothing_of_the_callers() -> None:
+    exc = ConnectionClosed()
+    exc.of_the_caller = []  # type: ignore[attr-defined]  # any exception has a dict
+    own = copy.deepcopy({"one": exc, "two": exc})
+    assert own["one"] is own["two"]
+    assert own["one"].of_the_caller is not exc.of_the_caller  # type: ignore[attr-defined]
+
+
+class Unlike(ProxyError):
+    """A class of a program's, which takes something else than its base."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(code, "Unlike")
+
+
+@copying
+def test_a_class_of_a_program_may_take_what_it_likes(
+    copied: Callable[[DugongError], DugongError],
+) -> None:
+    own = copied(Unlike(code=407))
+    assert isinstance(own, Unlike)
+    assert (own.status, str(own)) == (407, "the proxy refused the tunnel: 407 Unlike")
+
+
+def generator() -> Iterator[bytes]:
+    yield b""
+
+
+def test_what_cannot_be_pickled_is_left_out() -> None:
+    exc = ConnectionClosed()
+    exc.request = Request("PUT", "http://host/path?secret", body=generator())
+    exc.attempts = (Attempt(1.0, "c", "it", None, exception=Local()),)
+    exc.__cause__ = Local()
+    own = pickled(exc)
+    assert (own.request, own.attempts, own.__cause__) == (None, (), None)
+    assert str(own) == str(exc) == "PUT http://host/path: connection closed unexpectedly"
+    assert str(pickled(own)) == str(exc)
+    assert copy.deepcopy(exc).request is exc.request
+
+
+class Local(Exception):
+    def __reduce__(self) -> str:
+        raise RuntimeError("not to be pickled")
+
+
+# --- is_out_of_descriptors ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+def test_a_want_of_descriptors_is_told_from_other_errors(number: int) -> None:
+    exc = OSError(number, "too many")
+    assert is_out_of_descriptors(exc)
+    assert is_out_of_descriptors(ConnectError("connecting", number))
+    assert is_out_of_descriptors(caused(ConnectError("connecting"), exc))
+    assert is_out_of_descriptors(pickled(ConnectError("connecting", number)))
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        OSError("no number"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        socket.gaierror(errno.EMFILE, "a number of another kind"),
+        ssl.SSLError(errno.ENFILE, "a number of another kind"),
+        ConnectionClosed(),
+        ValueError(),
+    ],
+    ids=repr,
+)
+def test_other_errors_are_no_want_of_descriptors(exc: Exception) -> None:
+    assert not is_out_of_descriptors(exc)
+
+
+# --- is_tls_refusal -------------------------------------------------------------------------------
+
+TLS_REFUSALS = (
+    "CERTIFICATE_VERIFY_FAILED NO_PROTOCOLS_AVAILABLE UNSUPPORTED_PROTOCOL "
+    "SSLV3_ALERT_HANDSHAKE_FAILURE SSLV3_ALERT_BAD_CERTIFICATE SSLV3_ALERT_CERTIFICATE_EXPIRED "
+    "TLSV1_ALERT_PROTOCOL_VERSION TLSV1_ALERT_UNKNOWN_CA TLSV1_UNRECOGNIZED_NAME "
+    "TLSV1_ALERT_ACCESS_DENIED TLSV13_ALERT_CERTIFICATE_REQUIRED"
+).split()
+NO_TLS_REFUSALS = (
+    "WRONG_VERSION_NUMBER DECRYPTION_FAILED_OR_BAD_RECORD_MAC SSLV3_ALERT_BAD_RECORD_MAC "
+    "TLSV1_ALERT_INTERNAL_ERROR TLSV1_ALERT_DECODE_ERROR SSLV3_ALERT_ILLEGAL_PARAMETER"
+).split()
+
+
+@pytest.mark.parametrize("reason", TLS_REFUSALS)
+def test_who_refuses_a_certificate_or_a_version_will_do_so_again(reason: str) -> None:
+    exc = tls_error(reason)
+    assert is_tls_refusal(exc)
+    assert is_tls_refusal(caused(TLSError("TLS", reason), exc))
+    assert is_tls_refusal(pickled(TLSError("TLS", reason)))
+    assert is_tls_refusal(caused(Wrapper(), exc))
+    assert not is_temp_network_error(TLSError("TLS", reason))
+
+
+@pytest.mark.parametrize("reason", NO_TLS_REFUSALS)
+def test_what_may_have_been_garbled_is_no_refusal(reason: str) -> None:
+    assert not is_tls_refusal(tls_error(reason))
+    assert not is_tls_refusal(TLSError("TLS", reason))
+
+
+def test_an_error_that_is_not_of_tls_is_no_refusal() -> None:
+    assert is_tls_refusal(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+    assert not is_tls_refusal(ConnectionClosed())
+    assert not is_tls_refusal(OSError(1, "refused"))
+    assert not is_tls_refusal(ssl.SSLError(1, "without a reason"))
 
 
 # --- is_temp_network_error ------------------------------------------------------------------------
@@ -235,6 +444,23 @@ def caused(exc: BaseException, cause: BaseException | None) -> BaseException:
 def test_what_wraps_a_passing_fault_is_temporary(exc: BaseException) -> None:
     assert is_temp_network_error(caused(Wrapper(), exc))
     assert is_temp_network_error(caused(Wrapper(), caused(OSError("no number"), exc)))
+
+
+@pytest.mark.parametrize("exc", [*PASSING, *LASTING], ids=repr)
+@pytest.mark.parametrize("wrapper", [ConnectError, TLSError])
+def test_an_error_of_the_system_says_the_same_when_it_is_wrapped(
+    exc: BaseException, wrapper: type[DugongError]
+) -> None:
+    wrapped = caused(wrapper("what it says"), exc)
+    assert is_temp_network_error(wrapped) is is_temp_network_error(exc)
+
+
+@pytest.mark.parametrize("name", [*PASSING_ERRNOS, *LASTING_ERRNOS])
+def test_a_connect_error_without_a_cause_says_what_its_number_does(name: str) -> None:
+    number = getattr(errno, name)
+    expected = is_temp_network_error(OSError(number, "it"))
+    assert is_temp_network_error(ConnectError("connecting", number)) is expected
+    assert is_temp_network_error(TLSError("TLS", "SSLV3_ALERT_BAD_RECORD_MAC"))
 
 
 @pytest.mark.parametrize("exc", LASTING, ids=repr)

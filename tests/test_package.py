@@ -21,6 +21,7 @@ NAMES = """
     MAX_LINE_SIZE MAX_HEADER_SIZE DNS_TEST_HOSTNAMES BUFFER_SIZE
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
+    ConnectError TLSError
     ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
     RetryPolicy retrying Attempt Event
     Delivery PoolClosed PoolFull ResponseTooLarge HTTPStatusError

@@ -204,9 +204,9 @@ def _file_errors() -> Iterator[None]:
 
 
 def describe(exc: Exception) -> str:
-    """Return a line for the user that says what *exc* means."""
-    if message := getattr(exc, "verify_message", None):
-        return f"the certificate was not accepted: {message}"
+    """Return what *exc* means in one line."""
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
+    if isinstance(exc, DugongError):
+        return exc.msg  # without the URL, which is named already
     return str(exc) or type(exc).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from threading import RLock
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 
 class _Waiting(list["AioFuture[Any]"]):
-    """Those who wait for one descriptor and direction. The loop owns it, with its callback."""
+    """The futures that wait for one descriptor and direction. The loop and its callback own it."""
 
     __slots__ = ("__weakref__",)
 
@@ -28,6 +29,8 @@ class _Waiting(list["AioFuture[Any]"]):
 # same (a TLS upload can need to read). Each loop's table is touched only from that loop's thread.
 # It is weak at both ends, so that a loop which is closed takes everything along.
 _Watched = WeakValueDictionary[tuple[int, int], _Waiting]
+# Guards _watched_by_loop. Reentrant, for a finalizer may run while it is held.
+_tables_lock = RLock()
 _watched_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watched] = WeakKeyDictionary()
 
 
@@ -46,6 +49,7 @@ class AioFuture(asyncio.Future[T]):
             raise TypeError(f"crt must be a coroutine of dugong, not {crt!r}")
         self._loop_used = loop if loop is not None else asyncio.get_running_loop()
         super().__init__(loop=self._loop_used)
+        # The loop's thread owns all of these.
         self._crt = crt
         self._waiting: PollNeeded | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -74,13 +78,11 @@ class AioFuture(asyncio.Future[T]):
 
     def _wait_for(self, needed: PollNeeded) -> None:
         self._waiting = needed
-        watched = _watched_by_loop.get(self._loop_used)
-        if watched is None:
-            watched = _watched_by_loop[self._loop_used] = WeakValueDictionary()
-        for direction in _directions(needed):
-            waiting = watched.get((needed.fd, direction))
+        watched = _table_of(self._loop_used)
+        for fd, direction in _directions(needed):
+            waiting = watched.get((fd, direction))
             if waiting is None:
-                waiting = watched[needed.fd, direction] = _Waiting()
+                waiting = watched[fd, direction] = _Waiting()
             waiting.append(self)
             if len(waiting) == 1:
                 add = (
@@ -88,7 +90,7 @@ class AioFuture(asyncio.Future[T]):
                     if direction == POLLIN
                     else self._loop_used.add_writer
                 )
-                add(needed.fd, _ready, waiting)
+                add(fd, _ready, waiting)
         if needed.timeout is not None:
             self._timer = self._loop_used.call_later(needed.timeout, self._step)
 
@@ -102,16 +104,16 @@ class AioFuture(asyncio.Future[T]):
         loop = self._loop_used
         if loop.is_closed():
             return  # it has forgotten its descriptors
-        watched = _watched_by_loop[loop]
-        for direction in _directions(needed):
-            waiting = watched.get((needed.fd, direction))
-            if waiting is None:
+        watched = _table_of(loop)
+        for fd, direction in _directions(needed):
+            waiting = watched.get((fd, direction))
+            if waiting is None or self not in waiting:
                 continue  # watching it has failed
             waiting.remove(self)
             if not waiting:
-                del watched[needed.fd, direction]
+                del watched[fd, direction]
                 remove = loop.remove_reader if direction == POLLIN else loop.remove_writer
-                remove(needed.fd)
+                remove(fd)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Close the coroutine and cancel the future; return False if it was done already."""
@@ -123,8 +125,18 @@ class AioFuture(asyncio.Future[T]):
         return super().cancel(msg)
 
 
-def _directions(needed: PollNeeded) -> list[int]:
-    return [direction for direction in (POLLIN, POLLOUT) if needed.mask & direction]
+def _table_of(loop: asyncio.AbstractEventLoop) -> _Watched:
+    with _tables_lock:
+        watched = _watched_by_loop.get(loop)
+        if watched is None:
+            watched = _watched_by_loop[loop] = WeakValueDictionary()
+        return watched
+
+
+def _directions(needed: PollNeeded) -> list[tuple[int, int]]:
+    """Return each descriptor and direction that *needed* waits for."""
+    awaited = ((needed.fd, needed.mask), *needed.others)
+    return [(fd, bit) for fd, mask in awaited for bit in (POLLIN, POLLOUT) if mask & bit]
 
 
 def _ready(waiting: _Waiting) -> None:

@@ -11,16 +11,11 @@ import sys
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from dugong.connection.dial import (
-    Proxy,
-    absolute_form,
-    check_address,
-    check_ssl_context,
-    co_dial,
-    netloc,
-)
+from dugong.connection.dial import check_ssl_context, co_dial
 from dugong.connection.duplexer import Duplexer
+from dugong.connection.names import check_address, dns_test_hostnames, netloc
 from dugong.connection.polling import Coroutine, eval_coroutine
+from dugong.connection.proxy import Proxy, absolute_form
 from dugong.connection.request import RequestBuilder, byte_view, check_size, writable_view
 from dugong.connection.transport import Transport
 from dugong.connection.writers import ChunkedWriter
@@ -86,7 +81,14 @@ class HTTPConnection:
         self._duplexer = Duplexer(self._co_dial)
 
     def _co_dial(self) -> Coroutine[Transport]:
-        return co_dial(self.hostname, self.port, self.ssl_context, self._proxy, self._timeout)
+        return co_dial(
+            self.hostname,
+            self.port,
+            self.ssl_context,
+            self._proxy,
+            self._timeout,
+            dns_test_hostnames(),
+        )
 
     @property
     def timeout(self) -> float | None:

@@ -56,7 +56,5 @@ class Duplexer(Sending, Receiving):
         if transport is not None:
             transport.shutdown()
             self._close_if_unused(transport)
-        interrupt = self._interrupt
-        if interrupt is not None:
-            interrupt.close()
+        self._interrupt.set()
         self._wake_waiters()

@@ -8,13 +8,13 @@ coroutine, so that its clean-up runs.
 from __future__ import annotations
 
 import select
-import selectors
 import socket
 from collections.abc import Generator
 from math import ceil
 from select import POLLIN, POLLOUT
+from threading import RLock
 from time import monotonic
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from dugong.errors import ConnectionClosed, ConnectionTimedOut
 
@@ -22,10 +22,12 @@ __all__ = [
     "POLLIN",
     "POLLOUT",
     "Coroutine",
+    "Interrupt",
     "PollNeeded",
     "co_interruptible",
     "co_sleep",
     "eval_coroutine",
+    "timed_out",
 ]
 
 T = TypeVar("T")
@@ -37,17 +39,29 @@ class PollNeeded:
     """What a coroutine is waiting for: *mask* (`select.POLLIN`, `select.POLLOUT`) on *fd*.
 
     *timeout* (seconds, or None) asks to be resumed after that time even if nothing happened.
+    *others* are further (descriptor, mask) pairs: whichever of all is ready first resumes the
+    coroutine. Only connecting to a host with several addresses has them, and always with a
+    *timeout* of at most 0.25 s, so that a driver which looks at *fd* alone is merely slower.
     One thread at a time may poll an object.
     """
 
-    __slots__ = ("_poller", "fd", "mask", "timeout")
+    __slots__ = ("_poller", "fd", "mask", "others", "timeout")
 
-    def __init__(self, fd: int, mask: int, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        mask: int,
+        timeout: float | None = None,
+        others: tuple[tuple[int, int], ...] = (),
+    ) -> None:
         self.fd = fd
         self.mask = mask
         self.timeout = timeout
+        self.others = others
         self._poller = select.poll()
         self._poller.register(fd, mask)
+        for other_fd, other_mask in others:
+            self._poller.register(other_fd, other_mask)
 
     def poll(self, timeout: float | None = None) -> bool:
         """Block until the coroutine should be resumed; return False after *timeout* seconds.
@@ -62,7 +76,7 @@ class PollNeeded:
     def block(self, timeout: float | None) -> None:
         """Block until the coroutine should be resumed; raise `ConnectionTimedOut` if it is late."""
         if not self.poll(timeout):
-            raise ConnectionTimedOut(f"nothing happened for {timeout} seconds")
+            raise timed_out("received" if self.mask & POLLIN else "sent", timeout)
 
     def is_ready(self) -> bool:
         """Return True if there would be nothing to wait for."""
@@ -71,6 +85,11 @@ class PollNeeded:
     def __repr__(self) -> str:
         wants = [name for bit, name in ((POLLIN, "in"), (POLLOUT, "out")) if self.mask & bit]
         return f"<PollNeeded fd={self.fd} {'|'.join(wants)}>"
+
+
+def timed_out(done: str, timeout: float | None) -> ConnectionTimedOut:
+    """Return the error for a wait of *timeout* seconds in which nothing was *done*."""
+    return ConnectionTimedOut(f"nothing {done} for {timeout or 0:g} s")
 
 
 def _milliseconds(seconds: float) -> int:
@@ -102,29 +121,77 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
         raise
 
 
-def co_interruptible(crt: Coroutine[T], interrupt: int) -> Coroutine[T]:
-    """Run *crt* until it is done, or until the descriptor *interrupt* becomes readable.
+class Interrupt:
+    """Lets any thread, or a signal handler, end what `co_interruptible` runs in another thread."""
 
-    Raises `ConnectionClosed` in the second case, and whatever *crt* raises.
+    __slots__ = ("_awaited", "_is_set", "_lock")
+
+    def __init__(self) -> None:
+        # Reentrant, for a signal handler may come while its own thread holds it.
+        self._lock = RLock()
+        self._is_set = False  # guarded by _lock; never cleared
+        self._awaited: PollNeeded | None = None  # guarded by _lock; its descriptors are open
+
+    def set(self) -> None:
+        """Shut down the sockets that are being waited for, which wakes the waiting thread.
+
+        Also ends each wait that would begin later. Never waits. May be called again.
+        """
+        with self._lock:
+            self._is_set = True
+            awaited = self._awaited
+            if awaited is not None:
+                for fd, _ in ((awaited.fd, awaited.mask), *awaited.others):
+                    _shut_down(fd)
+
+    def _enter(self, needed: PollNeeded) -> None:
+        with self._lock:
+            # In this order, for the sake of a signal handler in between.
+            self._awaited = needed
+            self._check()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._awaited = None
+
+    def _check(self) -> None:
+        if self._is_set:
+            raise ConnectionClosed("disconnected")
+
+
+def _shut_down(fd: int) -> None:
+    """Shut down the socket *fd*, and leave it to its owner."""
+    # The family may be another one, which makes no difference to shutdown(). Without one, the
+    # socket module would ask the system.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it was not connected. Even so, this has ended its connecting.
+    finally:
+        sock.detach()
+
+
+def co_interruptible(crt: Coroutine[T], interrupt: Interrupt) -> Coroutine[T]:
+    """Run *crt*, which waits for sockets only, until it is done or *interrupt* is set.
+
+    Raises `ConnectionClosed` in the second case, with the sockets that it was waiting for shut
+    down, and whatever *crt* raises. Needs no descriptor of its own.
     """
-    with selectors.DefaultSelector() as either:  # epoll or kqueue: one descriptor for the two
-        either.register(interrupt, selectors.EVENT_READ)
-        fd = cast(selectors.EpollSelector, either).fileno()
-        try:
-            while True:
-                needed = next(crt)
-                events = selectors.EVENT_READ if needed.mask & POLLIN else 0
-                events |= selectors.EVENT_WRITE if needed.mask & POLLOUT else 0
-                either.register(needed.fd, events)
-                yield PollNeeded(fd, POLLIN, needed.timeout)
-                interrupted = any(key.fd == interrupt for key, _ in either.select(0))
-                either.unregister(needed.fd)
-                if interrupted:
-                    raise ConnectionClosed("disconnected")
-        except StopIteration as exc:
-            return cast(T, exc.value)
-        finally:
-            crt.close()
+    try:
+        while True:
+            interrupt._check()
+            needed = next(crt)
+            try:
+                interrupt._enter(needed)
+                yield needed
+            finally:
+                interrupt._leave()  # before *crt* may close what it was waiting for
+    except StopIteration as exc:
+        result: T = exc.value
+        return result
+    finally:
+        crt.close()
 
 
 class _Pause(PollNeeded):

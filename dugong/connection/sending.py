@@ -6,7 +6,6 @@ is in the pipeline before the first byte of its request is on the wire.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from threading import get_ident
 
@@ -103,7 +102,8 @@ class Sending(Shared):
         sent = 0
         try:
             if not self._may_send_request():
-                raise ConnectionClosed("the server has closed the connection")
+                refusal = None if self.transport is None else self.transport.refusal
+                raise refusal or ConnectionClosed("the server has closed the connection")
             transport = self._transport_in_use()
             try:
                 last, data = batch[-1]
@@ -265,17 +265,7 @@ class Sending(Shared):
         if self.transport is not None:
             self.transport.close()
             self.transport = None
-        ours, theirs = socket.socketpair()
-        self._interrupt = theirs
-        try:
-            # Looked at after `theirs` can be seen, so that no abort goes unnoticed.
-            if self.aborted:
-                raise ConnectionClosed("disconnected")
-            transport = yield from co_interruptible(self._dial(), ours.fileno())
-        finally:
-            self._interrupt = None
-            ours.close()
-            theirs.close()
+        transport = yield from co_interruptible(self._dial(), self._interrupt)
         self.buffer.clear()
         self.incoming = self.outgoing = None
         self.closing = False

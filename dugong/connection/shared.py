@@ -13,7 +13,7 @@ from threading import Lock
 
 from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.exchange import Exchange
-from dugong.connection.polling import Coroutine
+from dugong.connection.polling import Coroutine, Interrupt
 from dugong.connection.transport import Transport
 from dugong.errors import ConnectionClosed, StateError
 
@@ -57,7 +57,7 @@ class Shared:
         self._meagre = 0
         self._answer_size = 1
         self.aborted = False
-        self._interrupt: socket.socket | None = None  # set by the sender; closing it ends dialling
+        self._interrupt = Interrupt()  # set by abort(): ends dialling
 
     def _nothing_under_way(self) -> bool:
         return (

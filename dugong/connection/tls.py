@@ -6,60 +6,81 @@ an orderly one.
 
 from __future__ import annotations
 
+import copy
 import socket
 import ssl
 from threading import Lock
 from typing import cast
 
+from dugong.connection.names import need_descriptor
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded
 from dugong.connection.transport import LARGE, Transport, closed_by_peer
 from dugong.errors import ConnectionClosed
 
 __all__ = ["TlsTransport", "co_start_tls"]
 
-_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)
+_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class TlsTransport(Transport):
     """TLS. Says good-bye (close_notify) before it closes.
 
-    `_lock` guards the OpenSSL object, which no two threads may enter at once; as the socket never
-    blocks, it is held only for the time of the encryption.
+    What holds `_lock` never waits: the socket does not block, and a call takes 256 KiB at most.
     """
 
-    __slots__ = ("_broken", "_drained", "_lock", "_read_wants", "_write_wants", "ssl_sock")
+    __slots__ = (
+        "_broken",
+        "_drained",
+        "_first",
+        "_lock",
+        "_read_wants",
+        "_used",
+        "_write_wants",
+        "ssl_sock",
+    )
 
     def __init__(self, ssl_sock: ssl.SSLSocket) -> None:
         super().__init__(ssl_sock)
         self.ssl_sock = ssl_sock
+        # Guards the OpenSSL object, which no two threads may enter at once.
         self._lock = Lock()
-        self._drained = False  # owner: the receiving thread
-        self._broken: str | None = None  # why nothing can be received any more; guarded by _lock
+        self._drained = False  # the last call left nothing in the socket; the receiving thread's
+        self._used = False  # something has been received; the receiving thread's
+        self._first = b""  # a byte that was read by _alert(); guarded by _lock
+        self._broken: Exception | None = None  # why nothing can be received; guarded by _lock
         fd = ssl_sock.fileno()
         # Either direction may need either event, and a PollNeeded is for one thread.
         self._read_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
         self._write_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        # A record is at most 16 KiB: go on while there are more, so that a caller with a large
-        # buffer pays its own cost once.
-        filled = 0
-        read = self.ssl_sock.read
         if self._drained and len(view) >= LARGE and self.patience != 0:
             self._gather(self._read_wants[0])
         self._drained = False
+        got = self._receive(view)
+        if isinstance(got, int) and got:
+            self._used = True
+        return got
+
+    def _receive(self, view: memoryview) -> int | PollNeeded:
+        # A record is at most 16 KiB: go on while there are more, so that a caller with a large
+        # buffer pays its own cost once. But not for long, as the other thread may want to send.
+        filled = 0
+        limit = min(len(view), LARGE)
+        read = self.ssl_sock.read
         with self._lock:
-            if self.is_shut:
-                # The good-bye may have dropped a record; do not go on behind it.
-                raise ConnectionClosed("disconnected")
-            if self._broken is not None:
-                raise ConnectionClosed(self._broken)
+            self._check()
+            if self._first:
+                view[:1], self._first = self._first, b""
+                return 1
             try:
-                while filled < len(view):
-                    got = read(len(view) - filled, cast(bytearray, view[filled:]))
+                while filled < limit:
+                    got = read(limit - filled, cast(bytearray, view[filled:]))
                     if not got:
                         break  # close_notify; comes again at the next call
                     filled += cast(int, got)
+                    if self.is_shut:
+                        break  # shutdown() does not wait for us
             except ssl.SSLWantReadError:
                 self._drained = True
                 return filled or self._read_wants[0]
@@ -67,18 +88,32 @@ class TlsTransport(Transport):
                 return filled or self._read_wants[1]
             except (OSError, ValueError) as exc:
                 # OpenSSL reports a fatal error once, and may then report an orderly end.
-                self._broken = f"connection closed unexpectedly: {exc}"
+                self._broken = _as_closed(exc)
                 if filled:
                     return filled
-                raise _as_closed(exc) from exc
+                self._check()
         return filled
+
+    def _check(self) -> None:
+        """Raise the exception for a connection that has ended. With the lock."""
+        if self._broken is not None and not (
+            self.is_shut and isinstance(self._broken, ConnectionClosed)
+        ):
+            # A copy, as it may be raised in either thread, and again.
+            error = copy.copy(self._broken)
+            error.__cause__ = self._broken.__cause__
+            raise error
+        if self.is_shut:
+            # The good-bye may have dropped a record; do not go on behind it.
+            raise ConnectionClosed("disconnected")
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
         with self._lock:
             if self.is_shut:
                 raise ConnectionClosed("disconnected")
             if self._broken is not None:
-                raise ConnectionClosed(self._broken)
+                # Whatever it is, the receiver has raised it, or will.
+                raise ConnectionClosed(f"nothing can be sent any more: {self._broken}")
             try:
                 return self.ssl_sock.send(data)
             except ssl.SSLWantReadError:
@@ -86,13 +121,42 @@ class TlsTransport(Transport):
             except ssl.SSLWantWriteError:
                 return self._write_wants[1]
             except (OSError, ValueError) as exc:
-                raise _as_closed(exc) from exc
+                if self.is_shut:
+                    raise ConnectionClosed("disconnected") from exc
+                error = self._alert() or _as_closed(exc)
+                raise error from error.__cause__
+
+    def _alert(self) -> Exception | None:
+        """Return what the peer said before it closed, if that was all it ever said. With the lock.
+
+        It is on its way to the receiver, but a caller that sends first should hear of it, too.
+        """
+        if self._used or self._first or self._broken is not None:
+            return None
+        try:
+            self._first = self.ssl_sock.read(1)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (OSError, ValueError) as exc:
+            error = _as_closed(exc)
+            if isinstance(error, ConnectionClosed):
+                return None
+            self._broken = error
+            return error
+        return None
 
     def shutdown(self) -> None:
-        with self._lock:
+        # A thread that holds the lock is not waited for, be it this very one, when a signal handler
+        # calls. Then nothing is said: there is no good-bye in the middle of a record.
+        if not self._lock.acquire(False):
+            super().shutdown()
+            return
+        try:
             if not self.is_shut:
                 self._say_goodbye()
             super().shutdown()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         with self._lock:
@@ -111,28 +175,38 @@ class TlsTransport(Transport):
             pass  # in nearly all cases: that the peer's has not come, which we do not wait for
 
     def is_quiet(self) -> bool:
-        if self.is_shut or self.ssl_sock.pending():
+        if self.is_shut or self._first or self.ssl_sock.pending():
             return False
         if not self._read_wants[0].is_ready():
             return True
         # What is there may be a session ticket; only reading tells.
         try:
-            return isinstance(self.recv_into(memoryview(bytearray(1))), PollNeeded)
+            return isinstance(self._receive(memoryview(bytearray(1))), PollNeeded)
         except (OSError, ConnectionClosed):
-            return False
+            return False  # `refusal` has the reason
+
+    @property
+    def refusal(self) -> Exception | None:
+        # With TLS 1.3, the client is done before the server has seen the client's certificate. What
+        # the server thinks of it comes after the handshake, before anything else.
+        with self._lock:
+            broken = self._broken
+        refused = isinstance(broken, ssl.SSLError) and not self._used
+        return copy.copy(broken) if refused else None
 
 
 def _as_closed(exc: OSError | ValueError) -> Exception:
+    """Return what to raise for *exc*: a `ConnectionClosed`, or itself if it tells of TLS."""
     # ValueError is what a socket says that another thread has closed. But a certificate error is
     # both, and an OSError first.
-    if not isinstance(exc, OSError):
-        return ConnectionClosed()
-    if isinstance(exc, _CLOSED):
-        return closed_by_peer(exc)
     if isinstance(exc, ssl.SSLError):
-        eof = exc.reason == "UNEXPECTED_EOF_WHILE_READING"
-        return closed_by_peer(exc) if eof else exc
-    return closed_by_peer(exc)
+        eof = isinstance(exc, _CLOSED) or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
+        if not eof:
+            exc.__traceback__ = None
+            return exc
+    error = closed_by_peer(exc) if isinstance(exc, OSError) else ConnectionClosed()
+    error.__cause__ = exc
+    return error
 
 
 def co_start_tls(
@@ -168,12 +242,17 @@ def co_start_tls(
             except ssl.SSLWantWriteError:
                 yield PollNeeded(fd, POLLOUT)
     except (OSError, ValueError) as exc:
-        sock.close()
-        if transport is None:
-            _close_lost(exc)
+        try:
+            if isinstance(exc, ssl.SSLCertVerificationError):
+                need_descriptor()  # to look for the certificate of the authority with
+        finally:
+            sock.close()
+            if transport is None:
+                _close_lost(exc)
         if isinstance(exc, ValueError) and transport is None:
             raise  # the context and the host name do not go together
-        raise _as_closed(exc) from exc
+        error = _as_closed(exc)
+        raise error from error.__cause__
     except BaseException:
         sock.close()
         raise

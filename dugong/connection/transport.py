@@ -13,14 +13,13 @@ import os
 import socket
 import struct
 from abc import ABC, abstractmethod
-from itertools import count
-from threading import Lock
-from typing import BinaryIO, ClassVar
+from threading import Lock, get_ident, main_thread
+from typing import ClassVar
 
-from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded
-from dugong.errors import ConnectionClosed, ConnectionTimedOut, is_temp_network_error
+from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded, timed_out
+from dugong.errors import ConnectionClosed, is_temp_network_error
 
-__all__ = ["LARGE", "PlainTransport", "TracingTransport", "Transport", "closed_by_peer"]
+__all__ = ["LARGE", "PlainTransport", "Transport", "closed_by_peer"]
 
 #: Bytes: a body that is read in such parts is worth a moment of waiting for more of it.
 LARGE = 256 * 1024
@@ -30,22 +29,23 @@ _GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 class Transport(ABC):
     """A byte stream to the peer. Owns its socket.
 
-    `is_shut` may be set by any thread and is never cleared: nothing more can be sent or received.
-    Two more belong to the receiving thread, and are offers, which a transport need not take:
-    `patience`, for how many seconds `recv_into` may block before it raises `ConnectionTimedOut`
-    (None: for ever; 0: not at all, the caller is a coroutine), and `low_water`, how many bytes are
-    worth waiting for a tick of the system's clock, the next time that it does block (1: no more
-    than come first). `can_send_files` never changes.
+    `patience` and `low_water` are offers, which a transport need not take.
     """
 
     __slots__ = ("is_shut", "low_water", "patience", "sock")
 
+    #: Whether `send_file` may be called. Never changes.
     can_send_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+        self.sock = sock  # never changes
+        # Nothing more can be sent or received. Set by any thread, in one step; never cleared.
         self.is_shut = False
+        # For how many seconds recv_into() may block before it raises ConnectionTimedOut (None: for
+        # ever; 0: not at all, the caller is a coroutine). The receiving thread's.
         self.patience: float | None = 0
+        # How many bytes are worth waiting for a tick of the system's clock, the next time that
+        # recv_into() blocks (1: no more than come first). The receiving thread's.
         self.low_water = 1
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Transport(ABC):
 
         Returns how many were taken, which is 0 only if the file ends before *offset*. Does not
         move the file's own position. Raises OSError, as the system gave it, if it is the file
-        that cannot be sent, and `io.UnsupportedOperation` unless `can_send_files`.
+        that cannot be read, and `io.UnsupportedOperation` unless `can_send_files`.
         """
         raise io.UnsupportedOperation("this transport cannot send files")
 
@@ -72,8 +72,19 @@ class Transport(ABC):
         Only for a connection that neither thread is using.
         """
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why `is_quiet` returned False, if the peer refused the connection before its first use.
+
+        None for any other reason: then another connection may fare better.
+        """
+        return None
+
     def shutdown(self) -> None:
-        """End the connection for both sides and wake whoever waits for it; keep the descriptor."""
+        """End the connection for both sides and wake each thread that waits for it, at once.
+
+        Keeps the descriptor. May be called from any thread, and from a signal handler.
+        """
         self.is_shut = True
         try:
             # Not self.sock.shutdown: an SSLSocket would pull the TLS object from under its users.
@@ -82,7 +93,7 @@ class Transport(ABC):
             pass  # the peer was faster
 
     def close(self) -> None:
-        """Free the descriptor. Only once nobody waits for it; may be called again."""
+        """Free the descriptor. Only once no thread waits for it; may be called again."""
         self.is_shut = True
         self.sock.close()
 
@@ -130,16 +141,10 @@ def _timeval(seconds: float | None) -> bytes:
 
 
 class PlainTransport(Transport):
-    """TCP. Takes the offer to block, because one system call is cheaper than three.
-
-    `_drained` and `_receive_timeout` belong to the receiving thread, `_filled` and
-    `_has_send_timeout` to the sending one. `_send_lock` guards `_was_reset`: a reset is reported
-    once, and if a send hears of it, a receive hears of an end.
-    """
+    """TCP. Takes the offer to block, because one system call is cheaper than three."""
 
     __slots__ = (
         "_drained",
-        "_filled",
         "_has_send_timeout",
         "_receive_timeout",
         "_send_lock",
@@ -153,14 +158,14 @@ class PlainTransport(Transport):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         sock.setblocking(True)  # MSG_DONTWAIT says where it must not
-        self._want_read = PollNeeded(sock.fileno(), POLLIN)
-        self._want_write = PollNeeded(sock.fileno(), POLLOUT)
-        self._drained = False
+        self._want_read = PollNeeded(sock.fileno(), POLLIN)  # polled by the receiving thread
+        self._want_write = PollNeeded(sock.fileno(), POLLOUT)  # polled by the sending thread
+        self._drained = False  # the last call emptied the socket; the receiving thread's
+        self._receive_timeout: float | None = None  # of the socket; the receiving thread's
+        self._has_send_timeout = False  # the socket has one; the sending thread's
+        # A reset is reported once, and if a send hears of it, a receive hears of an end.
         self._send_lock = Lock()
-        self._was_reset = False
-        self._receive_timeout: float | None = None  # what the socket has been told
-        self._filled = False
-        self._has_send_timeout = False
+        self._was_reset = False  # a send has heard of a reset; guarded by _send_lock
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:
@@ -173,18 +178,24 @@ class PlainTransport(Transport):
                     return got
             if self._drained and len(view) >= LARGE:
                 self._gather(self._want_read)
-            if self.patience != self._receive_timeout:
+            if self.patience is not None and get_ident() == main_thread().ident:
+                # A signal handler that returns makes recv() begin its time anew, and poll() not. It
+                # is the main thread that the system interrupts, unless the program has it choose
+                # another. For those, one system call less is worth more.
+                if not self._want_read.poll(self.patience):
+                    raise timed_out("received", self.patience)
+                may_block = False
+            elif self.patience != self._receive_timeout:
                 self._set_receive_timeout(self.patience)
         elif self._drained:
-            # The last call emptied the socket. Waiting first is cheaper than failing first.
+            # Waiting first is cheaper than failing first.
             self._drained = False
             return self._want_read
         try:
             got = self.sock.recv_into(view, 0, 0 if may_block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             if may_block:
-                message = f"nothing happened for {self.patience} seconds"
-                raise ConnectionTimedOut(message) from None
+                raise timed_out("received", self.patience) from None
             return self._want_read
         except OSError as exc:
             raise closed_by_peer(exc) from exc
@@ -243,9 +254,9 @@ class PlainTransport(Transport):
     def send_file(self, fd: int, offset: int, count: int) -> int | PollNeeded:
         if self.is_shut:
             raise ConnectionClosed("disconnected")
-        if self._filled:
-            # The last call filled the socket. Waiting first is cheaper than failing first.
-            self._filled = False
+        if not self._want_write.is_ready():
+            # Waiting first is cheaper than failing first, which takes a tick of the clock; and each
+            # signal would make it begin anew.
             return self._want_write
         count = min(count, _FILE_STEP)
         with self._send_lock:
@@ -255,7 +266,7 @@ class PlainTransport(Transport):
                     # receiver, too. What is sent with MSG_DONTWAIT does not heed this.
                     self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_MOMENT))
                     self._has_send_timeout = True
-                sent = os.sendfile(self.sock.fileno(), fd, offset, count)
+                return os.sendfile(self.sock.fileno(), fd, offset, count)
             except BlockingIOError:
                 return self._want_write
             except OSError as exc:
@@ -263,9 +274,10 @@ class PlainTransport(Transport):
                     self._was_reset = True
                 if is_temp_network_error(exc):
                     raise closed_by_peer(exc) from exc
-                raise  # no socket says that, so it is the file
-        self._filled = 0 < sent < count
-        return sent
+        # No socket says that: the file system, or a sandbox, does not let the kernel send it. If it
+        # is the file that is wrong, reading says so, too.
+        data = os.pread(fd, min(count, LARGE), offset)
+        return self.send(data) if data else 0
 
     def is_quiet(self) -> bool:
         return not self.is_shut and not self._want_read.is_ready()
@@ -273,58 +285,3 @@ class PlainTransport(Transport):
     def drop(self) -> None:
         self._send_lock = Lock()
         super().drop()
-
-
-_connection_numbers = count(1)
-
-
-class TracingTransport(Transport):
-    """Copies what is sent and received over *inner* to a file (see DUGONG_TRACEFILE)."""
-
-    __slots__ = ("_file", "_inner")
-
-    def __init__(self, inner: Transport, path_template: str) -> None:
-        super().__init__(inner.sock)
-        self._inner = inner
-        path = path_template.replace("%d", str(next(_connection_numbers)))
-        self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115
-
-    def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self._inner.patience, self._inner.low_water = self.patience, self.low_water
-        self.low_water = 1
-        got = self._inner.recv_into(view)
-        if isinstance(got, int):
-            self._file.write(view[:got])
-        return got
-
-    def send(self, data: bytes | memoryview) -> int | PollNeeded:
-        sent = self._inner.send(data)
-        if isinstance(sent, int):
-            self._file.write(memoryview(data)[:sent])
-        return sent
-
-    def is_quiet(self) -> bool:
-        return not self.is_shut and self._inner.is_quiet()
-
-    def shutdown(self) -> None:
-        self.is_shut = True
-        self._inner.shutdown()
-
-    def close(self) -> None:
-        self.is_shut = True
-        self._inner.close()
-        self._file.close()
-
-    def drop(self) -> None:
-        self.is_shut = True
-        self._inner.drop()
-        self._file.close()
-
-
-def traced(transport: Transport) -> Transport:
-    """Return *transport*, behind a trace if the environment asks for one.
-
-    DUGONG_TRACEFILE names the file; its ``%d`` becomes a number that differs between connections.
-    """
-    template = os.environ.get("DUGONG_TRACEFILE")
-    return TracingTransport(transport, template) if template else transport

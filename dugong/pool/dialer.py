@@ -1,19 +1,24 @@
 """How a pool connects: directly or through its proxy, with TLS for https.
 
-Guarantees: `ssl` is imported, and the certificates of the system are loaded, only once somebody
-asks for an https URL, in the thread of whoever does.
+Guarantees: what goes wrong is a `DugongError`, and says which host or proxy it concerns. `ssl` is
+imported, and the certificates of the system are loaded, when the first https URL is asked for, in
+the thread that asks.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dugong.connection.dial import Proxy, co_dial
+from dugong.connection.dial import co_dial
+from dugong.connection.names import netloc
+from dugong.errors import DugongError
+from dugong.pool.failure import connect_error
 
 if TYPE_CHECKING:
     import ssl
 
     from dugong.connection.polling import Coroutine
+    from dugong.connection.proxy import Proxy
     from dugong.connection.transport import Transport
     from dugong.pool.request import Origin
 
@@ -21,21 +26,29 @@ __all__ = ["Dialer"]
 
 
 class Dialer:
-    """Connects to origins, through *proxy* if there is one; *timeout* is in seconds.
+    """Connects to origins, through *proxy* if there is one.
 
-    `proxy` never changes. Any thread may use it. `need_context` is to be called before it connects
-    to the first https origin.
+    *timeout* and *connect_timeout* are in seconds (None: no limit); connecting, with the tunnel and
+    the TLS handshake but without resolving, may take the shorter of the two. Any thread may use
+    it. `need_context` is to be called before it connects to the first https origin.
     """
 
     def __init__(
-        self, proxy: Proxy | None, ssl_context: ssl.SSLContext | None, timeout: float | None
+        self,
+        proxy: Proxy | None,
+        ssl_context: ssl.SSLContext | None,
+        timeout: float | None,
+        connect_timeout: float | None = None,
     ) -> None:
-        self.proxy = proxy
+        self.proxy = proxy  # never changes
+        self.timeout = min(  # never changes
+            (limit for limit in (timeout, connect_timeout) if limit is not None), default=None
+        )
+        # Set once, or twice by two threads at the same time, at no harm: either will do.
         self._ssl_context = ssl_context
-        self._timeout = timeout
 
     def need_context(self) -> None:
-        """Make the default context, unless there is one. Two threads may both, at no harm."""
+        """Make the default context, unless there is one. May be called from any thread."""
         if self._ssl_context is None:
             import ssl
 
@@ -44,6 +57,16 @@ class Dialer:
             self._ssl_context = context
 
     def __call__(self, origin: Origin) -> Coroutine[Transport]:
-        """Return a coroutine that connects to *origin*."""
+        """Return a coroutine that connects to *origin*.
+
+        Raises as `dugong.connection.dial.co_dial`, but `ConnectError` and `TLSError` instead of
+        OSError and ValueError.
+        """
         context = self._ssl_context if origin.scheme == "https" else None
-        return co_dial(origin.host, origin.port, context, self.proxy, self._timeout)
+        try:
+            return (yield from co_dial(origin.host, origin.port, context, self.proxy, self.timeout))
+        except DugongError:
+            raise
+        except (OSError, ValueError) as exc:
+            server = netloc(origin.host, origin.port)
+            raise connect_error(exc, server, self.proxy) from exc

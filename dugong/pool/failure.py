@@ -1,21 +1,48 @@
 """What a request fails with, and how far it had got then; what becomes of callbacks that fail.
-Touches nothing.
+
+Guarantees: what the network, a peer or the system has done to a request is a `DugongError` of that
+request's own. What the caller's body has raised stays the caller's. Touches nothing.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
+from contextlib import suppress
 from threading import current_thread, main_thread
+from typing import TYPE_CHECKING
 
-from dugong.errors import ConnectionClosed, Delivery, DugongError
+from dugong.connection.names import netloc
+from dugong.errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionTimedOut,
+    Delivery,
+    DugongError,
+    TLSError,
+    printable,
+)
 
-__all__ = ["Abandoned", "BodyError", "ends_program", "failure", "forget_frames", "in_words"]
+if TYPE_CHECKING:
+    from dugong.connection.proxy import Proxy
+    from dugong.pool.request import Request
+
+__all__ = [
+    "Abandoned",
+    "BodyError",
+    "connect_error",
+    "describe",
+    "ends_program",
+    "failure",
+    "forget_frames",
+    "in_words",
+]
 
 
 class Abandoned(ConnectionClosed):
-    """A connection ends because nobody wants what is coming in: no fault of the host's."""
+    """A connection ends because no request wants what is coming in: no fault of the host's."""
 
-    msg = "the answer that was coming in has been abandoned"
+    msg = "the response that was coming in has been abandoned"
 
 
 class BodyError(Exception):
@@ -26,28 +53,106 @@ class BodyError(Exception):
         self.error = error
 
 
-def failure(error: Exception, delivery: Delivery) -> Exception:
+def failure(error: Exception, delivery: Delivery, request: Request | None = None) -> Exception:
     """Return *error*, with the verdict *delivery*, as an exception of one request's own.
 
-    What the network has done may concern many requests; each gets a copy. What a caller's body has
-    raised is that caller's, and is left as it is.
+    What the network has done may concern many requests, so each gets a copy, with its *request*.
+    An `ssl.SSLError` becomes a `TLSError`. What a caller's body has raised is not copied: the
+    `error` of a `BodyError`, and any other exception that is not ours, such as an OSError of the
+    caller's file. (What the system says of a connection is a `ConnectionClosed` or `ConnectError`
+    by now, from the transport or the dialer.)
     """
-    own = error
-    if isinstance(error, (DugongError, OSError)):
+    if isinstance(error, BodyError):
+        own = error.error
+    elif isinstance(error, DugongError):
         own = copy.copy(error)
-        own.__cause__ = error.__cause__
-        own.__traceback__ = None
-    own.delivery = delivery  # type: ignore[attr-defined]  # any exception has a dict
+        own.__context__ = None
+    elif _is_of_tls(error):
+        server = "the server"
+        if request is not None:
+            server = netloc(request.origin.host, request.origin.port)
+        own = _tls_error(error, server)
+        own.__cause__ = error
+    else:
+        own = error
+    if isinstance(own, ConnectionTimedOut) and own is not error and own.msg[:7] == "nothing":
+        own.msg = _with_phase(own.msg, delivery)
+        own.args = (own.msg,)
+    with suppress(AttributeError, TypeError):  # a caller's exception may be frozen
+        own.delivery = delivery  # type: ignore[attr-defined]  # any exception has a dict
+        if request is not None and (isinstance(own, DugongError) or not hasattr(own, "request")):
+            own.request = request  # type: ignore[attr-defined]
     return own
 
 
-def in_words(error: BaseException) -> str:
-    """Return what *error* says, or its name if it says nothing."""
-    return str(error) or type(error).__name__
+def _with_phase(msg: str, delivery: Delivery) -> str:
+    """Return *msg*, and what a request that has got so far was waiting for."""
+    phase = "waiting for the response"
+    if delivery is Delivery.ANSWER_STARTED:
+        phase = "in the middle of the response"
+    elif "received" not in msg:
+        phase = "sending the request"
+    return msg if msg[-1:] == ")" else f"{msg} ({phase})"
+
+
+def connect_error(
+    error: OSError | ValueError, server: str, proxy: Proxy | None
+) -> ConnectError | TLSError:
+    """Return what a pool raises from *error*, which connecting to *server* has ended with.
+
+    *server* is its host and port.
+    """
+    if _is_of_tls(error):
+        return _tls_error(error, server)
+    peer = server if proxy is None else f"the proxy {netloc(proxy.host, proxy.port)}"
+    number = error.errno if isinstance(error, OSError) else None
+    said = (isinstance(error, OSError) and error.strerror) or describe(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        said = f"{said}: {error.filename!r}"
+    return ConnectError(f"connecting to {peer} ({said})", number)
+
+
+def _is_of_tls(error: Exception) -> bool:
+    # An SSL error exists only if ssl has been loaded, so there is no need to load it to ask.
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and isinstance(error, ssl.SSLError)
+
+
+_HINTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of the client: give an "
+    "ssl_context= that has loaded one",
+    "WRONG_VERSION_NUMBER": "it may not speak TLS on this port",
+}
+
+
+def _tls_error(error: Exception, server: str) -> TLSError:
+    """Return the `TLSError` for *error*, an `ssl.SSLError` on a connection to *server*."""
+    reason: str | None = getattr(error, "reason", None)
+    verdict: str | None = getattr(error, "verify_message", None)
+    if verdict is not None:
+        verdict = printable(verdict.rstrip("."))
+        msg = (
+            f"the certificate of {server} is refused ({verdict}); which ones are accepted is for "
+            "ssl_context= to say"
+        )
+    else:
+        said = describe(error) if reason is None else reason.lower().replace("_", " ")
+        hint = f"; {_HINTS[reason]}" if reason in _HINTS else ""
+        msg = f"TLS with {server} has failed ({said}){hint}"
+    return TLSError(msg, reason)
+
+
+def describe(error: BaseException) -> str:
+    """Return what *error* says, without the request it concerns; its name if it says nothing."""
+    text = error.msg if isinstance(error, DugongError) else str(error)
+    return text or type(error).__name__
+
+
+in_words = describe  # the name that it had before
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Let go of the frames that *error* was raised in, which refer to whoever keeps the error.
+    """Let go of the frames that *error* was raised in, which would keep connections in memory.
 
     Not of those of a caller's body, which are the caller's.
     """

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Never, Unpack
 
-from dugong.connection.dial import Proxy, check_ssl_context
+from dugong.connection.dial import check_ssl_context
+from dugong.connection.proxy import Proxy
 from dugong.pool import fork
 from dugong.pool.core.core import Limits
 from dugong.pool.core.scheduler import Scheduler
@@ -153,7 +154,9 @@ class ConnectionPool:
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
         # not done. So a pool that is forgotten is collected, and the threads are told then.
-        dialer = Dialer(None if proxy is None else Proxy(proxy), ssl_context, timeout)
+        dialer = Dialer(
+            None if proxy is None else Proxy(proxy), ssl_context, timeout, connect_timeout
+        )
         self._scheduler = Scheduler(
             limits,
             lambda origin: Http1Engine(partial(dialer, origin)),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dugong._version import __version__
-from dugong.connection.dial import absolute_form
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
+from dugong.connection.proxy import absolute_form
 from dugong.connection.request import RequestBuilder
 from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body

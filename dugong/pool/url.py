@@ -10,8 +10,8 @@ import re
 import socket
 from typing import NamedTuple
 
-from dugong.connection.dial import ascii_host, netloc
 from dugong.connection.memory import Memory
+from dugong.connection.names import ascii_host, netloc
 from dugong.errors import printable
 
 __all__ = [

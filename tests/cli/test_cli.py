@@ -134,7 +134,9 @@ def test_the_timeout_is_used(capsys: pytest.CaptureFixture[str]) -> None:
 
     with ScriptedServer(silence) as server:
         assert main(["get", url(server, "/a"), "--timeout", "0.1"]) == 1
-    assert capsys.readouterr().err.endswith("/a: nothing happened for 0.1 seconds\n")
+    assert capsys.readouterr().err.endswith(
+        "/a: nothing received for 0.1 s (waiting for the response)\n"
+    )
 
 
 def test_a_directory_that_cannot_be_made_is_status_1(

@@ -447,7 +447,7 @@ def test_silence_ends_a_download_at_once_and_the_others_are_fetched(tmp_path: Pa
 
     with ScriptedServer(script, repeat=True) as server:
         bad, good = fetch_all(server.address, tmp_path, "/a", "/b", timeout=0.2)
-    assert bad.error == "nothing happened for 0.2 seconds"
+    assert bad.error == "nothing received for 0.2 s (waiting for the response)"
     assert good.error is None
     assert sorted(asked) == ["/a", "/b"]
 

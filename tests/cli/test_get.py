@@ -241,5 +241,5 @@ def test_a_certificate_that_no_authority_has_signed_is_not_accepted(
     with http_server(server_context) as server:
         assert get([f"{server}/a"], str(tmp_path), TIMEOUT) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"dugong: {server}/a: the certificate was not accepted: ")
+    assert err.startswith(f"dugong: {server}/a: the certificate of 127.0.0.1:")
     assert files(tmp_path) == {}

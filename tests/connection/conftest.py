@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.duplexer import Line
+from tests.support.names import FakeNames
 
 
 @pytest.fixture
@@ -14,3 +16,11 @@ def line() -> Iterator[Line]:
     line = Line()
     yield line
     line.close()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> FakeNames:
+    """Makes a name resolve to some loopback addresses, or to an error; others stay as they are."""
+    names = FakeNames()
+    monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
+    return names

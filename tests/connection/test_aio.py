@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dugong import AioFuture, BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded
-from dugong.connection import aio
+from dugong.connection import aio, dial
 from dugong.connection.polling import Coroutine, co_sleep
 from tests.support.server import Peer, ScriptedServer
 
@@ -151,6 +151,52 @@ def test_a_coroutine_is_resumed_when_it_asked_to_be_though_nothing_happens(
         assert not is_watched(pair[0].fileno())
 
     run(main())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_any_of_several_descriptors_resumes_and_none_stays_watched(
+    pair: tuple[socket.socket, socket.socket], which: int
+) -> None:
+    async def main() -> None:
+        second, second_peer = socket.socketpair()
+        with second, second_peer:
+            fds = pair[0].fileno(), second.fileno()
+
+            def either() -> Coroutine[None]:
+                yield PollNeeded(fds[0], IN, None, ((fds[1], IN),))
+
+            future = AioFuture(either())
+            await a_turn()
+            assert not future.done()
+            (pair[1], second_peer)[which].send(b"x")
+            await asyncio.wait_for(future, 10)
+            assert not any(is_watched(fd) for fd in fds)
+
+    run(main())
+
+
+def test_a_race_of_addresses_is_run_on_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        ScriptedServer(lambda peer: peer.until_eof()) as server,
+        socket.socket() as deaf,
+        socket.socket() as first,
+        socket.socket() as second,
+    ):
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for filler in (first, second):  # now the backlog is full, and nothing is answered any more
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+        found = [(*kind, deaf.getsockname()), (*kind, deaf.getsockname()), (*kind, server.address)]
+        monkeypatch.setattr(dial, "resolve", lambda *args, **kwargs: found)
+        monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.01)
+
+        async def main() -> None:
+            with HTTPConnection("server.test") as conn:
+                await asyncio.wait_for(AioFuture(conn.co_connect()), 10)
+
+        run(main())
 
 
 def test_a_descriptor_that_cannot_be_watched_is_an_exception_not_a_hang() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dugong import ConnectionClosed, ConnectionTimedOut, HTTPConnection, PollNeeded, eval_coroutine
 from dugong.connection import polling
-from dugong.connection.polling import Coroutine, co_interruptible, co_sleep
+from dugong.connection.polling import Coroutine, Interrupt, co_interruptible, co_sleep
 from tests.support.clock import Clock
-from tests.support.server import ScriptedServer
+from tests.support.server import TIMEOUT, ScriptedServer
 
 SHORT = 0.01  # seconds, where running into the limit is what is tested
 MANY_YEARS = 1e12
@@ -162,44 +164,135 @@ def test_an_interrupt_of_the_wait_closes_the_coroutine(
     assert steps.closed
 
 
+def test_several_descriptors_can_be_waited_for_at_once(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    silent, gone = socket.socketpair()
+    with silent, gone:
+        others = ((ours.fileno(), select.POLLIN),)
+        needed = PollNeeded(silent.fileno(), select.POLLIN, None, others)
+        assert needed.others == others
+        assert not needed.is_ready()
+        theirs.send(b"x")
+        assert needed.is_ready()
+        assert needed.poll(0)
+        ours.recv(1)
+        assert not needed.poll(0)
+        gone.send(b"x")
+        assert needed.poll(0)
+
+
 # --- co_interruptible ---------------------------------------------------------------------------
 
 
 def test_without_an_interrupt_nothing_changes(pair: tuple[socket.socket, socket.socket]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        both = select.POLLIN | select.POLLOUT
-        with socket.create_connection(listener.getsockname()) as sock:
-            steps = Steps(
-                PollNeeded(sock.fileno(), select.POLLOUT),
-                PollNeeded(sock.fileno(), both),
-                PollNeeded(sock.fileno(), select.POLLIN, SHORT),
-            )
-            assert eval_coroutine(co_interruptible(steps.run(), pair[0].fileno())) == "result"
-            assert steps.resumed == 3
+    waits = [
+        PollNeeded(pair[0].fileno(), select.POLLOUT),
+        PollNeeded(pair[0].fileno(), select.POLLIN, SHORT),
+    ]
+    steps = Steps(*waits)
+    crt = co_interruptible(steps.run(), Interrupt())
+    assert [next(crt), next(crt)] == waits  # as they are: nothing is put before them
+    with pytest.raises(StopIteration) as ended:
+        next(crt)
+    assert ended.value.value == "result"
 
 
-def test_an_interrupt_ends_any_wait(pair: tuple[socket.socket, socket.socket]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        steps = Steps(PollNeeded(listener.fileno(), select.POLLIN))
-        crt = co_interruptible(steps.run(), pair[0].fileno())
+def test_what_the_coroutine_raises_comes_through() -> None:
+    steps = Steps(error=LookupError("from within"))
+    with pytest.raises(LookupError):
+        eval_coroutine(co_interruptible(steps.run(), Interrupt()))
+    assert steps.closed
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_an_interrupt_ends_any_wait(
+    pair: tuple[socket.socket, socket.socket], others: bool
+) -> None:
+    silent, gone = socket.socketpair()
+    with silent, gone:
+        more = ((silent.fileno(), select.POLLIN),) if others else ()
+        steps = Steps(PollNeeded(pair[0].fileno(), select.POLLIN, None, more))
+        interrupt = Interrupt()
+        crt = co_interruptible(steps.run(), interrupt)
         needed = next(crt)
         assert not needed.is_ready()
-        pair[1].close()
+        interrupt.set()
+        interrupt.set()
         assert needed.is_ready()
+        assert (gone.recv(1) == b"") if others else True  # all of them are shut down
         with pytest.raises(ConnectionClosed):
             next(crt)
         assert (steps.resumed, steps.closed) == (0, True)
 
 
+def test_an_interrupt_wakes_a_thread_that_waits(pair: tuple[socket.socket, socket.socket]) -> None:
+    waiting = threading.Event()
+
+    class Announced(PollNeeded):
+        __slots__ = ()
+
+        def poll(self, timeout: float | None = None) -> bool:
+            waiting.set()
+            return super().poll(timeout)
+
+    steps = Steps(Announced(pair[0].fileno(), select.POLLIN))
+    interrupt = Interrupt()
+    with ThreadPoolExecutor(1) as executor:
+        result = executor.submit(eval_coroutine, co_interruptible(steps.run(), interrupt), TIMEOUT)
+        assert waiting.wait(TIMEOUT)
+        interrupt.set()
+        with pytest.raises(ConnectionClosed):
+            result.result(TIMEOUT)
+
+
+def test_an_interrupt_that_came_before_lets_nothing_begin() -> None:
+    begun = []
+
+    def crt() -> Coroutine[None]:
+        begun.append(True)
+        yield from ()
+
+    interrupt = Interrupt()
+    interrupt.set()
+    with pytest.raises(ConnectionClosed):
+        eval_coroutine(co_interruptible(crt(), interrupt))
+    assert not begun
+
+
+def test_an_interrupt_that_comes_between_two_waits_ends_the_next(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    interrupt = Interrupt()
+
+    def crt() -> Coroutine[None]:
+        interrupt.set()  # as another thread may, while a name is resolved
+        yield PollNeeded(pair[0].fileno(), select.POLLIN)
+
+    with pytest.raises(ConnectionClosed):
+        next(co_interruptible(crt(), interrupt))
+
+
+def test_an_interrupt_leaves_alone_what_is_not_waited_for_any_more(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    interrupt = Interrupt()
+    steps = Steps(PollNeeded(pair[0].fileno(), select.POLLOUT))
+    assert eval_coroutine(co_interruptible(steps.run(), interrupt)) == "result"
+    interrupt.set()
+    pair[1].send(b"x")
+    assert pair[0].recv(1) == b"x"
+
+
 def test_closing_an_interruptible_coroutine_closes_the_one_within(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        steps = Steps(PollNeeded(listener.fileno(), select.POLLIN))
-        crt = co_interruptible(steps.run(), pair[0].fileno())
-        next(crt)
-        crt.close()
-        assert steps.closed
+    steps = Steps(PollNeeded(pair[0].fileno(), select.POLLIN))
+    crt = co_interruptible(steps.run(), Interrupt())
+    next(crt)
+    crt.close()
+    assert steps.closed
 
 
 # --- co_sleep -----------------------------------------------------------------------------------

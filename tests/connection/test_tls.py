@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -13,6 +14,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
 from random import Random
@@ -21,7 +23,16 @@ from typing import Any
 import pytest
 import trustme
 
-from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, PollNeeded, eval_coroutine
+from dugong import (
+    BodyFollowing,
+    ConnectionClosed,
+    ConnectionPool,
+    HTTPConnection,
+    PollNeeded,
+    TLSError,
+    eval_coroutine,
+)
+from dugong.connection import tls
 from dugong.connection.tls import TlsTransport, co_start_tls
 from dugong.connection.transport import LARGE
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
@@ -53,15 +64,20 @@ def refused_handshake(context: ssl.SSLContext) -> Callable[[Peer], None]:
 
 @pytest.mark.usefixtures("resolves_to_loopback")
 @pytest.mark.parametrize(
-    ("host", "sni"),
+    ("host", "named", "sni"),
     [
-        ("localhost", "localhost"),
-        ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test", "xn--bcher-kva.test"),
-        ("127.0.0.1", None),  # an address is no name (RFC 6066 §3)
+        ("localhost", "localhost", "localhost"),
+        ("localhost.", "localhost.", "localhost"),  # the dot is the DNS's (RFC 6066 §3)
+        (
+            "b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test",
+            "xn--bcher-kva.test",
+            "xn--bcher-kva.test",
+        ),
+        ("127.0.0.1", "127.0.0.1", None),  # an address is no name (RFC 6066 §3)
     ],
 )
 def test_the_name_of_the_server_is_sent(
-    host: str, sni: str | None, authority: trustme.CA, client_context: ssl.SSLContext
+    host: str, named: str, sni: str | None, authority: trustme.CA, client_context: ssl.SSLContext
 ) -> None:
     seen: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -69,7 +85,7 @@ def test_the_name_of_the_server_is_sent(
     context.sni_callback = lambda sock, name, ctx: seen.append(name)
 
     def script(peer: Peer) -> None:
-        assert peer.request().headers["host"] == f"{sni or host}:{server.port}"
+        assert peer.request().headers["host"] == f"{named}:{server.port}"
         peer.answer()
 
     with (
@@ -446,6 +462,153 @@ def test_an_idle_connection_that_was_closed_is_replaced(
         assert server.connections == 2
 
 
+# --- what a server says after the handshake -------------------------------------------------------
+
+
+@pytest.fixture
+def wants_certificate(authority: trustme.CA) -> ssl.SSLContext:
+    """TLS for a server that wants a certificate of the client: in TLS 1.3, it says so too late."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+
+
+def ask(conn: HTTPConnection) -> None:
+    """Get a response."""
+    conn.send_request("GET", "/")
+    conn.read_response()
+
+
+def test_the_alert_of_a_server_that_wants_a_certificate_is_the_error(
+    wants_certificate: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with ScriptedServer(refused_handshake(wants_certificate), repeat=True) as server:
+        conn = HTTPConnection(*server.address, ssl_context=client_context)
+        conn.connect()
+        with pytest.raises(ssl.SSLError) as caught:  # whichever meets with it
+            ask(conn)
+        assert caught.value.reason == CERTIFICATE_REQUIRED
+        conn.disconnect()
+
+
+def test_an_alert_is_read_though_the_body_could_not_be_sent(
+    wants_certificate: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with ScriptedServer(refused_handshake(wants_certificate)) as server:
+        conn = HTTPConnection(*server.address, ssl_context=client_context)
+        with suppress(ConnectionClosed, ssl.SSLError):  # which may come first
+            conn.send_request("PUT", "/", body=BodyFollowing(2**30))
+            conn.write(bytes(2**29))
+        with pytest.raises(ssl.SSLError) as caught:
+            conn.read_response()
+        assert caught.value.reason == CERTIFICATE_REQUIRED
+        conn.disconnect()
+
+
+def test_an_early_response_is_whole_though_sending_met_with_the_end(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"HTTP/1.1 400 No\r\n\r\n")
+    socket.socket.shutdown(peer, socket.SHUT_WR)
+    transport.sock.setblocking(False)
+    socket.socket.shutdown(transport.sock, socket.SHUT_WR)  # so that sending fails, and no more
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")  # perhaps before the response has come
+    wait_readable(transport)
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed):
+            transport.send(b"data")
+    assert not transport.is_quiet()
+    got = bytearray()
+    view = memoryview(bytearray(100))
+    while len(got) < 19:
+        size = transport.recv_into(view)
+        if isinstance(size, PollNeeded):
+            assert size.poll(10)
+        else:
+            got += view[:size]
+    assert got == b"HTTP/1.1 400 No\r\n\r\n"
+
+
+def test_an_idle_connection_that_was_refused_says_why(
+    wants_certificate: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with ScriptedServer(refused_handshake(wants_certificate)) as server:
+        sock = socket.create_connection(server.address)
+        transport = eval_coroutine(co_start_tls(sock, client_context, "localhost"))
+        assert transport.refusal is None
+        wait_readable(transport)
+        assert not transport.is_quiet()
+        for _ in range(2):
+            assert isinstance(transport.refusal, ssl.SSLError)
+            assert transport.refusal.reason == CERTIFICATE_REQUIRED
+            with pytest.raises(ssl.SSLError) as caught:
+                transport.recv_into(memoryview(bytearray(10)))
+            assert caught.value.reason == CERTIFICATE_REQUIRED
+            with pytest.raises(ConnectionClosed):
+                transport.send(b"data")
+        transport.close()
+
+
+@pytest.mark.parametrize("end", ["close_notify", "eof", "alert"])
+def test_the_end_of_a_connection_that_was_used_is_no_refusal(
+    idle: tuple[TlsTransport, ssl.SSLSocket], end: str
+) -> None:
+    transport, peer = idle
+    peer.sendall(b"a response")
+    view = memoryview(bytearray(100))
+    while isinstance(transport.recv_into(view), PollNeeded):
+        wait_readable(transport)
+    if end == "close_notify":
+        peer.setblocking(False)
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.unwrap()
+    elif end == "eof":
+        socket.socket.shutdown(peer, socket.SHUT_WR)
+    else:
+        socket.socket.send(transport.sock, b"this is no TLS record, and is refused")
+        with pytest.raises(ssl.SSLError):
+            peer.recv(10)
+    wait_readable(transport)
+    assert not transport.is_quiet()
+    assert transport.refusal is None
+
+
+def test_a_pool_raises_the_alert_and_does_not_try_again(
+    wants_certificate: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with (
+        ScriptedServer(refused_handshake(wants_certificate), repeat=True) as server,
+        ConnectionPool(ssl_context=client_context) as pool,
+    ):
+        with pytest.raises(TLSError, match="tlsv13 alert certificate required") as caught:
+            pool.get(f"https://127.0.0.1:{server.port}/")
+        assert caught.value.reason == CERTIFICATE_REQUIRED
+        assert caught.value.attempts == ()
+        assert server.connections == 1
+
+
+def test_a_certificate_that_could_not_be_checked_for_want_of_descriptors_is_not_refused(
+    server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def need_descriptor() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tls, "need_descriptor", need_descriptor)
+    with ScriptedServer(refused_handshake(server_context)) as server:
+        sock = socket.create_connection(server.address)
+        crt = co_start_tls(sock, ssl.create_default_context(), "localhost")
+        with pytest.raises(OSError, match="Too many open files"):
+            eval_coroutine(crt)
+
+
 # --- a forked child -------------------------------------------------------------------------------
 
 
@@ -547,6 +710,61 @@ def test_a_large_view_is_worth_a_moment_of_waiting_for_more_records(
 
 def low_water_mark(transport: TlsTransport) -> int:
     return transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+def test_one_call_takes_no_more_than_256_kib(idle: tuple[TlsTransport, ssl.SSLSocket]) -> None:
+    # Or the other thread, and whoever asks for the end, would wait for as long as data comes.
+    transport, peer = idle
+    view = memoryview(bytearray(4 * LARGE))
+    sender = threading.Thread(target=peer.sendall, args=(bytes(4 * LARGE),))
+    sender.start()
+    left = 4 * LARGE
+    while left:
+        got = transport.recv_into(view)
+        if isinstance(got, PollNeeded):
+            assert got.poll(10)
+        else:
+            assert got <= LARGE
+            left -= got
+    sender.join()
+
+
+class Stalled:
+    """Stands for an SSL socket in which a thread is at work."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+        self.unwrapped = False
+
+    def read(self, size: int, view: memoryview) -> int:
+        self.entered.set()
+        assert self.leave.wait(TIMEOUT)
+        return size
+
+    def unwrap(self) -> None:
+        self.unwrapped = True
+
+
+def test_a_shutdown_does_not_wait_for_a_thread_that_receives(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    stalled = Stalled()
+    transport.ssl_sock = stalled  # type: ignore[assignment]  # as much of it as is needed
+    view = memoryview(bytearray(10))
+    with ThreadPoolExecutor(1) as executor:
+        receiving = executor.submit(transport.recv_into, view)
+        assert stalled.entered.wait(TIMEOUT)
+        transport.shutdown()  # or this would wait for ever
+        assert transport.is_shut
+        assert not stalled.unwrapped  # the TLS object is another thread's
+        peer.suppress_ragged_eofs = False
+        with pytest.raises(ssl.SSLEOFError):
+            peer.recv(10)
+        stalled.leave.set()
+        assert receiving.result(TIMEOUT) == 10
+    with pytest.raises(ConnectionClosed, match="disconnected"):
+        transport.recv_into(view)
 
 
 def test_after_our_own_shutdown_nothing_is_received_that_might_have_a_gap(

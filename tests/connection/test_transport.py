@@ -6,11 +6,13 @@ import errno
 import io
 import os
 import select
+import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,13 +22,16 @@ import pytest
 from dugong import (
     BodyFollowing,
     ConnectionClosed,
+    ConnectionPool,
     ConnectionTimedOut,
     HTTPConnection,
     PollNeeded,
     eval_coroutine,
 )
-from dugong.connection.polling import Coroutine
-from dugong.connection.transport import PlainTransport, TracingTransport, Transport, traced
+from dugong.connection.polling import Coroutine, co_sleep
+from dugong.connection.tracing import TracingTransport
+from dugong.connection.transport import PlainTransport, Transport
+from tests.support.names import unanswering
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
 
@@ -287,15 +292,18 @@ def test_otherwise_nothing_is_gathered(
     patience: float,
     size: int,
 ) -> None:
-    def poll(*args: object) -> bool:
-        pytest.fail("waited")
+    poll = PollNeeded.poll
+
+    def watched(needed: PollNeeded, timeout: float | None = None) -> bool:
+        assert low_water_mark(patient) == 1
+        return poll(needed, timeout)
 
     pair[1].sendall(b"x")
     wait_for(pair[0])
     patient.patience = patience
     view = memoryview(bytearray(size))
     with monkeypatch.context() as patch:
-        patch.setattr(PollNeeded, "poll", poll)
+        patch.setattr(PollNeeded, "poll", watched)
         got = patient.recv_into(view)
         if isinstance(got, PollNeeded):  # which is what a coroutine does instead
             got = patient.recv_into(view)
@@ -369,7 +377,9 @@ def test_if_there_is_nothing_whatever_comes_next_is_waited_for(
 ) -> None:
     script(scripted, int, lambda: pair[1].sendall(b"x"))
     scripted.low_water = 9
-    assert receive(scripted, 20) == b"x"
+    # In the main thread, waiting and receiving are two steps.
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(receive, scripted, 20).result() == b"x"
     assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
 
 
@@ -501,23 +511,90 @@ def test_a_step_is_short_however_large_the_file_is(
     assert plain.send_file(file.fileno(), 0, 2**40) == 2**22
 
 
-def test_what_has_filled_the_socket_is_not_tried_again_before_waiting(
-    plain: PlainTransport, file: io.FileIO, monkeypatch: pytest.MonkeyPatch
+def test_a_full_socket_is_not_tried_before_waiting(
+    plain: PlainTransport,
+    pair: tuple[socket.socket, socket.socket],
+    file: io.FileIO,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Failing would take a tick of the system's clock."""
+    """Failing would take a tick of the system's clock, and each signal would make it begin anew."""
+    file.truncate(2**20)
+    size = 0
+    while isinstance(sent := plain.send(bytes(2**20)), int):
+        size += sent
+    sendfile = os.sendfile
     offsets: list[int] = []
 
-    def sendfile(out: int, fd: int, offset: int, count: int) -> int:
+    def noting(out: int, fd: int, offset: int, count: int) -> int:
         offsets.append(offset)
-        return min(count, 3)
+        return sendfile(out, fd, offset, count)
 
-    monkeypatch.setattr(os, "sendfile", sendfile)
-    assert plain.send_file(file.fileno(), 0, 6) == 3
-    assert isinstance(plain.send_file(file.fileno(), 3, 3), PollNeeded)
-    assert offsets == [0]
+    monkeypatch.setattr(os, "sendfile", noting)
+    wanted = plain.send_file(file.fileno(), 3, 3)
+    assert isinstance(wanted, PollNeeded)
+    assert offsets == []
+    receive_exactly(pair[1], size)
+    assert wanted.poll(TIMEOUT)
     assert plain.send_file(file.fileno(), 3, 3) == 3
-    assert plain.send_file(file.fileno(), 6, 1) == 1
-    assert offsets == [0, 3, 6]
+    assert offsets == [3]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EOVERFLOW, errno.EPERM],
+)
+def test_a_file_that_the_system_does_not_send_is_read_and_sent(
+    number: int,
+    plain: PlainTransport,
+    pair: tuple[socket.socket, socket.socket],
+    file: io.FileIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(out: int, fd: int, offset: int, count: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    size = 2**22
+    data = Random(4).randbytes(size)
+    file.write(data)
+    file.seek(3)
+    monkeypatch.setattr(os, "sendfile", refused)
+    received: list[bytes] = []
+    receiver = threading.Thread(target=lambda: received.append(receive_exactly(pair[1], size - 5)))
+    receiver.start()
+    assert eval_coroutine(co_send_file(plain, file.fileno(), 5, size - 5), TIMEOUT) == size - 5
+    receiver.join()
+    assert received == [data[5:]]
+    assert file.tell() == 3
+    assert plain.send_file(file.fileno(), size, 3) == 0  # the file ends there
+
+
+def test_a_pool_uploads_a_file_that_the_system_does_not_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def refused_later(out: int, fd: int, offset: int, count: int) -> int:
+        calls.append(offset)
+        if offset > 0:  # after a part was sent
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return sendfile(out, fd, offset, min(count, 100_000))
+
+    sendfile = os.sendfile
+    monkeypatch.setattr(os, "sendfile", refused_later)
+    data = Random(5).randbytes(2**20)
+    (tmp_path / "file").write_bytes(data)
+
+    def script(peer: Peer) -> None:
+        assert peer.request().body == data
+        peer.answer()
+
+    with (
+        ScriptedServer(script) as server,
+        ConnectionPool(retry=None) as pool,
+        open(tmp_path / "file", "rb") as file,
+    ):
+        assert pool.put(f"http://127.0.0.1:{server.port}/", body=file).status == 200
+    assert len(calls) > 1
 
 
 def test_a_file_that_fills_the_socket_says_what_to_wait_for_and_arrives_whole(
@@ -632,15 +709,110 @@ def test_after_a_shutdown_no_file_is_sent(plain: PlainTransport, file: io.FileIO
         plain.send_file(file.fileno(), 0, 4)
 
 
-def test_a_trace_would_miss_what_the_system_sends_by_itself(
-    plain: PlainTransport, tmp_path: Path, file: io.FileIO
+# --- signals --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """Interrupts the main thread every few milliseconds, with a handler that returns."""
+    stop = threading.Event()
+    main = threading.get_ident()
+    assert main == threading.main_thread().ident
+
+    def interrupt() -> None:
+        while not stop.wait(0.005):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    old = signal.signal(signal.SIGUSR1, lambda *args: None)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    signal.signal(signal.SIGUSR1, old)
+
+
+def read_response(conn: HTTPConnection) -> None:
+    conn.send_request("GET", "/")
+    conn.read_response()
+
+
+def read_body(conn: HTTPConnection) -> None:
+    conn.send_request("GET", "/body")
+    conn.read_response()
+    conn.readall()
+
+
+def read_into_a_large_buffer(conn: HTTPConnection) -> None:
+    conn.send_request("GET", "/body")
+    conn.read_response()
+    buffer = bytearray(2**20)
+    while conn.readinto(buffer):
+        pass
+
+
+def write(conn: HTTPConnection) -> None:
+    conn.send_request("PUT", "/", body=BodyFollowing(2**30))
+    conn.write(bytes(2**26))
+
+
+def pool_request(conn: HTTPConnection) -> None:
+    scheme = "http" if conn.ssl_context is None else "https"
+    with ConnectionPool(timeout=conn.timeout, retry=None, ssl_context=conn.ssl_context) as pool:
+        pool.get(f"{scheme}://127.0.0.1:{conn.port}/")
+
+
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize(
+    "wait", [read_response, read_body, read_into_a_large_buffer, write, pool_request]
+)
+def test_signals_that_are_handled_do_not_put_a_time_out_off(
+    wait: Callable[[HTTPConnection], None], contexts: Any
 ) -> None:
-    file.write(b"data")
-    transport = TracingTransport(plain, str(tmp_path / "trace"))
-    assert not transport.can_send_files
-    with pytest.raises(io.UnsupportedOperation):
-        transport.send_file(file.fileno(), 0, 4)
-    transport.close()
+    def script(peer: Peer) -> None:
+        if peer.head().target == "/body":
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nsome")
+        over.wait(TIMEOUT)
+
+    over = threading.Event()
+    with ScriptedServer(script, context=contexts[0]) as server:
+        conn = HTTPConnection(*server.address, ssl_context=contexts[1])
+        conn.timeout = 0.3
+        began = time.monotonic()
+        with pytest.raises(ConnectionTimedOut):
+            wait(conn)
+        assert time.monotonic() - began < 5
+        over.set()
+        conn.disconnect()
+
+
+@pytest.mark.usefixtures("_signals")
+def test_signals_that_are_handled_do_not_put_the_sending_of_a_file_off(
+    plain: PlainTransport, file: io.FileIO
+) -> None:
+    file.truncate(2**30)
+    began = time.monotonic()
+    with pytest.raises(ConnectionTimedOut):
+        eval_coroutine(co_send_file(plain, file.fileno(), 0, 2**30), 0.3)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("_signals")
+def test_signals_that_are_handled_do_not_put_the_end_of_a_sleep_off() -> None:
+    began = time.monotonic()
+    eval_coroutine(co_sleep(0.1))
+    assert 0.1 <= time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("_signals")
+def test_signals_that_are_handled_do_not_put_the_time_for_connecting_off() -> None:
+    began = time.monotonic()
+    with unanswering() as silent:
+        conn = HTTPConnection(*silent)
+        conn.timeout = 0.3
+        with pytest.raises(ConnectionTimedOut):
+            conn.connect()
+    assert time.monotonic() - began < 5
 
 
 # --- a forked child -------------------------------------------------------------------------------
@@ -668,17 +840,6 @@ def test_dropping_does_not_wait_for_a_sender_that_does_not_exist_here(
         plain.send(b"data")
 
 
-def test_dropping_a_trace_closes_its_file_and_drops_what_it_traces(
-    plain: PlainTransport, tmp_path: Path
-) -> None:
-    transport = TracingTransport(plain, str(tmp_path / "trace"))
-    plain._send_lock.acquire()
-    transport.drop()
-    assert transport._file.closed
-    with pytest.raises(ConnectionClosed):
-        plain.send(b"data")
-
-
 def test_every_call_is_safe_after_dropping(transport: Transport) -> None:
     transport.drop()
     transport.drop()
@@ -689,69 +850,6 @@ def test_every_call_is_safe_after_dropping(transport: Transport) -> None:
     assert not transport.is_quiet()
     transport.shutdown()
     transport.close()
-
-
-# --- DUGONG_TRACEFILE -----------------------------------------------------------------------------
-
-
-def test_without_the_variable_nothing_is_traced(
-    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
-) -> None:
-    monkeypatch.delenv("DUGONG_TRACEFILE", raising=False)
-    transport = PlainTransport(pair[0])
-    assert traced(transport) is transport
-
-
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_a_trace_holds_exactly_what_was_sent_and_received(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    tls: bool,
-    server_context: Any,
-    client_context: Any,
-) -> None:
-    monkeypatch.setenv("DUGONG_TRACEFILE", str(tmp_path / "100%-%d"))
-    sent: list[bytes] = []
-    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-
-    def script(peer: Peer) -> None:
-        for _ in range(2):
-            request = peer.request()
-            sent.append(request.head + request.body)
-            peer.send(answer)
-
-    contexts = (server_context, client_context) if tls else (None, None)
-    with (
-        ScriptedServer(script, context=contexts[0]) as server,
-        HTTPConnection(*server.address, ssl_context=contexts[1]) as conn,
-    ):
-        for _ in range(2):
-            conn.send_request("PUT", "/", body=b"\0binary\xff")
-            conn.read_response()
-            assert conn.readall() == b"abc"
-        (file,) = tmp_path.iterdir()
-        assert file.read_bytes() == sent[0] + answer + sent[1] + answer  # unbuffered
-
-
-def test_each_connection_has_a_trace_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DUGONG_TRACEFILE", str(tmp_path / "trace-%d"))
-
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.answer()
-
-    with (
-        ScriptedServer(script, repeat=True) as server,
-        HTTPConnection(*server.address) as conn,
-    ):
-        for i in range(5):
-            conn.send_request("GET", f"/{i}")
-            conn.read_response()
-            conn.disconnect()
-    traces = [file.read_bytes() for file in tmp_path.glob("trace-*")]
-    assert sorted(trace[:6] for trace in traces) == [b"GET /%d" % i for i in range(5)]
 
 
 # --- disconnecting while another thread waits ---------------------------------------------------

@@ -274,7 +274,7 @@ def test_a_connection_that_cannot_be_opened_is_closed_too(heard: Heard) -> None:
         nobody = url(server, "/a")
     with ConnectionPool(on_event=heard, retry=None) as pool, pytest.raises(OSError):  # noqa: PT011
         pool.get(nobody)
-    refused = "[Errno 111] Connection refused"
+    refused = f"connecting to {server.host}:{server.port} (Connection refused)"
     assert sorted(heard.lines()) == [
         f"closed 1: it could not be connected: {refused}",
         f"gave up 1 /a: {refused}; the policy allows one attempt",

@@ -30,7 +30,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine, make_attempt
-from dugong.pool.failure import Abandoned, failure, forget_frames, in_words
+from dugong.pool.failure import Abandoned, describe, failure, forget_frames
 from dugong.pool.io.engine import Engine
 from dugong.pool.request import Origin
 
@@ -325,7 +325,7 @@ class ConnectionManager:
             else:
                 host.connect_backoff_until = monotonic() + REOPEN_TIME
                 host.let_any_connection_serve()
-            self.close_locked(connection, f"it could not be connected: {in_words(error)}")
+            self.close_locked(connection, f"it could not be connected: {describe(error)}")
             # The others may be held for long; what is queued until then is not forgotten either.
             serve = partial(self.ensure_all_served_locked, host)
             self._maintenance.at_locked(host.connect_backoff_until, serve)
@@ -352,7 +352,7 @@ class ConnectionManager:
     @locked
     def fail_locked(self, connection: PooledConnection, error: Exception) -> None:
         """Close *connection* because of *error*."""
-        self.close_locked(connection, in_words(error), error)
+        self.close_locked(connection, describe(error), error)
 
     @locked
     def finish_closing_locked(self, connection: PooledConnection) -> None:
@@ -412,7 +412,7 @@ class ConnectionManager:
             self._retries.complete_locked(job, None)
             return False
         if job.fatal_error is not None:
-            error = failure(job.fatal_error, verdict)
+            error = failure(job.fatal_error, verdict, job.request)
             self._retries.give_up_locked(job, error, connection.name, "it cannot be tried again")
             return False
         # The pool has ended the connection for a request that is done: that blames none of these.
@@ -424,10 +424,11 @@ class ConnectionManager:
             # request, that is not to go on for ever.
             charged = charged and job.needs_fresh_connection and not connection.answered
         if not first and isinstance(cause, _ABOUT_ONE_REQUEST):
+            reason = describe(cause)
             cause = ConnectionClosed(
-                f"the connection has ended because of another request: {cause}"
+                f"the connection has ended because of another request: {reason}"
             )
-        error = failure(cause or ConnectionClosed(), verdict)
+        error = failure(cause or ConnectionClosed(), verdict, job.request)
         attempt = make_attempt(job, connection.name, connection.close_reason, verdict, charged)
         attempt = attempt._replace(exception=error)
         if charged:

@@ -19,7 +19,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.timers import Timer
-from dugong.pool.failure import ends_program, failure, in_words
+from dugong.pool.failure import describe, ends_program, failure
 from dugong.pool.response import Attempt, Response, StreamedResponse, status_text
 from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
 
@@ -107,8 +107,8 @@ class RetryEngine:
     @locked
     def close_locked(self, job: Job, delivery: Delivery = Delivery.UNSENT) -> None:
         """Fail *job*, for the pool is being closed."""
-        error = failure(PoolClosed(), delivery)
-        self._core.emit("gave up", job.host, request=job.request, reason=str(error))
+        error = failure(PoolClosed(), delivery, job.request)
+        self._core.emit("gave up", job.host, request=job.request, reason=describe(error))
         self.complete_locked(job, error)
 
     def may_be_retried(self, job: Job, status: int) -> bool:
@@ -244,6 +244,9 @@ class RetryEngine:
     @locked
     def _try_again_locked(self, job: Job, attempt: Attempt, delay: float) -> None:
         """Have *job* queued in *delay* seconds."""
+        if self._core.closed:
+            self.close_locked(job)
+            return
         job.host.repeated += attempt.charged and attempt.delivery is not Delivery.UNSENT
         self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
         if delay > 0 and attempt.charged:
@@ -334,7 +337,7 @@ class RetryEngine:
             policy, kind = job.retry, (id(job.retry), job.number, job.is_rewindable)
             if kind not in alike:
                 own = failure(error, Delivery.UNSENT)
-                attempt = make_attempt(job, connection, in_words(own), Delivery.UNSENT)
+                attempt = make_attempt(job, connection, describe(own), Delivery.UNSENT)
                 attempt = attempt._replace(exception=own, request=None)
                 refusal = retry_refusal_reason(policy, job.request, attempt, job.is_rewindable)
                 alike[kind] = attempt, refusal
@@ -347,12 +350,13 @@ class RetryEngine:
             attempt, refusal = alike[id(job.retry), job.number, job.is_rewindable]
             refusal = refusal or self._no_time_locked(job, delay)
             if refusal is not None:
-                self.give_up_locked(job, failure(error, Delivery.UNSENT), connection, refusal)
+                own = failure(error, Delivery.UNSENT, job.request)
+                self.give_up_locked(job, own, connection, refusal)
                 continue
             job.attempts += (attempt,)
             if job.retry.should_retry is not None:
                 self._wait_locked(job)
-                own = failure(error, Delivery.UNSENT)
+                own = failure(error, Delivery.UNSENT, job.request)
                 asked = attempt._replace(request=job.request)
                 asking.append(partial(self._ask, job, own, asked, 0.0))
             else:
@@ -398,7 +402,7 @@ def _raised_by_hook(exc: BaseException, attempt: Attempt) -> Exception:
         error = RuntimeError(f"should_retry has raised {exc!r}")
         error.__cause__ = exc
         exc = error
-    outcome = failure(exc, attempt.delivery or Delivery.SENT)
+    outcome = failure(exc, attempt.delivery or Delivery.SENT, attempt.request)
     outcome.__context__ = attempt.exception
     return outcome
 
@@ -406,4 +410,4 @@ def _raised_by_hook(exc: BaseException, attempt: Attempt) -> Exception:
 def _describe(outcome: Outcome) -> str:
     if isinstance(outcome, (Response, StreamedResponse)):
         return status_text(outcome)
-    return "cancelled" if outcome is None else in_words(outcome)
+    return "cancelled" if outcome is None else describe(outcome)

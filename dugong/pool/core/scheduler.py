@@ -26,7 +26,7 @@ from dugong.pool.core.traffic import Traffic
 from dugong.pool.events import Event
 from dugong.pool.failure import Abandoned, failure
 from dugong.pool.io.engine import Engine
-from dugong.pool.request import Origin
+from dugong.pool.request import Origin, Request
 from dugong.pool.statistics import PoolStatistics
 
 __all__ = ["Scheduler"]
@@ -92,7 +92,7 @@ class Scheduler:
                 if core.closed:
                     raise PoolClosed
                 if core.queued >= core.limits.max_queued:
-                    self._wait_for_room_locked(block, deadline)
+                    self._wait_for_room_locked(job, block, deadline)
                 self._queue_locked(job, deadline)
         except Nested:  # in a finalizer, or a signal handler
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
@@ -121,7 +121,7 @@ class Scheduler:
         self._connections.ensure_served_locked(host)
 
     @locked
-    def _wait_for_room_locked(self, block: bool, deadline: float | None) -> None:
+    def _wait_for_room_locked(self, job: Job, block: bool, deadline: float | None) -> None:
         core = self._core
         if not block:
             raise PoolFull(f"{core.queued} requests are queued")
@@ -130,7 +130,9 @@ class Scheduler:
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 raise _timed_out(
-                    f"{core.queued} requests were queued for too long", Delivery.UNSENT
+                    f"{core.queued} requests were queued for too long",
+                    Delivery.UNSENT,
+                    job.request,
                 )
             core.wait(core.room, left)
             if core.closed:
@@ -216,13 +218,14 @@ class Scheduler:
         if job.is_decided:
             if job.place is Place.STREAMING and connection is not None:
                 message = f"the deadline passed while the body was read from {connection.name}"
-                error = _timed_out(message, Delivery.ANSWER_STARTED)
+                error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
                 self._connections.fail_locked(connection, error)
             return
         if connection is None or job.place is Place.RESERVED:
             error = _timed_out(
                 f"the deadline passed in the queue of {host.name}; {self._holders_locked(host)}",
                 job.max_delivery(Delivery.UNSENT),
+                job.request,
             )
         else:
             message = f"the deadline passed on connection {connection.name}"
@@ -230,12 +233,12 @@ class Scheduler:
                 self._connections.fail_locked(connection, ConnectionTimedOut(message))
                 return
             delivery = self._connections.delivery_locked(connection, job)
-            error = _timed_out(message, job.max_delivery(delivery))
+            error = _timed_out(message, job.max_delivery(delivery), job.request)
             if job.sending_body or connection.oldest is job:
                 job.fatal_error = error
                 self._connections.fail_locked(connection, Abandoned(message))
                 return
-        self._core.emit("gave up", host, "", job.request, str(error))
+        self._core.emit("gave up", host, "", job.request, error.msg)
         self._take_out_locked(job, error)
 
     @locked
@@ -400,13 +403,15 @@ class Scheduler:
             part.reset()
         core.closed = is_closed
         for future in futures:
-            error = failure(PoolClosed("the request is the parent process's"), Delivery.SENT)
+            error = failure(
+                PoolClosed("the request is the parent process's"), Delivery.SENT, future.request
+            )
             # The threads that wait for it do so in the parent, and so do its callbacks.
             future._forget_observers()
             future._settle(None, error)
 
 
-def _timed_out(message: str, delivery: Delivery) -> ConnectionTimedOut:
+def _timed_out(message: str, delivery: Delivery, request: Request) -> ConnectionTimedOut:
     error = ConnectionTimedOut(message)
-    error.delivery = delivery
+    error.delivery, error.request = delivery, request
     return error

@@ -26,7 +26,7 @@ def describe_holders(host: Host, now: float) -> str:
         lines.append(f"its server, which has asked to be left alone for {left:.1f} s more")
     for connection in host.connections:
         holders = [
-            f"{job.request.method} {job.request.url} for {now - job.dispatched_at:.1f} s"
+            f"{job.request.method} {job.request.public_url} for {now - job.dispatched_at:.1f} s"
             for job in list(connection.in_flight)[:3]
         ]
         line = f"{connection.name} ({connection.state}): {', '.join(holders) or 'nothing'}"

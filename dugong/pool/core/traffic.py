@@ -20,7 +20,7 @@ from dugong.pool.core.dispatch import should_refill, take
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine
-from dugong.pool.failure import Abandoned, in_words
+from dugong.pool.failure import Abandoned, describe
 from dugong.pool.response import Response, StreamedResponse, status_text
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Traffic:
                 self._connections.fail_locked(connection, error)
         elif not is_closed and type(connection.failure) is ConnectionClosed:
             # All that the receiver knows is that the connection was shut: by us, for this reason.
-            connection.failure, connection.close_reason = error, in_words(error)
+            connection.failure, connection.close_reason = error, describe(error)
 
     @locked
     def mark_in_flight_locked(self, connection: PooledConnection, batch: Sequence[Job]) -> None:

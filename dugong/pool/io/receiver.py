@@ -204,7 +204,7 @@ class ConnectionBody:
         """Return what to raise for *exc*: if the pool has ended the connection, why it has."""
         if isinstance(exc, ConnectionClosed):
             exc = self._job.fatal_error or self._connection.failure or exc
-        exc = failure(exc, Delivery.ANSWER_STARTED)
+        exc = failure(exc, Delivery.ANSWER_STARTED, self._job.request)
         exc.attempts = self._job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         return exc
 

@@ -17,7 +17,13 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from dugong.connection.head import check_method
-from dugong.errors import Delivery, InvalidResponse, is_temp_network_error
+from dugong.errors import (
+    Delivery,
+    InvalidResponse,
+    TLSError,
+    is_temp_network_error,
+    is_tls_refusal,
+)
 
 if TYPE_CHECKING:
     from dugong.headers import Headers
@@ -190,13 +196,10 @@ def _may_pass(exc: Exception) -> bool:
     """Return whether another attempt may end differently."""
     if isinstance(exc, InvalidResponse) or is_temp_network_error(exc):
         return True
-    # What was garbled on the way looks like anything; only a certificate is what it is.
+    # What was garbled on the way looks like anything; that one end refuses the other stays so.
     ssl = sys.modules.get("ssl")
-    return (
-        ssl is not None
-        and isinstance(exc, ssl.SSLError)
-        and not isinstance(exc, ssl.SSLCertVerificationError)
-    )
+    of_tls = isinstance(exc, TLSError) or (ssl is not None and isinstance(exc, ssl.SSLError))
+    return of_tls and not is_tls_refusal(exc)
 
 
 # --- Retry-After ----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from dugong.connection.connection import HTTPConnection
 from dugong.connection.polling import Coroutine, PollNeeded, co_sleep
 from dugong.errors import is_temp_network_error
-from dugong.pool.failure import in_words
+from dugong.pool.failure import describe
 from dugong.pool.response import Attempt
 
 __all__ = ["Policy", "repeating"]
@@ -131,7 +131,7 @@ class _Calls:
         connections = self._connections()
         names = ", ".join(f"{conn.hostname}:{conn.port}" for conn in connections)
         delivery = getattr(exc, "delivery", None)
-        attempt = Attempt(time.time(), names, in_words(exc), delivery, number, exception=exc)
+        attempt = Attempt(time.time(), names, describe(exc), delivery, number, exception=exc)
         temporary = is_temp_network_error(exc)
         if temporary:
             for connection in connections:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import dugong
-from dugong import ConnectionPool, Delivery, ProxyError
+from dugong import ConnectError, ConnectionPool, Delivery, ProxyError, TLSError
 from dugong.connection import dial
 from dugong.connection.transport import PlainTransport
 from dugong.pool.io import http1
@@ -147,7 +147,7 @@ def test_all_that_is_queued_fails_if_nobody_listens(monkeypatch: pytest.MonkeyPa
         all_queued.set()
         for future in futures:
             error = future.exception(TIMEOUT)
-            assert isinstance(error, ConnectionRefusedError)
+            assert isinstance(error, ConnectError)
             assert error.delivery is Delivery.UNSENT  # type: ignore[attr-defined]
         assert pool.statistics().opened <= 6
 
@@ -168,10 +168,9 @@ def test_https_asks_for_a_certificate_that_the_system_trusts(
             server_context.wrap_socket(peer.sock, server_side=True)
 
     with ScriptedServer(script) as server, ConnectionPool() as pool:
-        with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify") as caught:
+        with pytest.raises(TLSError, match="the certificate of") as caught:
             pool.get(url(server, scheme="https"))
-        assert caught.value.delivery is Delivery.UNSENT  # type: ignore[attr-defined]
-        assert "certificate" in caught.value.verify_message
+        assert caught.value.delivery is Delivery.UNSENT
         assert server.connections == 1
 
 
@@ -185,7 +184,7 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_for_ever(
     with ScriptedServer(script, repeat=True) as server, ConnectionPool() as pool:
         futures = [pool.submit("GET", url(server, scheme="https")) for _ in range(50)]
         for future in futures:
-            assert isinstance(future.exception(TIMEOUT), ssl.SSLCertVerificationError)
+            assert isinstance(future.exception(TIMEOUT), TLSError)
         assert server.connections <= 2 * 6
 
 
@@ -199,7 +198,7 @@ def test_https_asks_for_a_certificate_of_that_very_host(
     with (
         ScriptedServer(script, host="127.0.0.2") as server,
         ConnectionPool(ssl_context=client_context) as pool,
-        pytest.raises(ssl.SSLCertVerificationError, match=r"127\.0\.0\.2"),
+        pytest.raises(TLSError, match=r"127\.0\.0\.2"),
     ):
         pool.get(url(server, scheme="https"))
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from dugong import (
     Attempt,
+    ConnectError,
     ConnectionClosed,
     ConnectionTimedOut,
     Delivery,
@@ -35,6 +36,7 @@ from dugong import (
     Request,
     ResponseTooLarge,
     RetryPolicy,
+    TLSError,
     UnsupportedResponse,
 )
 from dugong.pool.retry import policy as policy_module
@@ -619,12 +621,18 @@ WORTH_ANOTHER_ATTEMPT = [
     socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
     garbled("DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
     garbled("WRONG_VERSION_NUMBER"),
+    TLSError("TLS has failed", "WRONG_VERSION_NUMBER"),
+    ConnectError("connecting", errno.ECONNREFUSED),
     ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol"),
 ]
 
 OF_NO_USE = [
     HostnameNotResolvable("host"),
     ssl.SSLCertVerificationError(1, "certificate verify failed"),
+    garbled("TLSV1_ALERT_PROTOCOL_VERSION"),
+    TLSError("TLS has failed", "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+    TLSError("the certificate is refused", "CERTIFICATE_VERIFY_FAILED"),
+    ConnectError("connecting", errno.EACCES),
     ResponseTooLarge(),
     UnsupportedResponse(),
     ProxyError(407, "Proxy Authentication Required"),
