@@ -256,7 +256,7 @@ class Connections(Resending):
             self._end(pipeline, "it was idle for too long")
             return
         if idle_for >= RELEASE_TIME:
-            pipeline.duplexer.buffer.release()
+            pipeline.session.state.buffer.release()
             next_look = pipeline.idle_since + idle_timeout
         else:
             next_look = pipeline.idle_since + min(RELEASE_TIME, idle_timeout)
@@ -269,7 +269,7 @@ class Connections(Resending):
         pipeline.ending = True
         self._leave_idle(pipeline)
         pipeline.host.roomy.pop(pipeline, None)
-        pipeline.duplexer.abort()
+        pipeline.session.abort()
         pipeline.work.notify()
         pipeline.arrivals.notify()
         self._settle_if_unused(pipeline)
@@ -373,7 +373,7 @@ class Connections(Resending):
         now = monotonic()
         unanswered = sum(verdict is not Delivery.UNSENT for verdict in verdicts)
         if failure is None:
-            if pipeline.duplexer.ended is not None:
+            if pipeline.session.state.last_response_reason is not None:
                 lessons.closed(pipeline.answered, unanswered, now)
         elif isinstance(failure, InvalidResponse) and unanswered > 1:
             lessons.broke_the_rules(now)
@@ -398,10 +398,10 @@ class Connections(Resending):
         """Return how far *job*, which is in flight on *pipeline*, has got."""
         if job.exchange is None or job.exchange.delivery is Delivery.UNSENT:
             return Delivery.UNSENT
-        if pipeline.failure is None and pipeline.duplexer.said_close:
+        if pipeline.failure is None and pipeline.session.state.said_close:
             return Delivery.DISCLAIMED  # RFC 9112 §9.6
         bad_answer = isinstance(pipeline.failure, (InvalidResponse, UnsupportedResponse))
-        begun = job.answering or bad_answer or pipeline.duplexer.buffer
+        begun = job.answering or bad_answer or pipeline.session.state.buffer
         if begun and job is pipeline.in_flight[0]:
             return Delivery.ANSWER_STARTED
         delivery = job.exchange.delivery

@@ -27,17 +27,17 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
     has gone back to the queue.
     """
     error: Exception | None = None
-    duplexer = pipeline.duplexer
+    session = pipeline.session
     try:
         try:
-            duplexer.send_requests((job.begin(),), job.timeout, pipeline.wake_receiver)
+            session.sender.send_requests((job.begin(),), job.timeout, pipeline.wake_receiver)
         except ConnectionClosed as exc:
             error = exc  # the receiving side finds out what that means, as for the sender
         except Exception as exc:
             error = exc
             return None
         else:
-            answers, failed = duplexer.read_answers(job.timeout)
+            answers, failed = session.receiver.read_responses(job.timeout)
             if failed is None and len(answers) == 1:
                 exchange, status, reason, headers, _, body = answers[0]
                 limit = scheduler.limits.max_body_size
@@ -51,7 +51,7 @@ def perform(scheduler: Scheduler, pipeline: Pipeline, job: Job) -> Response | No
                     in_time = scheduler.answered_directly(pipeline, job, exchange, response)
                     return response if in_time else None
             receiver.handle(scheduler, pipeline, answers, failed)
-        while pipeline.in_flight and not pipeline.ending and duplexer.unread:
+        while pipeline.in_flight and not pipeline.ending and session.unread:
             receiver.receive(scheduler, pipeline)
     except BaseException:
         # As its own error, it keeps the request from being sent again, for nobody waits for it.

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dugong.connection.request import RequestBuilder
+    from dugong.connection.encode import RequestBuilder
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
     from dugong.pool.request import Origin

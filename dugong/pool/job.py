@@ -137,9 +137,9 @@ class Job:
             assert builder is not None
             head = builder.plain_head(request.method, request.target)
         upload = self.upload
-        exchange.special = exchange.close = self.close
+        exchange.needs_full_parse = exchange.close = self.close
         if upload is not None and upload.length != 0:
-            exchange.special = True
+            exchange.needs_full_parse = True
             length = upload.length
             exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
             exchange.request_side = RequestSide.CONTINUE if self.expect100 else RequestSide.BODY

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from threading import Condition, Lock, RLock
 from typing import TYPE_CHECKING
 
-from dugong.connection.duplexer import Duplexer
 from dugong.connection.polling import Coroutine
+from dugong.connection.session import Http1Session
 from dugong.connection.transport import Transport
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["Pipeline"]
 class Pipeline:
     """A connection and the requests that are under way on it.
 
-    `name`, `host`, `duplexer`, `opened` (when, `time.monotonic`) and `max_requests` never change.
+    `name`, `host`, `session`, `opened` (when, `time.monotonic`) and `max_requests` never change.
     `receiver_parked` is set by the receiver under the lock and read by the sender without: see
     `wake_receiver`. Everything else is guarded by the lock of the scheduler:
 
@@ -53,7 +53,6 @@ class Pipeline:
         "borrower",
         "broken",
         "connected",
-        "duplexer",
         "end_reason",
         "ending",
         "exclusive",
@@ -73,6 +72,7 @@ class Pipeline:
         "sender_parked",
         "sending",
         "sent",
+        "session",
         "settled",
         "streaming",
         "uploading",
@@ -90,7 +90,7 @@ class Pipeline:
         host.numbered += 1
         self.name = f"{host.name}-{host.numbered}"
         self.host = host
-        self.duplexer = Duplexer(dial)
+        self.session = Http1Session(dial)
         self.opened = opened
         self.max_requests = max_requests
         self.work = Condition(lock)
@@ -145,7 +145,7 @@ class Pipeline:
             self.idle_timer is not None
             and self.max_requests is None
             and not (self.ending or self.broken or self.retiring or self.in_flight)
-            and self.duplexer.buffer.start == self.duplexer.buffer.end
+            and self.session.state.buffer.start == self.session.state.buffer.end
         )
 
     @property

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-    from dugong.connection.request import HeadersLike
+    from dugong.connection.encode import HeadersLike
     from dugong.pool.events import Event
     from dugong.pool.job import Job
 

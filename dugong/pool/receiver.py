@@ -18,7 +18,7 @@ from dugong.pool.failure import Abandoned, failure
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
-    from dugong.connection.receiving import Answer
+    from dugong.connection.parser import ReceivedResponse
     from dugong.pool.job import Job
     from dugong.pool.pipeline import Pipeline
     from dugong.pool.traffic import Traffic
@@ -49,12 +49,12 @@ def run(scheduler: Traffic, pipeline: Pipeline) -> None:
 
 def receive(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Receive at least one answer, blocking, and resolve what can be resolved."""
-    answers, error = pipeline.duplexer.read_answers(pipeline.in_flight[0].timeout)
+    answers, error = pipeline.session.receiver.read_responses(pipeline.in_flight[0].timeout)
     handle(scheduler, pipeline, answers, error)
 
 
 def handle(
-    scheduler: Traffic, pipeline: Pipeline, answers: list[Answer], error: Exception | None
+    scheduler: Traffic, pipeline: Pipeline, answers: list[ReceivedResponse], error: Exception | None
 ) -> None:
     """Resolve what *answers* can resolve; *error* is what came behind them."""
     in_flight = pipeline.in_flight
@@ -103,7 +103,7 @@ def _receive(scheduler: Traffic, pipeline: Pipeline, job: Job, view: memoryview)
     """Receive the next part of the body into *view*; 0 is its end."""
     while True:
         try:
-            return pipeline.duplexer.readinto(view, job.timeout)
+            return pipeline.session.receiver.readinto(view, job.timeout)
         except ConnectionTimedOut:
             if not scheduler.sends_body(pipeline):
                 raise
@@ -182,7 +182,7 @@ class ConnectionBody:
             view[: len(piece)] = piece
             return len(piece)
         try:
-            return self._pipeline.duplexer.readinto(view, self._job.timeout)
+            return self._pipeline.session.receiver.readinto(view, self._job.timeout)
         except Exception as exc:
             raise self._error(exc) from None
 
@@ -192,7 +192,7 @@ class ConnectionBody:
             return self._take(size)
         timeout = self._job.timeout
         try:
-            return eval_coroutine(self._pipeline.duplexer.co_read(size, timeout), timeout)
+            return eval_coroutine(self._pipeline.session.receiver.co_read(size, timeout), timeout)
         except Exception as exc:
             raise self._error(exc) from None
 
@@ -213,19 +213,21 @@ class ConnectionBody:
         if self._scheduler.is_inside():
             self._scheduler.do_later(self.close)
             return
-        duplexer = self._pipeline.duplexer
+        session = self._pipeline.session
         complete = False
         try:
-            incoming = duplexer.incoming
+            incoming = session.state.incoming
             reader = incoming.reader if incoming is not None else None
             if isinstance(reader, LengthReader) and reader.remaining <= _DRAINED:
                 timeout = (
                     DRAIN_TIME if self._job.timeout is None else min(self._job.timeout, DRAIN_TIME)
                 )
                 view = memoryview(bytearray(reader.remaining))
-                while duplexer.incoming is not None and duplexer.readinto(view, timeout):
+                while session.state.incoming is not None and session.receiver.readinto(
+                    view, timeout
+                ):
                     pass
-            complete = duplexer.incoming is None and duplexer.cut is None
+            complete = session.state.incoming is None and session.receiver.truncation_reason is None
         except Exception:
             pass  # the connection is not worth more
         finally:

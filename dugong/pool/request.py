@@ -15,10 +15,10 @@ from enum import Enum
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
+from dugong.connection.cache import BoundedCache
 from dugong.connection.dial import ascii_host, netloc
+from dugong.connection.encode import HeadersLike, header_pairs
 from dugong.connection.head import check_method, check_target
-from dugong.connection.memory import Memory
-from dugong.connection.request import HeadersLike, header_pairs
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
 
@@ -146,7 +146,7 @@ def _parse_host(host: str) -> str:
     return name
 
 
-_known_origins = Memory(parse_origin, most=4096)
+_known_origins = BoundedCache(parse_origin, max_entries=4096)
 
 
 class Options(TypedDict, total=False):

@@ -11,8 +11,8 @@ import codecs
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from dugong.connection.encode import check_size, writable_view
 from dugong.connection.head import headers_of
-from dugong.connection.request import check_size, writable_view
 from dugong.errors import Delivery, DugongError, HTTPStatusError
 from dugong.headers import Headers
 

@@ -329,8 +329,8 @@ class Scheduler(Traffic):
                 if late is not None and late.outcome is not None and not late.done:
                     jobs.append(late)
                 jobs += [pipeline.reserved] if pipeline.reserved is not None else []
-                if pipeline.duplexer.transport is not None:
-                    pipeline.duplexer.transport.drop()
+                if pipeline.session.state.transport is not None:
+                    pipeline.session.state.transport.drop()
                 pipeline.ending = pipeline.settled = True
         deferred = []
         for job in jobs:

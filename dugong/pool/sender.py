@@ -31,7 +31,7 @@ _FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can 
 def run(scheduler: Traffic, pipeline: Pipeline) -> None:
     """Connect and send until the connection ends."""
     try:
-        eval_coroutine(pipeline.duplexer.co_connect(), scheduler.limits.timeout)
+        eval_coroutine(pipeline.session.sender.co_connect(), scheduler.limits.timeout)
     except Exception as exc:
         scheduler.connect_failed(pipeline, exc)
         return
@@ -56,7 +56,7 @@ def send(scheduler: Traffic, pipeline: Pipeline, batch: Sequence[Job]) -> Except
             if upload is not None:
                 with _blaming_body():
                     upload.rewind()
-            pipeline.duplexer.send_requests(
+            pipeline.session.sender.send_requests(
                 [job.begin() for job in batch], last.timeout, pipeline.wake_receiver
             )
             if upload is not None:
@@ -76,16 +76,16 @@ def send(scheduler: Traffic, pipeline: Pipeline, batch: Sequence[Job]) -> Except
 
 
 def _send_body(scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
-    exchange, upload, duplexer = job.exchange, job.upload, pipeline.duplexer
+    exchange, upload, session = job.exchange, job.upload, pipeline.session
     assert exchange is not None
     assert upload is not None
     if exchange.request_side is RequestSide.CONTINUE:
         scheduler.wait_at_gate(pipeline, exchange)
-        if not duplexer.aborted:
-            duplexer.proceed(exchange)
+        if not session.state.aborted:
+            session.sender.proceed(exchange)
     if exchange.request_side is not RequestSide.BODY:
         return
-    transport = duplexer.transport
+    transport = session.state.transport
     with _blaming_body():
         file_range = upload.file_range
     if file_range is not None and transport is not None and transport.can_send_files:
@@ -101,8 +101,8 @@ def _send_body(scheduler: Traffic, pipeline: Pipeline, job: Job) -> None:
     else:
         for piece in _pieces(upload):
             with piece:  # or an exception would keep it, and a bytearray could not change its size
-                eval_coroutine(duplexer.co_write(piece), job.timeout)
-        eval_coroutine(duplexer.co_write_eof(), job.timeout)
+                eval_coroutine(session.sender.co_write(piece), job.timeout)
+        eval_coroutine(session.sender.co_write_eof(), job.timeout)
 
 
 def _co_send_file(
@@ -112,7 +112,7 @@ def _co_send_file(
 
     Looks again after each wait whether the file is open, for its descriptor may be another's then.
     """
-    sending = pipeline.duplexer.co_write_file(_descriptor(upload), offset, count)
+    sending = pipeline.session.sender.co_write_file(_descriptor(upload), offset, count)
     try:
         while True:
             needed = next(sending)

@@ -139,7 +139,7 @@ class Traffic(Connections):
         closed = isinstance(error, ConnectionClosed)
         if not pipeline.ending:
             pipeline.broken = True
-            unread = pipeline.receiving or pipeline.duplexer.unread
+            unread = pipeline.receiving or pipeline.session.unread
             if not unread or not closed:
                 self._fail(pipeline, error)
         elif not closed and type(pipeline.failure) is ConnectionClosed:
@@ -168,15 +168,19 @@ class Traffic(Connections):
 
     def await_arrivals(self, pipeline: Pipeline) -> bool:
         """Wait until there is something to receive; False: the receiver is to end."""
-        duplexer = pipeline.duplexer
-        if pipeline.receiving and duplexer.pipeline and not (pipeline.ending or pipeline.streaming):
+        session = pipeline.session
+        if (
+            pipeline.receiving
+            and session.state.awaiting_response
+            and not (pipeline.ending or pipeline.streaming)
+        ):
             return True  # which is the case as long as there is much to do
         with self.lock:
             pipeline.receiving = False
             while not pipeline.ending:
                 pipeline.receiver_parked = True
                 lent = pipeline.borrower is not None or pipeline.streaming
-                if duplexer.pipeline and not lent:
+                if session.state.awaiting_response and not lent:
                     pipeline.receiver_parked = False
                     pipeline.receiving = True
                     return True
@@ -298,7 +302,7 @@ class Traffic(Connections):
         if not last.minor_version:
             lessons.old_version(monotonic())
             self._tell_learned(pipeline, *before)
-        if last.persistent and not pipeline.in_flight and pipeline.duplexer.buffer:
+        if last.persistent and not pipeline.in_flight and pipeline.session.state.buffer:
             # It has sent more than it was asked for, perhaps an answer twice (rule 1).
             lessons.broke_the_rules(monotonic())
             self._tell_learned(pipeline, *before)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.duplexer import Line
+from tests.support.session import Line
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from dugong import InvalidResponse, UnsupportedResponse
 from dugong.connection.framing import (
     MAX_LENGTH,
     BodyKind,
-    Framing,
-    framing_sign,
+    framing_field,
     list_members,
     parse_content_length,
     response_framing,
@@ -26,9 +25,9 @@ KEEP_ALIVE = ("Connection", "keep-alive")
 
 def framing(
     *fields: tuple[str, str], method: str = "GET", status: int = 200, minor_version: int = 1
-) -> Framing:
-    signs = [framing_sign(name.lower(), value) for name, value in fields]
-    return response_framing(method, minor_version, status, signs)
+) -> tuple[BodyKind, int | None, bool]:
+    said = [framing_field(name.lower(), value) for name, value in fields]
+    return response_framing(method, minor_version, status, said)[:3]
 
 
 # --- list_members --------------------------------------------------------------------------------

@@ -385,7 +385,7 @@ def test_an_idle_connection_is_not_replaced_because_of_session_tickets(
         HTTPConnection(*server.address, ssl_context=client_context) as conn,
     ):
         conn.connect()
-        transport = conn._duplexer.transport
+        transport = conn._session.state.transport
         assert isinstance(transport, TlsTransport)
         wait_readable(transport)
         for _ in range(3):
@@ -437,7 +437,7 @@ def test_an_idle_connection_that_was_closed_is_replaced(
     ):
         conn.send_request("GET", "/")
         conn.read_response()
-        transport = conn._duplexer.transport
+        transport = conn._session.state.transport
         assert isinstance(transport, TlsTransport)
         while transport.is_quiet():
             wait_readable(transport)

@@ -792,7 +792,7 @@ def fd_is_open(fd: int) -> bool:
 
 
 def descriptor(conn: HTTPConnection) -> int:
-    transport = conn._duplexer.transport
+    transport = conn._session.state.transport
     assert transport is not None
     return transport.sock.fileno()
 
@@ -887,7 +887,9 @@ def test_disconnecting_ends_both_directions_and_the_last_one_out_closes(contexts
         conn = HTTPConnection(*server.address, ssl_context=contexts[1])
         conn.send_request("PUT", "/", body=BodyFollowing(2**30))
         fd = descriptor(conn)
-        conn._duplexer.pipeline[0].thread = 0  # as if another thread had sent the request
+        conn._session.state.awaiting_response[
+            0
+        ].thread = 0  # as if another thread had sent the request
         conn.read_response()
         receiving = conn.co_read(10)
         next(receiving)

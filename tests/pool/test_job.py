@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from dugong.connection.encode import RequestBuilder
 from dugong.connection.exchange import RequestSide
-from dugong.connection.request import RequestBuilder
 from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.errors import Delivery
 from dugong.pool.body import request_body
@@ -40,10 +40,15 @@ def test_the_head_that_was_made_is_what_is_sent() -> None:
 def test_a_plain_head_is_made_when_it_is_sent() -> None:
     job = make_job(make_host(), "/a")
     job.head = None
-    job.host.plain_builder = RequestBuilder("host", lean=True)
+    job.host.plain_builder = RequestBuilder("host", omit_legacy_headers=True)
     for _ in range(2):
         _, head = job.begin()
-        assert head == RequestBuilder("host", lean=True).build("GET", "/a", None, None, False).head
+        assert (
+            head
+            == RequestBuilder("host", omit_legacy_headers=True)
+            .build("GET", "/a", None, None, False)
+            .head
+        )
     assert job.head is None
 
 

@@ -6,8 +6,8 @@ from threading import Lock
 from typing import Any, cast
 
 from dugong import ConnectionPool, Request, RetryPolicy
+from dugong.connection.encode import RequestBuilder
 from dugong.connection.polling import Coroutine
-from dugong.connection.request import RequestBuilder
 from dugong.connection.transport import Transport
 from dugong.pool.host import Host
 from dugong.pool.job import Job
