@@ -3,7 +3,7 @@
 connection.py  HTTPConnection: the public class
 session.py     Http1Session: has the two sides of a connection and what they share
   sending.py     connect, send requests and bodies
-  receiving.py   read responses and bodies
+  receiving.py   read responses         bodies.py   read their bodies
   state.py       what the two share, and who owns it
 exchange.py    one request and its response
 encode.py      request heads, out             parser.py   response heads and bodies, in

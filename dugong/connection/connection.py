@@ -134,7 +134,7 @@ class HTTPConnection:
             old = self._session
             old.abort()
             # Asked after abort(), since when no answer can be begun there.
-            unread = old.unread or old.receiver.truncation_reason is not None
+            unread = old.unread or old.body.truncation_reason is not None
             cut = "disconnected before all responses were read" if unread else None
             self._session = Http1Session(self._co_dial, cut)
 
@@ -318,26 +318,26 @@ class HTTPConnection:
             check_size("len_", len_)
         if len_ is None or len_ < 0:
             return self.readall()
-        return eval_coroutine(self._session.receiver.co_read(len_, self._timeout), self._timeout)
+        return eval_coroutine(self._session.body.co_read(len_, self._timeout), self._timeout)
 
     def co_read(self, len_: int | None = None) -> Coroutine[bytes]:
         """As `read`, as a coroutine."""
         if len_ is not None:
             check_size("len_", len_)
         if len_ is None or len_ < 0:
-            return self._session.receiver.co_readall()
-        return self._session.receiver.co_read(len_)
+            return self._session.body.co_readall()
+        return self._session.body.co_read(len_)
 
     def readinto(self, buf: bytearray | memoryview) -> int:
         """Receive the next part of the body straight into *buf*; return the number of bytes.
 
         0 is the end of the body. Raises as `read`. For the receiving thread.
         """
-        return self._session.receiver.readinto(writable_view(buf), self._timeout)
+        return self._session.body.readinto(writable_view(buf), self._timeout)
 
     def co_readinto(self, buf: bytearray | memoryview) -> Coroutine[int]:
         """As `readinto`, as a coroutine."""
-        return self._session.receiver.co_readinto(writable_view(buf))
+        return self._session.body.co_readinto(writable_view(buf))
 
     def readall(self) -> bytes:
         """Receive the rest of the body. After a time-out within it, the connection is unusable.
@@ -345,22 +345,22 @@ class HTTPConnection:
         Raises as `read`. For the receiving thread.
         """
         session = self._session
-        body = session.receiver.take_body()
+        body = session.body.take_body()
         if body is not None:  # which it mostly is, if it is small
             return body
-        return eval_coroutine(session.receiver.co_readall(self._timeout), self._timeout)
+        return eval_coroutine(session.body.co_readall(self._timeout), self._timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """As `readall`, as a coroutine."""
-        return self._session.receiver.co_readall()
+        return self._session.body.co_readall()
 
     def discard(self) -> None:
         """Receive the rest of the body and drop it. Raises as `read`. For the receiving thread."""
-        eval_coroutine(self._session.receiver.co_discard(self._timeout), self._timeout)
+        eval_coroutine(self._session.body.co_discard(self._timeout), self._timeout)
 
     def co_discard(self) -> Coroutine[None]:
         """As `discard`, as a coroutine."""
-        return self._session.receiver.co_discard()
+        return self._session.body.co_discard()
 
     def read_raw(self, size: int) -> bytes:
         """Receive up to *size* bytes as they are on the wire, whatever they belong to.
@@ -372,9 +372,7 @@ class HTTPConnection:
         view = memoryview(bytearray(size))
         return bytes(
             view[
-                : eval_coroutine(
-                    self._session.receiver.co_read_raw(view, self._timeout), self._timeout
-                )
+                : eval_coroutine(self._session.body.co_read_raw(view, self._timeout), self._timeout)
             ]
         )
 

@@ -12,7 +12,7 @@ the raw bytes of an invalid head are still there. Owner: the receiving thread. T
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dugong.connection.framing import (
     CLOSE,
@@ -50,17 +50,10 @@ _CHUNKED = BodyKind.CHUNKED  # a member is looked up slowly in its class
 _HEAD_ROOM = MAX_HEADER_SIZE - len(b"\r\n\r\n")
 
 
-class FramedHead(NamedTuple):
-    """A response head, and how its body is framed; `said_close`: it has ``Connection: close``."""
-
-    minor_version: int
-    status: int
-    reason: str
-    headers: Headers | bytes
-    kind: BodyKind
-    length: int | None
-    persistent: bool
-    said_close: bool
+#: A response head, and how its body is framed: (the x of HTTP/1.x, status, reason, header fields as
+#: a response takes them, how the end of the body is found, its length if that is known, if another
+#: response may follow, if it has ``Connection: close``). A class would cost twice as much.
+FramedHead = tuple[int, int, str, Headers | bytes, BodyKind, int | None, bool, bool]
 
 
 def take_head(buffer: ReceiveBuffer) -> ResponseHead | None:
@@ -155,9 +148,7 @@ class ResponseParser:
             buffer.start += len(block) + 4
             buffer.scanned = 0
             minor_version, status, reason = status_line
-            head = minor_version, status, reason, block, kind, length, True, False
-            # The class itself would go through a function in Python, at twice the cost.
-            return tuple.__new__(FramedHead, head)
+            return minor_version, status, reason, block, kind, length, True, False
         parsed = take_head(buffer)
         if parsed is None:
             return None
@@ -165,16 +156,15 @@ class ResponseParser:
         headers = Headers._from_parsed(fields, defects)
         if status < 200 and status != 101:
             # It is skipped, and what it says of a body is nothing to anyone (RFC 9110 §15.2).
-            return FramedHead(minor_version, status, reason, headers, BodyKind.NONE, 0, True, False)
+            return minor_version, status, reason, headers, BodyKind.NONE, 0, True, False
         said = [framing_field(name, value) for name, _, value in fields]
         kind, length, persistent, idle = response_framing(
             exchange.method, minor_version, status, said
         )
         if idle is not None:
             self.keep_alive_timeout = idle
-        return FramedHead(
-            minor_version, status, reason, headers, kind, length, persistent, CLOSE in said
-        )
+        closes = CLOSE in said
+        return minor_version, status, reason, headers, kind, length, persistent, closes
 
     def _plain_head(
         self, exchange: Exchange, start: int, end: int

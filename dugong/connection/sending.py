@@ -162,8 +162,12 @@ class SendSide:
         sent = 0
         try:
             with turn:
-                data = batch[0][1] if len(batch) == 1 else b"".join([part for _, part in batch])
-                transport = self._begin_requests([exchange for exchange, _ in batch])
+                last, data = batch[-1]
+                exchanges: Sequence[Exchange] = (last,)
+                if len(batch) > 1:
+                    exchanges = [exchange for exchange, _ in batch]
+                    data = b"".join([part for _, part in batch])
+                transport = self._begin_requests(exchanges)
                 if transport is None:
                     raise ConnectionClosed("the server has closed the connection")
                 if begun is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import get_ident
 
+from dugong.connection.bodies import BodySide
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import Coroutine
 from dugong.connection.receiving import ReceiveSide
@@ -21,13 +22,13 @@ __all__ = ["Http1Session"]
 
 
 class Http1Session:
-    """A connection's send side, its receive side, and the state that they share.
+    """A connection's send side, its receive side with the bodies, and the state that they share.
 
     Its own methods are for any thread. Parameters: *dial* returns a coroutine that connects;
     *failure* is why reading fails before the first connection.
     """
 
-    __slots__ = ("receiver", "sender", "state")
+    __slots__ = ("body", "receiver", "sender", "state")
 
     def __init__(
         self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None
@@ -35,7 +36,8 @@ class Http1Session:
         # None of these changes; each says who may use what of it.
         self.state = ConnectionState(dial, failure)
         self.sender = SendSide(self.state)
-        self.receiver = ReceiveSide(self.state)
+        self.body = BodySide(self.state)
+        self.receiver = ReceiveSide(self.state, self.body)
 
     def pending(self) -> bool:
         """Return True if there is a response, or a rest of one, to be read."""

@@ -31,7 +31,7 @@ from typing import TypeVar
 from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.exchange import Exchange
 from dugong.connection.parser import ResponseParser
-from dugong.connection.polling import Coroutine, Interrupt
+from dugong.connection.polling import POLLIN, Coroutine, Interrupt, PollNeeded
 from dugong.connection.transport import Transport
 from dugong.errors import ConnectionClosed, StateError
 
@@ -146,6 +146,28 @@ class ConnectionState:
         used = self.send_turn.locked() or self.receive_turn.locked()
         if transport is not None and transport.is_shut and not used:
             transport.close()
+
+    def co_wait_for_sender(self) -> Coroutine[None]:
+        """Wait until the sender has sent a request, or has given its turn back."""
+        ours, theirs = socket.socketpair()
+        try:
+            theirs.setblocking(False)  # one wake-up is enough, however slow we are to see it
+            try:
+                with self.lock:
+                    # In this order, for the sake of a signal handler in between that aborts.
+                    self.waiters.append(theirs)
+                    waits = (
+                        not self.awaiting_response and self.send_turn.locked() and not self.aborted
+                    )
+                if waits:
+                    yield PollNeeded(ours.fileno(), POLLIN)
+            finally:
+                with self.lock:
+                    if theirs in self.waiters:
+                        self.waiters.remove(theirs)
+        finally:
+            ours.close()
+            theirs.close()
 
     def wake_waiters(self) -> None:
         """Have the receivers that wait for the sender look again."""

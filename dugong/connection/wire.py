@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine, PollNeeded
     from dugong.connection.transport import Transport
 
-__all__ = ["MAX_INTERIM", "co_send_all", "co_send_rest", "fill_for_head", "receive_head"]
+__all__ = ["MAX_INTERIM", "closed_within", "co_send_all", "co_send_rest", "receive_head"]
 
 #: How many 1xx responses to one request are accepted, so that a stream of them has an end.
 MAX_INTERIM = 1000
@@ -40,18 +40,10 @@ def co_send_rest(
         sent = transport.send(data)
 
 
-def fill_for_head(transport: Transport, buffer: ReceiveBuffer) -> PollNeeded | None:
-    """Receive once, for a response head of which not all is in *buffer*; return what to wait for.
-
-    Raises `ConnectionClosed` if nothing more comes.
-    """
-    got = buffer.fill(transport)
-    if not isinstance(got, int):
-        return got
-    if got == 0:
-        where = "within" if buffer else "before"
-        raise ConnectionClosed(f"connection closed {where} a response head")
-    return None
+def closed_within(buffer: ReceiveBuffer) -> ConnectionClosed:
+    """Return the error for an end of the connection when a response head was due in *buffer*."""
+    where = "within" if buffer else "before"
+    return ConnectionClosed(f"connection closed {where} a response head")
 
 
 def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | PollNeeded:
@@ -62,7 +54,9 @@ def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | 
     `UnsupportedResponse`.
     """
     while (head := take_head(buffer)) is None:
-        needed = fill_for_head(transport, buffer)
-        if needed is not None:
-            return needed
+        got = buffer.fill(transport)
+        if not isinstance(got, int):
+            return got
+        if got == 0:
+            raise closed_within(buffer)
     return head

@@ -103,7 +103,7 @@ def _receive(scheduler: Traffic, pipeline: Pipeline, job: Job, view: memoryview)
     """Receive the next part of the body into *view*; 0 is its end."""
     while True:
         try:
-            return pipeline.session.receiver.readinto(view, job.timeout)
+            return pipeline.session.body.readinto(view, job.timeout)
         except ConnectionTimedOut:
             if not scheduler.sends_body(pipeline):
                 raise
@@ -182,7 +182,7 @@ class ConnectionBody:
             view[: len(piece)] = piece
             return len(piece)
         try:
-            return self._pipeline.session.receiver.readinto(view, self._job.timeout)
+            return self._pipeline.session.body.readinto(view, self._job.timeout)
         except Exception as exc:
             raise self._error(exc) from None
 
@@ -192,7 +192,7 @@ class ConnectionBody:
             return self._take(size)
         timeout = self._job.timeout
         try:
-            return eval_coroutine(self._pipeline.session.receiver.co_read(size, timeout), timeout)
+            return eval_coroutine(self._pipeline.session.body.co_read(size, timeout), timeout)
         except Exception as exc:
             raise self._error(exc) from None
 
@@ -223,11 +223,9 @@ class ConnectionBody:
                     DRAIN_TIME if self._job.timeout is None else min(self._job.timeout, DRAIN_TIME)
                 )
                 view = memoryview(bytearray(reader.remaining))
-                while session.state.incoming is not None and session.receiver.readinto(
-                    view, timeout
-                ):
+                while session.state.incoming is not None and session.body.readinto(view, timeout):
                     pass
-            complete = session.state.incoming is None and session.receiver.truncation_reason is None
+            complete = session.state.incoming is None and session.body.truncation_reason is None
         except Exception:
             pass  # the connection is not worth more
         finally:

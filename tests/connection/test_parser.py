@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.exchange import Exchange
 from dugong.connection.framing import BodyKind
 from dugong.connection.head import MAX_HEADER_SIZE, ResponseHead, headers_of
-from dugong.connection.parser import FramedHead, ReceivedResponse, ResponseParser, take_head
+from dugong.connection.parser import ReceivedResponse, ResponseParser, take_head
 from dugong.connection.readers import reader_for
 from tests.support.responses import INVALID, TRUNCATED, UNDERSTOOD, UNSUPPORTED
 from tests.support.transport import (
@@ -45,7 +46,20 @@ def exchange(method: str = "GET", careful: bool = False) -> Exchange:
     return made
 
 
-def is_plain(head: FramedHead | None) -> bool:
+class Head(NamedTuple):
+    """What the parser says of a head, by name."""
+
+    minor_version: int
+    status: int
+    reason: str
+    headers: Headers | bytes
+    kind: BodyKind
+    length: int | None
+    persistent: bool
+    said_close: bool
+
+
+def is_plain(head: Head | None) -> bool:
     """Return True if *head* came along the fast path, which leaves its fields as they are."""
     return head is not None and isinstance(head.headers, bytes)
 
@@ -60,8 +74,14 @@ def take(data: bytes, count: int = 1, method: str = "GET") -> tuple[list[Receive
     return responses, buffer.take(65536)
 
 
-def next_head(data: bytes, method: str = "GET", careful: bool = False) -> FramedHead | None:
-    return ResponseParser(filled(data)).next_head(exchange(method, careful))
+def parsed(buffer: ReceiveBuffer, method: str = "GET", careful: bool = False) -> Head:
+    head = ResponseParser(buffer).next_head(exchange(method, careful))
+    assert head is not None
+    return Head(*head)
+
+
+def next_head(data: bytes, method: str = "GET", careful: bool = False) -> Head:
+    return parsed(filled(data), method, careful)
 
 
 # --- heads ---------------------------------------------------------------------------------------
@@ -101,13 +121,11 @@ def test_the_bytes_of_an_invalid_head_are_left() -> None:
 
 def test_a_plain_head_takes_the_fast_path() -> None:
     head = next_head(b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 5\r\nC:\r\n\r\n")
-    assert head is not None
     assert is_plain(head)
     assert head[:3] == (1, 200, "OK")
     assert head[4:] == (BodyKind.LENGTH, 5, True, False)
     assert headers_of(head.headers).items() == [("A", "b"), ("Content-Length", "5"), ("C", "")]
     head = next_head(b"HTTP/1.1 204 No\r\n\r\n")
-    assert head is not None
     assert is_plain(head)
     assert head[4:6] == (BodyKind.NONE, 0)
 
@@ -130,7 +148,6 @@ def test_a_plain_head_takes_the_fast_path() -> None:
 def test_any_other_head_is_looked_at_with_care(block: bytes) -> None:
     assert take(block + b"\r\n\r\n12345")[0] == []
     head = next_head(block + b"\r\n\r\n12345")
-    assert head is not None
     assert not is_plain(head)
 
 
@@ -154,7 +171,6 @@ def test_what_is_wrong_is_left_to_be_found_with_care(block: bytes) -> None:
 
 def test_a_response_that_means_more_is_looked_at_with_care() -> None:
     head = next_head(OK, careful=True)
-    assert head is not None
     assert not is_plain(head)
     responses: list[ReceivedResponse] = []
     ResponseParser(filled(OK)).take_whole(deque([exchange(careful=True)]), responses)
@@ -181,11 +197,12 @@ def test_the_fast_path_agrees_with_the_careful_one(parts: list[bytes], method: s
         buffer = filled(data)
         parser = ResponseParser(buffer)
         try:
-            head = parser.next_head(exchange(method, careful))
+            found = parser.next_head(exchange(method, careful))
         except DOCUMENTED as exc:
             outcomes.append((type(exc), str(exc)))
             continue
-        assert head is not None
+        assert found is not None
+        head = Head(*found)
         fields = headers_of(head.headers).items()
         known = parser.keep_alive_timeout
         outcomes.append((head._replace(headers=Headers(fields)), known, buffer.take(100)))
@@ -203,8 +220,7 @@ def test_a_response_taken_as_a_whole_is_what_the_careful_way_makes_of_it(
         return
     _, status, reason, headers, length, taken = responses[0]
     buffer = filled(data)
-    head = ResponseParser(buffer).next_head(exchange(careful=True))
-    assert head is not None
+    head = parsed(buffer, careful=True)
     assert (head.status, head.reason, head.length) == (status, reason, length)
     assert headers_of(head.headers) == headers_of(headers)
     assert read_all(reader_for(head.kind, head.length, buffer, FakeTransport())) == taken
@@ -285,9 +301,7 @@ def test_a_head_that_fills_the_buffer_is_measured_like_any_other(excess: int) ->
         with pytest.raises(InvalidResponse, match="longer than"):
             ResponseParser(buffer).next_head(exchange())
     else:
-        head = ResponseParser(buffer).next_head(exchange())
-        assert head is not None
-        assert head.status == 204
+        assert parsed(buffer).status == 204
 
 
 def test_the_end_of_a_connection_is_for_others_to_find() -> None:

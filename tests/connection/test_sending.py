@@ -45,7 +45,7 @@ def test_bytes_that_nobody_asked_for_are_never_an_answer(line: Line) -> None:
 
 def test_a_request_does_not_disturb_who_reads_raw(line: Line) -> None:
     run(line.session.sender.co_connect())
-    reading = line.session.receiver.co_read_raw(memoryview(bytearray(10)))
+    reading = line.session.body.co_read_raw(memoryview(bytearray(10)))
     next(reading)
     line.peer.sendall(b"hello")
     line.ask("/a")

@@ -22,7 +22,7 @@ def test_a_body_that_is_being_read_when_the_connection_is_aborted_has_no_end(
     line.peer.sendall(head)
     line.read_response()
     line.readinto()
-    reading = line.session.receiver.co_readinto(memoryview(bytearray(100)))
+    reading = line.session.body.co_readinto(memoryview(bytearray(100)))
     next(reading)
     line.session.abort()
     with pytest.raises(ConnectionClosed):
@@ -75,11 +75,11 @@ def test_every_call_fails_after_aborting(line: Line) -> None:
     for call in (
         line.session.sender.co_write(view),
         line.session.receiver.co_read_response(),
-        line.session.receiver.co_readinto(view),
-        line.session.receiver.co_read(1),
-        line.session.receiver.co_readall(),
-        line.session.receiver.co_discard(),
-        line.session.receiver.co_read_raw(view),
+        line.session.body.co_readinto(view),
+        line.session.body.co_read(1),
+        line.session.body.co_readall(),
+        line.session.body.co_discard(),
+        line.session.body.co_read_raw(view),
         line.send_request("/b"),
     ):
         with pytest.raises(ConnectionClosed):

@@ -122,7 +122,7 @@ def test_a_receiver_does_not_wait_if_the_request_comes_at_this_moment(
         line.peer.sendall(EMPTY)
         return pair
 
-    monkeypatch.setattr("dugong.connection.receiving.socket.socketpair", and_then_send)
+    monkeypatch.setattr("dugong.connection.state.socket.socketpair", and_then_send)
     assert line.read_response().path == "/a"
 
 

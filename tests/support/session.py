@@ -112,11 +112,11 @@ class Line:
         return run(self.session.receiver.co_read_response())
 
     def readall(self) -> bytes:
-        return run(self.session.receiver.co_readall())
+        return run(self.session.body.co_readall())
 
     def readinto(self, size: int = 100) -> bytes:
         view = memoryview(bytearray(size))
-        return bytes(view[: run(self.session.receiver.co_readinto(view))])
+        return bytes(view[: run(self.session.body.co_readinto(view))])
 
     def write(self, data: bytes) -> int:
         return run(self.session.sender.co_write(memoryview(data)))
