@@ -15,7 +15,7 @@ from dugong.connection.state import ConnectionState
 from dugong.connection.transport import Transport
 from dugong.connection.wire import co_send_all, co_send_rest
 from dugong.connection.writers import LengthWriter
-from dugong.errors import ConnectionClosed, Delivery, StateError
+from dugong.errors import ConnectionClosed, Delivery, ExcessBodyData, StateError
 
 __all__ = ["SendSide"]
 
@@ -257,8 +257,7 @@ class SendSide:
         exchange, transport = self._writable()
         assert exchange.writer is not None
         exchange.thread = get_ident()
-        yield from self._co_send(transport, exchange, *exchange.writer.frame(view))
-        self._finish_request_if_complete(exchange)
+        yield from self._co_send(transport, exchange, exchange.writer.frame, view)
         return view.nbytes
 
     def co_write_file(self, fd: int, offset: int, count: int) -> Coroutine[int]:
@@ -277,12 +276,12 @@ class SendSide:
         try:
             while not isinstance(sent := transport.send_file(fd, offset, count), int):
                 yield sent
+            writer.remaining -= sent
+            self._finish_request_if_complete(exchange)
+            return sent
         except BaseException as exc:
             self._fail_to_send(transport, exchange, exc)
             raise
-        writer.remaining -= sent
-        self._finish_request_if_complete(exchange)
-        return sent
 
     def co_write_eof(self) -> Coroutine[None]:
         """End the outgoing body: send the last chunk, or check that nothing is missing."""
@@ -293,8 +292,7 @@ class SendSide:
             return
         exchange, transport = self._writable()
         assert exchange.writer is not None
-        yield from self._co_send(transport, exchange, *exchange.writer.end())
-        self._finish_request_if_complete(exchange)
+        yield from self._co_send(transport, exchange, exchange.writer.end)
 
     def _writable(self) -> tuple[Exchange, Transport]:
         state = self._state
@@ -318,12 +316,23 @@ class SendSide:
             self.outgoing = None
 
     def _co_send(
-        self, transport: Transport, exchange: Exchange, *buffers: bytes | memoryview
+        self,
+        transport: Transport,
+        exchange: Exchange,
+        frame: Callable[..., Sequence[bytes | memoryview]],
+        *data: memoryview,
     ) -> Coroutine[None]:
-        """Send all *buffers*. If that fails or is given up, nothing can be sent after them."""
+        """Send what *frame* makes of *data*, a piece of the body or its end.
+
+        If that fails or is given up at any point, nothing can be sent after it: the writer counts a
+        piece as written before it is sent. Only what *frame* itself refuses has done nothing.
+        """
         try:
-            for data in buffers:
-                yield from co_send_all(transport, data)
+            for piece in frame(*data):
+                yield from co_send_all(transport, piece)
+            self._finish_request_if_complete(exchange)
+        except (ExcessBodyData, StateError):
+            raise
         except BaseException as exc:
             self._fail_to_send(transport, exchange, exc)
             raise
