@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
 
-from dugong import BodyFollowing, ConnectionClosed
+from dugong import BodyFollowing, ConnectionClosed, PollNeeded
 from dugong.connection.session import Http1Session
 from dugong.connection.transport import PlainTransport
-from tests.support.session import CHUNKED, OK, UNTIL_CLOSE, HookedDeque, Line, is_open, run
+from tests.support.session import CHUNKED, EMPTY, OK, UNTIL_CLOSE, HookedDeque, Line, is_open, run
 
 # --- aborting -------------------------------------------------------------------------------------
 
@@ -102,6 +103,63 @@ def test_a_response_is_never_overlooked(
     line.peer.sendall(OK)
     line.read_response()
     assert seen == [True]
+
+
+def test_how_long_the_server_keeps_the_connection_is_known_until_the_next_one(line: Line) -> None:
+    assert line.session.keep_alive_timeout is None
+    for read in (line.read_response, lambda: line.session.receiver.read_responses(5)):
+        line.ask("/a", "/b")
+        line.peer.sendall(EMPTY.replace(b"\r\n", b"\r\nKeep-Alive: timeout=5\r\n", 1))
+        read()
+        assert line.session.keep_alive_timeout == 5.0
+        line.peer.sendall(EMPTY)
+        read()
+        assert line.session.keep_alive_timeout == 5.0
+        line.peer.close()
+        assert line.gets_an_answer_over_a_new_connection()
+        assert line.session.keep_alive_timeout is None
+
+
+def test_a_connection_that_ends_behind_the_last_chunk_has_had_its_last_response(line: Line) -> None:
+    for streamed in (False, True):
+        line.ask("/a", "/b")
+        line.peer.sendall(CHUNKED + b"2\r\nok\r\n0\r\n")
+        line.peer.shutdown(socket.SHUT_WR)
+        if streamed:
+            line.read_response()
+        else:
+            (response,), error = line.session.receiver.read_responses(5)
+            assert error is None
+            assert response[5] is None
+        exchange = line.session.state.incoming
+        assert exchange is not None
+        assert line.readall() == b"ok"
+        assert not exchange.persistent
+        assert line.session.state.last_response_reason is not None
+        with pytest.raises(ConnectionClosed):
+            line.read_response()
+        assert line.gets_an_answer_over_a_new_connection()
+
+
+def test_a_connection_that_is_reset_behind_the_last_chunk_is_no_end() -> None:
+    class Reset(PlainTransport):
+        def recv_into(self, view: memoryview) -> int | PollNeeded:
+            got = super().recv_into(view)
+            if got == 0:
+                raise ConnectionClosed
+            return got
+
+    line = Line()
+    line.transport_class = Reset
+    try:
+        line.ask("/a")
+        line.peer.sendall(CHUNKED + b"2\r\nok\r\n0\r\n")
+        line.peer.shutdown(socket.SHUT_WR)
+        line.read_response()
+        with pytest.raises(ConnectionClosed):
+            line.readall()
+    finally:
+        line.close()
 
 
 def test_an_answer_is_pending_until_its_body_has_been_read(line: Line) -> None:

@@ -183,7 +183,7 @@ class Understood(NamedTuple):
     """A response that has to be understood: what it says, and whether another may follow.
 
     `until_close` says that the server has to close the connection to end the body; `fields` are
-    all the header fields, unless None.
+    all the header fields, unless None, and `dropped` says that malformed lines were among them.
     """
 
     data: bytes
@@ -193,6 +193,7 @@ class Understood(NamedTuple):
     status: int = 200
     method: str = "GET"
     fields: list[tuple[str, str]] | None = None
+    dropped: bool = False
 
 
 def _understood_with(
@@ -211,7 +212,8 @@ def _no_body(status: int, *lines: str, method: str = "GET", persistent: bool = T
 def _dropped(*lines: str | bytes) -> Understood:
     """Return a response with *lines* that are malformed, and do no harm."""
     head = _head("A: b", *lines, "Content-Length: 5")
-    return Understood(head + b"12345", b"12345", fields=[("A", "b"), ("Content-Length", "5")])
+    fields = [("A", "b"), ("Content-Length", "5")]
+    return Understood(head + b"12345", b"12345", fields=fields, dropped=True)
 
 
 def _cut_behind(body: bytes) -> Understood:
@@ -372,6 +374,7 @@ UNDERSTOOD: dict[str, Understood] = {
         _head(" A: b", "\tc", "C: d", "Content-Length: 0"),
         b"",
         fields=[("C", "d"), ("Content-Length", "0")],
+        dropped=True,
     ),
     "fields with any byte": Understood(
         _head(b"A: " + _ANY_VALUE, "B:", "Content-Length: 0"),
