@@ -45,13 +45,13 @@ class HTTPConnection:
     * *port*: defaults to 443 with *ssl_context*, else to 80.
     * *ssl_context*: speak TLS with this context, which decides about certificates and host names.
     * *proxy*: ``(host, port)``, or a URL ``http://user:password@host:port`` whose credentials are
-      sent to the proxy and to nobody else. https goes through a tunnel.
+      sent to the proxy only. https goes through a tunnel.
 
     Raises TypeError or ValueError if these make no sense; connecting happens at the first request.
 
-    Guarantees: answers come in the order of the requests, each complete or an exception. One thread
-    may send (`send_request`, `write`, `write_eof`) while another receives (`read_response` and the
-    methods that read bodies); a `read_response` that comes while the other thread is still
+    Guarantees: responses come in the order of the requests, each complete or an exception. One
+    thread may send (`send_request`, `write`, `write_eof`) while another receives (`read_response`
+    and the methods that read bodies); a `read_response` that comes while the other thread is still
     connecting or sending waits for it. `disconnect`, `reset` and `close` may be called from any
     thread and end the calls of the others with `ConnectionClosed`. Anything else that two threads
     do at once raises `StateError`.
@@ -125,7 +125,7 @@ class HTTPConnection:
         return self._session.sender.co_connect()
 
     def disconnect(self) -> None:
-        """Close the connection and forget all requests whose answers have not been read.
+        """Close the connection and forget all requests whose responses have not been read.
 
         The next `send_request` connects again. A body that was being read will not look complete:
         until then, reading raises `ConnectionClosed`. May be called from any thread.
@@ -133,7 +133,7 @@ class HTTPConnection:
         with self._replacing:
             old = self._session
             old.abort()
-            # Asked after abort(), since when no answer can be begun there.
+            # Asked after abort(), since when no response can begin there.
             unread = old.unread or old.body.truncation_reason is not None
             cut = "disconnected before all responses were read" if unread else None
             self._session = Http1Session(self._co_dial, cut)
@@ -222,13 +222,13 @@ class HTTPConnection:
         * *body*: None; bytes, with which Content-Length and Content-MD5 are sent; or a
           `BodyFollowing` if the body will be given to `write`.
         * *expect100*: with a `BodyFollowing`, ask the server first (RFC 9110 §10.1.1):
-          `read_response` then returns either the answer 100, whereupon the body is to be
-          written, or a final answer, which cancels the body. If the body is empty, there is
+          `read_response` then returns either the response 100, whereupon the body is to be
+          written, or a final response, which cancels the body. If the body is empty, there is
           nothing to ask, and `read_response` returns a 100 of our own.
 
         Raises ValueError or TypeError for bad arguments and `StateError` if another request's body
         is outstanding, both before anything is sent; `ConnectionClosed` if the connection ends
-        (`read_response` may still return an answer then); and whatever `connect` raises. For the
+        (`read_response` may still return a response then); and whatever `connect` raises. For the
         sending thread.
         """
         request = self._builder.build(method, path, headers, body, expect100)
@@ -254,8 +254,8 @@ class HTTPConnection:
         Returns its size in bytes, all of which have been sent. Empty pieces are allowed, and do not
         end a chunked body. Raises `ExcessBodyData`, before anything is sent, if it is more than
         was announced; `StateError` if no body is due; `ConnectionClosed` if the connection ended or
-        the server answered with an error before all was sent. Even then `read_response` returns an
-        answer that had arrived. For the sending thread.
+        the server responded with an error before all was sent. Even then `read_response` returns a
+        response that had arrived. For the sending thread.
         """
         return eval_coroutine(self.co_write(buf), self._timeout)
 
@@ -279,7 +279,7 @@ class HTTPConnection:
     # --- receiving -------------------------------------------------------------------------------
 
     def response_pending(self) -> bool:
-        """Return True if there is an answer, or a rest of one, to be read. For any thread."""
+        """Return True if there is a response, or a rest of one, to be read. For any thread."""
         return self._session.pending()
 
     def read_response(self) -> HTTPResponse:

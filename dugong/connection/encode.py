@@ -48,6 +48,7 @@ class RequestBuilder:
     def __init__(
         self, netloc: str, prefix: str = "", fixed: bytes = b"", omit_legacy_headers: bool = False
     ) -> None:
+        # None of these changes.
         self._prefix = prefix
         self._host_line = field_line("Host", netloc)
         self._fixed = fixed

@@ -53,6 +53,7 @@ class LengthReader:
     closed: Final = False
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport, length: int) -> None:
+        # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
         self.remaining = length
@@ -98,6 +99,7 @@ class UntilCloseReader:
     __slots__ = ("_buffer", "_transport", "done")
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport) -> None:
+        # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
         self.done = False
@@ -139,6 +141,7 @@ class ChunkedReader:
     )
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport) -> None:
+        # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
         self._remaining = 0  # bytes of the current chunk that are still to come

@@ -5,19 +5,20 @@ a descriptor is closed only when no thread can be using it. Starts no threads.
 
 What makes this right without a global interpreter lock, too:
 
-* Where a thread says something and then looks at what another one says, it does both under `lock`:
-  so do a receiver that has to wait for the sender, the sender that lets a request await its
-  response or gives its turn back without having done so, and whoever aborts.
-* Whoever shuts the transport then looks, under `lock`, whether a turn is taken, and whoever has had
-  a turn looks whether the transport is shut, or takes `lock` too. Between saying and looking, each
-  has taken or released a lock, which is a sequentially consistent operation in CPython, so that at
-  least one of them sees the other. The transport of a session that is dropped is closed anyway.
-* Where a thread only tells something, what it tells last makes the rest visible: free-threaded
+* A thread that sets something and then looks at what another thread sets does both under `lock`:
+  a receiver that has to wait for the sender, a sender that adds to `awaiting_response` or gives its
+  turn back without having done so, and a thread that aborts.
+* A thread that shuts the transport takes `lock` and then looks whether a turn is taken; a side that
+  has given its turn back looks whether the transport is shut. Between its two steps, each has taken
+  or released a lock, and CPython's locks are sequentially consistent: at least one of the two sees
+  what the other has done, and closes the transport. If none did, the transport would be closed when
+  the session is dropped.
+* A thread that only sets things sets last the one that the others look at first. Free-threaded
   CPython stores attributes with release order, loads them with acquire order, and gives each deque
   a lock of its own. So an exchange becomes `incoming` before it leaves `awaiting_response`.
 
 `lock` is reentrant, because a signal handler may abort the connection that its own thread uses;
-therefore, under the lock, a thread first says and then looks. It is never held during a wait.
+therefore a thread that holds it first sets things and then looks. It is never held during a wait.
 """
 
 from __future__ import annotations
