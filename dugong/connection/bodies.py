@@ -102,7 +102,7 @@ class BodySide:
         reader = exchange.reader
         assert reader is not None
         assert transport is not None
-        transport.patience = timeout
+        transport.block_timeout = timeout
         try:
             got = reader.readinto(view)
         except RESUMABLE:
@@ -189,7 +189,7 @@ class BodySide:
                 transport = state.transport
             if transport is None:
                 return 0
-            transport.patience = timeout
+            transport.block_timeout = timeout
             got = state.buffer.readinto(view) if state.buffer else transport.recv_into(view)
             while not isinstance(got, int):
                 yield got

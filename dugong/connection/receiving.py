@@ -138,7 +138,7 @@ class ReceiveSide:
         try:
             if transport is None or state.failure or state.last_response_reason is not None:
                 raise self._nothing_follows()
-            transport.patience = timeout
+            transport.block_timeout = timeout
             buffer, parser = state.buffer, state.parser
             while True:
                 if buffer.start < buffer.end:
@@ -175,7 +175,7 @@ class ReceiveSide:
         try:
             if transport is None or state.failure or state.last_response_reason is not None:
                 raise self._nothing_follows()
-            transport.patience = timeout
+            transport.block_timeout = timeout
             buffer = state.buffer
             while True:
                 if buffer.start < buffer.end:
@@ -240,12 +240,12 @@ class ReceiveSide:
         low = 1
         if self._meagre >= _TOO_OFTEN:
             low = min(_WORTHWHILE * self._response_size, _ENOUGH)
-            transport.low_water = low
+            transport.receive_low_water = low
             buffer.grow(BUFFER_SIZE)
         try:
             received = buffer.fill(transport)
         finally:
-            transport.low_water = 1  # also if it was not used
+            transport.receive_low_water = 1  # also if it was not used
         if not isinstance(received, int):
             return received
         self._take_responses(transport, responses)

@@ -45,7 +45,7 @@ class TlsTransport(Transport):
         # buffer pays its own cost once.
         filled = 0
         read = self.ssl_sock.read
-        if self._drained and len(view) >= LARGE and self.patience != 0:
+        if self._drained and len(view) >= LARGE and self.block_timeout != 0:
             self._gather(self._read_wants[0])
         self._drained = False
         with self._lock:

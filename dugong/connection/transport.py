@@ -32,21 +32,21 @@ class Transport(ABC):
 
     `is_shut` may be set by any thread and is never cleared: nothing more can be sent or received.
     Two more belong to the receiving thread, and are offers, which a transport need not take:
-    `patience`, for how many seconds `recv_into` may block before it raises `ConnectionTimedOut`
-    (None: for ever; 0: not at all, the caller is a coroutine), and `low_water`, how many bytes are
-    worth waiting for a tick of the system's clock, the next time that it does block (1: no more
-    than come first). `can_send_files` never changes.
+    `block_timeout`, for how many seconds `recv_into` may block before it raises
+    `ConnectionTimedOut` (None: for ever; 0: not at all, the caller is a coroutine), and
+    `receive_low_water`, how many bytes are worth waiting for a tick of the system's clock, the next
+    time that it does block (1: no more than come first). `can_send_files` never changes.
     """
 
-    __slots__ = ("is_shut", "low_water", "patience", "sock")
+    __slots__ = ("block_timeout", "is_shut", "receive_low_water", "sock")
 
     can_send_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.is_shut = False
-        self.patience: float | None = 0
-        self.low_water = 1
+        self.block_timeout: float | None = 0
+        self.receive_low_water = 1
 
     @abstractmethod
     def recv_into(self, view: memoryview) -> int | PollNeeded:
@@ -165,16 +165,16 @@ class PlainTransport(Transport):
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:
             raise ConnectionClosed("disconnected")  # by us, which is no end of a body
-        may_block = self.patience != 0
+        may_block = self.block_timeout != 0
         if may_block:
-            if self.low_water > 1:
+            if self.receive_low_water > 1:
                 got = self._receive_many(view)
                 if got is not None:
                     return got
             if self._drained and len(view) >= LARGE:
                 self._gather(self._want_read)
-            if self.patience != self._receive_timeout:
-                self._set_receive_timeout(self.patience)
+            if self.block_timeout != self._receive_timeout:
+                self._set_receive_timeout(self.block_timeout)
         elif self._drained:
             # The last call emptied the socket. Waiting first is cheaper than failing first.
             self._drained = False
@@ -183,7 +183,7 @@ class PlainTransport(Transport):
             got = self.sock.recv_into(view, 0, 0 if may_block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             if may_block:
-                message = f"nothing happened for {self.patience} seconds"
+                message = f"nothing happened for {self.block_timeout} seconds"
                 raise ConnectionTimedOut(message) from None
             return self._want_read
         except OSError as exc:
@@ -203,13 +203,13 @@ class PlainTransport(Transport):
             raise ConnectionClosed("disconnected")
 
     def _receive_many(self, view: memoryview) -> int | None:
-        """Receive once `low_water` bytes have come, or in a moment what there is then.
+        """Receive once `receive_low_water` bytes have come, or in a moment what there is then.
 
         Returns None if that is nothing. It takes but one system call during which others may run:
         a second one would mean to wait a second time until they let us go on.
         """
-        self._set_option(socket.SO_RCVLOWAT, self.low_water)
-        self.low_water = 1
+        self._set_option(socket.SO_RCVLOWAT, self.receive_low_water)
+        self.receive_low_water = 1
         if self._receive_timeout != _MOMENT:
             self._set_receive_timeout(_MOMENT)
         try:
@@ -290,8 +290,9 @@ class TracingTransport(Transport):
         self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self._inner.patience, self._inner.low_water = self.patience, self.low_water
-        self.low_water = 1
+        self._inner.block_timeout = self.block_timeout
+        self._inner.receive_low_water = self.receive_low_water
+        self.receive_low_water = 1
         got = self._inner.recv_into(view)
         if isinstance(got, int):
             self._file.write(view[:got])

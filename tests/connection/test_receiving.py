@@ -81,7 +81,7 @@ class Marking(PlainTransport):
     peer: socket.socket
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self.marks.append(self.low_water)
+        self.marks.append(self.receive_low_water)
         self.peer.sendall(OK)
         return super().recv_into(view)
 

@@ -511,7 +511,7 @@ def test_a_large_view_is_filled_with_as_many_records_as_there_are(
 
 
 @pytest.mark.parametrize(
-    ("size", "patience", "gathers"),
+    ("size", "block_timeout", "gathers"),
     [(LARGE, TIMEOUT, True), (LARGE - 1, TIMEOUT, False), (LARGE, 0, False)],
     ids=["large", "small view", "impatient"],
 )
@@ -519,11 +519,11 @@ def test_a_large_view_is_worth_a_moment_of_waiting_for_more_records(
     idle: tuple[TlsTransport, ssl.SSLSocket],
     monkeypatch: pytest.MonkeyPatch,
     size: int,
-    patience: float,
+    block_timeout: float,
     gathers: bool,
 ) -> None:
     transport, peer = idle
-    transport.patience = patience
+    transport.block_timeout = block_timeout
     view = memoryview(bytearray(size))
     while isinstance(transport.recv_into(view), PollNeeded) and not transport.is_quiet():
         pass  # the session tickets

@@ -55,8 +55,8 @@ class FakeTransport(Transport):
         self, pieces: Iterable[bytes] = (), *, eof: bool = True, accept: int | None = None
     ) -> None:
         self.is_shut = False
-        self.patience = 0
-        self.low_water = 1
+        self.block_timeout = 0
+        self.receive_low_water = 1
         self.sent = bytearray()
         self._pieces = deque(piece for piece in pieces if piece)
         self._eof = eof
