@@ -15,7 +15,7 @@ from dugong.connection.state import ConnectionState
 from dugong.connection.transport import Transport
 from dugong.connection.wire import co_send_all, co_send_rest
 from dugong.connection.writers import LengthWriter
-from dugong.errors import ConnectionClosed, Delivery, ExcessBodyData, StateError
+from dugong.errors import ConnectionClosed, Delivery, DugongError, ExcessBodyData, StateError
 
 __all__ = ["SendSide"]
 
@@ -95,20 +95,23 @@ class SendSide:
             raise state.busy(turn)
         try:
             with turn:
-                transport = self._begin_requests((exchange,))
-                if transport is None:
-                    eval_coroutine(self._co_open(), timeout)
-                    transport = self._begin_requests((exchange,), fresh=True)
-                assert transport is not None
-                if body is not None and body.nbytes <= _SMALL_BODY:
-                    head, body = head + body, None
-                sent = transport.send(head)
-                if sent != len(head):
-                    eval_coroutine(co_send_rest(transport, head, sent), timeout)
-                if body is not None:
-                    eval_coroutine(co_send_all(transport, body), timeout)
-        except BaseException as exc:
-            self._fail_to_send_if_begun(exchange, exc)
+                try:
+                    transport = self._begin_requests((exchange,))
+                    if transport is None:
+                        eval_coroutine(self._co_open(), timeout)
+                        transport = self._begin_requests((exchange,), fresh=True)
+                    assert transport is not None
+                    if body is not None and body.nbytes <= _SMALL_BODY:
+                        head, body = head + body, None
+                    sent = transport.send(head)
+                    if sent != len(head):
+                        eval_coroutine(co_send_rest(transport, head, sent), timeout)
+                    if body is not None:
+                        eval_coroutine(co_send_all(transport, body), timeout)
+                except BaseException as exc:
+                    self._fail_to_send_if_begun(exchange, exc)
+                    raise
+        except BaseException:
             state.wake_waiters()
             raise
         finally:
@@ -159,39 +162,53 @@ class SendSide:
         turn = state.send_turn
         if turn.locked():
             raise state.busy(turn)
-        sent = 0
         try:
             with turn:
-                last, data = batch[-1]
-                exchanges: Sequence[Exchange] = (last,)
-                if len(batch) > 1:
-                    exchanges = [exchange for exchange, _ in batch]
-                    data = b"".join([part for _, part in batch])
-                transport = self._begin_requests(exchanges)
-                if transport is None:
-                    raise ConnectionClosed("the server has closed the connection")
-                if begun is not None:
-                    begun()
-                step = transport.send(data)
-                while step != len(data) - sent:
-                    if isinstance(step, int):
-                        sent += step
-                    else:
-                        step.block(timeout)
-                    step = transport.send(memoryview(data)[sent:])
-        except BaseException as exc:
-            end = 0
-            for exchange, part in batch:
-                start, end = end, end + len(part)
-                if end > sent:
-                    exchange.delivery = Delivery.PARTLY_SENT if start < sent else Delivery.UNSENT
-            self._fail_to_send_if_begun(batch[-1][0], exc)
+                self._send_requests(batch, timeout, begun)
+        except BaseException:
             state.wake_waiters()
             raise
         finally:
             used = state.transport
             if used is not None and used.is_shut:
                 state.close_if_unused()
+
+    def _send_requests(
+        self,
+        batch: Sequence[tuple[Exchange, bytes]],
+        timeout: float | None,
+        begun: Callable[[], None] | None,
+    ) -> None:
+        sent = 0
+        last, data = batch[-1]
+        try:
+            exchanges: Sequence[Exchange] = (last,)
+            if len(batch) > 1:
+                exchanges = [exchange for exchange, _ in batch]
+                data = b"".join([part for _, part in batch])
+            transport = self._begin_requests(exchanges)
+            if transport is None:
+                raise ConnectionClosed("the server has closed the connection")
+            if begun is not None:
+                begun()
+            step = transport.send(data)
+            while step != len(data) - sent:
+                if isinstance(step, int):
+                    sent += step
+                else:
+                    step.block(timeout)
+                step = transport.send(memoryview(data)[sent:])
+        except BaseException as exc:
+            # What an interrupt has come behind may have been sent without being counted.
+            is_counted = isinstance(exc, (DugongError, OSError)) or self._begun is not last
+            end = 0
+            for exchange, part in batch:
+                start, end = end, end + len(part)
+                if end > sent:
+                    unsent = is_counted and start >= sent
+                    exchange.delivery = Delivery.UNSENT if unsent else Delivery.PARTLY_SENT
+            self._fail_to_send_if_begun(last, exc)
+            raise
 
     def proceed(self, exchange: Exchange) -> None:
         """Let the body of *exchange* be written, though the server has not asked for it."""

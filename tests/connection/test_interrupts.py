@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dugong import BodyFollowing, ConnectionClosed
+from dugong import BodyFollowing, ConnectionClosed, Delivery
 from dugong.connection.encode import RequestBuilder
 from dugong.connection.exchange import Exchange
 from dugong.connection.transport import PlainTransport
@@ -29,7 +29,7 @@ class Responding(PlainTransport):
     def send(self, data: bytes | memoryview) -> int:
         sent = super().send(data)
         assert sent == len(data)
-        Responding.uploaded = (Responding.uploaded + bytes(data))[-1000:]
+        Responding.uploaded = Responding.uploaded + bytes(data)
         for line in bytes(data).split(b"\r\n"):
             if line.startswith((b"GET ", b"PUT ")):
                 target = line.split()[1]
@@ -49,6 +49,7 @@ class RespondingInChunks(Responding):
 def responding(kind: type[Responding] = Responding) -> Iterator[Line]:
     """Return a line that has been used once."""
     line = Line()
+    Responding.uploaded = b""
 
     def dialled() -> None:
         kind.peer = line.peer
@@ -97,7 +98,13 @@ def exchange_in_batches(line: Line) -> None:
     for target in ("/a", "/bb", "/ccc"):
         exchange = Exchange("GET", target, target.encode())
         batch.append((exchange, f"GET {target} HTTP/1.1\r\n\r\n".encode()))
-    line.session.sender.send_requests(batch, 5, None)
+    before = len(Responding.uploaded)
+    try:
+        line.session.sender.send_requests(batch, 5, None)
+    except BaseException:
+        nothing_sent = len(Responding.uploaded) == before
+        assert nothing_sent or batch[0][0].delivery is not Delivery.UNSENT
+        raise
     left = len(batch)
     while left:
         responses, error = line.session.receiver.read_responses(5)
