@@ -50,7 +50,7 @@ class Headers:
     is neither.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_defects", "_fields")
 
     _fields: Sequence[tuple[str, str, str]]  # (lower-case name, name as sent, value)
 
@@ -58,17 +58,31 @@ class Headers:
         self, fields: Mapping[str, str] | Headers | Iterable[tuple[str, str]] = ()
     ) -> None:
         pairs = fields.items() if isinstance(fields, (Mapping, Headers)) else fields
+        self._defects: tuple[str, ...] = ()
         try:
             self._fields = tuple((name.lower(), name, value) for name, value in pairs)
         except (AttributeError, TypeError, ValueError) as exc:
             raise TypeError("fields must be a mapping or (name, value) pairs of strs") from exc
 
     @classmethod
-    def _from_parsed(cls, fields: Sequence[tuple[str, str, str]]) -> Headers:
-        """Wrap (lower-case name, name, value) triples, which must not be changed afterwards."""
+    def _from_parsed(
+        cls, fields: Sequence[tuple[str, str, str]], defects: tuple[str, ...] = ()
+    ) -> Headers:
+        """Wrap (lower-case name, name, value) triples, which must not be changed after this."""
         self = cls.__new__(cls)
         self._fields = fields
+        self._defects = defects
         return self
+
+    @property
+    def defects(self) -> tuple[str, ...]:
+        """A text about each field line that the server sent malformed, and that was dropped.
+
+        Empty in nearly all cases. Which lines are dropped, and which make the response invalid, is
+        said in "Wire rules". The texts name the start of the line, and no values; headers that
+        differ in nothing else are equal.
+        """
+        return self._defects
 
     @property
     def fields(self) -> Sequence[tuple[str, str, str]]:

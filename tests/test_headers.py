@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
 from email.message import Message
@@ -23,6 +24,15 @@ def headers() -> Headers:
 
 
 # --- Headers -------------------------------------------------------------------------------------
+
+
+def test_headers_have_no_defects_unless_the_parser_notes_some() -> None:
+    assert Headers([("A", "b")]).defects == ()
+    parsed = Headers._from_parsed((("a", "A", "b"),), ("odd",))
+    assert parsed.defects == ("odd",)
+    assert parsed == Headers([("A", "b")])
+    for copied in (copy.copy(parsed), pickle.loads(pickle.dumps(parsed))):
+        assert (copied, copied.defects) == (parsed, parsed.defects)
 
 
 def test_a_field_is_found_whatever_its_case(headers: Headers) -> None:

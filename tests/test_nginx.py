@@ -72,7 +72,7 @@ def content(server: Nginx, name: object) -> bytes:
 
 
 def local_port(conn: HTTPConnection) -> int:
-    transport = conn._duplexer.transport
+    transport = conn._session.state.transport
     assert transport is not None
     port: int = transport.sock.getsockname()[1]
     return port

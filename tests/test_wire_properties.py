@@ -5,12 +5,13 @@ Everything goes through `HTTPConnection` over a transport without a socket.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dugong import ConnectionClosed, HTTPConnection, InvalidResponse, UnsupportedResponse
@@ -182,6 +183,8 @@ def test_a_valid_response_that_is_cut_short_is_a_closed_connection(
     answer: Answer, place: int, sizes: list[int]
 ) -> None:
     data = answer.data[: place % len(answer.data)]
+    # The CRLF behind a last chunk may be left out.
+    assume(not re.search(rb"\n0+[^\n]*\r\n$", data))
     for found in (outcome([data], sizes, [answer.method]), outcome([data], None, [answer.method])):
         assert found[-1] is ConnectionClosed
 

@@ -50,6 +50,7 @@ def check_understood(conn: HTTPConnection, case: Understood) -> None:
     assert response.status == case.status
     if case.fields is not None:
         assert response.headers.items() == case.fields
+        assert bool(response.headers.defects) is case.dropped
     assert conn.readall() == case.body
     assert response.length in (None, len(case.body))
     assert not conn.response_pending()

@@ -15,24 +15,26 @@ if TYPE_CHECKING:
 __all__ = ["BUFFER_SIZE", "ReceiveBuffer"]
 
 BUFFER_SIZE = 64 * 1024
-_FIRST_SIZE = 8 * 1024  # enough for a small answer, and most connections wait for nothing else
+_FIRST_SIZE = 8 * 1024  # enough for a small response, and most connections wait for nothing else
 
 
 class ReceiveBuffer:
     """A buffer of up to *capacity* bytes; `data[start:end]` is what is waiting to be taken.
 
-    It has no memory before it is filled, a little at first, and all of it once that has been filled
-    to the brim. `view` is a view of `data`. `scanned` is a note of whoever parses the buffer: so
-    many bytes have been searched in vain.
+    It has no memory before it is filled, 8 KiB at first, and all of it once those have been filled.
     """
 
     __slots__ = ("_capacity", "data", "end", "scanned", "start", "view")
 
     def __init__(self, capacity: int = BUFFER_SIZE) -> None:
+        # All of this belongs to the receiving thread. When nothing is under way on the connection,
+        # the thread that wants to send, or to release the memory, may use it as well.
         self._capacity = capacity
-        self.start = self.end = self.scanned = 0
+        self.start = 0
+        self.end = 0
+        self.scanned = 0  # how many bytes behind `start` a parser has searched in vain
         self.data = bytearray()
-        self.view = memoryview(self.data)
+        self.view = memoryview(self.data)  # of `data`
 
     def __len__(self) -> int:
         return self.end - self.start

@@ -2,7 +2,7 @@
 
 Each operation exists once, as a coroutine (``co_*``) that yields `PollNeeded` where it has to
 wait; the blocking method of the same name drives it. What happens on the wire is in
-`dugong.connection.duplexer`; here arguments are checked and names are given.
+`dugong.connection.session`; here arguments are checked and names are given.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dugong.connection.dial import check_ssl_context, co_dial
-from dugong.connection.duplexer import Duplexer
+from dugong.connection.encode import RequestBuilder, byte_view, check_size, writable_view
 from dugong.connection.names import check_address, dns_test_hostnames, netloc
 from dugong.connection.polling import Coroutine, eval_coroutine
 from dugong.connection.proxy import Proxy, absolute_form
-from dugong.connection.request import RequestBuilder, byte_view, check_size, writable_view
+from dugong.connection.session import Http1Session
 from dugong.connection.transport import Transport
 from dugong.connection.writers import ChunkedWriter
 from dugong.errors import ConnectionClosed, StateError
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
+    from dugong.connection.encode import Body, HeadersLike
     from dugong.connection.exchange import HTTPResponse
-    from dugong.connection.request import Body, HeadersLike
 
 __all__ = ["HTTPConnection"]
 
@@ -40,13 +40,13 @@ class HTTPConnection:
     * *port*: defaults to 443 with *ssl_context*, else to 80.
     * *ssl_context*: speak TLS with this context, which decides about certificates and host names.
     * *proxy*: ``(host, port)``, or a URL ``http://user:password@host:port`` whose credentials are
-      sent to the proxy and to nobody else. https goes through a tunnel.
+      sent to the proxy only. https goes through a tunnel.
 
     Raises TypeError or ValueError if these make no sense; connecting happens at the first request.
 
-    Guarantees: answers come in the order of the requests, each complete or an exception. One thread
-    may send (`send_request`, `write`, `write_eof`) while another receives (`read_response` and the
-    methods that read bodies); a `read_response` that comes while the other thread is still
+    Guarantees: responses come in the order of the requests, each complete or an exception. One
+    thread may send (`send_request`, `write`, `write_eof`) while another receives (`read_response`
+    and the methods that read bodies); a `read_response` that comes while the other thread is still
     connecting or sending waits for it. `disconnect`, `reset` and `close` may be called from any
     thread and end the calls of the others with `ConnectionClosed`. Anything else that two threads
     do at once raises `StateError`.
@@ -75,10 +75,10 @@ class HTTPConnection:
         host = netloc(self.hostname, None if self.port == default_port else self.port)
         prefix, fixed = absolute_form(host, self._proxy if ssl_context is None else None)
         self._builder = RequestBuilder(host, prefix, fixed)
-        # Held while `_duplexer` is replaced. Reentrant, for a signal handler may disconnect, too.
+        # Held while `_session` is replaced. Reentrant, for a signal handler may disconnect, too.
         self._replacing = RLock()
         # Replaced as a whole by disconnect(), so that calls in flight keep to what they began with.
-        self._duplexer = Duplexer(self._co_dial)
+        self._session = Http1Session(self._co_dial)
 
     def _co_dial(self) -> Coroutine[Transport]:
         return co_dial(
@@ -124,20 +124,21 @@ class HTTPConnection:
     def co_connect(self) -> Coroutine[None]:
         """As `connect`, as a coroutine. Name resolution blocks all the same."""
         self._closed = False
-        return self._duplexer.co_connect()
+        return self._session.sender.co_connect()
 
     def disconnect(self) -> None:
-        """Close the connection and forget all requests whose answers have not been read.
+        """Close the connection and forget all requests whose responses have not been read.
 
         The next `send_request` connects again. A body that was being read will not look complete:
         until then, reading raises `ConnectionClosed`. May be called from any thread.
         """
         with self._replacing:
-            old = self._duplexer
+            old = self._session
             old.abort()
-            # Asked after abort(), since when no answer can be begun there.
-            cut = "disconnected before all answers were read" if old.unread or old.cut else None
-            self._duplexer = Duplexer(self._co_dial, cut)
+            # Asked after abort(), since when no response can begin there.
+            unread = old.unread or old.body.truncation_reason is not None
+            cut = "disconnected before all responses were read" if unread else None
+            self._session = Http1Session(self._co_dial, cut)
 
     def reset(self) -> None:
         """Return to the state before the first request; does the same as `disconnect`."""
@@ -165,9 +166,13 @@ class HTTPConnection:
         self.disconnect()
 
     def __repr__(self) -> str:
-        duplexer = self._duplexer
-        state = "connected" if duplexer.transport and not duplexer.closing else "not connected"
-        waiting = len(duplexer.pipeline)
+        session = self._session
+        state = (
+            "connected"
+            if session.state.transport and not session.state.closing
+            else "not connected"
+        )
+        waiting = len(session.state.awaiting_response)
         return f"<HTTPConnection {netloc(self.hostname, self.port)} {state}, {waiting} unanswered>"
 
     @overload
@@ -188,7 +193,7 @@ class HTTPConnection:
         return None if sock is None else sock.cipher()
 
     def _ssl_socket(self) -> ssl.SSLSocket | None:
-        transport = self._duplexer.transport
+        transport = self._session.state.transport
         if self.ssl_context is None or transport is None or transport.is_shut:
             return None
         import ssl
@@ -219,18 +224,18 @@ class HTTPConnection:
         * *body*: None; bytes, with which Content-Length and Content-MD5 are sent; or a
           `BodyFollowing` if the body will be given to `write`.
         * *expect100*: with a `BodyFollowing`, ask the server first (RFC 9110 §10.1.1):
-          `read_response` then returns either the answer 100, whereupon the body is to be
-          written, or a final answer, which cancels the body. If the body is empty, there is
+          `read_response` then returns either the response 100, whereupon the body is to be
+          written, or a final response, which cancels the body. If the body is empty, there is
           nothing to ask, and `read_response` returns a 100 of our own.
 
         Raises ValueError or TypeError for bad arguments and `StateError` if another request's body
         is outstanding, both before anything is sent; `ConnectionClosed` if the connection ends
-        (`read_response` may still return an answer then); and whatever `connect` raises. For the
+        (`read_response` may still return a response then); and whatever `connect` raises. For the
         sending thread.
         """
         request = self._builder.build(method, path, headers, body, expect100)
         self._closed = False
-        self._duplexer.send_request(*request, self._timeout)
+        self._session.sender.send_request(*request, self._timeout)
 
     def co_send_request(
         self,
@@ -243,7 +248,7 @@ class HTTPConnection:
         """As `send_request`, as a coroutine; bad arguments raise at this call already."""
         request = self._builder.build(method, path, headers, body, expect100)
         self._closed = False
-        return self._duplexer.co_send_request(*request)
+        return self._session.sender.co_send_request(*request)
 
     def write(self, buf: bytes | bytearray | memoryview) -> int:
         """Send *buf* as the next piece of the body announced by `BodyFollowing`.
@@ -251,14 +256,14 @@ class HTTPConnection:
         Returns its size in bytes, all of which have been sent. Empty pieces are allowed, and do not
         end a chunked body. Raises `ExcessBodyData`, before anything is sent, if it is more than
         was announced; `StateError` if no body is due; `ConnectionClosed` if the connection ended or
-        the server answered with an error before all was sent. Even then `read_response` returns an
-        answer that had arrived. For the sending thread.
+        the server responded with an error before all was sent. Even then `read_response` returns a
+        response that had arrived. For the sending thread.
         """
         return eval_coroutine(self.co_write(buf), self._timeout)
 
     def co_write(self, buf: bytes | bytearray | memoryview) -> Coroutine[int]:
         """As `write`, as a coroutine."""
-        return self._duplexer.co_write(byte_view(buf))
+        return self._session.sender.co_write(byte_view(buf))
 
     def write_eof(self) -> None:
         """End a chunked body (RFC 9112 §7.1).
@@ -267,17 +272,17 @@ class HTTPConnection:
         the request, if nothing was written). With a body of known length it only checks:
         `StateError` if there is a rest. For the sending thread.
         """
-        eval_coroutine(self._duplexer.co_write_eof(), self._timeout)
+        eval_coroutine(self._session.sender.co_write_eof(), self._timeout)
 
     def co_write_eof(self) -> Coroutine[None]:
         """As `write_eof`, as a coroutine."""
-        return self._duplexer.co_write_eof()
+        return self._session.sender.co_write_eof()
 
     # --- receiving -------------------------------------------------------------------------------
 
     def response_pending(self) -> bool:
-        """Return True if there is an answer, or a rest of one, to be read. For any thread."""
-        return self._duplexer.pending()
+        """Return True if there is a response, or a rest of one, to be read. For any thread."""
+        return self._session.pending()
 
     def read_response(self) -> HTTPResponse:
         """Receive the head of the next response, in the order of the requests.
@@ -290,19 +295,19 @@ class HTTPConnection:
         `UnsupportedResponse`; `ConnectionTimedOut`, after which the call may be made again. For the
         receiving thread.
         """
-        duplexer = self._duplexer
-        if duplexer.outgoing is not None and (owed := duplexer.owed_body()) is not None:
+        session = self._session
+        if session.sender.outgoing is not None and (owed := session.owed_body()) is not None:
             if not isinstance(owed.writer, ChunkedWriter):
                 raise StateError("the body of the request has not been written completely yet")
             try:
-                eval_coroutine(duplexer.co_write_eof(), self._timeout)
+                eval_coroutine(session.sender.co_write_eof(), self._timeout)
             except ConnectionClosed:
                 pass  # the server may have said why
-        return duplexer.read_response(self._timeout)
+        return session.receiver.read_response(self._timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """As `read_response`, as a coroutine; it never ends a chunked body by itself."""
-        return self._duplexer.co_read_response()
+        return self._session.receiver.co_read_response()
 
     def read(self, len_: int | None = None) -> bytes:
         """Receive up to *len_* bytes of the body; fewer only says that there were not more yet.
@@ -315,49 +320,49 @@ class HTTPConnection:
             check_size("len_", len_)
         if len_ is None or len_ < 0:
             return self.readall()
-        return eval_coroutine(self._duplexer.co_read(len_, self._timeout), self._timeout)
+        return eval_coroutine(self._session.body.co_read(len_, self._timeout), self._timeout)
 
     def co_read(self, len_: int | None = None) -> Coroutine[bytes]:
         """As `read`, as a coroutine."""
         if len_ is not None:
             check_size("len_", len_)
         if len_ is None or len_ < 0:
-            return self._duplexer.co_readall()
-        return self._duplexer.co_read(len_)
+            return self._session.body.co_readall()
+        return self._session.body.co_read(len_)
 
     def readinto(self, buf: bytearray | memoryview) -> int:
         """Receive the next part of the body straight into *buf*; return the number of bytes.
 
         0 is the end of the body. Raises as `read`. For the receiving thread.
         """
-        return self._duplexer.readinto(writable_view(buf), self._timeout)
+        return self._session.body.readinto(writable_view(buf), self._timeout)
 
     def co_readinto(self, buf: bytearray | memoryview) -> Coroutine[int]:
         """As `readinto`, as a coroutine."""
-        return self._duplexer.co_readinto(writable_view(buf))
+        return self._session.body.co_readinto(writable_view(buf))
 
     def readall(self) -> bytes:
         """Receive the rest of the body. After a time-out within it, the connection is unusable.
 
         Raises as `read`. For the receiving thread.
         """
-        duplexer = self._duplexer
-        body = duplexer.take_body()
+        session = self._session
+        body = session.body.take_body()
         if body is not None:  # which it mostly is, if it is small
             return body
-        return eval_coroutine(duplexer.co_readall(self._timeout), self._timeout)
+        return eval_coroutine(session.body.co_readall(self._timeout), self._timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """As `readall`, as a coroutine."""
-        return self._duplexer.co_readall()
+        return self._session.body.co_readall()
 
     def discard(self) -> None:
         """Receive the rest of the body and drop it. Raises as `read`. For the receiving thread."""
-        eval_coroutine(self._duplexer.co_discard(self._timeout), self._timeout)
+        eval_coroutine(self._session.body.co_discard(self._timeout), self._timeout)
 
     def co_discard(self) -> Coroutine[None]:
         """As `discard`, as a coroutine."""
-        return self._duplexer.co_discard()
+        return self._session.body.co_discard()
 
     def read_raw(self, size: int) -> bytes:
         """Receive up to *size* bytes as they are on the wire, whatever they belong to.
@@ -368,7 +373,9 @@ class HTTPConnection:
         """
         view = memoryview(bytearray(size))
         return bytes(
-            view[: eval_coroutine(self._duplexer.co_read_raw(view, self._timeout), self._timeout)]
+            view[
+                : eval_coroutine(self._session.body.co_read_raw(view, self._timeout), self._timeout)
+            ]
         )
 
     # --- file ------------------------------------------------------------------------------------

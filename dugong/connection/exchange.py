@@ -1,16 +1,16 @@
-"""One request and its answer in flight, as two enums: how far the request is, and the answer.
+"""One request and its response in flight: how far the request is, and what the response will need.
 
-Guarantees: the request side is moved on by the sending thread and the answer side by the
+Guarantees: the request side is moved on by the sending thread and the response side by the
 receiving thread; the two exceptions are named at `RequestSide`. Touches nothing.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dugong.connection.head import headers_of
-from dugong.errors import Delivery
+from dugong.errors import Delivery, printable
 
 if TYPE_CHECKING:
     from dugong.connection.readers import Reader
@@ -23,21 +23,28 @@ __all__ = ["Exchange", "HTTPResponse", "RequestSide"]
 class RequestSide(Enum):
     """Where the request is.
 
-    The receiver moves it from CONTINUE to BODY or REFUSED, when an answer comes, and from BODY to
-    CANCELLED, when an answer refuses the rest or is the connection's last; everything else is the
-    sender's. Both may move on from CONTINUE at the same time, if the sender will not wait any
-    longer: whoever wins, the answer is read, and is the connection's last if it was a final one.
+    The receiver moves it from CONTINUE to BODY or REFUSED, when a response comes; from BODY to
+    CANCELLED, when a response refuses the rest or is the connection's last; and from
+    SELF_CONTINUE to SENT, when it gives the 100. Everything else is the sender's. Both may move on
+    from CONTINUE at the same time, if the sender does not wait any longer: whichever move is the
+    later one counts, and a final response is read, and is the connection's last, in both cases.
     """
 
     CONTINUE = "waiting for 100 (Continue)"
     BODY = "body outstanding"
     SENT = "sent"
-    REFUSED = "answered before the body began"
+    REFUSED = "responded to before the body began"
     CANCELLED = "body cut short"
+    #: 100 was asked for by the caller, but not of the server, because there is no body to wait for.
+    SELF_CONTINUE = "sent, and 100 (Continue) is given without the server"
+
+
+_SENT = RequestSide.SENT  # members are looked up slowly in their class,
+_DELIVERED = Delivery.SENT  # and this is done for every request
 
 
 class HTTPResponse:
-    """The head of an answer; the body is read from the connection it came from.
+    """The head of a response; the body is read from the connection it came from.
 
     Attributes: *method* and *path* are those of the request, as given to
     `HTTPConnection.send_request`; *status* is an int, *reason* a str that may be empty; *headers*
@@ -55,6 +62,7 @@ class HTTPResponse:
         headers: Headers | bytes,
         length: int | None = None,
     ) -> None:
+        # All of these belong to the caller who has the response.
         self.method = method
         self.path = path
         self.status = status
@@ -65,7 +73,7 @@ class HTTPResponse:
     @property
     def headers(self) -> Headers:
         """The header fields."""
-        # Two threads may both do this, at no harm.
+        # Two threads may both do this: each gets equal headers, and one of them is kept.
         headers = self._headers = headers_of(self._headers)
         return headers
 
@@ -74,38 +82,53 @@ class HTTPResponse:
         self._headers = headers
 
     def __repr__(self) -> str:
-        return f"<HTTPResponse {self.status} {self.reason} to {self.method} {self.path}>"
+        reason = printable(self.reason)
+        return f"<HTTPResponse {self.status} {reason} to {self.method} {self.path}>"
 
 
 class Exchange:
-    """A request whose answer has not been read to its end.
+    """A request whose response has not been read to its end.
 
-    `method`, `path`, `close` (the request asked for the connection to be closed) and `upgrade` (it
-    offered another protocol) and `special` (an answer may mean more to it than that it is answered)
-    never change. `request_side`: see there. `thread` (who wrote to the
-    body last) is set by the sender and read by any thread. `writer` belongs to the sender, except
-    that anybody may see if there is one; `answer_100` (an answer 100 that we give ourselves),
-    `interim` (how many 1xx came), `reader`, `persistent` and `minor_version` (the x of the answer's
-    HTTP/1.x) belong to the receiver. `delivery` is set by the sender if sending fails.
+    Parameters: *method* and *path* are the request's; *key* is anything that its owner wants to
+    find again when the response has come. The session never looks at it.
     """
 
-    request_side = RequestSide.SENT
-    writer: Writer | None = None
-    thread = 0
-    close = False
-    upgrade = False
-    special = False
-    answer_100 = False
-    interim = 0
-    reader: Reader | None = None
-    persistent = False
-    minor_version = 1
-    delivery = Delivery.SENT
-    key: Any = None
+    __slots__ = (
+        "close",
+        "delivery",
+        "interim",
+        "key",
+        "method",
+        "minor_version",
+        "needs_full_parse",
+        "path",
+        "persistent",
+        "reader",
+        "request_side",
+        "thread",
+        "upgrade",
+        "writer",
+    )
 
-    def __init__(self, method: str, path: str) -> None:
+    def __init__(self, method: str, path: str, key: object = None) -> None:
+        # These never change once the request has been handed to a session:
         self.method = method
         self.path = path
+        self.key = key
+        self.close = False  # the request asks for the connection to be closed
+        self.upgrade = False  # the request offers another protocol
+        #: The response can change more than that it has come: the parser's fast path is not for it.
+        self.needs_full_parse = False
+        # The sender's; the receiver only looks whether there is a writer at all.
+        self.writer: Writer | None = None
+        self.thread = 0  # set by the sender: who wrote to the body last; read by any thread
+        self.request_side = _SENT  # see RequestSide
+        self.delivery = _DELIVERED  # set by the sender if sending fails; read after that
+        # The receiver's:
+        self.reader: Reader | None = None
+        self.interim = 0  # how many 1xx came
+        self.persistent = False  # another response may follow this one
+        self.minor_version = 1  # the x of the response's HTTP/1.x
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {self.path} {self.request_side.value}>"

@@ -8,17 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dugong.errors import InvalidResponse, UnsupportedResponse
+
+if TYPE_CHECKING:
+    from dugong.headers import Headers
 
 __all__ = [
     "CLOSE",
     "MAX_LENGTH",
     "BodyKind",
     "Framing",
-    "Sign",
-    "framing_sign",
+    "FramingField",
+    "framing_field",
+    "keep_alive_timeout",
     "list_members",
     "parse_content_length",
     "response_framing",
@@ -27,14 +31,16 @@ __all__ = [
 #: The largest body or chunk that we believe in: what a signed 64-bit file offset can hold.
 MAX_LENGTH = 2**63 - 1
 
-#: What a field says of the framing: its name in lower case, and the length, the transfer codings,
-#: or the one member of Connection that matters. None: nothing.
-Sign = tuple[str, Any] | None
+#: What a field says of the framing and of the connection: its name in lower case, and the length,
+#: the transfer codings, the one member of Connection that matters, or the seconds of Keep-Alive.
+#: None: nothing.
+FramingField = tuple[str, Any] | None
 
 CLOSE = ("connection", "close")
 _KEEP_ALIVE = ("connection", "keep-alive")
 
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
+_TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})\"?")
 
 
 class BodyKind(Enum):
@@ -49,8 +55,9 @@ class BodyKind(Enum):
 _LENGTH = BodyKind.LENGTH  # a member is looked up slowly in its class
 
 
-#: (how the end of the body is found, its length if that is known, if another answer may follow)
-Framing = tuple[BodyKind, int | None, bool]
+#: (how the end of the body is found, its length if that is known, if another response may follow,
+#: the seconds after which the server closes the connection when it is idle, if it says so)
+Framing = tuple[BodyKind, int | None, bool, float | None]
 
 
 def list_members(value: str) -> list[str]:
@@ -76,7 +83,25 @@ def parse_content_length(value: str) -> int:
     return int(length)
 
 
-def framing_sign(name: str, value: str) -> Sign:
+def keep_alive_timeout(headers: Headers) -> float | None:
+    """Return after how many seconds the server closes the connection when it is idle.
+
+    That is what ``Keep-Alive: timeout=N`` says (RFC 2068 §19.7.1.1); if it says several times, the
+    shortest counts. None if it does not say, or not in a way that can be understood.
+    """
+    times = [_parse_keep_alive(value) for value in headers.get_all("keep-alive", [])]
+    return min((time for time in times if time is not None), default=None)
+
+
+def _parse_keep_alive(value: str) -> float | None:
+    for member in list_members(value):
+        match = _TIMEOUT.fullmatch(member)
+        if match is not None:
+            return float(match[1])
+    return None
+
+
+def framing_field(name: str, value: str) -> FramingField:
     """Return what a field says of the framing; *name* is in lower case.
 
     Raises `InvalidResponse` if that cannot be understood.
@@ -94,49 +119,56 @@ def framing_sign(name: str, value: str) -> Sign:
             return CLOSE
         if "keep-alive" in members:
             return _KEEP_ALIVE
+    elif name == "keep-alive":
+        seconds = _parse_keep_alive(value)
+        return None if seconds is None else (name, seconds)
     return None
 
 
 def response_framing(
-    method: str, minor_version: int, status: int, signs: Iterable[Sign]
+    method: str, minor_version: int, status: int, fields: Iterable[FramingField]
 ) -> Framing:
     """Return how the body after a response head is framed.
 
-    *method* is the request's; *minor_version* is 1 for HTTP/1.1; *signs* are what `framing_sign`
+    *method* is the request's; *minor_version* is 1 for HTTP/1.1; *fields* are what `framing_field`
     gave for the fields. Raises `InvalidResponse` or `UnsupportedResponse` where RFC 9112 gives no
-    single, safe answer.
+    single, safe meaning.
     """
     length: int | None = None
     codings: list[str] | None = None
     close = keep_alive = False
-    for sign in filter(None, signs):
-        name, said = sign
+    idle: float | None = None
+    for field in filter(None, fields):
+        name, said = field
         if name == "content-length":
             if length is not None and length != said:
                 raise InvalidResponse(f"contradictory Content-Length {length} and {said}")
             length = said
-        elif sign is _KEEP_ALIVE:
+        elif field is _KEEP_ALIVE:
             keep_alive = True
-        elif sign is CLOSE:
+        elif field is CLOSE:
             close = True
+        elif name == "keep-alive":
+            idle = said if idle is None else min(idle, said)
         else:
             codings = [*(codings or ()), *said]
     persistent = not close and (minor_version >= 1 or keep_alive)
 
     if method == "CONNECT" and 200 <= status < 300:
-        return BodyKind.NONE, 0, persistent
+        return BodyKind.NONE, 0, persistent, idle
     if method == "HEAD" or status < 200 or status in (204, 304):
         # A transfer coding that never comes cannot be misread, but it makes the head ambiguous.
-        return BodyKind.NONE, 0, persistent and not (codings and length is not None)
+        return BodyKind.NONE, 0, persistent and not (codings and length is not None), idle
     if codings is not None:
         if codings == ["chunked"]:
             # With a Content-Length beside it, or from HTTP/1.0, this may be an attempt at
-            # response splitting: take this answer, but none after it (RFC 9112 §6.1, §6.3).
+            # response splitting: take this response, but none after it (RFC 9112 §6.1, §6.3).
             trusted = length is None and minor_version >= 1
-            return BodyKind.CHUNKED, None, persistent and trusted
+            return BodyKind.CHUNKED, None, persistent and trusted, idle
+        said = ", ".join(codings)[:80]
         if codings.count("chunked") > 1 or not codings:
-            raise InvalidResponse(f"malformed Transfer-Encoding {', '.join(codings)!r}")
-        raise UnsupportedResponse(f"unsupported Transfer-Encoding {', '.join(codings)!r}")
+            raise InvalidResponse(f"malformed Transfer-Encoding {said!r}")
+        raise UnsupportedResponse(f"unsupported Transfer-Encoding {said!r}")
     if length is not None:
-        return _LENGTH if length else BodyKind.NONE, length, persistent
-    return BodyKind.UNTIL_CLOSE, None, False
+        return _LENGTH if length else BodyKind.NONE, length, persistent, idle
+    return BodyKind.UNTIL_CLOSE, None, False, idle

@@ -1,8 +1,8 @@
-"""The bytes of a request head, and the meaning of a response head (RFC 9112 §2 to §5).
+"""The lines of heads, both ways: what a request may have, what a response means (RFC 9112 §2-§5).
 
 Guarantees: no caller's text can end a line or a head early; whatever a server sends gives either
 a parsed head or an `InvalidResponse`/`UnsupportedResponse`. Touches no socket; the only state is
-a bounded memory of header lines that were parsed before, which any thread may use.
+bounded caches of lines that were parsed before, which any thread may use.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from dugong.connection.framing import Framing, Sign, framing_sign, response_framing
-from dugong.connection.memory import LONGEST, Memory
+from dugong.connection.cache import MAX_KEY_SIZE, BoundedCache
+from dugong.connection.framing import FramingField, framing_field
 from dugong.errors import InvalidResponse, UnsupportedResponse
 from dugong.headers import Headers
 
@@ -26,12 +26,13 @@ __all__ = [
     "check_target",
     "end_of_head",
     "field_line",
+    "framing_field_of",
     "headers_of",
     "is_token",
     "parse_fields",
     "parse_head",
-    "parse_plain_head",
     "split_trailer",
+    "status_line_of",
 ]
 
 #: The longest line of a response head that is accepted, in bytes.
@@ -54,14 +55,24 @@ _FOLD = re.compile(rb"\r?\n[ \t]+")
 _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: ([^\r\n\0]*))?")
 _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
 
+_BROKEN_LINE = re.compile(rb"[\r\n\0]")
+_WORD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NO_LETTER = re.compile(rb"[^a-z]+")
+_NAME_PART = re.compile(rb"[^:=]*[:=]?")
+_MAX_DEFECTS = 16  # that are told one by one
+
 
 class ResponseHead(NamedTuple):
-    """A parsed response head; `minor_version` is the x of HTTP/1.x."""
+    """A parsed response head; `minor_version` is the x of HTTP/1.x.
+
+    `defects` has a text about each field line that was malformed and has been dropped.
+    """
 
     minor_version: int
     status: int
     reason: str
     fields: tuple[Field, ...]
+    defects: tuple[str, ...] = ()
 
 
 # --- requests ----------------------------------------------------------------------------------
@@ -110,7 +121,7 @@ def field_line(name: str, value: str) -> bytes:
     if not isinstance(name, str) or not isinstance(value, str):
         kinds = f"{type(name).__name__}: {type(value).__name__}"
         raise TypeError(f"header names and values must be str, not {kinds}")
-    if len(name) + len(value) > LONGEST:
+    if len(name) + len(value) > MAX_KEY_SIZE:
         return _make_line((name, value))
     return _known_request_lines[name, value]
 
@@ -149,42 +160,43 @@ def parse_head(block: bytes) -> ResponseHead:
     Raises `InvalidResponse`, and `UnsupportedResponse` for another major version of HTTP.
     """
     lines = _split_lines(block)
-    return ResponseHead(*_known_statuses[lines[0]], tuple(map(_field_of, lines[1:])))
-
-
-def parse_plain_head(block: bytes, method: str) -> tuple[StatusLine, Framing] | None:
-    """Parse quickly what matters first of the head of an answer to *method*.
-
-    *block* is what comes before the first CRLF CRLF. Returns the status line and how the body is
-    framed; `headers_of` has the fields. None if it is not one valid line after the other, each
-    ended by CRLF, and so has to be looked at by `end_of_head` and `parse_head`: it may be invalid,
-    folded, or have ended earlier.
-    """
-    if len(block) > MAX_LINE_SIZE:
-        return None
-    lines = block.split(b"\r\n")
-    try:
-        status_line = _known_statuses[lines[0]]
-        del lines[0]
-        signs = map(_sign_of, lines)
-        return status_line, response_framing(method, status_line[0], status_line[1], signs)
-    except (InvalidResponse, UnsupportedResponse):
-        return None
+    return ResponseHead(*status_line_of(lines[0]), *parse_fields(lines[1:]))
 
 
 def headers_of(received: Headers | bytes) -> Headers:
-    """Return the fields of a response head that `parse_plain_head` has understood.
+    """Return the fields of a response head that the parser has found to be plain.
 
-    Nobody asks for most of them, so answers keep the bytes of the head until somebody does.
+    Most programs look at few responses' headers, so the bytes of the head are kept until then.
     """
     if not isinstance(received, bytes):
         return received
     return Headers._from_parsed(tuple(map(_field_of, received.split(b"\r\n")[1:])))
 
 
-def parse_fields(lines: list[bytes]) -> list[Field]:
-    """Parse trailer lines that were split and unfolded. Raises `InvalidResponse`."""
-    return [_parse_field(line) for line in lines]
+def parse_fields(lines: list[bytes]) -> tuple[tuple[Field, ...], tuple[str, ...]]:
+    """Parse field lines that were split and unfolded; return the fields, and what was dropped.
+
+    A malformed line is dropped if it cannot touch the framing; see `_check_droppable`. Raises
+    `InvalidResponse` if it can.
+    """
+    try:
+        return tuple(map(_field_of, lines)), ()
+    except InvalidResponse:
+        pass
+    fields: list[Field] = []
+    defects: list[str] = []
+    dropped = 0
+    for line in lines:
+        if _FIELD_LINE.fullmatch(line):
+            fields.append(_field_of(line))
+            continue
+        _check_droppable(line)
+        dropped += 1
+        if dropped <= _MAX_DEFECTS:
+            defects.append(f"malformed header line {_quoted(line)} was dropped")
+    if dropped > _MAX_DEFECTS:
+        defects.append(f"{dropped - _MAX_DEFECTS} more malformed header lines were dropped")
+    return tuple(fields), tuple(defects)
 
 
 def split_trailer(block: bytes) -> list[bytes]:
@@ -200,10 +212,45 @@ def _split_lines(block: bytes) -> list[bytes]:
     if len(block) > MAX_LINE_SIZE and max(map(len, lines)) > MAX_LINE_SIZE:
         raise InvalidResponse(f"a header line is longer than {MAX_LINE_SIZE} bytes")
     if b"\n " in block or b"\n\t" in block:
-        if len(lines) > 1 and lines[1][:1] in (b" ", b"\t"):
-            raise InvalidResponse("white space before the first header field")
-        lines = _LINE_END.split(_FOLD.sub(b" ", b"\r\n".join(lines)))
+        # Lines that begin with white space continue a field, except before the first one: there
+        # they are left alone, as malformed lines (RFC 9112 §2.2).
+        first = 1
+        while first < len(lines) and lines[first][:1] in (b" ", b"\t"):
+            first += 1
+        if first < len(lines):
+            unfolded = _FOLD.sub(b" ", b"\r\n".join(lines[first:]))
+            lines[first:] = _LINE_END.split(unfolded)
     return lines
+
+
+def _check_droppable(line: bytes) -> None:
+    """Raise `InvalidResponse` unless the malformed *line* can be dropped without any risk.
+
+    Another program may read such a line in another way: trim the name, take what follows a CR, a
+    NUL or a fold for a line of its own, or take white space for the end of the head. So a line is
+    not dropped if one of the fields that matter for the framing may be in it, whatever stands
+    around or within the name; if it has a CR or a NUL; if it is blank; or if it looks like a status
+    line, for then a blank line is missing before it, and a whole response would be dropped.
+    """
+    low = line.lower()
+    letters = _NO_LETTER.sub(b"", low)
+    if (
+        _BROKEN_LINE.search(line)
+        or b"contentlength" in letters
+        or b"transferencoding" in letters
+        or b"connection" in _WORD.findall(low)
+        or not line.strip()
+        or low.lstrip().startswith(b"http/")
+    ):
+        raise InvalidResponse(f"invalid header line {_quoted(line)}")
+
+
+def _quoted(line: bytes) -> str:
+    """Return the start of *line* as it may stand in a message: without a value, and escaped."""
+    name = _NAME_PART.match(line)
+    assert name is not None
+    start = name[0][:80]
+    return f"{start!r}{'...' if len(start) < len(line) else ''}"
 
 
 def _parse_status_line(line: bytes) -> StatusLine:
@@ -221,21 +268,23 @@ def _parse_status_line(line: bytes) -> StatusLine:
 def _parse_field(line: bytes) -> Field:
     match = _FIELD_LINE.fullmatch(line)
     if match is None:
-        raise InvalidResponse(f"invalid header line {line[:80]!r}")
+        raise InvalidResponse(f"invalid header line {_quoted(line)}")
     name = match[1].decode("ascii")
     return name.lower(), name, match[2].strip(b" \t").decode("latin-1")
 
 
-def _parse_sign(line: bytes) -> Sign:
+def _parse_framing_field(line: bytes) -> FramingField:
     name, _, value = _parse_field(line)
-    return framing_sign(name, value)
+    return framing_field(name, value)
 
 
 # The same few lines are sent and received over and over.
-_known_request_lines = Memory(_make_line)
-_known_statuses = Memory(_parse_status_line)
-_known_fields = Memory(_parse_field)
-_known_signs = Memory(_parse_sign)
-# For map(), which is faster than a loop.
+_known_request_lines = BoundedCache(_make_line)
+_known_status_lines = BoundedCache(_parse_status_line)
+_known_fields = BoundedCache(_parse_field)
+_known_framing_fields = BoundedCache(_parse_framing_field)
 _field_of = _known_fields.__getitem__
-_sign_of = _known_signs.__getitem__
+#: Return what a status line says. Raises `InvalidResponse` and `UnsupportedResponse`.
+status_line_of = _known_status_lines.__getitem__
+#: Return what a field line says of the framing. Raises `InvalidResponse`, also for no field line.
+framing_field_of = _known_framing_fields.__getitem__

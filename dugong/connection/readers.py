@@ -3,16 +3,18 @@
 Every reader has `readinto(view)`, which does what it can without waiting and returns either the
 number of bytes it put into the (non-empty) view, 0 once the body has ended, or the `PollNeeded`
 that must be waited for before it is called again. Being called again is all the state a waiting
-caller needs, so a wait may be given up at any point and taken up later.
+caller needs, so a wait may be given up at any point and taken up later. `take_if_buffered()` gives
+the rest of the body if all of it has come already, else None. `done` says that the body has ended,
+and `closed` that the connection has ended with it.
 
 Guarantees: no byte behind the end of the body is taken; a body that was cut short raises
-`ConnectionClosed`, never looks complete. Owner: the receiving thread.
+`ConnectionClosed`, never looks complete. Owner of each reader: the receiving thread.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dugong.connection.framing import MAX_LENGTH, BodyKind
 from dugong.connection.head import (
@@ -34,12 +36,12 @@ __all__ = [
     "LengthReader",
     "Reader",
     "UntilCloseReader",
-    "WholeReader",
     "reader_for",
     "whole_chunked_body",
 ]
 
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,64})(?:[ \t]*;[^\r\n\0]*)?")
+# White space behind the size is what RFC 9112 §7.1.1 calls "bad", and what many servers send.
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,64})[ \t]*+(?:;[^\r\n\0]*)?")
 _PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 
@@ -48,7 +50,10 @@ class LengthReader:
 
     __slots__ = ("_buffer", "_transport", "remaining")
 
+    closed: Final = False
+
     def __init__(self, buffer: ReceiveBuffer, transport: Transport, length: int) -> None:
+        # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
         self.remaining = length
@@ -76,41 +81,15 @@ class LengthReader:
 
     def take_if_buffered(self) -> bytes | None:
         """Return the rest of the body if all of it is in the buffer."""
-        if self.remaining > len(self._buffer):
+        buffer = self._buffer
+        start = buffer.start
+        stop = start + self.remaining
+        if stop > buffer.end:
             return None
-        body = self._buffer.take(self.remaining)
+        body = buffer.view[start:stop].tobytes()
+        buffer.start = stop
+        buffer.scanned = 0
         self.remaining = 0
-        return body
-
-
-class WholeReader:
-    """A body that has been taken from the buffer already, all of it, and is not empty."""
-
-    __slots__ = ("_body", "_taken")
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self._taken = 0
-
-    @property
-    def done(self) -> bool:
-        return self._taken == len(self._body)
-
-    @property
-    def remaining(self) -> int:
-        """How many bytes have not been read."""
-        return len(self._body) - self._taken
-
-    def readinto(self, view: memoryview) -> int:
-        part = self._body[self._taken : self._taken + len(view)]
-        view[: len(part)] = part
-        self._taken += len(part)
-        return len(part)
-
-    def take_if_buffered(self) -> bytes:
-        """Return the rest of the body."""
-        body = self._body[self._taken :] if self._taken else self._body
-        self._taken = len(self._body)
         return body
 
 
@@ -120,9 +99,14 @@ class UntilCloseReader:
     __slots__ = ("_buffer", "_transport", "done")
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport) -> None:
+        # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
         self.done = False
+
+    @property
+    def closed(self) -> bool:
+        return self.done
 
     def readinto(self, view: memoryview) -> int | PollNeeded:
         if self.done:
@@ -134,9 +118,17 @@ class UntilCloseReader:
             self.done = True
         return got
 
+    def take_if_buffered(self) -> None:
+        """Return None: only the end of the connection says that all has come."""
+
 
 class ChunkedReader:
-    """A body in chunks; extensions are skipped, trailers are checked and dropped."""
+    """A body in chunks; extensions are skipped, trailers are checked and dropped.
+
+    The body is whole once the last chunk has come, with its line end (RFC 9112 §8): a server that
+    ends the connection in good order there has only left out the CRLF that was to follow. But if a
+    part of that, or of a trailer section, has come without the rest, the message has been cut.
+    """
 
     __slots__ = (
         "_buffer",
@@ -144,16 +136,19 @@ class ChunkedReader:
         "_remaining",
         "_trailer",
         "_transport",
+        "closed",
         "done",
     )
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport) -> None:
+        # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
         self._remaining = 0  # bytes of the current chunk that are still to come
         self._chunk_read = False  # a chunk's data has been read, its CRLF has not
         self._trailer = False  # the last chunk has been read, the trailer section has not
         self.done = False
+        self.closed = False
 
     def readinto(self, view: memoryview) -> int | PollNeeded:
         buffer = self._buffer
@@ -182,12 +177,28 @@ class ChunkedReader:
             if not isinstance(got, int):
                 return got
             if got == 0:
+                if self._trailer and buffer.start == buffer.end:
+                    self.done = self.closed = True
+                    return 0
                 raise ConnectionClosed("connection closed within a chunked body")
             if self._remaining:
                 self._remaining -= got
                 self._chunk_read = not self._remaining
                 filled += got
         return filled
+
+    def take_if_buffered(self) -> bytes | None:
+        """Return the rest of the body if all of it is in the buffer, and in plain chunks."""
+        if self.done or self._remaining or self._chunk_read or self._trailer:
+            return None
+        buffer = self._buffer
+        whole = whole_chunked_body(buffer.data, buffer.start, buffer.end)
+        if whole is None:
+            return None
+        body, buffer.start = whole
+        buffer.scanned = 0
+        self.done = True
+        return body
 
     def _parse_framing(self) -> bool:
         """Take framing from the buffer up to the next data; return False if more must arrive."""
@@ -263,14 +274,16 @@ def whole_chunked_body(data: bytearray, start: int, end: int) -> tuple[bytes, in
     return None
 
 
-Reader = LengthReader | WholeReader | ChunkedReader | UntilCloseReader
+_LENGTH = BodyKind.LENGTH  # a member is looked up slowly in its class
+
+Reader = LengthReader | ChunkedReader | UntilCloseReader
 
 
 def reader_for(
     kind: BodyKind, length: int | None, buffer: ReceiveBuffer, transport: Transport
 ) -> Reader | None:
     """Return the reader for a body that is framed so, or None if there is no body."""
-    if kind is BodyKind.LENGTH:
+    if kind is _LENGTH:
         assert length is not None
         return LengthReader(buffer, transport, length)
     if kind is BodyKind.CHUNKED:

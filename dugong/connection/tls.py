@@ -54,7 +54,7 @@ class TlsTransport(Transport):
         self._write_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        if self._drained and len(view) >= LARGE and self.patience != 0:
+        if self._drained and len(view) >= LARGE and self.block_timeout != 0:
             self._gather(self._read_wants[0])
         self._drained = False
         got = self._receive(view)

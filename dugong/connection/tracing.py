@@ -109,8 +109,11 @@ class TracingTransport(Transport):
         self._fd = _open(path)  # -1 once closed, by the last thread that uses the transport
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self._inner.patience, self._inner.low_water = self.patience, self.low_water
-        self.low_water = 1
+        self._inner.block_timeout, self._inner.receive_low_water = (
+            self.block_timeout,
+            self.receive_low_water,
+        )
+        self.receive_low_water = 1
         got = self._inner.recv_into(view)
         if isinstance(got, int):
             self._write(self._received(bytes(view[:got])))

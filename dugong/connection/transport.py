@@ -29,10 +29,10 @@ _GATHER_TIME = 0.002  # seconds, so that a slow body is hardly slower for it
 class Transport(ABC):
     """A byte stream to the peer. Owns its socket.
 
-    `patience` and `low_water` are offers, which a transport need not take.
+    `block_timeout` and `receive_low_water` are offers, which a transport need not take.
     """
 
-    __slots__ = ("is_shut", "low_water", "patience", "sock")
+    __slots__ = ("block_timeout", "is_shut", "receive_low_water", "sock")
 
     #: Whether `send_file` may be called. Never changes.
     can_send_files: ClassVar[bool] = False
@@ -43,10 +43,10 @@ class Transport(ABC):
         self.is_shut = False
         # For how many seconds recv_into() may block before it raises ConnectionTimedOut (None: for
         # ever; 0: not at all, the caller is a coroutine). The receiving thread's.
-        self.patience: float | None = 0
+        self.block_timeout: float | None = 0
         # How many bytes are worth waiting for a tick of the system's clock, the next time that
         # recv_into() blocks (1: no more than come first). The receiving thread's.
-        self.low_water = 1
+        self.receive_low_water = 1
 
     @abstractmethod
     def recv_into(self, view: memoryview) -> int | PollNeeded:
@@ -170,23 +170,23 @@ class PlainTransport(Transport):
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:
             raise ConnectionClosed("disconnected")  # by us, which is no end of a body
-        may_block = self.patience != 0
+        may_block = self.block_timeout != 0
         if may_block:
-            if self.low_water > 1:
+            if self.receive_low_water > 1:
                 got = self._receive_many(view)
                 if got is not None:
                     return got
             if self._drained and len(view) >= LARGE:
                 self._gather(self._want_read)
-            if self.patience is not None and get_ident() == main_thread().ident:
+            if self.block_timeout is not None and get_ident() == main_thread().ident:
                 # A signal handler that returns makes recv() begin its time anew, and poll() not. It
                 # is the main thread that the system interrupts, unless the program has it choose
                 # another. For those, one system call less is worth more.
-                if not self._want_read.poll(self.patience):
-                    raise timed_out("received", self.patience)
+                if not self._want_read.poll(self.block_timeout):
+                    raise timed_out("received", self.block_timeout)
                 may_block = False
-            elif self.patience != self._receive_timeout:
-                self._set_receive_timeout(self.patience)
+            elif self.block_timeout != self._receive_timeout:
+                self._set_receive_timeout(self.block_timeout)
         elif self._drained:
             # Waiting first is cheaper than failing first.
             self._drained = False
@@ -195,7 +195,7 @@ class PlainTransport(Transport):
             got = self.sock.recv_into(view, 0, 0 if may_block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             if may_block:
-                raise timed_out("received", self.patience) from None
+                raise timed_out("received", self.block_timeout) from None
             return self._want_read
         except OSError as exc:
             raise closed_by_peer(exc) from exc
@@ -214,13 +214,13 @@ class PlainTransport(Transport):
             raise ConnectionClosed("disconnected")
 
     def _receive_many(self, view: memoryview) -> int | None:
-        """Receive once `low_water` bytes have come, or in a moment what there is then.
+        """Receive once `receive_low_water` bytes have come, or in a moment what there is then.
 
         Returns None if that is nothing. It takes but one system call during which others may run:
         a second one would mean to wait a second time until they let us go on.
         """
-        self._set_option(socket.SO_RCVLOWAT, self.low_water)
-        self.low_water = 1
+        self._set_option(socket.SO_RCVLOWAT, self.receive_low_water)
+        self.receive_low_water = 1
         if self._receive_timeout != _MOMENT:
             self._set_receive_timeout(_MOMENT)
         try:

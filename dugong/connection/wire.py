@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dugong.connection.head import (
-    MAX_HEADER_SIZE,
-    ResponseHead,
-    end_of_head,
-    parse_head,
-)
-from dugong.errors import ConnectionClosed, InvalidResponse
+from dugong.connection.parser import take_head
+from dugong.errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from dugong.connection.buffer import ReceiveBuffer
+    from dugong.connection.head import ResponseHead
     from dugong.connection.polling import Coroutine, PollNeeded
     from dugong.connection.transport import Transport
 
-__all__ = ["MAX_INTERIM", "co_send_all", "co_send_rest", "receive_head"]
+__all__ = ["MAX_INTERIM", "closed_within", "co_send_all", "co_send_rest", "receive_head"]
 
-#: How many 1xx answers to one request are believed, so that a stream of them cannot go on for ever.
+#: How many 1xx responses to one request are accepted, so that a stream of them has an end.
 MAX_INTERIM = 1000
 
 
@@ -44,6 +40,12 @@ def co_send_rest(
         sent = transport.send(data)
 
 
+def closed_within(buffer: ReceiveBuffer) -> ConnectionClosed:
+    """Return the error for an end of the connection when a response head was due in *buffer*."""
+    where = "within" if buffer else "before"
+    return ConnectionClosed(f"connection closed {where} a response head")
+
+
 def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | PollNeeded:
     """Receive a response head (RFC 9112 §2.1), leaving what follows it in *buffer*.
 
@@ -51,25 +53,10 @@ def receive_head(transport: Transport, buffer: ReceiveBuffer) -> ResponseHead | 
     called again after the wait. Raises `ConnectionClosed`, `InvalidResponse`,
     `UnsupportedResponse`.
     """
-    while True:
-        start, end = buffer.start, buffer.end
-        if start < end:
-            scan = start + max(0, buffer.scanned - 3) if buffer.scanned else start
-            stop = end_of_head(buffer.data, start, scan, end)
-            head = parse_head(buffer.peek(stop - start)) if stop >= 0 else None
-            if (stop if head else end) - start > MAX_HEADER_SIZE:
-                raise InvalidResponse(f"the response head is longer than {MAX_HEADER_SIZE} bytes")
-            if head is not None:
-                buffer.start = stop
-                buffer.scanned = 0
-                return head
-            # Do not wait for the end of something that cannot be a response.
-            if not b"HTTP/".startswith(buffer.peek(5)):
-                raise InvalidResponse(f"invalid status line {buffer.peek(80)!r}")
-            buffer.scanned = end - start
+    while (head := take_head(buffer)) is None:
         got = buffer.fill(transport)
         if not isinstance(got, int):
             return got
         if got == 0:
-            where = "within" if buffer else "before"
-            raise ConnectionClosed(f"connection closed {where} a response head")
+            raise closed_within(buffer)
+    return head

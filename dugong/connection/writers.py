@@ -38,7 +38,7 @@ class LengthWriter:
     __slots__ = ("remaining",)
 
     def __init__(self, length: int) -> None:
-        self.remaining = length
+        self.remaining = length  # the sending thread's
 
     @property
     def complete(self) -> bool:
@@ -66,7 +66,7 @@ class ChunkedWriter:
     __slots__ = ("complete",)
 
     def __init__(self) -> None:
-        self.complete = False
+        self.complete = False  # the sending thread's
 
     def frame(self, data: memoryview) -> tuple[bytes | memoryview, ...]:
         """Return the buffers to send for *data*: none for no data, which would end the body."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-    from dugong.connection.request import HeadersLike
+    from dugong.connection.encode import HeadersLike
     from dugong.pool.core.job import Job
     from dugong.pool.events import Event
 

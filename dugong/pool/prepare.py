@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dugong._version import __version__
+from dugong.connection.encode import RequestBuilder
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
 from dugong.connection.proxy import absolute_form
-from dugong.connection.request import RequestBuilder
 from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
@@ -28,7 +28,7 @@ from dugong.pool.request import (
 from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
-    from dugong.connection.request import HeadersLike
+    from dugong.connection.encode import HeadersLike
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.dialer import Dialer
     from dugong.pool.pool import ConnectionPool
@@ -138,11 +138,13 @@ class Preparer:
             self._dialer.need_context()
         proxy = self._dialer.proxy if origin.scheme == "http" else None
         prefix, credentials = absolute_form(origin.netloc, proxy)
-        builder = RequestBuilder(origin.netloc, prefix, credentials, lean=True)
+        builder = RequestBuilder(origin.netloc, prefix, credentials, omit_legacy_headers=True)
         plain_builder = None
         if not any(name.lower() == "accept-encoding" for name, _ in self._headers):
             fixed = b"".join(field_line(*field) for field in self._headers)
-            plain_builder = RequestBuilder(origin.netloc, prefix, credentials + fixed, lean=True)
+            plain_builder = RequestBuilder(
+                origin.netloc, prefix, credentials + fixed, omit_legacy_headers=True
+            )
         depth = self._scheduler.limits.pipeline_depth
         return self._scheduler.know(Host(origin, builder, plain_builder, depth))
 

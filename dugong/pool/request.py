@@ -13,8 +13,8 @@ from enum import Enum
 from threading import TIMEOUT_MAX
 from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
+from dugong.connection.encode import HeadersLike
 from dugong.connection.head import check_target, field_line, is_token
-from dugong.connection.request import HeadersLike
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
 from dugong.pool.hints import refuse_options

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from dugong.connection.cache import BoundedCache
+from dugong.connection.encode import check_size, writable_view
 from dugong.connection.head import headers_of
-from dugong.connection.memory import Memory
-from dugong.connection.request import check_size, writable_view
 from dugong.errors import Delivery, DugongError, HTTPStatusError, printable
 from dugong.headers import Headers
 from dugong.pool.hints import no_attribute
@@ -301,4 +301,4 @@ def _codec(charset: str) -> str:
     return "utf_8"
 
 
-_known_codecs = Memory(_codec, most=256)
+_known_codecs = BoundedCache(_codec, max_entries=256)

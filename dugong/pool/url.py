@@ -10,7 +10,7 @@ import re
 import socket
 from typing import NamedTuple
 
-from dugong.connection.memory import Memory
+from dugong.connection.cache import BoundedCache
 from dugong.connection.names import ascii_host, netloc
 from dugong.errors import printable
 
@@ -118,7 +118,7 @@ def _parse_host(host: str) -> str:
 
 
 #: The origin of each prefix, as `parse_origin` gives it: ``known_origins[prefix]``.
-known_origins = Memory(parse_origin, most=4096)
+known_origins = BoundedCache(parse_origin, max_entries=4096)
 
 
 def public_url(url: str) -> str:

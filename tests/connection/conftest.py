@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.duplexer import Line
 from tests.support.names import FakeNames
+from tests.support.session import Line
 
 
 @pytest.fixture

@@ -501,7 +501,7 @@ def test_hundreds_of_requests_are_pipelined_by_two_coroutines(
                 assert await AioFuture(conn.co_readall()) == b"/%d" % i * 100
 
         await asyncio.gather(receive(), send())
-        fd = conn._duplexer.transport.sock.fileno()  # type: ignore[union-attr]
+        fd = conn._session.state.transport.sock.fileno()  # type: ignore[union-attr]
         assert not is_watched(fd)
 
     with (

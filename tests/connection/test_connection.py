@@ -26,8 +26,8 @@ from dugong import (
     UnsupportedResponse,
 )
 from dugong.connection import connection as module
-from dugong.connection.duplexer import Duplexer
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
+from dugong.connection.session import Http1Session
 from dugong.connection.transport import PlainTransport, Transport
 from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
 
@@ -74,7 +74,7 @@ def get(conn: HTTPConnection, path: str) -> bytes:
 
 def await_event(conn: HTTPConnection, mask: int) -> None:
     """Wait until the socket of *conn* has something to tell."""
-    transport = conn._duplexer.transport
+    transport = conn._session.state.transport
     assert transport is not None
     assert PollNeeded(transport.sock.fileno(), mask).poll(TIMEOUT)
 
@@ -1160,17 +1160,17 @@ def test_a_reader_is_not_deceived_by_another_thread_that_reconnects() -> None:
 def test_a_reader_is_not_deceived_by_another_thread_that_disconnects_just_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    abort = Duplexer.abort
+    abort = Http1Session.abort
 
-    def slow_abort(duplexer: Duplexer) -> None:
+    def slow_abort(session: Http1Session) -> None:
         monkeypatch.undo()
         for call in calls:  # what another thread does before it is stopped
             eval_coroutine(call, TIMEOUT)
-        abort(duplexer)
+        abort(session)
 
     with served(echo_targets) as conn:
         calls = (conn.co_send_request("GET", "/a"), conn.co_read_response())
-        monkeypatch.setattr(Duplexer, "abort", slow_abort)
+        monkeypatch.setattr(Http1Session, "abort", slow_abort)
         conn.disconnect()
         with pytest.raises(ConnectionClosed):
             conn.read(1)

@@ -29,14 +29,25 @@ def test_the_repr_of_a_response() -> None:
     assert repr(response) == "<HTTPResponse 404 Not Found to GET /a>"
 
 
+def test_the_repr_of_a_response_has_nothing_that_controls_a_terminal() -> None:
+    response = HTTPResponse("GET", "/a", 404, "\x1b[31mNot\x9bFound", Headers())
+    assert repr(response) == r"<HTTPResponse 404 \x1b[31mNot\x9bFound to GET /a>"
+
+
 def test_a_new_exchange_has_been_sent_and_asks_for_nothing_special() -> None:
     exchange = Exchange("GET", "/a")
     assert (exchange.method, exchange.path) == ("GET", "/a")
     assert exchange.request_side is RequestSide.SENT
     assert exchange.writer is exchange.reader is None
-    special = ("close", "upgrade", "answer_100", "persistent")
+    special = ("close", "upgrade", "needs_full_parse", "persistent")
     assert [name for name in special if getattr(exchange, name)] == []
     assert exchange.interim == 0
+    assert exchange.key is None
+
+
+def test_an_exchange_keeps_the_key_of_its_owner() -> None:
+    key = object()
+    assert Exchange("GET", "/", key).key is key
 
 
 def test_exchanges_share_nothing() -> None:

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dugong import InvalidResponse, UnsupportedResponse
+from dugong import Headers, InvalidResponse, UnsupportedResponse
 from dugong.connection.framing import (
     MAX_LENGTH,
     BodyKind,
-    Framing,
-    framing_sign,
+    framing_field,
+    keep_alive_timeout,
     list_members,
     parse_content_length,
     response_framing,
@@ -26,9 +26,9 @@ KEEP_ALIVE = ("Connection", "keep-alive")
 
 def framing(
     *fields: tuple[str, str], method: str = "GET", status: int = 200, minor_version: int = 1
-) -> Framing:
-    signs = [framing_sign(name.lower(), value) for name, value in fields]
-    return response_framing(method, minor_version, status, signs)
+) -> tuple[BodyKind, int | None, bool]:
+    said = [framing_field(name.lower(), value) for name, value in fields]
+    return response_framing(method, minor_version, status, said)[:3]
 
 
 # --- list_members --------------------------------------------------------------------------------
@@ -190,6 +190,14 @@ def test_a_malformed_transfer_encoding_is_invalid(codings: tuple[str, ...]) -> N
         framing(*(("Transfer-Encoding", coding) for coding in codings))
 
 
+@pytest.mark.parametrize("coding", ["\x1b[31m\x9b" * 10000, "x, " * 20000 + "chunked, chunked"])
+def test_the_message_about_a_transfer_coding_is_short_and_printable(coding: str) -> None:
+    with pytest.raises((InvalidResponse, UnsupportedResponse)) as caught:
+        framing(("Transfer-Encoding", coding))
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
 def test_without_a_length_the_connection_is_the_body() -> None:
     assert framing() == (BodyKind.UNTIL_CLOSE, None, False)
     assert framing(KEEP_ALIVE) == (BodyKind.UNTIL_CLOSE, None, False)
@@ -232,6 +240,36 @@ def test_an_ambiguous_head_ends_the_connection_though_there_is_no_body(
     method: str, status: int
 ) -> None:
     assert framing(FIVE, CHUNKED, method=method, status=status)[2] is False
+
+
+# --- Keep-Alive ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["timeout=5"], 5.0),
+        (["timeout=5, max=100"], 5.0),
+        (["max=100,Timeout = 15"], 15.0),
+        (['timeout="5"'], 5.0),
+        (["timeout=0"], 0.0),
+        (["timeout=30", "timeout=5"], 5.0),
+        (["max=100"], None),
+        (["timeout"], None),
+        (["timeout="], None),
+        (["timeout=-1"], None),
+        (["timeout=five, timeout=7"], 7.0),
+        (["timeout=\xb2"], None),
+        (["timeout=" + "9" * 60000], None),
+        ([""], None),
+        ([], None),
+    ],
+)
+def test_how_long_an_idle_connection_is_kept(values: list[str], seconds: float | None) -> None:
+    fields = [("Keep-Alive", value) for value in values]
+    assert keep_alive_timeout(Headers(fields)) == seconds
+    said = [framing_field("keep-alive", value) for value in values]
+    assert response_framing("GET", 1, 200, said)[3] == seconds
 
 
 # --- the connection ------------------------------------------------------------------------------

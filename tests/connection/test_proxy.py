@@ -210,7 +210,7 @@ def test_a_refused_tunnel_says_why(status: str) -> None:
         (b"HTTP/1.1 200 OK\r\n\r\nsmuggled", InvalidResponse),
         (b"SSH-2.0-OpenSSH\r\n", InvalidResponse),
         (b"HTTP/1.1 abc OK\r\n\r\n", InvalidResponse),
-        (b"HTTP/1.1 200 OK\r\nbroken\r\n\r\n", InvalidResponse),
+        (b"HTTP/1.1 200 OK\r\nbro\rken\r\n\r\n", InvalidResponse),
         (b"HTTP/1.1 200 OK\r\n", ConnectionClosed),
         (b"", ConnectionClosed),
     ],

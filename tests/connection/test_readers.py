@@ -14,7 +14,6 @@ from dugong.connection.readers import (
     LengthReader,
     Reader,
     UntilCloseReader,
-    WholeReader,
     reader_for,
     whole_chunked_body,
 )
@@ -34,6 +33,13 @@ from tests.support.transport import (
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+UNTIL_CLOSE_CHUNKS = {
+    name: case.data.removeprefix(CHUNKED_HEAD)
+    for name, case in UNDERSTOOD.items()
+    if case.data.startswith(CHUNKED_HEAD) and case.until_close
+}
+
+
 def chunked_cases(table: dict[str, bytes]) -> dict[str, bytes]:
     """Return the bodies of those responses in *table* that are nothing but chunked."""
     return {
@@ -45,7 +51,9 @@ def chunked_cases(table: dict[str, bytes]) -> dict[str, bytes]:
 
 INVALID_CHUNKS = chunked_cases(INVALID)
 TRUNCATED_CHUNKS = chunked_cases(TRUNCATED)
-GOOD_CHUNKS = chunked_cases({name: case.data for name, case in UNDERSTOOD.items()})
+GOOD_CHUNKS = chunked_cases(
+    {name: case.data for name, case in UNDERSTOOD.items() if not case.until_close}
+)
 
 
 def chunked(
@@ -200,6 +208,42 @@ def test_chunks_that_are_cut_short_are_not_an_end(name: str, delivery: Delivery)
     assert not reader.done
 
 
+@each_split
+@pytest.mark.parametrize("name", UNTIL_CLOSE_CHUNKS)
+def test_the_end_of_the_connection_may_stand_for_the_last_line_end(
+    name: str, delivery: Delivery
+) -> None:
+    for size in (1, 4096):
+        reader, *_ = chunked(UNTIL_CLOSE_CHUNKS[name], delivery, eof=True)
+        assert read_all(reader, size) == UNDERSTOOD[name].body
+        assert reader.done
+        assert reader.closed
+        assert reader.readinto(memoryview(bytearray(1))) == 0
+
+
+def test_a_body_with_all_of_its_line_ends_has_not_closed_the_connection() -> None:
+    reader, *_ = chunked(b"5\r\n12345\r\n0\r\n\r\n")
+    read_all(reader)
+    assert reader.done
+    assert not reader.closed
+
+
+def test_a_chunked_body_that_is_there_as_a_whole_is_taken_at_once() -> None:
+    reader, buffer, transport = chunked(b"5\r\n12345\r\n0\r\n\r\n" + NEXT_MESSAGE)
+    assert reader.take_if_buffered() is None
+    drive(lambda: buffer.fill(transport))
+    assert reader.take_if_buffered() == b"12345"
+    assert reader.done
+    assert buffer.take(1000) == NEXT_MESSAGE
+
+
+def test_a_chunked_body_that_was_begun_to_be_read_is_read_on() -> None:
+    reader, *_ = chunked(b"5\r\n12345\r\n0\r\n\r\n")
+    assert drive(lambda: reader.readinto(memoryview(bytearray(2)))) == 2
+    assert reader.take_if_buffered() is None
+    assert read_all(reader) == b"345"
+
+
 def test_one_call_reads_across_chunks() -> None:
     reader, *_ = chunked(b"3\r\n123\r\n4\r\n4567\r\n0\r\n\r\n")
     view = memoryview(bytearray(10))
@@ -347,23 +391,3 @@ def test_every_reader_has_the_same_interface() -> None:
         UntilCloseReader(ReceiveBuffer(), FakeTransport()),
     ]
     assert [reader.done for reader in readers] == [False] * 3
-
-
-# --- what has been taken already -----------------------------------------------------------------
-
-
-def test_a_whole_body_is_read_in_parts_and_then_ends() -> None:
-    reader = WholeReader(b"abcde")
-    view = memoryview(bytearray(3))
-    assert (reader.readinto(view), bytes(view), reader.remaining) == (3, b"abc", 2)
-    assert not reader.done
-    assert (reader.readinto(view), bytes(view[:2])) == (2, b"de")
-    assert reader.done
-    assert reader.readinto(view) == 0
-
-
-def test_the_rest_of_a_whole_body_can_be_taken_at_once() -> None:
-    reader = WholeReader(b"abcde")
-    reader.readinto(memoryview(bytearray(2)))
-    assert reader.take_if_buffered() == b"cde"
-    assert reader.done

@@ -1,4 +1,4 @@
-"""Receiving: which answer belongs to whom, and which bodies have an end."""
+"""ReceiveSide: which answer belongs to whom, and which bodies have an end."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from collections import deque
 import pytest
 
 from dugong import BUFFER_SIZE, MAX_HEADER_SIZE, ConnectionClosed, InvalidResponse, StateError
+from dugong.connection.encode import RequestBuilder
 from dugong.connection.exchange import Exchange
 from dugong.connection.polling import PollNeeded
-from dugong.connection.receiving import Receiving
-from dugong.connection.request import RequestBuilder
 from dugong.connection.transport import PlainTransport
-from tests.support.duplexer import (
+from tests.support.session import (
     CHUNKED,
     EMPTY,
     OK,
-    UNTIL_CLOSE,
     HookedDeque,
     Interrupt,
     Line,
@@ -41,7 +39,7 @@ def test_answers_belong_to_the_requests_in_their_order(line: Line) -> None:
 def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
     line.ask("/a")
     line.peer.sendall(OK[:20])
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     next(receiving)
     receiving.close()
     line.peer.sendall(OK[20:])
@@ -52,7 +50,7 @@ def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
 def test_all_answers_that_have_come_are_taken_at_once_whatever_their_bodies(line: Line) -> None:
     line.ask("/a", "/b", "/c", "/d")
     line.peer.sendall(OK + CHUNKED + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n" + EMPTY + OK)
-    answers, error = line.duplexer.read_answers(5)
+    answers, error = line.session.receiver.read_responses(5)
     assert error is None
     assert [body for *_, body in answers] == [b"ok", b"abc", b"", b"ok"]
 
@@ -60,7 +58,7 @@ def test_all_answers_that_have_come_are_taken_at_once_whatever_their_bodies(line
 def test_a_chunked_body_that_has_not_come_completely_is_read_when_it_does(line: Line) -> None:
     line.ask("/a", "/b")
     line.peer.sendall(OK + CHUNKED + b"2\r\nab\r\n1\r\nc")
-    answers, error = line.duplexer.read_answers(5)
+    answers, error = line.session.receiver.read_responses(5)
     assert error is None
     assert [body for *_, body in answers] == [b"ok", None]
     line.peer.sendall(b"\r\n0\r\n\r\n")
@@ -70,7 +68,7 @@ def test_a_chunked_body_that_has_not_come_completely_is_read_when_it_does(line: 
 def test_the_length_of_a_chunked_body_is_not_known_though_all_of_it_has_come(line: Line) -> None:
     line.ask("/a")
     line.peer.sendall(CHUNKED + b"2\r\nab\r\n0\r\n\r\n")
-    assert line.duplexer.read_response(5).length is None
+    assert line.session.receiver.read_response(5).length is None
     assert line.readinto(1) == b"a"
     assert line.readall() == b"b"
     assert line.readall() == b""
@@ -83,7 +81,7 @@ class Marking(PlainTransport):
     peer: socket.socket
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self.marks.append(self.low_water)
+        self.marks.append(self.receive_low_water)
         self.peer.sendall(OK)
         return super().recv_into(view)
 
@@ -96,7 +94,7 @@ def marks_of(line: Line, due: int, reads: int) -> list[int]:
     assert isinstance(transport, Marking)
     transport.marks, transport.peer = [], line.peer
     for _ in range(reads):
-        answers, error = line.duplexer.read_answers(5)
+        answers, error = line.session.receiver.read_responses(5)
         assert error is None
         assert [body for *_, body in answers] == [b"ok"]
     return transport.marks
@@ -163,11 +161,13 @@ def test_nothing_that_comes_out_of_a_tunnel_is_an_answer(line: Line) -> None:
 
 
 def test_a_request_sent_while_the_protocol_changes_gets_no_answer(line: Line) -> None:
-    line.duplexer.pipeline = HookedDeque()
+    line.session.state.awaiting_response = HookedDeque()
     run(line.send_request("host:443", method="CONNECT"))
     request = RequestBuilder("host").build("GET", "/b", None, None, False)
     # The sender has found the connection in order, and gets as far as this after the answer.
-    line.duplexer.pipeline.hook = lambda: line.duplexer.pipeline.append(request.exchange)
+    line.session.state.awaiting_response.hook = lambda: line.session.state.awaiting_response.append(
+        request.exchange
+    )
     line.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     assert line.read_response().status == 200
     line.peer.sendall(OK)
@@ -178,9 +178,9 @@ def test_a_request_sent_while_the_protocol_changes_gets_no_answer(line: Line) ->
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"nonsense\r\n\r\n"])
 def test_the_end_of_a_connection_does_not_touch_the_next(line: Line, answer: bytes) -> None:
     # The sender may open the next one as soon as the last exchange has left the pipeline.
-    line.duplexer.pipeline = HookedDeque()
+    line.session.state.awaiting_response = HookedDeque()
     run(line.send_request("host:443", method="CONNECT"))
-    line.duplexer.pipeline.hook = lambda: line.ask("/next")
+    line.session.state.awaiting_response.hook = lambda: line.ask("/next")
     line.peer.sendall(answer)
     try:
         line.read_response()
@@ -219,7 +219,7 @@ def test_an_interrupted_answer_is_not_taken_up_again(
     line.ask("/a", "/b")
     line.peer.sendall(EMPTY + EMPTY)
     with monkeypatch.context() as patch:
-        patch.setattr("dugong.connection.receiving.response_framing", interrupted)
+        patch.setattr("dugong.connection.parser.response_framing", interrupted)
         with pytest.raises(Interrupt):
             line.read_response()
     # The head of /a is gone: what comes next must not be given to it.
@@ -239,15 +239,15 @@ class InterruptedDeque(deque[Exchange]):
 def test_after_an_interrupt_no_answer_is_given_to_the_request_before_its_own(
     line: Line, answer: bytes
 ) -> None:
-    line.duplexer.pipeline = InterruptedDeque()
+    line.session.state.awaiting_response = InterruptedDeque()
     line.ask("/a", "/b")
     line.peer.sendall(answer + OK)
     with pytest.raises(Interrupt):
-        line.duplexer.read_response(5)
-    line.duplexer.pipeline = deque(line.duplexer.pipeline)
+        line.session.receiver.read_response(5)
+    line.session.state.awaiting_response = deque(line.session.state.awaiting_response)
     for _ in "ab":
         with pytest.raises(ConnectionClosed):
-            line.duplexer.read_response(5)
+            line.session.receiver.read_response(5)
         with pytest.raises(ConnectionClosed):
             line.readall()
     assert line.gets_an_answer_over_a_new_connection()
@@ -266,46 +266,25 @@ def test_reading_with_nothing_asked_changes_nothing(line: Line) -> None:
         line.read_response()
 
 
-@pytest.mark.parametrize("received", [OK[:-1], CHUNKED + b"2\r\nok\r\n0\r\n\r\n"])
-def test_a_body_is_not_taken_before_it_is_known_to_be_complete(line: Line, received: bytes) -> None:
-    assert line.duplexer.take_body() is None
-    line.ask("/a")
-    line.peer.sendall(received)
-    line.read_response()
-    assert line.duplexer.take_body() is None
-    line.peer.sendall(OK[len(received) :])
-    assert line.readall() == b"ok"
-
-
-def test_a_body_that_is_here_is_not_taken_after_the_connection_was_aborted(line: Line) -> None:
-    line.ask("/a")
-    line.peer.sendall(OK)
-    line.read_response()
-    line.duplexer.abort()
-    assert line.duplexer.take_body() is None
-    with pytest.raises(ConnectionClosed):
-        line.readall()
-
-
 def test_two_cannot_receive_at_once(line: Line) -> None:
     line.ask("/a")
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     next(receiving)
     view = memoryview(bytearray(1))
     for call in (
-        line.duplexer.co_read_response(),
-        line.duplexer.co_readinto(view),
-        line.duplexer.co_read(1),
-        line.duplexer.co_readall(),
-        line.duplexer.co_discard(),
-        line.duplexer.co_read_raw(view),
+        line.session.receiver.co_read_response(),
+        line.session.body.co_readinto(view),
+        line.session.body.co_read(1),
+        line.session.body.co_readall(),
+        line.session.body.co_discard(),
+        line.session.body.co_read_raw(view),
     ):
         with pytest.raises(StateError, match="receiving"):
             run(call)
     for blocking in (
-        lambda: line.duplexer.read_response(5),
-        lambda: line.duplexer.readinto(view, 5),
-        line.duplexer.take_body,
+        lambda: line.session.receiver.read_response(5),
+        lambda: line.session.body.readinto(view, 5),
+        line.session.body.take_body,
     ):
         with pytest.raises(StateError, match="receiving"):
             blocking()
@@ -314,152 +293,16 @@ def test_two_cannot_receive_at_once(line: Line) -> None:
     assert line.readall() == b"ok"
 
 
-# --- bodies that are cut short --------------------------------------------------------------------
-
-
-def test_giving_up_a_read_before_any_data_loses_nothing(line: Line) -> None:
-    line.ask("/a")
-    line.peer.sendall(OK[:-2])
-    line.read_response()
-    for reading in (line.duplexer.co_readall(), line.duplexer.co_read(10)):
-        next(reading)
-        reading.close()
-    line.peer.sendall(OK[-2:])
-    assert line.readall() == b"ok"
-
-
-def test_a_body_until_the_end_has_none_if_the_sender_has_ended_the_connection(line: Line) -> None:
-    line.ask("/a")
-    sending = line.send_request("/b", b"x" * 10_000_000)
-    next(sending)
-    line.peer.sendall(UNTIL_CLOSE + b"ab")
-    line.read_response()
-    assert line.readinto() == b"ab"
-    sending.close()  # as when it has timed out
-    with pytest.raises(ConnectionClosed):
-        line.readinto()
-
-
-def test_a_body_that_was_cut_short_has_no_end_later_either(line: Line) -> None:
-    line.ask("/a")
-    line.peer.sendall(OK[:-1])
-    line.peer.close()
-    line.read_response()
-    assert line.readinto() == b"o"
-    for _ in range(2):
-        with pytest.raises(ConnectionClosed):
-            line.readinto()
-    line.ask("/b")  # by the sending thread, which knows nothing of it
-    with pytest.raises(ConnectionClosed):
-        line.readinto()
-    line.peer.sendall(OK)
-    assert line.read_response().path == "/b"
-    assert line.readall() == b"ok"
-    assert line.readinto() == b""
-
-
-def test_a_body_of_which_a_part_was_lost_has_no_end(line: Line) -> None:
-    line.ask("/a")
-    line.peer.sendall(CHUNKED + b"2\r\nab\r\n")
-    line.read_response()
-    reading = line.duplexer.co_readall()
-    next(reading)
-    reading.close()  # as when it has timed out
-    line.peer.sendall(b"2\r\ncd\r\n0\r\n\r\n")
-    with pytest.raises(ConnectionClosed):
-        line.readall()
-    line.ask("/b")
-    with pytest.raises(ConnectionClosed):
-        line.readall()
-
-
-@pytest.mark.parametrize("rest", [b"", b"0\r\n\r\n"])
-def test_a_body_that_did_not_fit_into_memory_has_no_end(
-    line: Line, monkeypatch: pytest.MonkeyPatch, rest: bytes
-) -> None:
-    line.ask("/a")
-    line.peer.sendall(CHUNKED + b"2\r\nab\r\n" + rest)
-    line.read_response()
-    with monkeypatch.context() as patch:
-
-        def no_memory(*args: object) -> bytes:
-            raise MemoryError
-
-        patch.setattr("dugong.connection.receiving.bytes", no_memory, raising=False)
-        with pytest.raises(MemoryError):
-            line.readall()
-    with pytest.raises(ConnectionClosed):
-        line.readall()
-
-
-@pytest.mark.parametrize("call", ["take_body", "readinto", "co_readinto", "co_read"])
-def test_a_body_that_was_taken_by_an_interrupted_read_does_not_look_complete(
-    line: Line, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    line.ask("/a")
-    line.peer.sendall(OK)
-    line.read_response()
-    duplexer, view = line.duplexer, memoryview(bytearray(10))
-    read = {
-        "take_body": duplexer.take_body,
-        "readinto": lambda: duplexer.readinto(view, 5),
-        "co_readinto": lambda: run(duplexer.co_readinto(view)),
-        "co_read": lambda: run(duplexer.co_read(9)),
-    }[call]
-    with monkeypatch.context() as patch:
-        patch.setattr(Receiving, "_finish_answer", interrupted)
-        with pytest.raises(Interrupt):
-            read()
-    with pytest.raises(ConnectionClosed):
-        line.readall()
-    assert line.gets_an_answer_over_a_new_connection()
-
-
-def test_an_interrupted_read_is_not_taken_up_again(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line.ask("/a")
-    line.peer.sendall(CHUNKED + b"2\r\nab\r\n0\r\n\r\n")
-    line.read_response()
-    with monkeypatch.context() as patch:
-        patch.setattr("dugong.connection.readers.ChunkedReader.readinto", interrupted)
-        with pytest.raises(Interrupt):
-            line.readinto()
-    with pytest.raises(ConnectionClosed):
-        line.readinto()
-
-
-def test_a_body_that_was_read_from_raw_has_no_end(line: Line) -> None:
-    line.ask("/a", "/b")
-    line.peer.sendall(OK + OK)
-    line.read_response()
-    view = memoryview(bytearray(1))
-    assert run(line.duplexer.co_read_raw(view)) == 1
-    assert bytes(view) == b"o"
-    with pytest.raises(ConnectionClosed):
-        line.readall()
-    with pytest.raises(ConnectionClosed):
-        line.read_response()
-
-
-def test_a_connection_that_was_read_from_raw_takes_no_request(line: Line) -> None:
-    line.ask("/a")
-    line.peer.sendall(EMPTY + OK[:1])
-    line.read_response()
-    assert run(line.duplexer.co_read_raw(memoryview(bytearray(10)))) == 1
-    assert line.gets_an_answer_over_a_new_connection()
-
-
 @pytest.mark.parametrize("excess", [0, 1])
 def test_a_head_that_fills_the_buffer_is_measured_like_any_other(line: Line, excess: int) -> None:
     start, end = b"HTTP/1.1 204 No Content\r\nA: ", b"\r\n\r\n"
     value = b"x" * (MAX_HEADER_SIZE + excess - len(start + end))
     line.ask("/a")
-    line.duplexer.buffer.grow(BUFFER_SIZE)
-    line.duplexer.buffer.data[:] = (start + value + end).ljust(BUFFER_SIZE)
-    line.duplexer.buffer.end = MAX_HEADER_SIZE + excess
+    line.session.state.buffer.grow(BUFFER_SIZE)
+    line.session.state.buffer.data[:] = (start + value + end).ljust(BUFFER_SIZE)
+    line.session.state.buffer.end = MAX_HEADER_SIZE + excess
     if excess:
         with pytest.raises(InvalidResponse, match="longer than"):
-            line.duplexer.read_response(5)
+            line.session.receiver.read_response(5)
     else:
-        assert line.duplexer.read_response(5).status == 204
+        assert line.session.receiver.read_response(5).status == 204

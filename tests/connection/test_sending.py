@@ -1,14 +1,14 @@
-"""Sending: what may be sent behind what, and when a request body has ended."""
+"""SendSide: what may be sent behind what, and when a request body has ended."""
 
 from __future__ import annotations
 
 import pytest
 
 from dugong import BodyFollowing, ConnectionClosed, StateError
+from dugong.connection.encode import RequestBuilder
 from dugong.connection.exchange import Exchange
-from dugong.connection.request import RequestBuilder
-from dugong.connection.sending import Sending
-from tests.support.duplexer import (
+from dugong.connection.sending import SendSide
+from tests.support.session import (
     EMPTY,
     OK,
     TOO_LARGE,
@@ -27,7 +27,7 @@ def test_no_request_is_sent_behind_a_failure_before_all_have_been_told(line: Lin
     line.peer.close()
     with pytest.raises(ConnectionClosed):
         line.read_response()
-    with pytest.raises(ConnectionClosed, match="answers that are due"):
+    with pytest.raises(ConnectionClosed, match="responses that are due"):
         line.ask("/c")
     with pytest.raises(ConnectionClosed):
         line.read_response()
@@ -44,8 +44,8 @@ def test_bytes_that_nobody_asked_for_are_never_an_answer(line: Line) -> None:
 
 
 def test_a_request_does_not_disturb_who_reads_raw(line: Line) -> None:
-    run(line.duplexer.co_connect())
-    reading = line.duplexer.co_read_raw(memoryview(bytearray(10)))
+    run(line.session.sender.co_connect())
+    reading = line.session.body.co_read_raw(memoryview(bytearray(10)))
     next(reading)
     line.peer.sendall(b"hello")
     line.ask("/a")
@@ -60,21 +60,21 @@ def test_a_request_that_was_interrupted_before_it_was_sent_gets_no_answer(
     line.ask("/a")
     line.peer.sendall(EMPTY)
     line.read_response()
-    begin_request = Sending._begin_request
+    begin_request = SendSide._begin_requests
 
-    def begin_and_stop(sending: Sending, exchange: Exchange) -> None:
+    def begin_and_stop(sending: SendSide, exchange: Exchange) -> None:
         begin_request(sending, exchange)
         raise Interrupt
 
     def send() -> None:
         request = RequestBuilder("host").build("GET", "/b", None, None, False)
         if blocking:
-            line.duplexer.send_request(*request, 5)
+            line.session.sender.send_request(*request, 5)
         else:
-            run(line.duplexer.co_send_request(*request))
+            run(line.session.sender.co_send_request(*request))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sending, "_begin_request", begin_and_stop)
+        patch.setattr(SendSide, "_begin_requests", begin_and_stop)
         with pytest.raises(Interrupt):
             send()
     with pytest.raises(ConnectionClosed):
@@ -88,9 +88,9 @@ def test_a_connection_that_is_being_aborted_is_not_closed_under_its_users(line: 
     line.ask("/a")
     line.peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
     line.read_response()
-    line.duplexer.aborted = True  # as far as abort() has come, in another thread
-    line.duplexer.closing = True
-    line.duplexer.failure = "disconnected"
+    line.session.state.aborted = True  # as far as abort() has come, in another thread
+    line.session.state.closing = True
+    line.session.state.failure = "disconnected"
     with pytest.raises(ConnectionClosed):
         line.ask("/b")
     assert is_open(line.transport)
@@ -102,9 +102,9 @@ def test_two_cannot_send_at_once(line: Line) -> None:
     next(sending)
     for call in (
         line.send_request("/b"),
-        line.duplexer.co_connect(),
-        line.duplexer.co_write(memoryview(b"x")),
-        line.duplexer.co_write_eof(),
+        line.session.sender.co_connect(),
+        line.session.sender.co_write(memoryview(b"x")),
+        line.session.sender.co_write_eof(),
     ):
         with pytest.raises(StateError, match="sending"):
             run(call)
@@ -130,7 +130,7 @@ def test_a_send_that_is_given_up_ends_the_connection(line: Line) -> None:
 
 def test_a_write_that_is_given_up_ends_the_body(line: Line) -> None:
     run(line.send_request("/a", BodyFollowing(10_000_001)))
-    writing = line.duplexer.co_write(memoryview(b"x" * 10_000_000))
+    writing = line.session.sender.co_write(memoryview(b"x" * 10_000_000))
     next(writing)
     writing.close()
     with pytest.raises(ConnectionClosed):
@@ -142,7 +142,7 @@ def test_a_write_that_is_given_up_ends_the_body(line: Line) -> None:
 
 def test_an_error_that_comes_while_the_body_is_sent_ends_the_body(line: Line) -> None:
     run(line.send_request("/a", BodyFollowing(10_000_001), "PUT"))
-    writing = line.duplexer.co_write(memoryview(b"x" * 10_000_000))
+    writing = line.session.sender.co_write(memoryview(b"x" * 10_000_000))
     next(writing)
     line.peer.sendall(TOO_LARGE)
     assert line.read_response().status == 413

@@ -401,7 +401,7 @@ def test_an_idle_connection_is_not_replaced_because_of_session_tickets(
         HTTPConnection(*server.address, ssl_context=client_context) as conn,
     ):
         conn.connect()
-        transport = conn._duplexer.transport
+        transport = conn._session.state.transport
         assert isinstance(transport, TlsTransport)
         wait_readable(transport)
         for _ in range(3):
@@ -453,7 +453,7 @@ def test_an_idle_connection_that_was_closed_is_replaced(
     ):
         conn.send_request("GET", "/")
         conn.read_response()
-        transport = conn._duplexer.transport
+        transport = conn._session.state.transport
         assert isinstance(transport, TlsTransport)
         while transport.is_quiet():
             wait_readable(transport)
@@ -674,7 +674,7 @@ def test_a_large_view_is_filled_with_as_many_records_as_there_are(
 
 
 @pytest.mark.parametrize(
-    ("size", "patience", "gathers"),
+    ("size", "block_timeout", "gathers"),
     [(LARGE, TIMEOUT, True), (LARGE - 1, TIMEOUT, False), (LARGE, 0, False)],
     ids=["large", "small view", "impatient"],
 )
@@ -682,11 +682,11 @@ def test_a_large_view_is_worth_a_moment_of_waiting_for_more_records(
     idle: tuple[TlsTransport, ssl.SSLSocket],
     monkeypatch: pytest.MonkeyPatch,
     size: int,
-    patience: float,
+    block_timeout: float,
     gathers: bool,
 ) -> None:
     transport, peer = idle
-    transport.patience = patience
+    transport.block_timeout = block_timeout
     view = memoryview(bytearray(size))
     while isinstance(transport.recv_into(view), PollNeeded) and not transport.is_quiet():
         pass  # the session tickets

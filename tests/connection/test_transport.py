@@ -191,7 +191,7 @@ MOMENT = 1  # seconds; the moment is much shorter, but tests may be slow
 @pytest.fixture
 def patient(transport: Transport, pair: tuple[socket.socket, socket.socket]) -> Transport:
     """A transport that may block, and has just received less than it had room for."""
-    transport.patience = TIMEOUT
+    transport.block_timeout = TIMEOUT
     pair[1].settimeout(TIMEOUT)
     pair[1].sendall(b"small")
     assert receive(transport) == b"small"
@@ -252,7 +252,7 @@ def test_a_small_piece_is_given_after_a_moment_though_no_more_comes(
 
 
 def test_a_time_out_leaves_nothing_of_the_gathering_behind(patient: Transport) -> None:
-    patient.patience = 0.001
+    patient.block_timeout = 0.001
     for _ in range(2):
         with pytest.raises(ConnectionTimedOut):
             patient.recv_into(memoryview(bytearray(LARGE)))
@@ -283,13 +283,13 @@ def test_our_own_shutdown_ends_the_gathering(patient: Transport, while_gathering
 
 
 @pytest.mark.parametrize(
-    ("patience", "size"), [(0, LARGE), (TIMEOUT, LARGE - 1)], ids=["impatient", "small view"]
+    ("block_timeout", "size"), [(0, LARGE), (TIMEOUT, LARGE - 1)], ids=["impatient", "small view"]
 )
 def test_otherwise_nothing_is_gathered(
     patient: Transport,
     pair: tuple[socket.socket, socket.socket],
     monkeypatch: pytest.MonkeyPatch,
-    patience: float,
+    block_timeout: float,
     size: int,
 ) -> None:
     poll = PollNeeded.poll
@@ -300,7 +300,7 @@ def test_otherwise_nothing_is_gathered(
 
     pair[1].sendall(b"x")
     wait_for(pair[0])
-    patient.patience = patience
+    patient.block_timeout = block_timeout
     view = memoryview(bytearray(size))
     with monkeypatch.context() as patch:
         patch.setattr(PollNeeded, "poll", watched)
@@ -333,7 +333,7 @@ class Scripted(socket.socket):
 def scripted(pair: tuple[socket.socket, socket.socket]) -> Iterator[PlainTransport]:
     """A transport that may block, with a socket that is `Scripted`."""
     transport = PlainTransport(Scripted(fileno=pair[0].detach()))
-    transport.patience = TIMEOUT
+    transport.block_timeout = TIMEOUT
     yield transport
     transport.close()
 
@@ -357,9 +357,9 @@ def test_what_is_worth_waiting_for_comes_in_one_piece(
     pair[1].sendall(b"some")
     thread = threading.Thread(target=pair[1].sendall, args=(b" more",))
     script(scripted, thread.start)
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     assert receive(scripted, 20) == b"some more"
-    assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
+    assert (scripted.receive_low_water, low_water_mark(scripted)) == (1, 1)
     thread.join()
 
 
@@ -367,25 +367,25 @@ def test_what_there_is_comes_after_a_moment(
     scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     pair[1].sendall(b"some")
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     assert receive(scripted, 20) == b"some"
-    assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
+    assert (scripted.receive_low_water, low_water_mark(scripted)) == (1, 1)
 
 
 def test_if_there_is_nothing_whatever_comes_next_is_waited_for(
     scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     script(scripted, int, lambda: pair[1].sendall(b"x"))
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     # In the main thread, waiting and receiving are two steps.
     with ThreadPoolExecutor(1) as executor:
         assert executor.submit(receive, scripted, 20).result() == b"x"
-    assert (scripted.low_water, low_water_mark(scripted)) == (1, 1)
+    assert (scripted.receive_low_water, low_water_mark(scripted)) == (1, 1)
 
 
 def test_patience_is_what_it_was_when_nothing_comes_in_a_moment(scripted: PlainTransport) -> None:
-    scripted.patience = 0.001
-    for scripted.low_water in (9, 1):
+    scripted.block_timeout = 0.001
+    for scripted.receive_low_water in (9, 1):
         with pytest.raises(ConnectionTimedOut):
             receive(scripted, 20)
     assert low_water_mark(scripted) == 1
@@ -398,16 +398,16 @@ def test_nothing_more_is_waited_for_at_the_end(
 ) -> None:
     pair[1].sendall(last)
     pair[1].close()
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     assert receive(scripted, 20) == last
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     assert receive(scripted, 20) == b""
 
 
 @pytest.mark.usefixtures("long_moment")
 def test_our_own_shutdown_ends_the_wait_for_more(scripted: PlainTransport) -> None:
     script(scripted, scripted.shutdown)
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     with pytest.raises(ConnectionClosed, match="disconnected"):
         receive(scripted, 20)
 
@@ -420,7 +420,7 @@ def test_what_has_come_is_received_though_the_system_takes_no_options_any_more(
     pair[1].close()
     assert isinstance(scripted.sock, Scripted)
     scripted.sock.has_options = False
-    scripted.low_water = 9
+    scripted.receive_low_water = 9
     assert receive(scripted, 20) == b"some"
     scripted._drained = True
     assert receive(scripted, LARGE) == b""
@@ -430,7 +430,7 @@ def test_a_coroutine_does_not_wait_for_more(
     scripted: PlainTransport, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     pair[1].sendall(b"some")
-    scripted.patience, scripted.low_water = 0, 9
+    scripted.block_timeout, scripted.receive_low_water = 0, 9
     assert receive(scripted, 20) == b"some"
     assert low_water_mark(scripted) == 1
 
@@ -440,9 +440,9 @@ def test_a_trace_passes_the_mark_on(
 ) -> None:
     traced = TracingTransport(scripted, str(tmp_path / "trace"))
     pair[1].sendall(b"some")
-    traced.patience, traced.low_water = TIMEOUT, 9
+    traced.block_timeout, traced.receive_low_water = TIMEOUT, 9
     assert receive(traced, 20) == b"some"
-    assert (traced.low_water, scripted.low_water) == (1, 1)
+    assert (traced.receive_low_water, scripted.receive_low_water) == (1, 1)
     traced.close()
 
 
@@ -664,7 +664,7 @@ def test_whoever_receives_meanwhile_may_go_on_blocking(
 ) -> None:
     file.truncate(2**30)
     answers: list[bytes] = []
-    plain.patience = TIMEOUT
+    plain.block_timeout = TIMEOUT
     receiver = Outcome(lambda: answers.append(receive(plain)))
     next(co_send_file(plain, file.fileno(), 0, 2**30))
     assert os.get_blocking(pair[0].fileno())
@@ -890,7 +890,7 @@ def fd_is_open(fd: int) -> bool:
 
 
 def descriptor(conn: HTTPConnection) -> int:
-    transport = conn._duplexer.transport
+    transport = conn._session.state.transport
     assert transport is not None
     return transport.sock.fileno()
 
@@ -985,7 +985,9 @@ def test_disconnecting_ends_both_directions_and_the_last_one_out_closes(contexts
         conn = HTTPConnection(*server.address, ssl_context=contexts[1])
         conn.send_request("PUT", "/", body=BodyFollowing(2**30))
         fd = descriptor(conn)
-        conn._duplexer.pipeline[0].thread = 0  # as if another thread had sent the request
+        conn._session.state.awaiting_response[
+            0
+        ].thread = 0  # as if another thread had sent the request
         conn.read_response()
         receiving = conn.co_read(10)
         next(receiving)

@@ -1,4 +1,4 @@
-"""Sending all of something, and receiving one response head."""
+"""SendSide all of something, and receiving one response head."""
 
 from __future__ import annotations
 

@@ -147,6 +147,9 @@ def _is_possible(kind: Kind, phase: Phase, where: Where, tls: bool) -> bool:
     if kind is Kind.CORRUPT:
         encrypted = (phase, where) == (Phase.HANDSHAKE, Where.AFTER) or phase not in _CONNECTION
         return tls and encrypted and phase not in _REQUEST
+    if (phase, where) == (Phase.TRAILER, Where.BEFORE):
+        # The last chunk has come, so the body is whole if the connection ends in order.
+        return not (kind is Kind.CLOSE or (kind is Kind.CUT and not tls))
     return True
 
 

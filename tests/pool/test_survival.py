@@ -651,6 +651,8 @@ def expected_costs(answers: list[bytes], size: int) -> list[list[Delivery]]:
     """Return the same for a server that dies after *size* bytes of *answers*."""
     costs: list[list[Delivery]] = [[] for _ in TARGETS]
     whole, begun = whole_answers(answers, size)
+    if b"".join(answers)[:size].endswith(b"\n0\r\n"):
+        return costs  # that body is whole, and the connection has ended in order (RFC 9112 §8)
     if whole < len(TARGETS):
         costs[whole].append(Delivery.ANSWER_STARTED if begun else Delivery.SENT)
     return costs

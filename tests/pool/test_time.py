@@ -646,7 +646,7 @@ def test_an_idle_connection_gives_its_buffer_back_and_can_still_be_used(clock: C
         get_and_be_idle(pool, url(server))
         (pipeline,) = pool._scheduler._core.idle
         clock.forward(pool, 1.5)
-        assert len(pipeline.engine._session.buffer.view) == 0
+        assert len(pipeline.engine._session.state.buffer.view) == 0
         assert pool.get(url(server, "/a")).body == b"/a"
         assert server.connections == 1
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from dugong import ConnectionPool, Delivery, Event, Headers, Request, RetryPolicy
-from dugong.connection.request import RequestBuilder
+from dugong.connection.encode import RequestBuilder
 from dugong.pool.core import connections, retries, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager

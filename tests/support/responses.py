@@ -57,7 +57,6 @@ INVALID: dict[str, bytes] = {
     "chunk size with 0x": _chunked(b"0x5\r\n12345\r\n0\r\n\r\n"),
     "chunk size with underscore": _chunked(b"0_5\r\n12345\r\n0\r\n\r\n"),
     "chunk size with leading space": _chunked(b" 5\r\n12345\r\n0\r\n\r\n"),
-    "chunk size with trailing space": _chunked(b"5 \r\n12345\r\n0\r\n\r\n"),
     "chunk size with inner space": _chunked(b"0 5\r\n12345\r\n0\r\n\r\n"),
     "chunk size with non-ASCII digit": _chunked(b"\xd9\xa5\r\n12345\r\n0\r\n\r\n"),
     "chunk size not hex": _chunked(b"g\r\n12345\r\n0\r\n\r\n"),
@@ -75,11 +74,13 @@ INVALID: dict[str, bytes] = {
     "chunk without CRLF": _chunked(b"5\r\n123450\r\n\r\n"),
     "chunk followed by a bare LF": _chunked(b"5\r\n12345\n0\r\n\r\n"),
     "chunk followed by a bare CR": _chunked(b"5\r\n12345\r0\r\n\r\n"),
-    "trailer without colon": _chunked(b"5\r\n12345\r\n0\r\nfield\r\n\r\n"),
+    "trailer with a length behind white space": _chunked(b"0\r\n Content-Length: 5\r\n\r\n"),
+    "trailer with a space before the colon of a length": _chunked(
+        b"0\r\nContent-Length : 5\r\n\r\n"
+    ),
+    "response where a trailer should be": _chunked(b"5\r\n12345\r\n0\r\n") + _length("5"),
     "trailer with NUL": _chunked(b"5\r\n12345\r\n0\r\nA: b\0c\r\n\r\n"),
     "trailer with bare CR": _chunked(b"5\r\n12345\r\n0\r\nA: b\rC: d\r\n\r\n"),
-    "trailer with space before colon": _chunked(b"5\r\n12345\r\n0\r\nA : b\r\n\r\n"),
-    "trailer that begins with a fold": _chunked(b"5\r\n12345\r\n0\r\n A: b\r\n\r\n"),
     "trailers that never end": _chunked(b"5\r\n12345\r\n0\r\n" + b"A: b\r\n" * 11000),
     # fields
     "field with bare CR": _head("A: b\rContent-Length: 5", "Content-Length: 0"),
@@ -89,10 +90,27 @@ INVALID: dict[str, bytes] = {
     "field name with NUL": _head("A\0: b", "Content-Length: 0"),
     "space before colon": _head("Content-Length : 5"),
     "tab before colon": _head("Content-Length\t: 5"),
-    "field name with a space": _head("A b: c", "Content-Length: 0"),
-    "field name empty": _head(": a", "Content-Length: 0"),
-    "field name not ASCII": _head("\xc4: a", "Content-Length: 0"),
-    "field without colon": _head("Content-Length: 0", "field"),
+    "vertical tab before colon": _head("Transfer-Encoding\x0b: chunked"),
+    "white space within the name of a length": _head("Content Length: 5", "Content-Length: 0"),
+    "length without colon": _head("Content-Length 5", "Content-Length: 0"),
+    "length with an equals sign": _head("Content-Length=5", "Content-Length: 0"),
+    "length with a hyphen that is not ASCII": _head("Content\x96Length: 5", "Content-Length: 0"),
+    "length behind a control character": _head("\x01Content-Length: 5", "Content-Length: 0"),
+    "length folded behind a malformed line": _head(
+        "odd", " Content-Length: 5", "Content-Length: 0"
+    ),
+    "coding folded behind a malformed line": _head(
+        "odd name: x", "\tTransfer-Encoding: chunked", "Content-Length: 0"
+    ),
+    "transfer coding with a space before colon": _head("TRANSFER-ENCODING : chunked"),
+    "connection with a space before colon": _head("Connection : close", "Content-Length: 0"),
+    "connection without colon": _head("connection close", "Content-Length: 0"),
+    "malformed line with NUL": _head("od\0d", "Content-Length: 0"),
+    "malformed line with CR": _head("od\rd", "Content-Length: 0"),
+    "malformed line with NUL in a length": _head("Content\0-Length: 5", "Content-Length: 0"),
+    "white space before the first field": _head(" ", "Content-Length: 0"),
+    "response within a head": b"HTTP/1.1 103 Early\r\n" + _length("5"),
+    "response behind white space within a head": b"HTTP/1.1 103 Early\r\n\t" + _length("5"),
     "fold before the first field": _head(" Content-Length: 5", "Content-Length: 0"),
     # status line
     "status of two digits": _head("Content-Length: 0", status=b"HTTP/1.1 20 OK"),
@@ -154,10 +172,9 @@ TRUNCATED: dict[str, bytes] = {
     "within a chunk's CRLF": _chunked(b"5\r\n12345\r"),
     "between chunks": _chunked(b"5\r\n12345\r\n"),
     "within the last chunk": _chunked(b"5\r\n12345\r\n0"),
-    "behind the last chunk": _chunked(b"5\r\n12345\r\n0\r\n"),
     "within the last blank line": _chunked(b"5\r\n12345\r\n0\r\n\r"),
-    "within a trailer": _chunked(b"5\r\n12345\r\n0\r\nA: b"),
     "behind a trailer": _chunked(b"5\r\n12345\r\n0\r\nA: b\r\n"),
+    "within a trailer": _chunked(b"5\r\n12345\r\n0\r\nA: b"),
     "within HTTP/1.0 with a length": b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n1234",
 }
 
@@ -166,7 +183,7 @@ class Understood(NamedTuple):
     """A response that has to be understood: what it says, and whether another may follow.
 
     `until_close` says that the server has to close the connection to end the body; `fields` are
-    all the header fields, unless None.
+    all the header fields, unless None, and `dropped` says that malformed lines were among them.
     """
 
     data: bytes
@@ -176,6 +193,7 @@ class Understood(NamedTuple):
     status: int = 200
     method: str = "GET"
     fields: list[tuple[str, str]] | None = None
+    dropped: bool = False
 
 
 def _understood_with(
@@ -189,6 +207,18 @@ def _understood_with(
 def _no_body(status: int, *lines: str, method: str = "GET", persistent: bool = True) -> Understood:
     head = _head(*lines, status=b"HTTP/1.1 %d No body" % status)
     return Understood(head, b"", persistent, status=status, method=method)
+
+
+def _dropped(*lines: str | bytes) -> Understood:
+    """Return a response with *lines* that are malformed, and do no harm."""
+    head = _head("A: b", *lines, "Content-Length: 5")
+    fields = [("A", "b"), ("Content-Length", "5")]
+    return Understood(head + b"12345", b"12345", fields=fields, dropped=True)
+
+
+def _cut_behind(body: bytes) -> Understood:
+    """Return a response whose last line end the server has left out before it closed."""
+    return Understood(_chunked(b"5\r\n12345\r\n" + body), b"12345", False, until_close=True)
 
 
 UNDERSTOOD: dict[str, Understood] = {
@@ -213,6 +243,13 @@ UNDERSTOOD: dict[str, Understood] = {
         _chunked(b"a\r\n0123456789\r\n0\r\n\r\n"), b"0123456789"
     ),
     "chunk size with zeros": Understood(_chunked(b"0005\r\n12345\r\n000\r\n\r\n"), b"12345"),
+    "chunk size with trailing space": Understood(_chunked(b"5 \r\n12345\r\n0 \r\n\r\n"), b"12345"),
+    "chunk size with trailing tabs": Understood(
+        _chunked(b"5\t \t\r\n12345\r\n000\t\r\n\r\n"), b"12345"
+    ),
+    "chunk size with white space before an extension": Understood(
+        _chunked(b"5 \t;a\r\n12345\r\n0\t;b\r\n\r\n"), b"12345"
+    ),
     "chunk extensions": Understood(
         _chunked(b'5;a\r\n12345\r\n1 ; b=c ; d="e;f"\r\n6\r\n0;last\r\n\r\n'), b"123456"
     ),
@@ -223,6 +260,11 @@ UNDERSTOOD: dict[str, Understood] = {
         _chunked(b"5\r\n12345\r\n0\r\nContent-Length: 9\r\nA: b\r\n c\r\nD:\r\n\r\n"), b"12345"
     ),
     "trailers with bare LF": Understood(_chunked(b"5\r\n12345\r\n0\r\nA: b\n\n"), b"12345"),
+    "trailers that are malformed": Understood(
+        _chunked(b"5\r\n12345\r\n0\r\n A: b\r\nodd\r\nA : b\r\nB: c\r\n\r\n"), b"12345"
+    ),
+    "last chunk at the end of the connection": _cut_behind(b"0\r\n"),
+    "last chunk with an extension at the end of the connection": _cut_behind(b"0 ;a\r\n"),
     "transfer coding in odd case": Understood(
         _head("tRANSFER-eNCODING:  ChunKed ,") + b"5\r\n12345\r\n0\r\n\r\n", b"12345"
     ),
@@ -312,6 +354,27 @@ UNDERSTOOD: dict[str, Understood] = {
         b"HTTP/1.1 200 OK\nA: b\n c\nContent-Length: 0\n\n",
         b"",
         fields=[("A", "b c"), ("Content-Length", "0")],
+    ),
+    "field without colon": _dropped("field"),
+    "field with an equals sign": _dropped("X-XSS-Protection=1;"),
+    "field name with a space": _dropped("A b: c"),
+    "field name with a space before colon": _dropped("C : d"),
+    "field name empty": _dropped(": a"),
+    "field name not ASCII": _dropped("\xc4: a"),
+    "field name with a control character": _dropped("C\x1b: d"),
+    "malformed field that is folded": _dropped("odd", " and: folded"),
+    "markup": _dropped("<html>", "<p>Hello: world"),
+    "something like a connection": _dropped("Proxy-Connection : close", "Connections : 5"),
+    "a length with an underscore": Understood(
+        _head("Content_Length: 9", "Content-Length: 5") + b"12345",
+        b"12345",
+        fields=[("Content_Length", "9"), ("Content-Length", "5")],
+    ),
+    "white space before the first field": Understood(
+        _head(" A: b", "\tc", "C: d", "Content-Length: 0"),
+        b"",
+        fields=[("C", "d"), ("Content-Length", "0")],
+        dropped=True,
     ),
     "fields with any byte": Understood(
         _head(b"A: " + _ANY_VALUE, "B:", "Content-Length: 0"),

@@ -16,7 +16,7 @@ import pytest
 
 from dugong import HTTPConnection, PollNeeded
 from dugong.connection.buffer import ReceiveBuffer
-from dugong.connection.framing import framing_sign, response_framing
+from dugong.connection.framing import framing_field, response_framing
 from dugong.connection.head import ResponseHead
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine
 from dugong.connection.readers import Reader, reader_for
@@ -55,7 +55,8 @@ class FakeTransport(Transport):
         self, pieces: Iterable[bytes] = (), *, eof: bool = True, accept: int | None = None
     ) -> None:
         self.is_shut = False
-        self.patience = 0
+        self.block_timeout = 0
+        self.receive_low_water = 1
         self.sent = bytearray()
         self._pieces = deque(piece for piece in pieces if piece)
         self._eof = eof
@@ -187,8 +188,9 @@ def receive(
     transport = FakeTransport(delivery.pieces(data), eof=eof)
     buffer = ReceiveBuffer()
     head = drive(lambda: receive_head(transport, buffer))
-    signs = [framing_sign(name, value) for name, _, value in head.fields]
-    kind, length, persistent = response_framing(method, head.minor_version, head.status, signs)
+    said = [framing_field(name, value) for name, _, value in head.fields]
+    framing = response_framing(method, head.minor_version, head.status, said)
+    kind, length, persistent, _ = framing
     body = read_all(reader_for(kind, length, buffer, transport))
     return Received(head, body, persistent, buffer.take(len(buffer)) + transport.rest())
 

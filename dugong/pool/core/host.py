@@ -12,7 +12,7 @@ from dugong.pool.core.job import Job, Place
 from dugong.pool.core.pipelining import PipeliningState
 
 if TYPE_CHECKING:
-    from dugong.connection.request import RequestBuilder
+    from dugong.connection.encode import RequestBuilder
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.request import Origin
 

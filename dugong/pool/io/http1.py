@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dugong.connection.duplexer import Duplexer
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import eval_coroutine
-from dugong.connection.readers import LengthReader
+from dugong.connection.session import Http1Session
 from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.errors import Delivery, InvalidResponse, UnsupportedResponse
 from dugong.pool.body import cut_short
@@ -42,12 +41,13 @@ class Http1Engine:
     capacity = sys.maxsize
 
     def __init__(self, dial: Callable[[], Coroutine[Transport]]) -> None:
-        self._session = Duplexer(dial)
+        self._session = Http1Session(dial)
         self._outgoing: Exchange | None = None  # the last that was sent; owner: the sending thread
 
     @property
     def is_awaiting(self) -> bool:
-        return bool(self._session.pipeline)
+        # Whether a deque is empty is seen without a lock, in free-threaded CPython, too.
+        return bool(self._session.state.awaiting_response)
 
     @property
     def has_unread(self) -> bool:
@@ -55,36 +55,36 @@ class Http1Engine:
 
     @property
     def has_stray_bytes(self) -> bool:
-        return bool(self._session.buffer)
+        return bool(self._session.state.buffer)
 
     @property
     def was_ended_by_peer(self) -> bool:
-        return self._session.ended is not None
+        return self._session.state.last_response_reason is not None
 
     # --- sending ----------------------------------------------------------------------------------
 
     def connect(self, timeout: float | None) -> None:
-        eval_coroutine(self._session.co_connect(), timeout)
+        eval_coroutine(self._session.sender.co_connect(), timeout)
 
     def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
         requests = [_begin(job) for job in batch]
         self._outgoing = requests[-1][0] if batch[-1].upload is not None else None
-        self._session.send_requests(requests, batch[-1].timeout, begun or _do_nothing)
+        self._session.sender.send_requests(requests, batch[-1].timeout, begun)
 
     def send_body(
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
     ) -> None:
         exchange, self._outgoing = self._outgoing, None
-        upload, session = job.upload, self._session
+        upload, sender, state = job.upload, self._session.sender, self._session.state
         assert exchange is not None
         assert upload is not None
         if exchange.request_side is RequestSide.CONTINUE:
             wait_for_continue(lambda: exchange.request_side is RequestSide.CONTINUE)
-            if not session.aborted:
-                session.proceed(exchange)
+            if not state.aborted:
+                sender.proceed(exchange)
         if exchange.request_side is not RequestSide.BODY:
             return
-        transport = session.transport
+        transport = state.transport
         with blaming_body():
             file_range = upload.file_range
         if file_range is not None and transport is not None and transport.can_send_files:
@@ -99,15 +99,15 @@ class Http1Engine:
         else:
             for part in _pieces(upload):
                 with part:  # or an exception would keep it, and a bytearray its size
-                    eval_coroutine(session.co_write(part), job.timeout)
-            eval_coroutine(session.co_write_eof(), job.timeout)
+                    eval_coroutine(sender.co_write(part), job.timeout)
+            eval_coroutine(sender.co_write_eof(), job.timeout)
 
     def _co_send_file(self, upload: RequestBody, offset: int, count: int) -> Coroutine[int]:
         """Send a piece of the file of *upload*; return how many bytes were sent.
 
         Looks again after each wait whether the file is open: its descriptor may be another's then.
         """
-        sending = self._session.co_write_file(_descriptor(upload), offset, count)
+        sending = self._session.sender.co_write_file(_descriptor(upload), offset, count)
         try:
             while True:
                 needed = next(sending)
@@ -122,30 +122,29 @@ class Http1Engine:
     # --- receiving --------------------------------------------------------------------------------
 
     def receive(self) -> tuple[list[Completion], Exception | None]:
-        session = self._session
-        # The sender appends to the deque while this thread alone removes from it; its first item
-        # can be looked at without a lock, in free-threaded CPython, too.
-        exchange = session.pipeline[0] if session.pipeline else session.incoming
-        assert exchange is not None
+        # The sender appends to the deque, and this thread alone removes from it; its first item can
+        # be looked at without a lock, in free-threaded CPython, too.
+        awaiting = self._session.state.awaiting_response
+        oldest: Any = awaiting[0].key if awaiting else None  # the job
+        timeout = 0 if oldest is None else oldest.timeout
         completions: Any
-        completions, error = session.read_answers(exchange.key.timeout)
+        completions, error = self._session.receiver.read_responses(timeout)
         return completions, error
 
     def readinto(self, view: memoryview, timeout: float | None) -> int:
-        return self._session.readinto(view, timeout)
+        return self._session.body.readinto(view, timeout)
 
     def read(self, size: int, timeout: float | None) -> bytes:
-        return eval_coroutine(self._session.co_read(size, timeout), timeout)
+        return eval_coroutine(self._session.body.co_read(size, timeout), timeout)
 
     def finish_body(self, most: int, timeout: float | None) -> bool:
-        session = self._session
-        incoming = session.incoming
-        reader = incoming.reader if incoming is not None else None
-        if isinstance(reader, LengthReader) and reader.remaining <= most:
-            view = memoryview(bytearray(reader.remaining))
-            while session.incoming is not None and session.readinto(view, timeout):
+        body, state = self._session.body, self._session.state
+        unread = body.unread_length
+        if unread is not None and unread <= most:
+            view = memoryview(bytearray(unread))
+            while state.incoming is not None and body.readinto(view, timeout):
                 pass
-        return session.incoming is None and session.cut is None
+        return state.incoming is None and body.truncation_reason is None
 
     # --- any thread -------------------------------------------------------------------------------
 
@@ -153,11 +152,11 @@ class Http1Engine:
         exchange: Exchange | None = job.exchange
         if exchange is None or exchange.delivery is Delivery.UNSENT:
             return Delivery.UNSENT
-        session = self._session
-        if failure is None and session.said_close:
+        state = self._session.state
+        if failure is None and state.said_close:
             return Delivery.DISCLAIMED  # RFC 9112 §9.6
         is_bad = isinstance(failure, (InvalidResponse, UnsupportedResponse))
-        if is_oldest and (job.response_started or is_bad or session.buffer):
+        if is_oldest and (job.response_started or is_bad or state.buffer):
             return Delivery.ANSWER_STARTED
         delivery = exchange.delivery
         if delivery is Delivery.SENT and exchange.request_side is not RequestSide.SENT:
@@ -168,30 +167,26 @@ class Http1Engine:
         self._session.abort()
 
     def release_memory(self) -> None:
-        self._session.buffer.release()
+        self._session.state.buffer.release()
 
     def drop(self) -> None:
-        if self._session.transport is not None:
-            self._session.transport.drop()
-
-
-def _do_nothing() -> None:
-    pass
+        transport = self._session.state.transport
+        if transport is not None:
+            transport.drop()
 
 
 def _begin(job: Job) -> tuple[Exchange, bytes]:
     """Return the exchange for another sending of *job*, and the bytes that are to be sent."""
     request, head = job.request, job.head
-    exchange = Exchange(request.method, request.url)
-    exchange.key = job
+    exchange = Exchange(request.method, request.url, job)
     if head is None:
         builder = job.host.plain_builder
         assert builder is not None
         head = builder.plain_head(request.method, request.target)
     upload = job.upload
-    exchange.special = exchange.close = job.close
+    exchange.close = exchange.needs_full_parse = job.close
     if upload is not None and upload.length != 0:
-        exchange.special = True
+        exchange.needs_full_parse = True
         length = upload.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY

@@ -91,6 +91,8 @@ def test_each_kind_of_answer_is_understood(name: str, bytewise: bool) -> None:
         assert (answer.status, answer.body) == (case.status, case.body)
         if case.fields is not None:
             assert list(answer.headers.items()) == case.fields
+            assert bool(answer.headers.defects) is case.dropped
+        assert answer.attempts == ()
         assert here.goes_on()
         assert here.server.connections == len(scripts)
 

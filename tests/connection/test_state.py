@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from dugong import ConnectionClosed, ConnectionTimedOut, StateError
-from tests.support.duplexer import EMPTY, OK, Line, closing, is_open, run
+from tests.support.session import EMPTY, OK, Line, closing, is_open, run
 
 # --- one side waits for the other -----------------------------------------------------------------
 
@@ -16,7 +16,7 @@ def test_a_receiver_waits_while_the_sender_dials(line: Line) -> None:
     line.shut_gate()
     sending = line.send_request("/a")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     waiting = next(receiving)
     assert not waiting.poll(0)
     line.open_gate()
@@ -34,7 +34,7 @@ def test_a_receiver_waits_while_the_sender_replaces_the_connection(line: Line) -
     line.shut_gate()
     sending = line.send_request("/b")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     next(receiving)
     line.open_gate()
     run(sending)
@@ -47,11 +47,11 @@ def test_a_blocking_receiver_waits_for_the_sender_as_long_as_it_may(line: Line) 
     sending = line.send_request("/a")
     next(sending)
     with pytest.raises(ConnectionTimedOut):
-        line.duplexer.read_response(0.001)
+        line.session.receiver.read_response(0.001)
     line.open_gate()
     run(sending)
     line.peer.sendall(OK)
-    assert line.duplexer.read_response(5).path == "/a"
+    assert line.session.receiver.read_response(5).path == "/a"
     assert line.readall() == b"ok"
 
 
@@ -59,7 +59,7 @@ def test_a_receiver_that_was_woken_for_nothing_waits_again(line: Line) -> None:
     line.shut_gate()
     sending = line.send_request("/a")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     next(receiving)
     assert not next(receiving).poll(0)
     receiving.close()
@@ -71,7 +71,7 @@ def test_a_receiver_that_waits_hears_that_dialling_has_failed(line: Line) -> Non
     line.refused = True
     sending = line.send_request("/a")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     waiting = next(receiving)
     line.open_gate()
     with pytest.raises(ConnectionRefusedError):
@@ -85,7 +85,7 @@ def test_a_receiver_that_waits_hears_that_dialling_was_given_up(line: Line) -> N
     line.shut_gate()
     sending = line.send_request("/a")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     waiting = next(receiving)
     sending.close()
     assert waiting.poll(0)
@@ -97,9 +97,9 @@ def test_a_receiver_that_waits_hears_that_the_connection_was_aborted(line: Line)
     line.shut_gate()
     sending = line.send_request("/a")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     waiting = next(receiving)
-    line.duplexer.abort()
+    line.session.abort()
     assert waiting.poll(0)
     with pytest.raises(ConnectionClosed):
         run(receiving)
@@ -122,7 +122,7 @@ def test_a_receiver_does_not_wait_if_the_request_comes_at_this_moment(
         line.peer.sendall(EMPTY)
         return pair
 
-    monkeypatch.setattr("dugong.connection.receiving.socket.socketpair", and_then_send)
+    monkeypatch.setattr("dugong.connection.state.socket.socketpair", and_then_send)
     assert line.read_response().path == "/a"
 
 
@@ -130,7 +130,7 @@ def test_a_receiver_that_is_slow_to_wake_does_not_hold_up_the_sender(line: Line)
     line.shut_gate()
     sending = line.send_request("/0")
     next(sending)
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     next(receiving)
     line.open_gate()
     run(sending)
@@ -146,11 +146,11 @@ def test_a_receiver_that_is_slow_to_wake_does_not_hold_up_the_sender(line: Line)
 
 def test_aborting_keeps_a_descriptor_for_which_somebody_waits(line: Line) -> None:
     line.ask("/a")
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     waiting = next(receiving)
     sending = line.send_request("/b", b"x" * 10_000_000)
     next(sending)
-    line.duplexer.abort()
+    line.session.abort()
     assert is_open(line.transport)
     assert waiting.poll(0)
     with pytest.raises(ConnectionClosed):
@@ -163,9 +163,9 @@ def test_aborting_keeps_a_descriptor_for_which_somebody_waits(line: Line) -> Non
 
 def test_a_coroutine_that_is_given_up_after_aborting_closes_the_descriptor(line: Line) -> None:
     line.ask("/a")
-    receiving = line.duplexer.co_read_response()
+    receiving = line.session.receiver.co_read_response()
     next(receiving)
-    line.duplexer.abort()
+    line.session.abort()
     assert is_open(line.transport)
     receiving.close()
     assert not is_open(line.transport)

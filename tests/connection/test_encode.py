@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dugong import BodyFollowing, Headers, HTTPConnection
+from dugong.connection.encode import EncodedRequest, RequestBuilder, byte_view
 from dugong.connection.exchange import RequestSide
-from dugong.connection.request import Request, RequestBuilder, byte_view
 from dugong.connection.writers import ChunkedWriter, LengthWriter
 from tests.support.server import ScriptedServer
 
@@ -30,11 +30,11 @@ def build(
     body: Any = None,
     expect100: bool = False,
     builder: RequestBuilder = BUILDER,
-) -> Request:
+) -> EncodedRequest:
     return builder.build(method, path, headers, body, expect100)
 
 
-def lines(request: Request) -> list[str]:
+def lines(request: EncodedRequest) -> list[str]:
     """Return the lines of a request head, checking that it is one."""
     text = request.head.decode("latin-1")
     assert text.endswith("\r\n\r\n")
@@ -43,7 +43,7 @@ def lines(request: Request) -> list[str]:
     return result
 
 
-def fields(request: Request) -> dict[str, str]:
+def fields(request: EncodedRequest) -> dict[str, str]:
     """Return the header fields, none of which may be there twice."""
     pairs = [line.split(": ", 1) for line in lines(request)[1:]]
     found = {name.lower(): value for name, value in pairs}
@@ -150,13 +150,13 @@ def test_the_server_is_asked_whether_to_send_the_body(length: int | None) -> Non
     request = build("PUT", body=BodyFollowing(length), expect100=True)
     assert fields(request)["expect"] == "100-continue"
     assert request.exchange.request_side is RequestSide.CONTINUE
-    assert not request.exchange.answer_100
+    assert request.exchange.request_side is not RequestSide.SELF_CONTINUE
 
 
 def test_the_server_is_not_asked_about_an_empty_body() -> None:
     request = build("PUT", body=BodyFollowing(0), expect100=True)
     assert "expect" not in fields(request)
-    assert request.exchange.answer_100
+    assert request.exchange.request_side is RequestSide.SELF_CONTINUE
 
 
 @pytest.mark.parametrize(

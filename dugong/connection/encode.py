@@ -1,4 +1,4 @@
-"""From the arguments of a call to the bytes of a request and the `Exchange` that stands for it.
+"""Request heads, out: from the arguments of a call to the bytes, and the `Exchange` for them.
 
 Guarantees: everything a caller can get wrong raises ValueError or TypeError here, before a byte
 is sent or any state is changed; the framing that is announced is the one that will be sent.
@@ -16,7 +16,7 @@ from dugong.connection.head import check_host, check_method, check_target, field
 from dugong.connection.writers import BodyFollowing, ChunkedWriter, LengthWriter
 from dugong.headers import Headers
 
-__all__ = ["Body", "HeadersLike", "Request", "RequestBuilder"]
+__all__ = ["Body", "EncodedRequest", "HeadersLike", "RequestBuilder"]
 
 HeadersLike = Mapping[str, str] | Headers | Iterable[tuple[str, str]]
 Body = bytes | bytearray | memoryview | BodyFollowing
@@ -26,7 +26,7 @@ _NO_BODY = b"Content-Length: 0\r\n"
 _IDENTITY = b"Accept-Encoding: identity\r\n"
 
 
-class Request(NamedTuple):
+class EncodedRequest(NamedTuple):
     """`head` is ready to be sent, followed by `body`."""
 
     exchange: Exchange
@@ -38,21 +38,22 @@ class RequestBuilder:
     """Builds the requests of one connection. Immutable, so any thread may use it.
 
     Parameters: *netloc* is the value of Host; *prefix* goes before each origin-form target (the
-    absolute form, for a proxy); *fixed* are header lines that every request carries. *lean* leaves
-    out what the API of dugong 3.8 promises and nobody needs: Content-MD5, and a Content-Length
-    where there is no body and the method does not suggest one (RFC 9110 §8.6).
+    absolute form, for a proxy); *fixed* are header lines that every request carries.
+    *omit_legacy_headers* leaves out what only the API of dugong 3.8 promises: Content-MD5, and a
+    Content-Length where there is no body and the method does not suggest one (RFC 9110 §8.6).
     """
 
-    __slots__ = ("_fixed", "_host_line", "_lean", "_plain_rest", "_prefix")
+    __slots__ = ("_fixed", "_host_line", "_omit_legacy_headers", "_plain_rest", "_prefix")
 
     def __init__(
-        self, netloc: str, prefix: str = "", fixed: bytes = b"", lean: bool = False
+        self, netloc: str, prefix: str = "", fixed: bytes = b"", omit_legacy_headers: bool = False
     ) -> None:
+        # None of these changes.
         self._prefix = prefix
         self._host_line = field_line("Host", netloc)
         self._fixed = fixed
-        self._lean = lean
-        no_body = b"" if lean else _NO_BODY
+        self._omit_legacy_headers = omit_legacy_headers
+        no_body = b"" if omit_legacy_headers else _NO_BODY
         # What follows the target in a plain head: all of it can then be encoded at once.
         lines = (b" HTTP/1.1\r\n", self._host_line, no_body, _IDENTITY, fixed, b"\r\n")
         self._plain_rest = b"".join(lines).decode("latin-1")
@@ -64,7 +65,7 @@ class RequestBuilder:
         headers: HeadersLike | None,
         body: Body | None,
         expect100: bool,
-    ) -> Request:
+    ) -> EncodedRequest:
         """Return the request for these arguments of `HTTPConnection.send_request`."""
         if not isinstance(method, str) or not isinstance(path, str):
             raise TypeError(f"method and path must be str, not {method!r} and {path!r}")
@@ -78,13 +79,18 @@ class RequestBuilder:
         target = path
         if self._prefix and path[0] in "/*":
             target = self._prefix + path if path != "*" else self._prefix  # RFC 9112 §3.2.4
-        no_length = body is None and self._lean and method not in _MEANT_FOR_A_BODY
-        if body is None and not headers and not expect100 and self._lean == no_length:
+        no_length = body is None and self._omit_legacy_headers and method not in _MEANT_FOR_A_BODY
+        if (
+            body is None
+            and not headers
+            and not expect100
+            and self._omit_legacy_headers == no_length
+        ):
             head = f"{method} {target}{self._plain_rest}".encode("latin-1")
             exchange = Exchange(method, path)
-            exchange.special = method == "CONNECT"
+            exchange.needs_full_parse = method == "CONNECT"
             # The class itself would go through a function in Python, at twice the cost.
-            return tuple.__new__(Request, (exchange, head, None))
+            return tuple.__new__(EncodedRequest, (exchange, head, None))
 
         following = isinstance(body, BodyFollowing)
         if expect100 and not following:
@@ -108,7 +114,7 @@ class RequestBuilder:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif "content-length" not in given.names and not no_length:
             lines.append(b"Content-Length: %d\r\n" % length)
-        if view is not None and "content-md5" not in given.names and not self._lean:
+        if view is not None and "content-md5" not in given.names and not self._omit_legacy_headers:
             lines.append(_content_md5(view))
         if expect100 and length != 0:
             lines.append(b"Expect: 100-continue\r\n")
@@ -119,20 +125,21 @@ class RequestBuilder:
         exchange = Exchange(method, path)
         exchange.close = "close" in given.connection
         exchange.upgrade = "upgrade" in given.names
-        exchange.special = True  # perhaps
+        exchange.needs_full_parse = True  # perhaps
         if following and length != 0:
             exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
             exchange.request_side = RequestSide.CONTINUE if expect100 else RequestSide.BODY
             exchange.thread = get_ident()
         elif expect100:
             # A server has nothing to wait for if there is no body, so it is not asked.
-            exchange.answer_100 = True
-        return Request(exchange, b"".join(lines), view)
+            exchange.request_side = RequestSide.SELF_CONTINUE
+        return EncodedRequest(exchange, b"".join(lines), view)
 
     def plain_head(self, method: str, path: str) -> bytes:
         """Return the head of a request that has nothing but a *method* and a *path*.
 
-        For lean builders, and for arguments that have been checked; no method meant for a body.
+        For builders with *omit_legacy_headers*, for arguments that have been checked, and for
+        methods that are not meant for a body.
         """
         return f"{method} {self._prefix}{path}{self._plain_rest}".encode("latin-1")
 

@@ -1,4 +1,4 @@
-"""A duplexer over socket pairs, and the answers that its peer may give.
+"""A session over socket pairs, and the answers that its peer may give.
 
 Its calls are generators, so most of what two threads could do to each other is played in one
 thread: a call is taken to where it waits with `next`, and something else happens then. Where a
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dugong import BodyFollowing
-from dugong.connection.duplexer import Duplexer
+from dugong.connection.encode import RequestBuilder
 from dugong.connection.exchange import Exchange, HTTPResponse
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
-from dugong.connection.request import RequestBuilder
+from dugong.connection.session import Http1Session
 from dugong.connection.transport import PlainTransport, Transport
 
 T = TypeVar("T")
@@ -50,15 +50,15 @@ def is_open(transport: Transport) -> bool:
 
 
 class Line:
-    """A duplexer whose connections are socket pairs; `peers` are their other ends, in order."""
+    """A session whose connections are socket pairs; `peers` are their other ends, in order."""
 
-    def __init__(self, kind: type[Duplexer] = Duplexer) -> None:
+    def __init__(self, kind: type[Http1Session] = Http1Session) -> None:
         self.peers: list[socket.socket] = []
         self.transport_class: type[Transport] = PlainTransport
         self.gate: tuple[socket.socket, socket.socket] | None = None
         self.refused = False  # dialling fails
         self.dialled: Callable[[], None] = lambda: None  # is called when dialling has succeeded
-        self.duplexer = kind(self._dial)
+        self.session = kind(self._dial)
 
     def _dial(self) -> Coroutine[Transport]:
         if self.gate is not None:
@@ -88,8 +88,8 @@ class Line:
 
     @property
     def transport(self) -> Transport:
-        assert self.duplexer.transport is not None
-        return self.duplexer.transport
+        assert self.session.state.transport is not None
+        return self.session.state.transport
 
     def send_request(
         self,
@@ -101,7 +101,7 @@ class Line:
     ) -> Coroutine[None]:
         """Build a request, and return the coroutine that sends it."""
         request = RequestBuilder("host").build(method, path, headers, body, expect100)
-        return self.duplexer.co_send_request(*request)
+        return self.session.sender.co_send_request(*request)
 
     def ask(self, *paths: str) -> None:
         """Send a GET for each of *paths*."""
@@ -109,17 +109,17 @@ class Line:
             run(self.send_request(path))
 
     def read_response(self) -> HTTPResponse:
-        return run(self.duplexer.co_read_response())
+        return run(self.session.receiver.co_read_response())
 
     def readall(self) -> bytes:
-        return run(self.duplexer.co_readall())
+        return run(self.session.body.co_readall())
 
     def readinto(self, size: int = 100) -> bytes:
         view = memoryview(bytearray(size))
-        return bytes(view[: run(self.duplexer.co_readinto(view))])
+        return bytes(view[: run(self.session.body.co_readinto(view))])
 
     def write(self, data: bytes) -> int:
-        return run(self.duplexer.co_write(memoryview(data)))
+        return run(self.session.sender.co_write(memoryview(data)))
 
     def gets_an_answer_over_a_new_connection(self) -> bool:
         """Make an exchange from beginning to end."""
@@ -134,7 +134,7 @@ class Line:
         )
 
     def close(self) -> None:
-        self.duplexer.abort()
+        self.session.abort()
         for sock in (*self.peers, *(self.gate or ())):
             sock.close()
 

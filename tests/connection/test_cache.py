@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dugong.connection.memory import Memory
+from dugong.connection.cache import BoundedCache
 
 
 class Counting:
@@ -20,40 +20,40 @@ class Counting:
 
 def test_what_was_worked_out_is_not_worked_out_again() -> None:
     double = Counting()
-    memory = Memory(double)
-    assert [memory["a"], memory["b"], memory["a"]] == ["aa", "bb", "aa"]
+    cache = BoundedCache(double)
+    assert [cache["a"], cache["b"], cache["a"]] == ["aa", "bb", "aa"]
     assert double.calls == 2
 
 
 def test_what_cannot_be_worked_out_is_tried_again() -> None:
-    memory = Memory(lambda text: int(text))
+    cache = BoundedCache(lambda text: int(text))
     for _ in range(2):
         with pytest.raises(ValueError, match="no number"):
-            memory["no number"]
-    assert not memory
+            cache["no number"]
+    assert not cache
 
 
 def test_a_result_of_none_is_remembered() -> None:
     calls: list[str] = []
-    memory = Memory(calls.append)
-    assert memory["a"] is memory["a"] is None
+    cache = BoundedCache(calls.append)
+    assert cache["a"] is cache["a"] is None
     assert calls == ["a"]
 
 
 def test_so_many_are_remembered_and_no_more() -> None:
     double = Counting()
-    memory = Memory(double, most=3)
+    cache = BoundedCache(double, max_entries=3)
     for text in "abcabc":
-        assert memory[text] == text * 2
-    assert (len(memory), double.calls) == (3, 3)
-    assert memory["d"] == "dd"
-    assert len(memory) <= 3
+        assert cache[text] == text * 2
+    assert (len(cache), double.calls) == (3, 3)
+    assert cache["d"] == "dd"
+    assert len(cache) <= 3
 
 
 def test_what_is_long_is_worked_out_each_time() -> None:
     double = Counting()
-    memory = Memory(double)
+    cache = BoundedCache(double)
     for _ in range(2):
-        assert memory["a" * 257] == "a" * 514
+        assert cache["a" * 257] == "a" * 514
     assert double.calls == 2
-    assert not memory
+    assert not cache

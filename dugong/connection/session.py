@@ -1,0 +1,87 @@
+"""One HTTP/1.1 connection: requests go out, responses come in, in one order.
+
+Guarantees: response n is given to request n or to none; bytes that belong to no request end the
+connection; a body that was cut short is an exception, never an end. One thread (or coroutine) may
+send while another receives; `dugong.connection.state` says who owns what. Starts no threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import get_ident
+
+from dugong.connection.bodies import BodySide
+from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.polling import Coroutine
+from dugong.connection.receiving import ReceiveSide
+from dugong.connection.sending import SendSide
+from dugong.connection.state import ConnectionState
+from dugong.connection.transport import Transport
+
+__all__ = ["Http1Session"]
+
+
+class Http1Session:
+    """A connection's send side, its receive side with the bodies, and the state that they share.
+
+    Its own methods are for any thread. Parameters: *dial* returns a coroutine that connects;
+    *failure* is why reading fails before the first connection.
+    """
+
+    __slots__ = ("body", "receiver", "sender", "state")
+
+    def __init__(
+        self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None
+    ) -> None:
+        # None of these changes; each says who may use what of it.
+        self.state = ConnectionState(dial, failure)
+        self.sender = SendSide(self.state)
+        self.body = BodySide(self.state)
+        self.receiver = ReceiveSide(self.state, self.body)
+
+    def pending(self) -> bool:
+        """Return True if there is a response, or a rest of one, to be read."""
+        state = self.state
+        with state.lock:
+            awaiting = state.awaiting_response
+            if awaiting and awaiting[0].request_side is not RequestSide.BODY:
+                return True
+            return state.incoming is not None
+
+    def owed_body(self) -> Exchange | None:
+        """Return the oldest exchange if its response waits for body data of this very thread."""
+        state = self.state
+        with state.lock:
+            if state.incoming is not None or state.failure is not None:
+                return None
+            if not state.awaiting_response:
+                return None
+            oldest = state.awaiting_response[0]
+        mine = oldest.request_side is RequestSide.BODY and oldest.thread == get_ident()
+        return oldest if mine else None
+
+    @property
+    def unread(self) -> bool:
+        """True if responses, or a rest of one, have not been read."""
+        state = self.state
+        with state.lock:
+            return bool(state.awaiting_response) or state.incoming is not None
+
+    @property
+    def keep_alive_timeout(self) -> float | None:
+        """The seconds of the last ``Keep-Alive: timeout=`` that has come on this connection."""
+        return self.state.parser.keep_alive_timeout
+
+    def abort(self) -> None:
+        """End the connection now, from any thread; all calls that wait raise `ConnectionClosed`."""
+        state = self.state
+        with state.lock:
+            state.aborted = True
+            state.fail_locked("disconnected")
+            transport = state.transport
+        if transport is not None:
+            transport.shutdown()  # not under the lock: TLS may have something to encrypt first
+        state.interrupt.set()
+        with state.lock:
+            state.close_if_unused_locked()
+            state.wake_waiters_locked()
