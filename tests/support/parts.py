@@ -17,7 +17,7 @@ import pytest
 
 from dugong import ConnectionPool, Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
-from dugong.pool.core import connections, retries, traffic
+from dugong.pool.core import connections, retries, scheduler, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore
@@ -25,6 +25,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine
+from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.timers import Timer, Timers
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.io.engine import Completion, Engine
@@ -38,6 +39,7 @@ __all__ = [
     "FakeMaintenance",
     "NO_RETRY",
     "Rig",
+    "SchedulerRig",
     "StartedThread",
     "StartedThreads",
     "WouldWait",
@@ -131,6 +133,7 @@ class FakeEngine:
         self.calls: list[str] = []
         self.sent: list[list[Job]] = []
         self.received: deque[tuple[list[Completion], Exception | None]] = deque()
+        self.body = b""  # what `readinto` receives, in pieces of up to 100 bytes
         self.sending: Callable[[], object] = lambda: None  # is called by `send`
 
     @property
@@ -149,6 +152,13 @@ class FakeEngine:
     def receive(self) -> tuple[list[Completion], Exception | None]:
         self.calls.append("receive")
         return self.received.popleft()
+
+    def readinto(self, view: memoryview, timeout: float | None) -> int:
+        self.calls.append("readinto")
+        piece = self.body[: min(len(view), 100)]
+        self.body = self.body[len(piece) :]
+        view[: len(piece)] = piece
+        return len(piece)
 
     def verdict(self, job: Job, is_oldest: bool, failure: Exception | None) -> Delivery:
         return self.verdicts.get(job, self.delivery)
@@ -239,10 +249,19 @@ class StartedThreads(list[StartedThread]):
 
 
 class FakeMaintenance:
-    """Keeps the timers of a pool as the test tells it: see `Rig.forward`."""
+    """Keeps the timers of a pool as the test tells it: see `Rig.forward`.
+
+    `is_running` is what the test sets; then it is to call `on_close` for a pool that was closed.
+    """
 
     def __init__(self, core: PoolCore) -> None:
         self._core = core
+        self.is_running = False
+        self.on_close: Callable[[], object] = do_nothing
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with nothing."""
         self.timers = Timers()
         self.actions: list[Callable[[], object]] = []  # what it is to do without the lock
         self.slice = 0
@@ -261,7 +280,12 @@ class FakeMaintenance:
     def start(self) -> None:
         """Do nothing."""
 
-    start_again_locked = start
+    start_again_locked = wake = start
+
+    def run_later(self) -> None:
+        """Do what was to be done later."""
+        while self.actions:
+            self.actions.pop(0)()
 
     def do_what_is_due(self, now: float) -> None:
         """Do what is due at the time *now*."""
@@ -271,14 +295,34 @@ class FakeMaintenance:
                 action()
 
 
+_LIMITS: dict[str, Any] = {
+    "max_connections_per_host": 6,
+    "max_connections": 256,
+    "pipeline_depth": 64,
+    "timeout": 30.0,
+    "max_queued": 1000,
+    "max_body_size": 1024,
+    "idle_timeout": 60.0,
+    "max_age": None,
+    "max_requests": None,
+    "connect_timeout": 10.0,
+    "min_rate": 1.0,
+    "pipeline_rescue": True,
+}
+
+
 def make_limits(**changes: Any) -> Limits:
     """Return limits like those of a pool's defaults, but for *changes*."""
-    return Limits(6, 256, 64, 30.0, 1000, 1024, 60.0, None, None)._replace(**changes)
+    return Limits(**{name: _LIMITS[name] for name in Limits._fields} | changes)
 
 
 def make_core(on_event: Callable[[Event], object] | None = None, **limits: Any) -> PoolCore:
     """Return a core, with *limits* other than the default ones."""
     return PoolCore(make_limits(**limits), on_event)
+
+
+def do_nothing(*args: object) -> None:
+    """Do nothing."""
 
 
 def _wait(condition: Condition, timeout: float | None = None) -> None:
@@ -294,32 +338,35 @@ class Rig:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-        self.clock = Clock(monkeypatch, connections, retries, traffic)
+        self.clock = Clock(monkeypatch, connections, retries, scheduler, traffic)
         self.events: list[Event] = []
-        self.core = core = make_core(self.events.append, **limits)
-        core.wait = _wait  # type: ignore[method-assign]  # a fake
-        core.callbacks.run = self._run_callbacks  # type: ignore[method-assign]  # a fake
-        self.started = StartedThreads(core)
-        self.maintenance = FakeMaintenance(core)
-        maintenance = cast(Maintenance, self.maintenance)
         self.engines: list[FakeEngine] = []
+        self._build(make_core(self.events.append, **limits))
+        self.pool = SimpleNamespace(_scheduler=SimpleNamespace(check_may_wait=do_nothing))
+
+    def _build(self, core: PoolCore) -> None:
+        self._have_no_threads(core)
+        maintenance = cast(Maintenance, self.maintenance)
         self.retries = RetryEngine(core, maintenance)
         self.connections = ConnectionManager(
             core, maintenance, self.retries, self._make_engine, self._run
         )
         self.retries.servers = self.connections
-        self.traffic = Traffic(
-            core, maintenance, self.retries, self.connections, lambda traffic, connection: None
-        )
-        scheduler = SimpleNamespace(check_may_wait=core.check_may_wait)
-        self.pool = SimpleNamespace(_scheduler=scheduler)
+        self.traffic = Traffic(core, maintenance, self.retries, self.connections, do_nothing)
+
+    def _have_no_threads(self, core: PoolCore) -> None:
+        self.core = core
+        core.wait = _wait  # type: ignore[method-assign]  # a fake
+        core.callbacks.run = self._run_callbacks  # type: ignore[method-assign]  # a fake
+        self.started = StartedThreads(core)
+        self.maintenance = FakeMaintenance(core)
 
     def _make_engine(self, origin: Origin) -> Engine:
         self.engines.append(FakeEngine())
         return cast(Engine, self.engines[-1])
 
-    def _run(self, connection: PooledConnection) -> None:
-        raise AssertionError("the test plays the senders")
+    def _run(self, *args: object) -> None:
+        raise AssertionError("the test plays the threads of connections")
 
     # --- what callers do --------------------------------------------------------------------------
 
@@ -368,12 +415,18 @@ class Rig:
             return []
 
     def send(self, host: Host, *targets: str, **options: Any) -> tuple[PooledConnection, list[Job]]:
-        """Have a new connection send a request for each of *targets*; its sender is parked then."""
+        """Have a new connection send a request for each of *targets*; all senders wait then."""
         jobs = self.submit(host, *targets, **options)
         connection = self.connect(host)
         assert self.look_for_work(connection) == jobs
-        assert self.look_for_work(connection) == []
+        self.park(host)
         return connection, jobs
+
+    def park(self, host: Host) -> None:
+        """Have the senders of *host* that are connected look for work, find none, and wait."""
+        for connection in list(host.connections):
+            if connection.was_open and not connection.sender_parked:
+                assert self.look_for_work(connection) == []
 
     def idle(self, host: Host) -> PooledConnection:
         """Return a connection of *host* that has responded once, and is idle."""
@@ -416,3 +469,34 @@ class Rig:
     def heard(self, kind: str) -> list[str]:
         """Return the reasons of the events of this *kind*."""
         return [event.reason for event in self.events if event.kind == kind]
+
+
+class SchedulerRig(Rig):
+    """A rig whose parts are those of a `scheduler`, which callers' requests go through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
+        self._monkeypatch = monkeypatch
+        super().__init__(monkeypatch, **limits)
+        self.pool = SimpleNamespace(_scheduler=self.scheduler)
+
+    def _build(self, core: PoolCore) -> None:
+        self._have_no_threads(core)
+        with self._monkeypatch.context() as building:
+            building.setattr(scheduler, "PoolCore", lambda limits, on_event: core)
+            building.setattr(scheduler, "Maintenance", self._make_maintenance)
+            self.scheduler = Scheduler(
+                core.limits, self._make_engine, self._run, self._run, core.on_event
+            )
+        self.retries = self.scheduler._retries
+        self.connections = self.scheduler._connections
+        self.traffic = self.scheduler.traffic
+
+    def _make_maintenance(self, core: PoolCore, on_close: Callable[[], object]) -> FakeMaintenance:
+        self.maintenance.on_close = on_close
+        return self.maintenance
+
+    def enqueue(self, *jobs: Job) -> None:
+        """Submit *jobs*."""
+        for job in jobs:
+            job.deadline = job.request.deadline
+            self.scheduler.submit(job)

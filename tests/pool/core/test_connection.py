@@ -176,6 +176,15 @@ def test_the_oldest_request_is_the_one_that_was_sent_first() -> None:
     assert connection.oldest.request.target == "/flying0"
 
 
+def test_a_request_that_has_its_response_lets_go_of_the_record_of_its_sending() -> None:
+    connection = make_connection(make_host(), in_flight=2)
+    oldest, next_one = connection.in_flight
+    oldest.exchange = exchange = object()
+    assert connection.take_off(oldest) is exchange
+    assert oldest.exchange is None
+    assert connection.oldest is next_one
+
+
 # --- in words -------------------------------------------------------------------------------------
 
 

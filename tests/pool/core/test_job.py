@@ -93,6 +93,15 @@ def test_a_request_that_leaves_its_connection_has_none(back: str) -> None:
     assert job.connection is None
 
 
+def test_a_batch_is_dispatched_as_a_whole() -> None:
+    host = make_host()
+    connection, jobs = make_connection(host), [make_job(host) for _ in range(3)]
+    Job.dispatch(jobs, connection, 7.0)
+    assert {job.place for job in jobs} == {Place.IN_FLIGHT}
+    assert {job.connection for job in jobs} == {connection}
+    assert {job.dispatched_at for job in jobs} == {7.0}
+
+
 def test_a_request_that_ends_keeps_its_connection_for_the_response_that_still_comes() -> None:
     job = job_in(Place.IN_FLIGHT)
     connection = job.connection

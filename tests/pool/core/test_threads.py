@@ -22,6 +22,11 @@ def do_nothing() -> None:
     pass
 
 
+def is_starting(threads: Threads) -> bool:
+    """Return True if this very thread is within a start."""
+    return threads.starter == threading.get_ident()
+
+
 def test_a_thread_runs_its_function_under_its_name_and_keeps_no_program_alive() -> None:
     threads = Threads()
     seen: list[tuple[str, bool]] = []
@@ -86,7 +91,7 @@ def test_a_thread_that_is_not_to_be_had_is_not_waited_for(monkeypatch: pytest.Mo
         poor.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start"):
             threads.start(do_nothing, "dugong-test")
-    assert not threads.is_starting()
+    assert not is_starting(threads)
     threads.join(Deadline(TIMEOUT))
 
 
@@ -126,15 +131,15 @@ def test_what_runs_within_a_start_can_tell(monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[bool] = []
 
     def look_and_start(self: threading.Thread) -> None:
-        seen.append(threads.is_starting())
+        seen.append(is_starting(threads))
         start(self)
-        seen.append(threads.is_starting())
+        seen.append(is_starting(threads))
 
     monkeypatch.setattr(threading.Thread, "start", look_and_start)
-    threads.start(lambda: seen.append(threads.is_starting()), "dugong-test")
+    threads.start(lambda: seen.append(is_starting(threads)), "dugong-test")
     threads.join(Deadline(TIMEOUT))
     assert sorted(seen) == [False, True, True]
-    assert not threads.is_starting()
+    assert not is_starting(threads)
 
 
 def test_another_thread_is_not_within_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +147,7 @@ def test_another_thread_is_not_within_the_start(monkeypatch: pytest.MonkeyPatch)
     start = threading.Thread.start
 
     def ask_elsewhere(self: threading.Thread) -> None:
-        other = threading.Thread(target=lambda: seen.append(threads.is_starting()))
+        other = threading.Thread(target=lambda: seen.append(is_starting(threads)))
         start(other)
         other.join()
         start(self)
@@ -151,6 +156,27 @@ def test_another_thread_is_not_within_the_start(monkeypatch: pytest.MonkeyPatch)
     threads.start(do_nothing, "dugong-test")
     threads.join(Deadline(TIMEOUT))
     assert seen == [False]
+
+
+def test_a_start_within_a_start_is_made_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer may run there; `threading` has a lock that is not reentrant."""
+    threads, log = Threads(), list[str]()
+    start = threading.Thread.start
+    starts: list[str] = []
+
+    def start_another(self: threading.Thread) -> None:
+        if not starts:
+            starts.append("nested")
+            threads.start(lambda: log.append("inner"), "dugong-inner")
+            assert len(starts) == 1
+        starts.append(self.name)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_another)
+    threads.start(lambda: log.append("outer"), "dugong-outer")
+    threads.join(Deadline(TIMEOUT))
+    assert starts == ["nested", "dugong-outer", "dugong-inner"]
+    assert sorted(log) == ["inner", "outer"]
 
 
 # --- waiting for them -----------------------------------------------------------------------------

@@ -1,0 +1,700 @@
+"""The core of a pool: the transaction, what follows it, and what an interrupt leaves of it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import inspect
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from dugong import Event
+from dugong.deadline import Deadline
+from dugong.errors import PoolClosed, PoolFull, StateError
+from dugong.pool.core import core as module
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.job import Job
+from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.retries import RetryEngine
+from dugong.pool.core.scheduler import Scheduler
+from dugong.pool.core.traffic import Traffic
+from tests.support.parts import make_core, make_host, make_job, make_response
+from tests.support.pool import wait_for
+from tests.support.server import TIMEOUT
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+
+
+@pytest.fixture
+def core() -> Iterator[PoolCore]:
+    core = make_core()
+    yield core
+    finish(core)
+
+
+def finish(core: PoolCore) -> None:
+    """Wait until the callbacks have been called, and all threads have ended."""
+    core.callbacks.close()
+    core.threads.join(Deadline(TIMEOUT))
+
+
+def exit_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it look to the core as if the interpreter were exiting."""
+    for place in (sys, module):
+        monkeypatch.setattr(place, "is_finalizing", lambda: True, raising=False)
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Run *function* in a thread that is not the pool's; raise what it raises."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(function).result(TIMEOUT)
+
+
+def is_free(core: PoolCore) -> bool:
+    """Return True if another thread could take the lock."""
+    free: list[bool] = []
+
+    def take() -> None:
+        free.append(core.lock.acquire(False))
+        if free[0]:
+            core.lock.release()
+
+    in_thread(take)
+    return free[0]
+
+
+# --- the transaction ------------------------------------------------------------------------------
+
+
+def test_a_transaction_holds_the_lock(core: PoolCore) -> None:
+    with core.transaction():
+        assert core.is_locked_here()
+        assert not is_free(core)
+    assert not core.is_locked_here()
+    assert is_free(core)
+
+
+def test_the_lock_is_held_here_only_in_the_thread_that_holds_it(core: PoolCore) -> None:
+    elsewhere: list[bool] = []
+    with core.transaction():
+        in_thread(lambda: elsewhere.append(core.is_locked_here()))
+    assert elsewhere == [False]
+
+
+def test_an_exception_in_a_transaction_releases_the_lock(core: PoolCore) -> None:
+    with pytest.raises(PoolFull), core.transaction():
+        raise PoolFull
+    assert is_free(core)
+
+
+def test_a_transaction_waits_for_that_of_another_thread(core: PoolCore) -> None:
+    log: list[str] = []
+    begun = threading.Event()
+
+    def other() -> None:
+        begun.set()
+        with core.transaction():
+            log.append("second")
+
+    with core.transaction():
+        thread = threading.Thread(target=other)
+        thread.start()
+        wait_for(begun)
+        log.append("first")
+    thread.join()
+    assert log == ["first", "second"]
+
+
+def test_a_transaction_within_a_transaction_is_refused_and_harms_the_outer_one_not(
+    core: PoolCore,
+) -> None:
+    """A finalizer or a signal handler may begin one there."""
+    with core.transaction():
+        with pytest.raises(StateError, match="in the middle of a change"), core.transaction():
+            pass
+        assert core.is_locked_here()
+        assert not is_free(core)
+    with core.transaction():
+        pass
+
+
+def test_a_thread_does_not_wait_for_one_that_was_stopped_when_the_interpreter_exits(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            with core.transaction():
+                pass
+        except PoolClosed as exc:
+            errors.append(exc)
+
+    with core.transaction():
+        exit_interpreter(monkeypatch)
+        in_thread(enter)
+        monkeypatch.undo()
+    assert [str(error) for error in errors] == ["the interpreter is exiting"]
+
+
+# --- what follows ---------------------------------------------------------------------------------
+
+
+def test_what_follows_is_done_in_order_once_the_lock_is_released(core: PoolCore) -> None:
+    log: list[tuple[str, bool]] = []
+    with core.transaction():
+        for name in "ab":
+            core.follow_up(lambda name=name: log.append((name, is_free(core))))  # type: ignore[misc]
+        assert core.has_follow_ups
+        assert log == []
+    assert log == [("a", True), ("b", True)]
+    assert not core.has_follow_ups
+    with core.transaction():
+        pass
+    assert len(log) == 2
+
+
+def test_what_follows_is_done_by_the_thread_that_leaves(core: PoolCore) -> None:
+    who: list[int] = []
+    with core.transaction():
+        core.follow_up(lambda: who.append(threading.get_ident()))
+    assert who == [threading.get_ident()]
+
+
+def test_what_follows_is_done_though_the_transaction_ends_with_an_exception(
+    core: PoolCore,
+) -> None:
+    log: list[str] = []
+
+    def fail() -> None:
+        with core.transaction():
+            core.follow_up(lambda: log.append("done"))
+            raise PoolFull
+
+    with pytest.raises(PoolFull):
+        fail()
+    assert log == ["done"]
+
+
+def test_what_follows_what_follows_comes_after_it(core: PoolCore) -> None:
+    log: list[str] = []
+
+    def first() -> None:
+        log.append("first begins")
+        with core.transaction():
+            core.follow_up(lambda: log.append("third"))
+        log.append("first ends")
+
+    with core.transaction():
+        core.follow_up(first)
+        core.follow_up(lambda: log.append("second"))
+    assert log == ["first begins", "first ends", "second", "third"]
+
+
+def test_what_follows_what_follows_does_not_nest(core: PoolCore) -> None:
+    left = 20 * sys.getrecursionlimit()
+
+    def again() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            with core.transaction():
+                core.follow_up(again)
+
+    with core.transaction():
+        core.follow_up(again)
+    assert left == 0
+
+
+def test_what_follows_in_one_thread_keeps_no_other_thread_from_what_follows_there(
+    core: PoolCore,
+) -> None:
+    log: list[str] = []
+
+    def other() -> None:
+        with core.transaction():
+            core.follow_up(lambda: log.append("other"))
+
+    def slow() -> None:
+        in_thread(other)
+        log.append("slow")
+
+    with core.transaction():
+        core.follow_up(slow)
+    assert log == ["other", "slow"]
+
+
+# --- the ends of futures --------------------------------------------------------------------------
+
+
+def make_jobs(count: int, core: PoolCore) -> list[Job]:
+    scheduler = SimpleNamespace(check_may_wait=core.check_may_wait, is_running=lambda job: False)
+    host, pool = make_host(), SimpleNamespace(_scheduler=scheduler)
+    return [make_job(host, f"/{i}", pool=pool) for i in range(count)]
+
+
+def test_a_future_ends_when_the_transaction_is_left(core: PoolCore) -> None:
+    good, bad, cancelled = jobs = make_jobs(3, core)
+    response, error = make_response(good), PoolClosed()
+    with core.transaction():
+        core.settlements.append((good.future, response))
+        core.settlements.append((bad.future, error))
+        core.settlements.append((cancelled.future, None))
+        assert not any(job.future.done() for job in jobs)
+    assert good.future.result() is response
+    assert bad.future.exception() is error
+    assert cancelled.future.cancelled()
+
+
+def test_the_first_end_of_a_future_counts(core: PoolCore) -> None:
+    (job,) = make_jobs(1, core)
+    first, second = make_response(job), make_response(job)
+    with core.transaction():
+        core.settlements.append((job.future, first))
+        core.settlements.append((job.future, second))
+    with core.transaction():
+        core.settlements.append((job.future, PoolClosed()))
+    assert job.future.result() is first
+
+
+def test_a_thread_that_waits_for_a_future_is_woken(core: PoolCore) -> None:
+    (job,) = make_jobs(1, core)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(job.future.result, TIMEOUT)
+        with core.transaction():
+            core.settlements.append((job.future, make_response(job)))
+        assert waiting.result(TIMEOUT).status == 200
+
+
+def test_a_callback_of_a_future_runs_in_a_thread_of_the_pool(core: PoolCore) -> None:
+    (job,) = make_jobs(1, core)
+    where: list[str] = []
+    job.future.add_done_callback(lambda future: where.append(threading.current_thread().name))
+    with core.transaction():
+        core.settlements.append((job.future, make_response(job)))
+    finish(core)
+    assert where == ["dugong-callbacks"]
+
+
+def test_a_callback_of_a_future_runs_once(core: PoolCore) -> None:
+    (job,) = make_jobs(1, core)
+    calls: list[object] = []
+    job.future.add_done_callback(calls.append)
+    for _ in range(2):
+        with core.transaction():
+            core.settlements.append((job.future, make_response(job)))
+            core.settlements.append((job.future, None))
+    finish(core)
+    assert calls == [job.future]
+
+
+def test_futures_that_were_to_end_are_known_before_the_transaction_is_left(
+    core: PoolCore,
+) -> None:
+    """A forked child ends them, for the threads of its parent do not."""
+    (job,) = make_jobs(1, core)
+    with core.transaction():
+        core.settlements.append((job.future, None))
+        assert [future for future, _ in core.unsettled()] == [job.future]
+    assert core.unsettled() == []
+
+
+def test_futures_that_another_thread_is_about_to_end_are_known(core: PoolCore) -> None:
+    (job,) = make_jobs(1, core)
+    seen: list[object] = []
+
+    def settle_and_look() -> None:
+        with core.transaction():
+            core.settlements.append((job.future, None))
+        in_thread(lambda: seen.extend(future for future, _ in core.unsettled()))
+
+    with core.transaction():
+        core.follow_up(settle_and_look)
+    assert seen == [job.future]
+    assert job.future.cancelled()
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+def test_events_are_heard_in_a_thread_of_the_pool() -> None:
+    heard: list[tuple[Event, str]] = []
+    core = make_core(lambda event: heard.append((event, threading.current_thread().name)))
+    host = make_host()
+    request = make_job(host).request
+    with core.transaction():
+        core.emit("sent", host, "host:80-1", request, "why")
+        core.emit("closed", host)
+        assert heard == []
+    finish(core)
+    (first, where), (second, _) = heard
+    assert where == "dugong-callbacks"
+    assert first[2:] == ("http://host", "host:80-1", request, "why")
+    assert second[2:] == ("http://host", "", None, "")
+    assert [first.kind, second.kind] == ["sent", "closed"]
+    assert first.when > 1e9
+
+
+def test_without_a_listener_there_are_no_events(core: PoolCore) -> None:
+    with core.transaction():
+        core.emit("closed", make_host())
+        assert not core.has_follow_ups
+
+
+def test_a_thread_that_is_about_to_wait_has_to_see_to_events_first() -> None:
+    core = make_core(lambda event: None)
+    with core.transaction():
+        core.emit("closed", make_host())
+        assert core.has_follow_ups
+    finish(core)
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_a_listener_that_fails_is_logged_and_heard_again(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event.kind)
+        raise kind("listener")
+
+    core = make_core(listen)
+    for event in ("opened", "closed"):
+        with core.transaction():
+            core.emit(event, make_host())  # type: ignore[arg-type]
+    finish(core)
+    assert heard == ["opened", "closed"]
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert caplog.records[0].getMessage() == "on_event has failed for: opened http://host"
+
+
+# --- who may wait ---------------------------------------------------------------------------------
+
+
+def test_a_thread_of_a_caller_may_wait_for_the_pool(core: PoolCore) -> None:
+    core.check_may_wait()
+
+
+def test_a_thread_of_the_pool_may_not_wait_for_the_pool(core: PoolCore) -> None:
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            core.check_may_wait()
+        except StateError as exc:
+            errors.append(str(exc))
+
+    core.threads.start(wait, "dugong-test")
+    finish(core)
+    assert errors == ["a callback of the pool cannot wait for the pool"]
+
+
+def test_a_thread_in_a_transaction_may_not_wait_for_the_pool(core: PoolCore) -> None:
+    assert not core.is_inside()
+    with core.transaction():
+        assert core.is_inside()
+        with pytest.raises(StateError, match="in the middle of a change"):
+            core.check_may_wait()
+
+
+def test_a_thread_that_starts_another_may_not_wait_for_the_pool(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    inside: list[bool] = []
+
+    def look(self: threading.Thread) -> None:
+        inside.append(core.is_inside())
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", look)
+    core.threads.start(lambda: None, "dugong-test")
+    finish(core)
+    assert inside == [True]
+    assert not core.is_inside()
+
+
+def test_no_thread_may_wait_once_the_interpreter_exits(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as exiting:
+        exit_interpreter(exiting)
+        with pytest.raises(StateError, match="exiting"):
+            core.check_may_wait()
+
+
+# --- waiting --------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_waits_lets_others_have_the_lock_and_is_woken(core: PoolCore) -> None:
+    waits, log = threading.Event(), list[bool]()
+
+    def wait() -> None:
+        with core.transaction():
+            waits.set()  # the lock is not free before this thread waits
+            core.wait(core.room, TIMEOUT)
+            log.append(core.is_locked_here())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for(waits)
+    with core.transaction():
+        log.append(core.is_locked_here())
+        core.room.notify_all()
+    thread.join()
+    assert log == [True, True]
+
+
+def test_waiting_ends_when_its_time_is_over(core: PoolCore) -> None:
+    with core.transaction():
+        core.wait(core.room, 0.001)
+        assert core.is_locked_here()
+
+
+def test_no_thread_waits_once_the_interpreter_exits(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as exiting, core.transaction():
+        exit_interpreter(exiting)
+        with pytest.raises(PoolClosed):
+            core.wait(core.room)
+
+
+def test_room_in_full_queues_is_told_to_those_who_wait_for_it() -> None:
+    core = make_core(max_queued=2)
+    core.queued = 3
+    waits, woken = threading.Event(), list[int]()
+
+    def wait() -> None:
+        with core.transaction():
+            waits.set()
+            while core.queued >= 2:
+                core.wait(core.room, TIMEOUT)
+            woken.append(core.queued)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for(waits)
+    with core.transaction():
+        core.unqueue_locked(2)
+    thread.join()
+    assert woken == [1]
+
+
+# --- after an interrupt ---------------------------------------------------------------------------
+
+
+class Repair:
+    """Counts repairs, which are made with the lock held."""
+
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
+        self.count = 0
+        core.repair_locked = self
+
+    def __call__(self) -> None:
+        assert self._core.is_locked_here()
+        self.count += 1
+
+
+def test_an_interrupt_between_the_lock_and_its_block_leaves_nothing_held(core: PoolCore) -> None:
+    repair = Repair(core)
+    core.lock.acquire()  # `__enter__` has come so far
+    core.recover(Interrupt())
+    assert is_free(core)
+    assert repair.count == 1
+    with core.transaction():
+        pass
+
+
+def test_an_interrupt_before_the_lock_is_released_leaves_nothing_held(core: PoolCore) -> None:
+    Repair(core)
+    core.transaction().__enter__()
+    core.recover(Interrupt())
+    assert is_free(core)
+    assert not core.is_locked_here()
+
+
+def test_an_interrupt_within_a_wait_leaves_nothing_held(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The condition may not have got the lock back then, or have it twice."""
+    repair = Repair(core)
+
+    def wait_and_lose_lock(timeout: float | None = None) -> None:
+        core.lock.release()
+        raise Interrupt
+
+    def wait_and_have_it_twice(timeout: float | None = None) -> None:
+        core.lock.acquire()
+        raise Interrupt
+
+    for wait in (wait_and_lose_lock, wait_and_have_it_twice):
+        monkeypatch.setattr(core.room, "wait", wait)
+        try:
+            with core.transaction():
+                core.wait(core.room)
+        except Interrupt as exc:
+            core.recover(exc)
+        assert is_free(core)
+        assert not core.is_locked_here()
+    assert repair.count == 2
+
+
+def test_what_follows_and_was_interrupted_is_done_when_it_is_mended(core: PoolCore) -> None:
+    """It may be done a second time, but not left undone."""
+    Repair(core)
+    log: list[str] = []
+
+    def interrupted() -> None:
+        log.append("first")
+        if len(log) == 1:
+            raise Interrupt
+
+    def change() -> None:
+        with core.transaction():
+            core.follow_up(interrupted)
+            core.follow_up(lambda: log.append("second"))
+
+    with pytest.raises(Interrupt) as caught:
+        change()
+    assert log == ["first"]
+    core.recover(caught.value)
+    assert log == ["first", "first", "second"]
+
+
+def test_a_future_that_was_to_end_when_an_interrupt_came_ends(core: PoolCore) -> None:
+    Repair(core)
+    (job,) = make_jobs(1, core)
+    core.transaction().__enter__()
+    core.settlements.append((job.future, None))
+    core.recover(Interrupt())  # it came before the transaction was left
+    assert job.future.cancelled()
+
+
+def test_a_future_that_was_to_end_behind_what_was_interrupted_ends(core: PoolCore) -> None:
+    Repair(core)
+    (job,) = make_jobs(1, core)
+    interrupts = [Interrupt()]
+
+    def interrupted() -> None:
+        with core.transaction():
+            core.settlements.append((job.future, None))
+        if interrupts:
+            raise interrupts.pop()
+
+    with pytest.raises(Interrupt) as caught, core.transaction():
+        core.follow_up(interrupted)
+    assert not job.future.done()
+    core.recover(caught.value)
+    assert job.future.cancelled()
+
+
+def test_an_exception_of_the_pool_leaves_nothing_to_mend(core: PoolCore) -> None:
+    repair = Repair(core)
+    core.recover(PoolFull())
+    assert repair.count == 0
+
+
+def test_what_the_repair_decides_is_done_as_well(core: PoolCore) -> None:
+    log: list[str] = []
+    core.repair_locked = lambda: core.follow_up(lambda: log.append("done"))
+    core.recover(Interrupt())
+    assert log == ["done"]
+
+
+def test_an_interrupt_of_one_thread_leaves_the_transaction_of_another_alone(
+    core: PoolCore,
+) -> None:
+    Repair(core)
+    holds, release, log = threading.Event(), threading.Event(), list[str]()
+
+    def other() -> None:
+        with core.transaction():
+            holds.set()
+            wait_for(release)
+            log.append("other")
+            assert core.is_locked_here()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    wait_for(holds)
+    recovering = threading.Thread(target=lambda: (core.recover(Interrupt()), log.append("mended")))
+    recovering.start()
+    release.set()
+    thread.join()
+    recovering.join()
+    assert log == ["other", "mended"]
+
+
+# --- methods that want the lock held --------------------------------------------------------------
+
+
+class Part:
+    """Has a method that wants the lock held."""
+
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
+
+    def change_locked(self, value: int) -> int:
+        """Return twice *value*."""
+        return 2 * value
+
+
+def test_a_locked_method_asserts_in_dev_mode_that_the_lock_is_held(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
+    checked = locked(Part.change_locked)
+    monkeypatch.undo()
+    part = Part(core)
+    with core.transaction():
+        assert checked(part, 21) == 42
+    with pytest.raises(AssertionError, match="change_locked was called without the lock"):
+        checked(part, 21)
+
+
+def test_the_lock_of_another_thread_is_not_the_lock_held(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
+    checked = locked(Part.change_locked)
+    monkeypatch.undo()
+
+    def call() -> None:
+        with pytest.raises(AssertionError):
+            checked(Part(core), 1)
+
+    with core.transaction():
+        in_thread(call)
+
+
+def test_a_locked_method_costs_nothing_without_dev_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=False))
+    method = locked(Part.change_locked)
+    monkeypatch.undo()
+    assert method is Part.change_locked
+
+
+@pytest.mark.parametrize(
+    "part",
+    [Maintenance, RetryEngine, ConnectionManager, Traffic, Scheduler],
+    ids=lambda c: c.__name__,
+)
+def test_every_method_that_says_locked_asserts_it(part: type) -> None:
+    if not sys.flags.dev_mode:
+        pytest.skip("only python -X dev asserts it")
+    unchecked = [
+        name
+        for name, method in inspect.getmembers(part, inspect.isfunction)
+        if name.endswith("_locked") and not hasattr(method, "__wrapped__")
+    ]
+    assert unchecked == []

@@ -1,0 +1,358 @@
+"""An exception of a signal handler at every point of every operation of the core.
+
+CPython runs signal handlers when a function begins, after a call and before it jumps back. Each of
+these points within the core is tried in turn, and later requests must be served after it.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+from collections.abc import Iterator
+from types import FrameType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from dugong.errors import ConnectionClosed
+from dugong.pool import core as package
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.job import Job
+from dugong.pool.io import caller_runs
+from dugong.pool.response import StreamedResponse
+from tests.support.clock import throw
+from tests.support.parts import FakeEngine, SchedulerRig, make_host
+
+_CORE = os.path.dirname(package.__file__)
+_MOST = 2000  # points that one operation may have
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+
+
+class Interrupter:
+    """Raises `Interrupt` at the point *number* within the core, counted from 0.
+
+    `where` says where that was; it is empty if there are no so many points.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self._last: dict[FrameType, int] = {}  # the latest instruction of each frame
+        self.where = ""
+
+    def __enter__(self) -> Interrupter:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if os.path.dirname(frame.f_code.co_filename) != _CORE:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            self._look(frame)
+        elif event == "return":
+            self._last.pop(frame, None)
+        return self._trace
+
+    def _look(self, frame: FrameType) -> None:
+        code = frame.f_code.co_code
+        last = self._last.get(frame)
+        self._last[frame] = frame.f_lasti
+        if last is None:
+            return
+        name = dis.opname[code[last]]
+        if not name.startswith(("RESUME", "CALL", "JUMP_BACKWARD")):
+            return
+        if self._left == 0:
+            self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+            self._last.clear()
+            raise Interrupt
+        self._left -= 1
+
+
+# --- the operations, as the pool does them --------------------------------------------------------
+
+
+def fly(rig: SchedulerRig, **options: Any) -> tuple[PooledConnection, Job]:
+    """Return a request that is in flight, and its connection."""
+    connection, (job,) = rig.send(rig.host(), "/a", **options)
+    return connection, job
+
+
+class Operation:
+    """Something that a caller does: `prepare` comes before it, `run` is interrupted.
+
+    `jobs` are the requests that must have ended afterwards.
+    """
+
+    def __init__(self, rig: SchedulerRig) -> None:
+        self.rig = rig
+        self.jobs: list[Job] = []
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Do what comes before."""
+
+    def run(self) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+class Know(Operation):
+    def run(self) -> None:
+        self.rig.scheduler.know(make_host(name="another"))
+
+
+class Statistics(Operation):
+    def prepare(self) -> None:
+        fly(self.rig)
+
+    def run(self) -> None:
+        self.rig.scheduler.statistics()
+
+
+class Submit(Operation):
+    def prepare(self) -> None:
+        self.jobs = [self.rig.job(self.rig.host(), "/interrupted")]
+
+    def run(self) -> None:
+        try:
+            self.rig.scheduler.submit(self.jobs[0])
+        except BaseException:
+            self.rig.scheduler.abandon(self.jobs[0])
+            raise
+
+
+class SubmitToIdle(Submit):
+    def prepare(self) -> None:
+        super().prepare()
+        self.rig.idle(self.jobs[0].host)
+
+
+class CancelQueued(Operation):
+    def prepare(self) -> None:
+        host = self.rig.host()
+        fly(self.rig, exclusive=True)
+        self.jobs = self.rig.submit(host, "/b")
+
+    def run(self) -> None:
+        self.rig.scheduler.abandon(self.jobs[0])
+
+
+class CancelInFlight(CancelQueued):
+    def prepare(self) -> None:
+        _, job = fly(self.rig)
+        self.jobs = [job]
+
+
+class CancelWaiting(CancelQueued):
+    def prepare(self) -> None:
+        connection, job = fly(self.rig)
+        self.rig.respond(connection, job, status=503)
+        self.jobs = [job]
+
+
+class Request(Operation):
+    """A request in the thread of its caller."""
+
+    def prepare(self) -> None:
+        host = self.rig.host()
+        connection = self.rig.idle(host)
+        job = self.rig.job(host, "/borrowed")
+        exchange: Any = SimpleNamespace(key=job, persistent=True, minor_version=1)
+        engine = cast(FakeEngine, connection.engine)
+        engine.received.append(([(exchange, 200, "OK", b"", 4, b"body")], None))
+        engine.sending = lambda: setattr(job, "exchange", exchange)
+        self.jobs = [job]
+
+    def run(self) -> None:
+        (job,) = self.jobs
+        scheduler = self.rig.scheduler
+        try:
+            connection = scheduler.traffic.borrow(job)
+            assert connection is not None
+            caller_runs.perform(scheduler.traffic, connection, job)
+        except BaseException as exc:
+            scheduler.recover(exc)
+            scheduler.abandon(job)
+            raise
+
+
+class FailedRequest(Request):
+    """Its connection ends, and so it goes back to the queue."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        (connection,) = self.rig.core.idle
+        engine = cast(FakeEngine, connection.engine)
+        engine.received.clear()
+        engine.received.append(([], ConnectionClosed()))
+
+    def run(self) -> None:
+        super().run()
+        self.jobs = []  # an interrupt after its end has nothing to take back
+
+
+class CancelUpload(CancelQueued):
+    """Its connection ends when the sender has let go of the body."""
+
+    def prepare(self) -> None:
+        job = self.rig.job(self.rig.host(), "/upload")
+        job.upload = cast(Any, SimpleNamespace(release=lambda: None, rewindable=True))
+        self.rig.enqueue(job)
+        connection = self.rig.connect(job.host)
+        assert self.rig.look_for_work(connection) == [job]
+        self.jobs = [job]
+
+
+class EndStream(Operation):
+    """The caller leaves a stream that it has read to its end."""
+
+    complete = True
+
+    def prepare(self) -> None:
+        self.connection, job = fly(self.rig, exclusive=True)
+        job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+        source = cast(Any, SimpleNamespace(close=lambda: None))
+        response = StreamedResponse(200, "OK", b"", job.request, None, source, ())
+        assert self.rig.traffic.hand_over(self.connection, job, response, source)
+        self.jobs = [job]
+
+    def run(self) -> None:
+        self.rig.traffic.end_stream(self.connection, self.jobs[0], self.complete)
+
+
+class AbortStream(EndStream):
+    complete = False
+
+
+class Close(Operation):
+    """The maintenance thread does the work, which no interrupt hits."""
+
+    def prepare(self) -> None:
+        self.rig.maintenance.is_running = True
+        _, job = fly(self.rig)
+        self.jobs = [job, *self.rig.submit(self.rig.host(name="another"), "/b")]
+
+    def run(self) -> None:
+        self.rig.scheduler.close()
+
+
+# --- after it -------------------------------------------------------------------------------------
+
+
+def is_free(rig: SchedulerRig) -> bool:
+    """Return True if this thread does not hold the lock."""
+    try:
+        rig.core.lock.release()
+    except RuntimeError:
+        return not rig.core.is_locked_here()
+    return False
+
+
+def serve(rig: SchedulerRig) -> None:
+    """Have everything happen that the pool's threads would do, and the servers."""
+    for _ in range(3):
+        rig.maintenance.run_later()
+        rig.forward(1.0)
+        for host in list(rig.core.hosts.values()):
+            for connection in list(host.connections):
+                serve_on(rig, connection)
+
+
+def serve_on(rig: SchedulerRig, connection: PooledConnection) -> None:
+    if not connection.sender_started and not connection.is_closing:
+        assert rig.traffic.begin_sending(connection)
+        assert rig.traffic.connected(connection)
+    while rig.look_for_work(connection):
+        pass
+    if connection.in_flight and not (connection.is_closing or connection.streaming):
+        rig.respond(connection, *connection.in_flight)
+
+
+def problems_after(operation: Operation) -> list[str]:
+    """Return what is wrong in the pool after *operation* was interrupted."""
+    try:
+        return find_problems(operation)
+    except Exception as exc:
+        return [f"a later call has raised {exc!r}"]
+
+
+def find_problems(operation: Operation) -> list[str]:
+    rig = operation.rig
+    if not is_free(rig):
+        return ["the lock is held"]
+    found = []
+    if not rig.core.closed:
+        for host in [rig.host(), rig.host(name="another")]:
+            (job,) = rig.submit(host, "/later")
+            serve(rig)
+            if not job.future.done():
+                found.append("a later request is not served")
+        serve(rig)
+        if rig.core.queued:
+            found.append(f"{rig.core.queued} requests are queued")
+    else:
+        rig.maintenance.on_close()
+        rig.scheduler.close()
+    found += [f"{job} has not ended" for job in operation.jobs if not job.future.done()]
+    return found
+
+
+#: The operations, and why their test is expected to fail.
+OPERATIONS: dict[type[Operation], str] = {
+    Know: "an interrupt of `know` is not mended",
+    Statistics: "",
+    Submit: "",
+    SubmitToIdle: "",
+    CancelQueued: "",
+    CancelInFlight: "",
+    CancelWaiting: "a request that waits, but is not among those that do, is not found again",
+    CancelUpload: "",
+    Request: "",
+    FailedRequest: "`give_back` raises Nested, which hides the interrupt, and is not mended",
+    EndStream: "an interrupt of `end_stream` is not mended, and the stream never ends",
+    AbortStream: "an interrupt of `end_stream` is not mended, and the stream never ends",
+    Close: "an interrupt of `close` after the join is not mended",
+}
+
+
+def params() -> Iterator[Any]:
+    for make, flaw in OPERATIONS.items():
+        marks = [pytest.mark.xfail(strict=True, reason=flaw)] if flaw else []
+        yield pytest.param(make, id=make.__name__, marks=marks)
+
+
+@pytest.mark.parametrize("make", list(params()))
+def test_an_interrupt_at_any_point_leaves_nothing_that_keeps_requests_from_being_served(
+    make: type[Operation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throw(monkeypatch, 1.0)
+    found: dict[str, list[str]] = {}
+    for number in range(_MOST):
+        operation = make(SchedulerRig(monkeypatch, max_connections_per_host=1))
+        interrupter = Interrupter(number)
+        try:
+            with interrupter:
+                operation.run()
+        except Interrupt:
+            problems = problems_after(operation)
+        except Exception as exc:
+            problems = [f"it has raised {exc!r}"]
+        else:
+            problems = []
+        if not interrupter.where:
+            break
+        if problems:
+            found[f"{number} {interrupter.where}"] = problems
+    else:
+        pytest.fail("the operation has too many points")
+    assert number > 3
+    assert found == {}, f"{len(found)} of {number} points"

@@ -1,0 +1,684 @@
+"""The scheduler: requests come, are given up, expire, and end with their pool."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from dugong import RetryPolicy
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, PoolClosed, PoolFull
+from dugong.pool.core import scheduler as module
+from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.scheduler import DRAIN_TIME
+from dugong.pool.response import StreamedResponse
+from tests.support.clock import throw
+from tests.support.parts import FakeEngine, SchedulerRig, WouldWait, make_response
+
+POLICY = RetryPolicy(backoff=1.0)
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> SchedulerRig:
+    """A rig with one connection to each host, and room for three queued requests."""
+    throw(monkeypatch, 1.0)
+    return SchedulerRig(monkeypatch, max_connections_per_host=1, max_queued=3)
+
+
+class Upload:
+    """A body that goes piece by piece."""
+
+    rewindable = True
+
+    def release(self) -> None:
+        pass
+
+
+def engine_of(connection: PooledConnection) -> FakeEngine:
+    engine = connection.engine
+    assert isinstance(engine, FakeEngine)
+    return engine
+
+
+# --- a request in each of its places --------------------------------------------------------------
+
+
+class Placed:
+    """A request that is in *place*, and what is around it."""
+
+    def __init__(self, rig: SchedulerRig, place: str, deadline: float | None = None) -> None:
+        self.host: Host = rig.host()
+        self.others: list[Job] = []
+        options: dict[str, Any] = {"retry": POLICY, "deadline": deadline}
+        connection: PooledConnection | None = None
+        if place == "queued":
+            connection, self.others = rig.send(self.host, "/other", exclusive=True)
+            (self.job,) = rig.submit(self.host, "/a", **options)
+        elif place == "reserved":
+            connection, self.others = rig.send(self.host, "/other")
+            (self.job,) = rig.submit(self.host, "/a", exclusive=True, **options)
+            assert rig.look_for_work(connection) == []
+        elif place == "behind":
+            connection, self.others = rig.send(self.host, "/other")
+            (self.job,) = rig.submit(self.host, "/a", **options)
+            assert rig.look_for_work(connection) == [self.job]
+            rig.park(self.host)
+        else:
+            job = rig.job(self.host, "/a", exclusive=place == "streaming", **options)
+            if place in ("sending", "pending"):
+                job.upload = cast(Any, Upload())
+            rig.enqueue(job)
+            connection = rig.connect(self.host)
+            assert rig.look_for_work(connection) == [job]
+            self.job = job
+            if place not in ("sending", "pending"):
+                rig.park(self.host)
+        self.connection = connection
+        if place == "waiting":
+            rig.lose(connection, ConnectionTimedOut("slow"))
+        elif place == "streaming":
+            self.job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+            source = cast(Any, SimpleNamespace(close=lambda: None))
+            response = StreamedResponse(200, "OK", b"", self.job.request, None, source, ())
+            assert rig.traffic.hand_over(connection, self.job, response, source)
+        elif place == "pending" or place == "done":
+            rig.respond(connection, self.job)
+
+
+PLACES = {
+    "queued": Place.QUEUED,
+    "reserved": Place.RESERVED,
+    "oldest": Place.IN_FLIGHT,
+    "behind": Place.IN_FLIGHT,
+    "sending": Place.IN_FLIGHT,
+    "pending": Place.IN_FLIGHT,  # its response has come, and its body is still with the sender
+    "waiting": Place.WAITING,
+    "streaming": Place.STREAMING,
+    "done": Place.DONE,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_request_is_running_while_it_is_on_a_connection(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place)
+    assert placed.job.place is PLACES[place]
+    assert rig.scheduler.is_running(placed.job) is (PLACES[place] is Place.IN_FLIGHT)
+
+
+# --- a request comes ------------------------------------------------------------------------------
+
+
+def test_a_request_is_queued_and_served(rig: SchedulerRig) -> None:
+    host = rig.host()
+    jobs = rig.submit(host, "/a")
+    assert (host.queued, rig.core.queued) == (1, 1)
+    assert rig.look_for_work(rig.connect(host)) == jobs
+
+
+def test_a_host_that_was_forgotten_is_known_again_with_its_next_request(rig: SchedulerRig) -> None:
+    forgotten = rig.host()
+    del rig.core.hosts[forgotten.origin]
+    known = rig.host()
+    assert known is not forgotten
+    (job,) = rig.submit(forgotten, "/a")
+    assert job.host is known
+    assert (known.queued, forgotten.queued) == (1, 0)
+
+
+def test_no_request_comes_into_a_closed_pool(rig: SchedulerRig) -> None:
+    host = rig.host()
+    rig.scheduler.close()
+    with pytest.raises(PoolClosed):
+        rig.submit(host, "/a")
+
+
+def fill(rig: SchedulerRig) -> Host:
+    """Return a host; all room in the queues is taken."""
+    host = rig.host()
+    rig.send(host, "/sent", exclusive=True)
+    rig.submit(host, "/1", "/2", "/3")
+    return host
+
+
+def test_a_request_that_may_not_wait_for_room_is_refused(rig: SchedulerRig) -> None:
+    job = rig.job(fill(rig), "/4")
+    with pytest.raises(PoolFull, match="3 requests are queued"):
+        rig.scheduler.submit(job, block=False)
+    assert job.place is Place.NEW
+
+
+def test_a_request_waits_for_room(rig: SchedulerRig) -> None:
+    host = fill(rig)
+    job = rig.job(host, "/4")
+    with pytest.raises(WouldWait):
+        rig.scheduler.submit(job)
+    assert rig.core.queued == 3
+    rig.scheduler.abandon(next(iter(host.queue)))
+    rig.scheduler.submit(job)
+    assert job.place is Place.QUEUED
+
+
+def test_a_request_waits_for_room_no_longer_than_its_deadline(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = rig.job(fill(rig), "/4")
+    job.deadline = 5.0
+    waits: list[float | None] = []
+
+    def wait(condition: threading.Condition, timeout: float | None = None) -> None:
+        waits.append(timeout)
+        rig.clock.now += 3.0
+
+    monkeypatch.setattr(rig.core, "wait", wait)
+    with pytest.raises(ConnectionTimedOut, match="3 requests were queued for too long") as caught:
+        rig.scheduler.submit(job)
+    assert waits == [5.0, 2.0]
+    assert caught.value.delivery is Delivery.UNSENT
+
+
+def test_a_request_that_waits_for_room_is_told_that_the_pool_is_closed(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = rig.job(fill(rig), "/4")
+
+    def wait(condition: threading.Condition, timeout: float | None = None) -> None:
+        rig.core.closed = True
+
+    monkeypatch.setattr(rig.core, "wait", wait)
+    with pytest.raises(PoolClosed):
+        rig.scheduler.submit(job)
+
+
+def test_a_callback_does_not_wait_for_room(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own thread has to go on, so that there is room again."""
+    job = rig.job(fill(rig), "/4")
+    monkeypatch.setattr(rig.core.threads, "is_own", lambda: True)
+    rig.scheduler.submit(job)
+    assert rig.core.queued == 4
+
+
+def test_a_request_that_comes_in_the_middle_of_a_change_is_queued_later(rig: SchedulerRig) -> None:
+    host = rig.host()
+    job = rig.job(host, "/a")
+    with rig.core.transaction():
+        rig.scheduler.submit(job)
+        assert host.queued == 0
+    rig.maintenance.run_later()
+    assert job.place is Place.QUEUED
+    assert len(host.connections) == 1
+
+
+def test_its_deadline_counts_from_when_it_came(rig: SchedulerRig) -> None:
+    job = rig.job(rig.host(), "/a", deadline=5.0)
+    job.deadline = 5.0
+    with rig.core.transaction():
+        rig.scheduler.submit(job)
+    rig.clock.now += 4.0
+    rig.maintenance.run_later()
+    rig.forward(1.0)
+    assert isinstance(job.future.exception(), ConnectionTimedOut)
+
+
+def test_a_request_to_be_queued_later_fails_if_the_pool_is_closed_before(
+    rig: SchedulerRig,
+) -> None:
+    job = rig.job(rig.host(), "/a")
+    with rig.core.transaction():
+        rig.scheduler.submit(job)
+    rig.core.closed = True
+    rig.maintenance.run_later()
+    assert isinstance(job.future.exception(), PoolClosed)
+
+
+def test_a_request_to_be_queued_later_is_not_if_it_is_cancelled_before(rig: SchedulerRig) -> None:
+    host = rig.host()
+    job = rig.job(host, "/a")
+    with rig.core.transaction():
+        rig.scheduler.submit(job)
+    assert rig.scheduler.abandon(job)
+    rig.maintenance.run_later()
+    assert job.future.cancelled()
+    assert host.queued == 0
+
+
+# --- a request is given up ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["queued", "reserved", "oldest", "behind", "waiting"])
+def test_a_request_is_cancelled_wherever_it_is(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place)
+    assert rig.scheduler.abandon(placed.job)
+    assert placed.job.future.cancelled()
+    assert placed.job.place is Place.DONE
+    assert (placed.host.queued, rig.core.queued, placed.host.waiting) == (0, 0, 0)
+    assert not rig.scheduler.abandon(placed.job)
+
+
+@pytest.mark.parametrize("place", ["streaming", "done"])
+def test_a_request_that_is_decided_is_not_cancelled(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place)
+    assert not rig.scheduler.abandon(placed.job)
+    assert not placed.job.future.cancelled()
+
+
+@pytest.mark.parametrize("place", ["sending", "pending"])
+def test_a_request_whose_body_is_being_sent_is_cancelled_when_the_sender_lets_go_of_it(
+    rig: SchedulerRig, place: str
+) -> None:
+    placed = Placed(rig, place)
+    assert rig.scheduler.abandon(placed.job)
+    assert not placed.job.future.done()
+    assert placed.connection.phase is Phase.CLOSING
+    rig.look_for_work(placed.connection)
+    assert placed.job.future.cancelled()
+    assert placed.connection.phase is Phase.CLOSED
+
+
+@pytest.mark.parametrize("place", ["queued", "reserved", "behind"])
+def test_a_cancelled_request_leaves_the_others_alone(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place)
+    rig.scheduler.abandon(placed.job)
+    rig.respond(placed.connection, *placed.others)
+    assert [job.future.result().status for job in placed.others] == [200]
+
+
+def test_the_sender_of_a_connection_whose_reserved_request_is_cancelled_looks_for_others(
+    rig: SchedulerRig,
+) -> None:
+    placed = Placed(rig, "reserved")
+    later = rig.submit(placed.host, "/later")
+    assert rig.look_for_work(placed.connection) == []
+    rig.scheduler.abandon(placed.job)
+    assert not placed.connection.sender_parked
+    assert rig.look_for_work(placed.connection) == later
+
+
+def test_the_response_to_a_cancelled_request_is_waited_for_a_while(rig: SchedulerRig) -> None:
+    placed = Placed(rig, "oldest")
+    rig.scheduler.abandon(placed.job)
+    rig.respond(placed.connection, placed.job)
+    assert placed.connection in placed.host.idle
+    rig.forward(DRAIN_TIME)
+    assert placed.connection.phase is Phase.OPEN
+
+
+def test_a_connection_that_owes_a_cancelled_request_its_response_is_closed_after_a_while(
+    rig: SchedulerRig,
+) -> None:
+    placed = Placed(rig, "oldest")
+    rig.scheduler.abandon(placed.job)
+    rig.forward(DRAIN_TIME)
+    assert placed.connection.phase is Phase.CLOSED
+
+
+def test_a_connection_on_which_others_hold_up_a_cancelled_request_goes_on(
+    rig: SchedulerRig,
+) -> None:
+    placed = Placed(rig, "behind")
+    rig.scheduler.abandon(placed.job)
+    rig.forward(DRAIN_TIME)
+    assert placed.connection.phase is Phase.OPEN
+    rig.respond(placed.connection, *placed.others)
+    rig.forward(DRAIN_TIME)
+    assert placed.connection.phase is Phase.CLOSED
+
+
+def test_a_request_whose_caller_was_interrupted_on_a_borrowed_connection_ends_that(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    job = rig.job(host, "/a")
+    assert rig.traffic.borrow(job) is connection
+    assert rig.scheduler.abandon(job)
+    assert connection.phase is Phase.CLOSED
+    assert job.future.cancelled()
+
+
+def test_a_request_is_cancelled_later_in_the_middle_of_a_change(rig: SchedulerRig) -> None:
+    placed = Placed(rig, "queued")
+    with rig.core.transaction():
+        assert rig.scheduler.abandon(placed.job)
+        assert placed.job.place is Place.QUEUED
+    rig.maintenance.run_later()
+    assert placed.job.future.cancelled()
+
+
+def test_a_request_is_cancelled_at_once_when_the_interpreter_exits(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = Placed(rig, "queued")
+    with monkeypatch.context() as exiting:
+        exiting.setattr(sys, "is_finalizing", lambda: True)
+        exiting.setattr(module, "is_finalizing", lambda: True, raising=False)
+        assert rig.scheduler.abandon(placed.job)
+    assert placed.job.future.cancelled()
+
+
+# --- a deadline passes ----------------------------------------------------------------------------
+
+EXPIRED = {
+    # what the exception says, how far the request has got, and what becomes of the connection
+    "queued": ("in the queue of host:80; held by host:80-1", Delivery.UNSENT, Phase.OPEN),
+    "reserved": ("in the queue of host:80; held by host:80-1", Delivery.UNSENT, Phase.OPEN),
+    "oldest": ("on connection host:80-1", Delivery.SENT, Phase.CLOSED),
+    "behind": ("on connection host:80-1", Delivery.SENT, Phase.OPEN),
+}
+
+
+@pytest.mark.parametrize("place", EXPIRED)
+def test_a_request_fails_when_its_deadline_passes(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place, deadline=5.0)
+    rig.forward(4.9)
+    assert not placed.job.future.done()
+    rig.forward(0.1)
+    error = placed.job.future.exception()
+    assert isinstance(error, ConnectionTimedOut)
+    words, delivery, phase = EXPIRED[place]
+    assert words in str(error)
+    assert (error.delivery, placed.connection.phase) == (delivery, phase)
+    assert (placed.host.queued, rig.core.queued) == (0, 0)
+
+
+def test_a_request_that_waits_for_a_retry_fails_when_its_deadline_passes(
+    rig: SchedulerRig,
+) -> None:
+    placed = Placed(rig, "waiting", deadline=1.5)
+    rig.forward(1.0)
+    assert placed.job.place is Place.QUEUED
+    rig.forward(0.5)
+    error = placed.job.future.exception()
+    assert isinstance(error, ConnectionTimedOut)
+    assert error.delivery is Delivery.SENT  # as far as it has ever got
+    assert len(cast(Any, error).attempts) == 1
+
+
+def test_a_request_whose_body_is_being_sent_fails_when_the_sender_lets_go_of_it(
+    rig: SchedulerRig,
+) -> None:
+    placed = Placed(rig, "sending", deadline=5.0)
+    rig.forward(5.0)
+    assert not placed.job.future.done()
+    assert placed.connection.phase is Phase.CLOSING
+    rig.look_for_work(placed.connection, ConnectionClosed())
+    assert isinstance(placed.job.future.exception(), ConnectionTimedOut)
+
+
+def test_a_response_that_came_before_the_deadline_counts_though_the_body_is_with_the_sender(
+    rig: SchedulerRig,
+) -> None:
+    placed = Placed(rig, "pending", deadline=5.0)
+    rig.forward(5.0)
+    rig.look_for_work(placed.connection, ConnectionClosed())
+    assert placed.job.future.result().status == 200
+
+
+def test_a_body_that_is_being_read_ends_when_the_deadline_passes(rig: SchedulerRig) -> None:
+    placed = Placed(rig, "streaming", deadline=5.0)
+    rig.forward(5.0)
+    assert placed.connection.phase is Phase.CLOSING
+    error = placed.connection.failure
+    assert isinstance(error, ConnectionTimedOut)
+    assert "while the body was read" in str(error)
+    assert error.delivery is Delivery.ANSWER_STARTED
+
+
+@pytest.mark.parametrize("place", ["oldest", "streaming"])
+def test_a_deadline_has_no_effect_once_the_response_was_read(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place, deadline=5.0)
+    if place == "streaming":
+        rig.traffic.end_stream(placed.connection, placed.job, complete=True)
+    else:
+        rig.respond(placed.connection, placed.job)
+    rig.forward(5.0)
+    assert placed.connection.phase is Phase.OPEN
+    assert placed.job.future.exception() is None
+
+
+def test_requests_whose_deadlines_pass_at_once_are_told_the_same_and_it_is_made_once(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = rig.host()
+    rig.send(host, "/other", exclusive=True)
+    jobs = rig.submit(host, "/1", "/2", "/3", deadline=5.0)
+    describe, made = module.describe_holders, list[Host]()
+
+    def count(host: Host, now: float) -> str:
+        made.append(host)
+        return describe(host, now)
+
+    monkeypatch.setattr(module, "describe_holders", count)
+    rig.forward(5.0)
+    words = [str(job.future.exception()).partition(": ")[2] for job in jobs]
+    assert len(set(words)) == 1
+    assert words[0].startswith("the deadline passed in the queue of host:80; held by host:80-1")
+    assert made == [host]
+
+
+# --- the end of the pool --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_request_ends_when_the_pool_is_closed(rig: SchedulerRig, place: str) -> None:
+    placed = Placed(rig, place)
+    was_done = placed.job.future.done()
+    rig.scheduler.close()
+    assert placed.job.future.done()
+    if place == "pending":
+        assert placed.job.future.result().status == 200
+    elif not was_done:
+        assert isinstance(placed.job.future.exception(), PoolClosed)
+    assert all(job.future.done() for job in placed.others)
+    assert (rig.core.queued, placed.host.waiting) == (0, 0)
+    assert all(engine.is_aborted for engine in rig.engines)
+
+
+def test_a_connection_that_no_thread_is_at_work_on_is_closed_with_the_pool(
+    rig: SchedulerRig,
+) -> None:
+    connection = rig.idle(rig.host())
+    rig.scheduler.close()
+    assert connection.phase is Phase.CLOSED
+    assert rig.core.connections == 0
+
+
+def test_a_pool_may_be_closed_twice(rig: SchedulerRig) -> None:
+    Placed(rig, "oldest")
+    rig.scheduler.close()
+    rig.scheduler.close()
+
+
+def test_no_thread_starts_once_the_pool_is_closed(rig: SchedulerRig) -> None:
+    rig.scheduler.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        type(rig.core.threads).start(rig.core.threads, lambda: None, "dugong-test")
+
+
+def test_those_who_wait_for_room_are_woken_when_the_pool_is_closed(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(rig.core.room, "notify_all", lambda: woken.append("all"))
+    rig.scheduler.close()
+    assert woken == ["all"]
+
+
+def test_a_pool_is_closed_later_in_the_middle_of_a_change(rig: SchedulerRig) -> None:
+    placed = Placed(rig, "oldest")
+    with rig.core.transaction():
+        rig.scheduler.close()
+        assert not rig.core.closed
+    rig.maintenance.run_later()
+    assert rig.core.closed
+    assert isinstance(placed.job.future.exception(), PoolClosed)
+
+
+def test_a_pool_that_is_forgotten_is_closed_by_the_maintenance_thread(rig: SchedulerRig) -> None:
+    rig.scheduler.forget()
+    assert not rig.core.closed
+    rig.maintenance.run_later()
+    assert rig.core.closed
+
+
+def test_a_pool_is_closed_without_a_wait_when_the_interpreter_exits(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as exiting:
+        exiting.setattr(sys, "is_finalizing", lambda: True)
+        exiting.setattr(module, "is_finalizing", lambda: True, raising=False)
+        rig.scheduler.close()
+    assert rig.core.closed
+
+
+# --- after an interrupt ---------------------------------------------------------------------------
+
+
+def test_all_that_can_be_derived_is_derived_anew_after_an_interrupt(rig: SchedulerRig) -> None:
+    first, second = rig.host(name="first"), rig.host(name="second")
+    idle = rig.idle(first)
+    connection, jobs = rig.send(second, "/a", "/b")
+    for host in (first, second):
+        host.idle.clear()
+        host.queued = host.in_flight = host.waiting = 77
+    rig.core.idle.clear()
+    rig.core.queued = rig.core.connections = 77
+    rig.scheduler.recover(Interrupt())
+    assert list(rig.core.idle) == list(first.idle) == [idle]
+    assert list(second.with_capacity) == [connection]
+    assert (rig.core.queued, rig.core.connections) == (0, 2)
+    assert [first.in_flight, second.in_flight] == [0, 2]
+    assert [first.waiting, second.waiting] == [0, 0]
+    rig.respond(connection, *jobs)
+    assert all(job.future.done() for job in jobs)
+
+
+def test_a_queued_request_is_served_after_an_interrupt(rig: SchedulerRig) -> None:
+    host = rig.host()
+    job = rig.job(host, "/a")
+    host.queue.append(job)
+    job.enter_queue()  # and no connection is on its way
+    rig.scheduler.recover(Interrupt())
+    assert (host.queued, rig.core.queued) == (1, 1)
+    assert rig.look_for_work(rig.connect(host)) == [job]
+
+
+def test_a_request_that_is_in_no_queue_and_does_not_know_it_is_not_counted(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    host.queue.append(rig.job(host, "/a"))  # `append` was interrupted: the caller was not told
+    rig.scheduler.recover(Interrupt())
+    assert (host.queued, rig.core.queued) == (0, 0)
+
+
+def test_a_sender_whose_start_was_lost_is_started_after_an_interrupt(rig: SchedulerRig) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    rig.started.clear()
+    rig.scheduler.recover(Interrupt())
+    assert rig.started.names == ["dugong-host:80-1-send"]
+
+
+def test_a_closing_connection_is_closed_after_an_interrupt(rig: SchedulerRig) -> None:
+    connection, (job,) = rig.send(rig.host(), "/a", retry=POLICY)
+    connection.begin_closing("why", ConnectionTimedOut("slow"))  # and nothing more
+    rig.scheduler.recover(Interrupt())
+    assert connection.phase is Phase.CLOSED
+    assert engine_of(connection).is_aborted
+    assert job.place is Place.WAITING
+
+
+def test_a_wait_that_was_ended_halfway_is_not_counted(rig: SchedulerRig) -> None:
+    placed = Placed(rig, "waiting")
+    placed.job.enter_queue()
+    placed.host.queue.append(placed.job)
+    rig.scheduler.recover(Interrupt())
+    assert (placed.host.waiting, placed.host.queued) == (0, 1)
+    assert rig.scheduler.statistics().waiting == 0
+
+
+# --- what can be seen -----------------------------------------------------------------------------
+
+
+def test_the_statistics_are_those_of_all_requests(rig: SchedulerRig) -> None:
+    Placed(rig, "queued")
+    statistics = rig.scheduler.statistics()
+    assert (statistics.queued, statistics.in_flight, statistics.connections) == (1, 1, 1)
+    assert list(statistics.hosts) == ["http://host"]
+
+
+def test_the_repr_says_how_much_there_is_to_do(rig: SchedulerRig) -> None:
+    Placed(rig, "queued")
+    words = "1 hosts, 1 connections (0 idle), 1 queued, 1 in flight"
+    assert repr(rig.scheduler) == words
+    rig.core.closed = True
+    assert repr(rig.scheduler) == f"closed, {words}"
+
+
+# --- a fork ---------------------------------------------------------------------------------------
+
+
+def test_a_fork_finds_no_change_half_made(rig: SchedulerRig) -> None:
+    taken: list[bool] = []
+    rig.scheduler.before_fork()
+    thread = threading.Thread(target=lambda: taken.append(rig.core.lock.acquire(False)))
+    thread.start()
+    thread.join()
+    rig.scheduler.after_fork_in_parent()
+    assert taken == [False]
+    assert rig.scheduler.statistics().connections == 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_in_a_child_every_request_has_failed_and_no_connection_is_used(
+    rig: SchedulerRig, place: str
+) -> None:
+    placed = Placed(rig, place)
+    was_done = placed.job.future.done()
+    rig.scheduler.before_fork()
+    rig.scheduler.begin_as_child()
+    for job in [placed.job] * (not was_done) + placed.others:
+        error = job.future.exception()
+        assert isinstance(error, PoolClosed)
+        assert "parent" in str(error)
+    calls = engine_of(placed.connection).calls
+    assert calls[-1:] == ["drop"] or placed.connection.phase is Phase.CLOSED
+    if place != "waiting":  # its connection had ended before
+        assert "abort" not in calls
+    assert rig.scheduler.statistics().connections == 0
+
+
+def test_a_child_begins_afresh(rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    Placed(rig, "oldest")
+    rig.scheduler.before_fork()
+    rig.scheduler.begin_as_child()
+    statistics = rig.scheduler.statistics()
+    assert (statistics.queued, statistics.in_flight, statistics.hosts) == (0, 0, {})
+    assert not rig.core.closed
+
+
+def test_a_pool_that_was_closed_is_closed_in_a_child(rig: SchedulerRig) -> None:
+    rig.scheduler.close()
+    rig.scheduler.before_fork()
+    rig.scheduler.begin_as_child()
+    assert rig.core.closed
+
+
+def test_a_future_that_was_about_to_end_has_failed_in_a_child(rig: SchedulerRig) -> None:
+    placed = Placed(rig, "oldest")
+    rig.scheduler.before_fork()
+    rig.core.settlements.append((placed.job.future, make_response(placed.job)))
+    placed.job.finish()
+    rig.scheduler.begin_as_child()
+    assert isinstance(placed.job.future.exception(), PoolClosed)

@@ -1,0 +1,124 @@
+"""What there is to be seen of a pool."""
+
+from __future__ import annotations
+
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.host import Host
+from dugong.pool.core.snapshot import describe_holders, pool_statistics
+from dugong.pool.statistics import Holding
+from tests.support.parts import fly, make_connection, make_core, make_host, make_job, queue
+
+NOW = 100.0
+
+
+def core_with(*hosts: Host) -> PoolCore:
+    """Return a core that knows *hosts*."""
+    core = make_core()
+    for host in hosts:
+        core.hosts[host.origin] = host
+    return core
+
+
+# --- what holds the connections -------------------------------------------------------------------
+
+
+def test_without_a_connection_nothing_holds_one() -> None:
+    assert describe_holders(make_host(), NOW) == "no connection is open"
+
+
+def test_the_oldest_requests_of_each_connection_are_named() -> None:
+    host = make_host()
+    make_connection(host, in_flight=5)
+    make_connection(host)
+    make_connection(host, is_open=False)
+    assert describe_holders(host, NOW) == (
+        "held by host:80-1 (busy): GET http://host/flying0 for 100.0 s, "
+        "GET http://host/flying1 for 100.0 s, GET http://host/flying2 for 100.0 s and 2 more; "
+        "host:80-2 (idle): nothing; host:80-3 (connecting): nothing"
+    )
+
+
+def test_a_server_that_asked_to_be_left_alone_holds_all() -> None:
+    host = make_host()
+    host.retry_after_hold, host.hold_until = True, NOW + 7
+    words = "held by its server, which has asked to be left alone for 7.0 s more"
+    assert describe_holders(host, NOW) == words
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def test_a_pool_without_hosts_has_only_its_past() -> None:
+    core = core_with()
+    core.past = [7, 5, 1]
+    core.opened, core.ended = 3, 2
+    statistics = pool_statistics(core, 4, NOW)
+    assert (statistics.sent, statistics.answered, statistics.resent) == (7, 5, 1)
+    assert (statistics.opened, statistics.closed, statistics.waiting) == (3, 2, 4)
+    assert statistics.hosts == {}
+
+
+def test_the_sums_are_those_of_all_hosts_and_the_past() -> None:
+    first, second = make_host(), make_host(name="second")
+    for host in (first, second):
+        make_connection(host, in_flight=2)
+        host.sent, host.answered, host.resent = 10, 8, 1
+    core = core_with(first, second)
+    core.past = [100, 100, 100]
+    statistics = pool_statistics(core, 0, NOW)
+    assert list(statistics.hosts) == ["http://host", "http://second"]
+    assert statistics.in_flight == 4
+    assert (statistics.sent, statistics.answered, statistics.resent) == (120, 116, 102)
+
+
+def test_a_host_shows_how_it_is_treated() -> None:
+    host = make_host(window=1)
+    host.pipelining.broke_the_rules(NOW)
+    host.retry_after_hold, host.hold_until = True, NOW + 7
+    host.waiting = 3
+    queue(host, "/a", "/b")
+    (shown,) = pool_statistics(core_with(host), 3, NOW).hosts.values()
+    assert (shown.queued, shown.waiting, shown.held_for, shown.window) == (2, 3, 7.0, 1)
+    assert (shown.pipelining, shown.lesson) == ("one at a time", "it has sent what is no response")
+
+
+def test_a_hold_that_is_over_but_was_not_ended_yet_lasts_for_no_time() -> None:
+    host = make_host()
+    host.retry_after_hold, host.hold_until = True, NOW - 1
+    (shown,) = pool_statistics(core_with(host), 0, NOW).hosts.values()
+    assert shown.held_for == 0.0
+
+
+def test_a_reserved_request_counts_as_queued() -> None:
+    host = make_host()
+    connection = make_connection(host)
+    connection.reserved = make_job(host)
+    queue(host, "/a")
+    (shown,) = pool_statistics(core_with(host), 0, NOW).hosts.values()
+    assert shown.queued == 2
+
+
+def test_a_connection_shows_what_holds_it_oldest_first() -> None:
+    host = make_host()
+    connection = make_connection(host)
+    jobs = [make_job(host, "/done"), make_job(host, "/waits")]
+    fly(connection, *jobs)
+    jobs[0].finish()
+    connection.answered = 3
+    (shown,) = pool_statistics(core_with(host), 0, NOW).hosts["http://host"].connections
+    assert (shown.name, shown.state, shown.age) == ("host:80-1", "busy", 100.0)
+    assert (shown.sent, shown.answered) == (2, 3)
+    assert shown.holding == (
+        Holding("GET", "http://host/done", 100.0, True),
+        Holding("GET", "http://host/waits", 100.0, False),
+    )
+
+
+def test_statistics_do_not_change_with_the_pool() -> None:
+    host = make_host()
+    core = core_with(host)
+    before = pool_statistics(core, 0, NOW)
+    make_connection(host, in_flight=2)
+    queue(host, "/a")
+    assert before.hosts["http://host"].connections == ()
+    assert before.hosts["http://host"].in_flight == 0

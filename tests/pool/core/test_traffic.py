@@ -1,0 +1,672 @@
+"""What the threads of a connection ask the pool and report to it; the test plays the threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from dugong import RetryPolicy
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, DugongError
+from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.pool.core.host import Host
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.pipelining import PENALTY
+from dugong.pool.failure import Abandoned, BodyError
+from dugong.pool.response import StreamedResponse
+from tests.support.clock import throw
+from tests.support.parts import NO_RETRY, FakeEngine, Rig, WouldWait, make_response
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """A rig with one connection to each host."""
+    throw(monkeypatch, 1.0)
+    return Rig(monkeypatch, max_connections_per_host=1)
+
+
+def engine_of(connection: PooledConnection) -> FakeEngine:
+    engine = connection.engine
+    assert isinstance(engine, FakeEngine)
+    return engine
+
+
+def would_wait(function: Callable[[], object]) -> bool:
+    """Return True if *function* comes to where it waits."""
+    try:
+        function()
+    except WouldWait:
+        return True
+    return False
+
+
+class Upload:
+    """A body that goes piece by piece."""
+
+    rewindable = True
+
+    def __init__(self) -> None:
+        self.released = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def send_upload(rig: Rig, **options: Any) -> tuple[PooledConnection, Job]:
+    """Have a connection send a request with a body; its sender is at that."""
+    host = rig.host()
+    job = rig.job(host, "/upload", method="PUT", **options)
+    job.upload = cast(Any, Upload())
+    job.exclusive = True
+    rig.enqueue(job)
+    connection = rig.connect(host)
+    assert rig.look_for_work(connection) == [job]
+    return connection, job
+
+
+def releases(job: Job) -> int:
+    """Return how often the body of *job* was given back."""
+    return cast(Any, job.upload).released
+
+
+# --- a connection begins --------------------------------------------------------------------------
+
+
+def test_a_connection_that_is_connected_is_open_and_has_a_receiver(rig: Rig) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    connection = rig.connect(host)
+    assert connection.phase is Phase.OPEN
+    assert rig.started.names[-1] == "dugong-host:80-1-recv"
+    assert rig.core.opened == 1
+    assert rig.heard("opened") == [""]
+
+
+def test_a_second_sender_of_a_connection_ends_at_once(rig: Rig) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    connection = rig.connect(host)
+    assert not rig.traffic.begin_sending(connection)
+
+
+def test_a_sender_whose_connection_is_not_wanted_any_more_ends_it(rig: Rig) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    connection = rig.latest(host)
+    rig.lose(connection, Abandoned())
+    assert connection.phase is Phase.CLOSING
+    assert not rig.traffic.begin_sending(connection)
+    assert connection.phase is Phase.CLOSED
+    assert (rig.core.opened, rig.core.ended) == (0, 0)
+
+
+def test_a_connection_that_was_ended_while_it_connected_is_not_opened(rig: Rig) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    connection = rig.latest(host)
+    rig.traffic.begin_sending(connection)
+    rig.lose(connection, Abandoned())
+    rig.traffic.connected(connection)
+    assert connection.phase is Phase.CLOSING
+    assert rig.look_for_work(connection) == []
+    assert connection.phase is Phase.CLOSED
+    assert rig.core.opened == 0
+
+
+def test_without_a_thread_for_its_receiver_a_connection_has_failed(rig: Rig) -> None:
+    host = rig.host()
+    (job,) = rig.submit(host, "/a", retry=NO_RETRY)
+    connection = rig.latest(host)
+    rig.traffic.begin_sending(connection)
+    rig.started.refused = True
+    assert not rig.traffic.connected(connection)
+    assert connection.phase is Phase.CLOSED
+    assert "can't start new thread" in str(job.future.exception())
+
+
+@pytest.mark.parametrize("uploading", [False, True])
+def test_the_requests_of_a_thread_that_has_crashed_fail(rig: Rig, uploading: bool) -> None:
+    if uploading:
+        connection, job = send_upload(rig, retry=NO_RETRY)
+    else:
+        connection, (job,) = rig.send(rig.host(), "/a", retry=NO_RETRY)
+    connection.receiving = True
+    crash = RuntimeError("a bug")
+    rig.traffic.crashed(connection, crash)
+    error = job.future.exception()
+    assert type(error) is DugongError
+    assert error.__cause__ is crash
+    assert connection.phase is Phase.CLOSED
+
+
+# --- sending --------------------------------------------------------------------------------------
+
+
+def test_a_sender_gets_what_is_queued_and_then_waits(rig: Rig) -> None:
+    host = rig.host()
+    jobs = rig.submit(host, "/a", "/b")
+    connection = rig.connect(host)
+    assert rig.traffic.next_batch(connection, None) == jobs
+    assert [job.place for job in jobs] == [Place.IN_FLIGHT] * 2
+    assert (rig.core.queued, host.queued, host.in_flight, host.sent) == (0, 0, 2, 2)
+    assert connection.sending
+    assert would_wait(lambda: rig.traffic.next_batch(connection, None))
+    assert connection.sender_parked
+    assert not connection.sending
+
+
+def test_a_sender_whose_connection_ends_closes_it_and_ends(rig: Rig) -> None:
+    host = rig.host()
+    (job,) = rig.submit(host, "/a", retry=NO_RETRY)
+    connection = rig.connect(host)
+    rig.traffic.next_batch(connection, None)
+    rig.lose(connection, ConnectionTimedOut("slow"))
+    assert connection.phase is Phase.CLOSING  # for its sender is at work
+    assert rig.traffic.next_batch(connection, None) == []
+    assert connection.phase is Phase.CLOSED
+    assert isinstance(job.future.exception(), ConnectionTimedOut)
+
+
+def test_a_sender_does_what_follows_before_it_waits(rig: Rig) -> None:
+    """Such as a request that an event has caused: the sender may take that itself."""
+    host = rig.host()
+    connection = rig.idle(host)
+    later: list[Job] = []
+
+    def submit_once() -> None:
+        if not later:
+            later.extend(rig.submit(host, "/later"))
+
+    rig.core.callbacks.add(submit_once)
+    assert rig.traffic.next_batch(connection, None) == later
+
+
+def test_each_request_that_is_sent_is_an_event(rig: Rig) -> None:
+    rig.send(rig.host(), "/a", "/b")
+    targets = [e.request.target for e in rig.events if e.request is not None and e.kind == "sent"]
+    assert targets == ["/a", "/b"]
+
+
+def test_nothing_is_sent_behind_an_exclusive_request(rig: Rig) -> None:
+    host = rig.host()
+    connection, _ = rig.send(host, "/a", exclusive=True)
+    rig.submit(host, "/b")
+    assert rig.look_for_work(connection) == []
+    assert host.queued == 1
+
+
+def test_a_receiver_that_waits_is_woken_when_a_response_is_due(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, _ = rig.send(rig.host(), "/a")
+    woken: list[str] = []
+    monkeypatch.setattr(connection.receiver_wakeup, "notify", lambda: woken.append("receiver"))
+    rig.traffic.wake_receiver(connection)
+    assert woken == []
+    assert would_wait(lambda: rig.traffic.await_responses(connection))
+    rig.traffic.wake_receiver(connection)
+    assert woken == ["receiver"]
+
+
+# --- what a batch has met with --------------------------------------------------------------------
+
+
+def test_a_sender_that_fails_while_responses_may_come_leaves_them_to_the_receiver(
+    rig: Rig,
+) -> None:
+    connection, _ = rig.send(rig.host(), "/a")
+    engine_of(connection).has_unread = True
+    rig.look_for_work(connection, ConnectionClosed())
+    assert connection.phase is Phase.WRITE_FAILED
+
+
+def test_a_sender_that_fails_while_no_response_may_come_ends_the_connection(rig: Rig) -> None:
+    connection, (job,) = rig.send(rig.host(), "/a", retry=RetryPolicy(backoff=1.0))
+    rig.look_for_work(connection, ConnectionClosed("broken"))
+    assert connection.phase is Phase.CLOSED
+    assert connection.close_reason == "broken"
+    assert job.place is Place.WAITING
+
+
+def test_a_body_that_fails_ends_the_connection_though_a_response_may_come(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    engine_of(connection).has_unread = True
+    error = ValueError("the caller's")
+    job.fatal_error = error
+    assert rig.look_for_work(connection, BodyError(error)) == []
+    assert job.future.exception() is error
+    assert connection.phase is Phase.CLOSED
+
+
+def test_why_the_pool_has_shut_a_connection_is_known_from_its_sender(rig: Rig) -> None:
+    """The receiver knows only that it was shut."""
+    connection, job = send_upload(rig, retry=NO_RETRY)
+    rig.lose(connection, ConnectionClosed())
+    rig.look_for_work(connection, ConnectionTimedOut("nothing sent for 1 s"))
+    assert isinstance(job.future.exception(), ConnectionTimedOut)
+
+
+def test_a_response_waits_until_the_sender_has_let_go_of_the_body(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    rig.respond(connection, job)
+    assert not job.future.done()
+    assert releases(job) == 0
+    rig.look_for_work(connection)
+    assert job.future.result().status == 200
+    assert releases(job) == 1
+
+
+def test_a_cancelled_upload_ends_when_the_sender_has_let_go_of_the_body(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    job.cancelled = True
+    rig.lose(connection, Abandoned("a request was cancelled"))
+    assert not job.future.done()
+    rig.look_for_work(connection)
+    assert job.future.cancelled()
+    assert releases(job) == 1
+
+
+# --- 100 (Continue) -------------------------------------------------------------------------------
+
+
+def test_a_sender_waits_for_100_only_as_long_as_it_is_to_wait(rig: Rig) -> None:
+    connection, _ = send_upload(rig)
+    assert would_wait(lambda: rig.traffic.wait_for_continue(connection, lambda: True))
+    assert not would_wait(lambda: rig.traffic.wait_for_continue(connection, lambda: False))
+    rig.lose(connection, Abandoned())
+    assert not would_wait(lambda: rig.traffic.wait_for_continue(connection, lambda: True))
+
+
+@pytest.mark.parametrize("what", ["100", "response"])
+def test_a_sender_that_waits_for_100_is_woken(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    connection, job = send_upload(rig)
+    woken: list[str] = []
+    monkeypatch.setattr(connection.sender_wakeup, "notify", lambda: woken.append("sender"))
+    if what == "100":
+        rig.traffic.continue_sending(connection)
+    else:
+        rig.respond(connection, job)
+    assert woken == ["sender"]
+
+
+@pytest.mark.parametrize(
+    ("has_body", "is_sending", "released", "sends"),
+    [
+        (False, False, 0.0, False),
+        (True, True, 0.0, True),
+        (True, False, 29.9, True),
+        (True, False, 30.1, False),
+    ],
+)
+def test_a_body_is_on_its_way_until_a_timeout_after_its_last_piece(
+    rig: Rig, has_body: bool, is_sending: bool, released: float, sends: bool
+) -> None:
+    connection, (job,) = rig.send(rig.host(), "/a")
+    job.upload = cast(Any, Upload()) if has_body else None
+    job.sending_body = is_sending
+    connection.body_released_at = rig.clock.now
+    rig.clock.now += released
+    assert rig.traffic.sends_body(connection) is sends
+
+
+# --- receiving ------------------------------------------------------------------------------------
+
+
+def test_a_receiver_waits_until_a_response_is_due(rig: Rig) -> None:
+    connection, _ = rig.send(rig.host(), "/a")
+    assert would_wait(lambda: rig.traffic.await_responses(connection))
+    assert not connection.receiving
+    engine_of(connection).is_awaiting = True
+    assert rig.traffic.await_responses(connection)
+    assert connection.receiving
+    assert rig.traffic.await_responses(connection)
+
+
+@pytest.mark.parametrize("lent", ["borrowed", "streaming"])
+def test_a_receiver_leaves_a_connection_that_is_lent_to_a_caller_alone(rig: Rig, lent: str) -> None:
+    connection, (job,) = rig.send(rig.host(), "/a")
+    engine_of(connection).is_awaiting = True
+    connection.borrower = job if lent == "borrowed" else None
+    connection.streaming = lent == "streaming"
+    assert would_wait(lambda: rig.traffic.await_responses(connection))
+
+
+def test_a_receiver_whose_connection_ends_closes_it_and_ends(rig: Rig) -> None:
+    connection, _ = rig.send(rig.host(), "/a")
+    engine_of(connection).is_awaiting = True
+    rig.traffic.await_responses(connection)
+    rig.lose(connection, Abandoned())
+    assert connection.phase is Phase.CLOSING
+    assert not rig.traffic.await_responses(connection)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_a_receiver_ends_a_connection_that_cannot_be_written_to_once_all_has_come(
+    rig: Rig,
+) -> None:
+    connection, _ = rig.send(rig.host(), "/a")
+    engine_of(connection).has_unread = True
+    rig.look_for_work(connection, ConnectionClosed())
+    assert not rig.traffic.await_responses(connection)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_responses_end_their_requests(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a", "/b", "/c")
+    rig.respond(connection, *jobs[:2])
+    assert [job.future.done() for job in jobs] == [True, True, False]
+    assert (connection.answered, host.answered, host.in_flight, host.accepted) == (2, 2, 1, 2)
+    assert rig.heard("answered") == ["200 Reason"] * 2
+    assert all(job.exchange is None for job in jobs[:2])
+
+
+def test_a_connection_without_requests_is_idle(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a")
+    connection.receiving = True
+    rig.respond(connection, *jobs)
+    assert list(host.idle) == list(rig.core.idle) == [connection]
+    assert not connection.receiving
+
+
+def test_a_response_to_a_request_that_is_done_is_dropped(rig: Rig) -> None:
+    host = rig.host()
+    connection, (job,) = rig.send(host, "/a")
+    with rig.core.transaction():
+        rig.retries.complete_locked(job, None)
+    rig.respond(connection, job)
+    assert job.future.cancelled()
+    assert connection in host.idle
+    assert rig.heard("answered") == []
+
+
+def test_an_error_behind_responses_ends_the_connection(rig: Rig) -> None:
+    connection, jobs = rig.send(rig.host(), "/a", "/b", retry=NO_RETRY)
+    rig.respond(connection, jobs[0], error=ConnectionTimedOut("slow"))
+    assert jobs[0].future.result().status == 200
+    assert isinstance(jobs[1].future.exception(), ConnectionTimedOut)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_an_error_behind_the_last_response_of_a_connection_is_no_news(rig: Rig) -> None:
+    connection, jobs = rig.send(rig.host(), "/a")
+    rig.respond(connection, *jobs, error=ConnectionClosed(), persistent=False)
+    assert rig.heard("closed") == ["the server ended it"]
+    assert connection.failure is None
+
+
+def test_requests_behind_the_last_response_of_a_connection_go_back(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a", "/b")
+    engine_of(connection).delivery = Delivery.DISCLAIMED
+    rig.respond(connection, jobs[0], persistent=False)
+    assert jobs[1].place is Place.QUEUED
+    assert jobs[1].number == 1
+
+
+def test_a_status_that_is_worth_another_attempt_is_not_counted_as_accepted(rig: Rig) -> None:
+    host = rig.host()
+    connection, (job,) = rig.send(host, "/a")
+    rig.respond(connection, job, status=503)
+    assert (host.answered, host.accepted) == (1, 0)
+    assert job.place is Place.WAITING
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+def test_good_responses_widen_the_window(rig: Rig) -> None:
+    host = rig.host(window=1)
+    connection, jobs = rig.send(host, "/a")
+    rig.respond(connection, *jobs)
+    assert host.pipelining.window == 2
+
+
+def test_responses_as_http_1_0_teach_to_send_one_at_a_time(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a")
+    rig.respond(connection, *jobs, minor_version=0)
+    assert host.pipelining.window == 1
+    assert rig.heard("learned") == ["it responds as HTTP/1.0"]
+
+
+def test_more_than_was_asked_for_ends_the_connection_and_the_pipelining(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a")
+    engine_of(connection).has_stray_bytes = True
+    rig.respond(connection, *jobs)
+    assert connection.phase is Phase.CLOSED
+    assert rig.heard("closed") == ["it has sent more than it was asked for"]
+    assert host.pipelining.state(rig.clock.now + PENALTY - 1) == "one at a time"
+
+
+def test_a_sender_is_woken_when_half_a_window_is_free(rig: Rig) -> None:
+    host = rig.host(window=4)
+    connection, jobs = rig.send(host, "/a", "/b", "/c", "/d")
+    later = rig.submit(host, "/e", "/f")
+    host.pipelining.window = 4
+    rig.respond(connection, jobs[0], minor_version=1)
+    assert connection.sender_parked
+    rig.respond(connection, jobs[1])
+    assert not connection.sender_parked
+    assert rig.look_for_work(connection) == later
+
+
+def test_a_sender_is_woken_for_its_reserved_request_when_all_else_has_come(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a")
+    reserved = rig.submit(host, "/exclusive", exclusive=True)
+    assert rig.look_for_work(connection) == []
+    assert connection.reserved is reserved[0]
+    rig.respond(connection, *jobs)
+    assert not connection.sender_parked
+    assert rig.look_for_work(connection) == reserved
+    assert rig.core.queued == 0
+
+
+def test_nothing_is_sent_behind_a_long_response(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a")
+    rig.traffic.block(connection)
+    rig.submit(host, "/b")
+    assert rig.look_for_work(connection) == []
+    rig.respond(connection, *jobs)
+    assert len(rig.look_for_work(connection)) == 1
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+def begin_stream(
+    rig: Rig, host: Host, connection: PooledConnection, job: Job, status: int = 200
+) -> bool:
+    """Have the caller of *job* read its response; False if it does not want it."""
+    job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+    source = cast(Any, SimpleNamespace(close=lambda: None))
+    response = StreamedResponse(status, "Reason", b"", job.request, None, source, ())
+    connection.receiving = True
+    return rig.traffic.hand_over(connection, job, response, source)
+
+
+def stream(rig: Rig) -> tuple[Host, PooledConnection, Job]:
+    """Return a request whose caller reads the response, and where."""
+    host = rig.host()
+    connection, (job,) = rig.send(host, "/a", exclusive=True)
+    assert begin_stream(rig, host, connection, job)
+    return host, connection, job
+
+
+def test_a_caller_that_streams_has_the_connection(rig: Rig) -> None:
+    host, connection, job = stream(rig)
+    assert job.place is Place.STREAMING
+    assert connection.streaming
+    assert not connection.receiving
+    assert job.future.done()
+    assert host.accepted == 1
+
+
+def test_a_stream_that_is_not_wanted_any_more_is_not_handed_over(rig: Rig) -> None:
+    host = rig.host()
+    connection, (job,) = rig.send(host, "/a")
+    with rig.core.transaction():
+        rig.retries.complete_locked(job, None)
+    assert not begin_stream(rig, host, connection, job)
+    assert not connection.streaming
+
+
+def test_a_status_worth_another_attempt_is_given_up_on_if_its_body_is_streamed(rig: Rig) -> None:
+    host = rig.host()
+    connection, (job,) = rig.send(host, "/a", exclusive=True)
+    assert begin_stream(rig, host, connection, job, status=503)
+    assert rig.heard("gave up") == ["503 Reason; its body is too long to be let go of"]
+
+
+def test_a_stream_that_was_read_to_its_end_gives_the_connection_back(rig: Rig) -> None:
+    host, connection, job = stream(rig)
+    rig.traffic.end_stream(connection, job, complete=True)
+    assert job.place is Place.DONE
+    assert connection in host.idle
+    assert (host.answered, host.in_flight) == (1, 0)
+
+
+def test_a_stream_that_was_not_read_to_its_end_ends_the_connection(rig: Rig) -> None:
+    host, connection, job = stream(rig)
+    rig.traffic.end_stream(connection, job, complete=False)
+    assert job.place is Place.DONE
+    assert connection.phase is Phase.CLOSED
+    assert host.in_flight == 0
+
+
+def test_a_stream_ends_once(rig: Rig) -> None:
+    host, connection, job = stream(rig)
+    rig.traffic.end_stream(connection, job, complete=True)
+    rig.traffic.end_stream(connection, job, complete=False)
+    assert connection in host.idle
+
+
+def test_a_stream_whose_connection_has_ended_lets_that_be_closed(rig: Rig) -> None:
+    _, connection, job = stream(rig)
+    rig.lose(connection, ConnectionTimedOut("the deadline passed"))
+    assert connection.phase is Phase.CLOSING
+    rig.traffic.end_stream(connection, job, complete=False)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_a_stream_ends_when_the_sender_has_let_go_of_the_body_of_the_request(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    assert begin_stream(rig, job.host, connection, job)
+    assert would_wait(lambda: rig.traffic.end_stream(connection, job, complete=False))
+    # An interrupted wait ends the stream all the same, and leaves the body to the sender.
+    assert job.place is Place.DONE
+    assert releases(job) == 0
+    assert connection.phase is Phase.CLOSING
+    rig.look_for_work(connection)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_a_stream_on_a_connection_that_cannot_be_written_to_ends_that(rig: Rig) -> None:
+    _, connection, job = stream(rig)
+    engine_of(connection).has_unread = True
+    rig.look_for_work(connection, ConnectionClosed())
+    rig.traffic.end_stream(connection, job, complete=True)
+    assert connection.phase is Phase.CLOSED
+
+
+# --- one request in the thread of its caller ------------------------------------------------------
+
+
+def borrow(rig: Rig) -> tuple[Host, PooledConnection, Job]:
+    """Return a request whose caller has borrowed a connection for it."""
+    host = rig.host()
+    idle = rig.idle(host)
+    job = rig.job(host, "/borrowed")
+    assert rig.traffic.borrow(job) is idle
+    job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+    return host, idle, job
+
+
+def test_a_caller_borrows_an_idle_connection(rig: Rig) -> None:
+    host, connection, job = borrow(rig)
+    assert job.place is Place.IN_FLIGHT
+    assert connection.borrower is job
+    assert not host.idle
+    assert not rig.core.idle
+    assert host.in_flight == 1
+
+
+@pytest.mark.parametrize("why", ["none idle", "others queued", "held", "closed"])
+def test_a_caller_borrows_no_connection_out_of_turn(rig: Rig, why: str) -> None:
+    host = rig.host()
+    if why != "none idle":
+        rig.idle(host)
+    if why == "others queued":
+        host.append(rig.job(host, "/queued"))
+    host.retry_after_hold = why == "held"
+    rig.core.closed = why == "closed"
+    job = rig.job(host, "/a")
+    assert rig.traffic.borrow(job) is None
+    assert job.place is Place.NEW
+
+
+@pytest.mark.parametrize("window", [64, 3])
+def test_a_caller_that_has_its_response_gives_the_connection_back(rig: Rig, window: int) -> None:
+    host, connection, job = borrow(rig)
+    host.pipelining.window = window
+    response = make_response(job)
+    assert rig.traffic.responded_to_caller(connection, job, response)
+    assert job.future.result() is response
+    assert connection.borrower is None
+    assert list(host.idle) == list(rig.core.idle) == [connection]
+    assert (host.in_flight, host.answered, connection.answered) == (0, 2, 2)
+
+
+def test_a_response_that_comes_too_late_is_not_the_outcome(rig: Rig) -> None:
+    host, connection, job = borrow(rig)
+    with rig.core.transaction():
+        rig.retries.complete_locked(job, None)
+    assert not rig.traffic.responded_to_caller(connection, job, make_response(job))
+    assert job.future.cancelled()
+    assert connection in host.idle
+
+
+def test_what_was_queued_meanwhile_is_served_when_a_connection_is_given_back(rig: Rig) -> None:
+    host, connection, job = borrow(rig)
+    later = rig.submit(host, "/later")
+    rig.traffic.responded_to_caller(connection, job, make_response(job))
+    assert not connection.sender_parked
+    assert rig.look_for_work(connection) == later
+
+
+def test_a_borrowed_connection_that_has_failed_is_closed_when_it_is_given_back(rig: Rig) -> None:
+    _, connection, job = borrow(rig)
+    rig.traffic.give_back(connection, ConnectionTimedOut("slow"))
+    assert connection.phase is Phase.CLOSED
+    assert job.place is Place.WAITING
+
+
+def test_a_borrowed_connection_that_was_shut_is_closed_when_it_is_given_back(rig: Rig) -> None:
+    _, connection, _ = borrow(rig)
+    rig.lose(connection, Abandoned())
+    assert connection.phase is Phase.CLOSING
+    rig.traffic.give_back(connection)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_a_borrowed_connection_is_idle_again_when_it_is_given_back(rig: Rig) -> None:
+    host, connection, job = borrow(rig)
+    rig.respond(connection, job)
+    assert not host.idle
+    rig.traffic.give_back(connection)
+    assert connection in host.idle
+
+
+def test_a_borrowed_connection_whose_response_is_the_last_is_closed(rig: Rig) -> None:
+    _, connection, job = borrow(rig)
+    job.exchange.persistent = False
+    assert rig.traffic.responded_to_caller(connection, job, make_response(job))
+    assert connection.phase is Phase.CLOSED
