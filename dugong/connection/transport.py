@@ -140,6 +140,18 @@ def _timeval(seconds: float | None) -> bytes:
     return struct.pack("@ll", *divmod(microseconds, 1_000_000))
 
 
+_main_thread = main_thread().ident  # which threading works out anew at each call
+
+
+def _note_main_thread() -> None:
+    global _main_thread  # noqa: PLW0603  # the thread that forks is the main thread of the child
+    _main_thread = get_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_main_thread)
+
+
 class PlainTransport(Transport):
     """TCP. Takes the offer to block, because one system call is cheaper than three."""
 
@@ -178,7 +190,7 @@ class PlainTransport(Transport):
                     return got
             if self._drained and len(view) >= LARGE:
                 self._gather(self._want_read)
-            if self.block_timeout is not None and get_ident() == main_thread().ident:
+            if self.block_timeout is not None and get_ident() == _main_thread:
                 # A signal handler that returns makes recv() begin its time anew, and poll() not. It
                 # is the main thread that the system interrupts, unless the program has it choose
                 # another. For those, one system call less is worth more.

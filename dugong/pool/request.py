@@ -102,7 +102,23 @@ PLAIN_OPTIONS: Final = CheckedOptions(
 )
 
 
-class Request:
+class _Fields:
+    """What a `Request` consists of, while it is made. It becomes one, and is not changed again.
+
+    To set each field of a class that refuses to be changed takes four times as long.
+    """
+
+    # There may be very many of them, waiting. So what most have in common is in one slot.
+    __slots__ = ("_options", "_target", "method", "origin", "url")
+
+    _options: CheckedOptions
+    _target: int | str  # where it begins in the URL, or what it is
+    method: str
+    origin: Origin
+    url: str
+
+
+class Request(_Fields):
     """One request. It never changes; any thread may submit it.
 
     It may be submitted more than once, with a body that can be read more than once.
@@ -127,14 +143,7 @@ class Request:
     be copied and pickled if their bodies can.
     """
 
-    # There may be very many of them, waiting. So what most have in common is in one slot.
-    __slots__ = ("_options", "_target", "method", "origin", "url")
-
-    _options: CheckedOptions
-    _target: int | str  # where it begins in the URL, or what it is
-    method: str
-    origin: Origin
-    url: str
+    __slots__ = ()
 
     def __new__(
         cls,
@@ -152,8 +161,7 @@ class Request:
     ) -> Request:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        # Not in __init__, which could be called again. The slots are set through their
-        # descriptors, because __setattr__ refuses and object.__setattr__ takes longer.
+        # Not in __init__, which could be called again.
         if method not in _COMMON:
             method = _checked_method(method)
         elif type(method) is not str:
@@ -186,13 +194,15 @@ class Request:
             options = _checked_options(
                 headers, body, timeout, deadline, expect100, idempotent, retry
             )
-        self = object.__new__(cls)
-        _set_method(self, method)
-        _set_url(self, url)
-        _set_origin(self, origin)
-        _set_target(self, target)
-        _set_options(self, options)
-        return self
+        made: Any = _Fields()
+        made.method = method
+        made.url = url
+        made.origin = origin
+        made._target = target
+        made._options = options
+        made.__class__ = cls  # from now on, it refuses to be changed
+        request: Request = made
+        return request
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Request never changes: replace({name}=...) makes another")
@@ -281,12 +291,6 @@ class Request:
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.public_url}>"
 
-
-_set_method = Request.__dict__["method"].__set__
-_set_url = Request.__dict__["url"].__set__
-_set_origin = Request.__dict__["origin"].__set__
-_set_target = Request.__dict__["_target"].__set__
-_set_options = Request.__dict__["_options"].__set__
 
 _PARAMETERS = ("method", "url", *CheckedOptions._fields[:-2])
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import sys
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
 
 from dugong.errors import DugongError, PoolClosed, StateError
 from dugong.pool.core.callbacks import Callbacks
@@ -67,7 +68,13 @@ class Nested(StateError):
 class PoolCore:
     """The state that all parts of a pool share, and the lock that guards it."""
 
+    #: Returns a context manager: its block holds the lock; leaving it does what was decided.
+    #: Raises `Nested` in a thread that is in a transaction already. Never changes.
+    transaction: Callable[[], PoolCore]
+
     def __init__(self, limits: Limits, on_event: Callable[[Event], object] | None = None) -> None:
+        # This object; a weak reference is called in C, at half the cost of a method.
+        self.transaction = cast("Callable[[], PoolCore]", weakref.ref(self))
         self.limits = limits  # never changes
         self.on_event = on_event  # never changes
         #: Called with the lock held after an interrupt, to mend what it left unfinished; set once.
@@ -107,13 +114,6 @@ class PoolCore:
         self._under_way: dict[int, deque[Callable[[], object]]] = {}
 
     # --- the transaction --------------------------------------------------------------------------
-
-    def transaction(self) -> Self:
-        """Return a context manager: its block holds the lock; leaving it does what was decided.
-
-        Raises `Nested` in a thread that is in a transaction already.
-        """
-        return self
 
     def __enter__(self) -> Self:
         ident = get_ident()

@@ -449,9 +449,11 @@ class Traffic:
         with self._core.transaction():
             connection.exclusive = False
             exchange = connection.take_off(job)
-            self._count_responses_locked(connection, 1)
+            connection.answered += 1
+            host.answered += 1
+            host.in_flight -= 1
             host.accepted += 1
-            in_time = not job.is_decided
+            in_time = job.place is not _DONE
             if in_time:
                 if self._core.on_event is not None:
                     self._emit_answered(connection, job, response)
