@@ -168,9 +168,13 @@ class ConnectionClosed(DugongError):
     The connection cannot be used again before `HTTPConnection.disconnect()`, except that
     `HTTPConnection.read_response()` may still return a response that arrived before the end.
     The request may or may not have been processed: repeat it only if it is idempotent.
+
+    `response` is None, or the `Response` that a pool had received, with a status below 300, before
+    the body of the request could be sent as a whole.
     """
 
     msg = "connection closed unexpectedly"
+    response: Response | None = None
 
 
 class ConnectionTimedOut(DugongError):

@@ -746,18 +746,8 @@ def test_a_thread_that_cannot_be_started_fails_the_request_and_not_the_pool(
         assert pool.get(url(server, "/a"), deadline=5).body == b"/a"
 
 
-def test_the_limits_of_a_pool_are_those_that_it_was_given() -> None:
+def test_connecting_has_a_limit_of_its_own() -> None:
     with ConnectionPool() as pool:
-        limits = pool._scheduler.limits
-        assert (limits.connect_timeout, limits.min_rate, limits.pipeline_rescue) == (
-            10.0,
-            1.0,
-            True,
-        )
-    with ConnectionPool(connect_timeout=None, min_rate=None, pipeline_rescue=False) as pool:
-        limits = pool._scheduler.limits
-        assert (limits.connect_timeout, limits.min_rate) == (None, None)
-        assert limits.pipeline_rescue is False
-    with ConnectionPool(connect_timeout=2, min_rate=0.5) as pool:
-        limits = pool._scheduler.limits
-        assert (limits.connect_timeout, limits.min_rate) == (2, 0.5)
+        assert pool._scheduler.limits.connect_timeout == 10
+    with ConnectionPool(connect_timeout=None) as pool:
+        assert pool._scheduler.limits.connect_timeout is None

@@ -658,22 +658,29 @@ def test_an_early_consent_does_not_stop_the_upload(
     assert received == [SOME + SOME]
 
 
-def test_an_early_consent_counts_even_if_the_connection_then_ends(
-    site: OpenSite, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("headers", ["", "Connection: close\r\n"])
+def test_an_early_success_is_none_if_the_rest_of_the_body_cannot_be_sent(
+    site: OpenSite, monkeypatch: pytest.MonkeyPatch, headers: str
 ) -> None:
-    answered = signal_after(monkeypatch, Traffic, "responded")
+    responded = signal_after(monkeypatch, Traffic, "responded")
 
     def body() -> Iterator[bytes]:
         yield SOME
-        wait_for(answered)
+        wait_for(responded)
         yield from endless()
 
     def script(peer: Peer) -> None:
         peer.head()
-        answer_at_once(peer, b"gladly")
+        peer.answer(b"gladly", headers=headers)
+        wait_for(responded)
+        peer.reset()
 
     with site(script, each(name_target)) as here:
-        assert here.pool.put(here.url(), body()).body == b"gladly"
+        with pytest.raises(ConnectionClosed, match="before the body was sent") as caught:
+            here.pool.post(here.url(), body())
+        assert caught.value.delivery is Delivery.PARTLY_SENT
+        assert caught.value.response is not None
+        assert caught.value.response.body == b"gladly"
         assert here.goes_on()
 
 

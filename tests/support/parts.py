@@ -124,6 +124,7 @@ class FakeEngine:
     """
 
     capacity = sys.maxsize
+    keep_alive_timeout: float | None = None
 
     def __init__(self) -> None:
         self.is_awaiting = self.has_unread = False
@@ -306,8 +307,6 @@ _LIMITS: dict[str, Any] = {
     "max_age": None,
     "max_requests": None,
     "connect_timeout": 10.0,
-    "min_rate": 1.0,
-    "pipeline_rescue": True,
 }
 
 

@@ -29,6 +29,7 @@ class Callbacks:
         # by a finalizer, wherever that runs.
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._spared = 0  # the thread that makes no calls; set once, by itself
+        self._closed = False  # set once; a thread that sees it late is woken to look again
         self._start_lock = Lock()
         self._started = False  # the thread has begun; guarded by _start_lock
 
@@ -67,13 +68,16 @@ class Callbacks:
             if self._started:
                 return
             self._started = True
-        while True:
+        self._make_calls()
+        while not (self._closed and self._wake.empty()) and self._wake.get():
             self._make_calls()
-            if not self._wake.get():
-                return
+        with self._start_lock:
+            self._started = False  # so that a later call has another thread started
+        self._make_calls()
 
     def close(self) -> None:
-        """End the thread once the calls have been made."""
+        """End the thread once the calls have been made; a later call has a thread of its own."""
+        self._closed = True
         self._wake.put(False)
 
     def _make_calls(self) -> None:

@@ -64,6 +64,7 @@ class PooledConnection:
         "exclusive",
         "failure",
         "host",
+        "idle_limit",
         "idle_since",
         "idle_timer",
         "in_flight",
@@ -122,6 +123,7 @@ class PooledConnection:
         self.uploading: Job | None = None  # whose body the sender has
         self.body_released_at = opened_at  # when it last let go of one
         self.idle_since = opened_at
+        self.idle_limit: float | None = None  # seconds after which the server closes it, or sooner
         self.idle_timer: Timer | None = None  # looks whether it is still idle
         self.age_timer: Timer | None = None  # of *max_age*
 
@@ -187,6 +189,10 @@ class PooledConnection:
             or self.borrower is not None
             or self.streaming
         )
+
+    def is_stale(self, now: float) -> bool:
+        """Return True if the server may have closed it, which it has announced."""
+        return self.idle_limit is not None and now - self.idle_since >= self.idle_limit
 
     @property
     def used_up(self) -> bool:

@@ -40,6 +40,8 @@ __all__ = ["ConnectionManager"]
 REOPEN_TIME = 1.0
 #: Seconds after which an idle connection gives its receive buffer back.
 RELEASE_TIME = 1.0
+#: Seconds before the end of ``Keep-Alive: timeout=`` from which on a connection is not used.
+KEEP_ALIVE_MARGIN = 1.0
 #: Seconds that a connection may be used while hosts that have none wait for room.
 TURN_TIME = 1.0
 #: How many hosts without connections and requests are remembered, for what they have shown.
@@ -75,8 +77,12 @@ class ConnectionManager:
 
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
-        with self._core.transaction():
-            return self.know_locked(host)
+        try:
+            with self._core.transaction():
+                return self.know_locked(host)
+        except BaseException as exc:
+            self._core.recover(exc)
+            raise
 
     @locked
     def know_locked(self, host: Host) -> Host:
@@ -109,9 +115,12 @@ class ConnectionManager:
             self._serve_needing_fresh_locked(host)
             if not host.queue:
                 return
-        if host.idle:
-            self.wake_sender_locked(self.pop_idle_locked(host))
-            return
+        while host.idle:
+            connection = self.pop_idle_locked(host)
+            if not connection.is_stale(monotonic()):
+                self.wake_sender_locked(connection)
+                return
+            self.close_locked(connection, "it was idle for too long")
         limit = self._core.limits.max_connections_per_host
         if len(host.connections) < limit and wants_connection(host, limit, monotonic()):
             self._open_locked(host)
@@ -197,14 +206,28 @@ class ConnectionManager:
         if not has_room:
             host.pipelining.quota = None  # the host would have closed the connection
             self.close_locked(connection, "the host would have closed it")
+        elif self._idle_limit(connection) <= 0:
+            self.close_locked(connection, "the server does not keep it open for long enough")
         elif awaiting and (host.retry_after_hold or not host.queued) and self._is_room_wanted(now):
             self.close_locked(connection, "it made room for another host")
         else:
             self.enter_idle_locked(connection)
             if connection.idle_timer is None:
-                first_look = min(RELEASE_TIME, self._core.limits.idle_timeout)
+                first_look = min(RELEASE_TIME, self._idle_limit(connection))
                 look = partial(self._watch_idle_locked, connection)
                 connection.idle_timer = self._maintenance.at_locked(now + first_look, look)
+
+    def _idle_limit(self, connection: PooledConnection) -> float:
+        """Return for how many seconds *connection* may be idle.
+
+        It is closed a second before the server would do so, which a request might not survive.
+        """
+        limit = self._core.limits.idle_timeout
+        kept = connection.engine.keep_alive_timeout
+        if kept is not None:
+            connection.idle_limit = kept - KEEP_ALIVE_MARGIN
+            limit = min(limit, connection.idle_limit)
+        return limit
 
     @locked
     def _watch_idle_locked(self, connection: PooledConnection) -> None:
@@ -213,7 +236,7 @@ class ConnectionManager:
         if connection not in self._core.idle:
             return
         idle_for = monotonic() - connection.idle_since
-        idle_timeout = self._core.limits.idle_timeout
+        idle_timeout = self._idle_limit(connection)
         if idle_for >= idle_timeout:
             self.close_locked(connection, "it was idle for too long")
             return
@@ -357,10 +380,11 @@ class ConnectionManager:
     @locked
     def finish_closing_locked(self, connection: PooledConnection) -> None:
         """Decide what becomes of the requests of a closing connection, once no thread uses it."""
-        if connection.phase is not Phase.CLOSING or connection.at_work:
-            return
-        connection.finish_closing()
         core, host = self._core, connection.host
+        if not connection.is_closing or connection.at_work or connection not in host.connections:
+            return
+        if connection.phase is Phase.CLOSING:  # or else an interrupt has come just behind this
+            connection.finish_closing()
         del host.connections[connection]
         if not (host.connections or host.connect_failures):
             host.connect_backoff_until = 0.0  # there was no hurry only as long as there were others

@@ -158,6 +158,15 @@ class Host:
         self._forget_withdrawn()
         return jobs
 
+    def pop_some(self, most: int) -> list[Job]:
+        """Remove and return up to *most* of the jobs that are queued."""
+        jobs: list[Job] = []
+        while len(jobs) < most and self.needing_fresh:
+            jobs.append(self.pop_needing_fresh())
+        while len(jobs) < most and (job := self.pop()) is not None:
+            jobs.append(job)
+        return jobs
+
     def pop_needing_fresh(self) -> Job:
         """Remove and return the next job that needs an unused connection. There must be one."""
         job = self.needing_fresh.popleft()

@@ -102,14 +102,14 @@ class Job:
         self.request = request  # never changes
         self.pool = pool  # never changes; the pool is not forgotten as long as this is not done
         # With the body, if that is small. None: nothing but the plain head, which is made when it
-        # is sent, so that it takes no memory in the queue. Never changes.
+        # is sent, so that it takes no memory in the queue.
         self.head = head
         self.timeout = timeout  # seconds; never changes
         self.retry = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes
         self.future = ResponseFuture(request, self)  # never changes
         self.upload: RequestBody | None = None  # the body, if it goes piece by piece; never changes
-        self.expect100 = False  # never changes
+        self.expect100 = False
         self.close = False  # the request asks for the connection to be closed; never changes
         self.streamed = False  # the caller reads the body of the response; never changes
 
@@ -202,6 +202,13 @@ class Job:
     def is_rewindable(self) -> bool:
         """True if the body, if there is one, could be sent again."""
         return self.upload is None or self.upload.rewindable
+
+    def forget_expectation(self) -> None:
+        """Send it without Expect the next time, and its body at once."""
+        assert self.head is not None
+        self.expect100 = False
+        # The caller cannot have given this field, and no field has a CRLF in it.
+        self.head = self.head.replace(b"\r\nExpect: 100-continue\r\n", b"\r\n", 1)
 
     def max_delivery(self, delivery: Delivery) -> Delivery:
         """Return how far the request has ever got, if *delivery* is how far it has got now."""

@@ -17,8 +17,9 @@ from dugong.pool.core.timers import Timer, Timers
 
 __all__ = ["Maintenance"]
 
-#: Seconds after which others get the lock, though more timers are due.
-SLICE = 0.01
+#: How many things are done before other threads get the lock, though more are due. They take some
+#: milliseconds.
+SLICE = 100
 
 
 class Maintenance:
@@ -111,11 +112,14 @@ class Maintenance:
                 self._running = False
                 return None
             self.slice += 1
-            now = begin = monotonic()
-            while (action := self._timers.pop_due(now)) is not None:
+            now = monotonic()
+            for _ in range(SLICE):
+                action = self._timers.pop_due(now)
+                if action is None:
+                    break
                 action()
-                if monotonic() - begin > SLICE:
-                    return 0.0
+            else:
+                return 0.0
             due = self._timers.next()
             self._next_timer = float("inf") if due is None else due
         return self._next_timer if due is None else max(0.0, due - monotonic())

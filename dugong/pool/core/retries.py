@@ -7,13 +7,14 @@ while the lock is held.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from dugong.errors import Delivery, PoolClosed
+from dugong.errors import ConnectionClosed, Delivery, PoolClosed
 from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
@@ -24,6 +25,8 @@ from dugong.pool.response import Attempt, Response, StreamedResponse, status_tex
 from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
 
 __all__ = ["RetryEngine"]
+
+_EXPECTATION_FAILED = 417
 
 #: Statuses whose Retry-After concerns all requests to the host.
 _HOLDING = frozenset((429, 503))
@@ -99,6 +102,24 @@ class RetryEngine:
         return attempt is None
 
     @locked
+    def fail_upload_locked(self, job: Job, response: Response, connection: str) -> None:
+        """*response* accepts *job*, but has come before its body was sent, which then failed.
+
+        So the server has got a part of the body, and the response may be about that.
+        """
+        if job.fatal_error is not None:  # it was the caller's body that failed
+            error = failure(job.fatal_error, Delivery.PARTLY_SENT, job.request)
+            self.give_up_locked(job, error, connection, "it cannot be tried again")
+            return
+        text = f"the server responded {status_text(response)} before the body was sent as a whole"
+        cause = ConnectionClosed(text)
+        cause.response = response
+        error = failure(cause, Delivery.PARTLY_SENT, job.request)
+        attempt = make_attempt(job, connection, text, Delivery.PARTLY_SENT)
+        attempt = attempt._replace(exception=error)
+        self.complete_locked(job, error, attempt, job.retry.delay(attempt.number))
+
+    @locked
     def give_up_locked(self, job: Job, error: Exception, connection: str, reason: str) -> None:
         """End *job*, whatever its policy says, because of *reason*."""
         self._emit_gave_up(job, error, connection, reason)
@@ -117,7 +138,9 @@ class RetryEngine:
         Needs no lock.
         """
         policy = job.retry
-        return policy.attempts > 1 and status in policy.statuses
+        return policy.attempts > 1 and (
+            status in policy.statuses or (status == _EXPECTATION_FAILED and job.expect100)
+        )
 
     @locked
     def _attempt_of_response_locked(
@@ -138,6 +161,10 @@ class RetryEngine:
             reason = f"{status_text(response)}; it cannot be tried again"
             self._core.emit("gave up", host, connection, job.request, reason)
             return None
+        if status == _EXPECTATION_FAILED and job.expect100:
+            job.forget_expectation()  # RFC 9110 §10.1.1
+            attempt = make_attempt(job, connection, status_text(response), Delivery.DISCLAIMED)
+            return attempt._replace(status=status, response=response), 0.0
         charged, delay = True, policy.delay(job.number)
         wanted = policy.wanted_delay(response.headers)
         if wanted is not None and status in _HOLDING:
@@ -269,19 +296,24 @@ class RetryEngine:
     @locked
     def end_wait_locked(self, job: Job) -> bool:
         """Have *job* wait no more; return False if it did not, for it has been ended."""
-        if job.place is not Place.WAITING:
+        if job.place is not Place.WAITING or job not in self.waiting:
             return False
+        self.forget_waiting_locked(job)
+        return True
+
+    @locked
+    def forget_waiting_locked(self, job: Job) -> None:
+        """*job*, which has waited to be tried again, is elsewhere now."""
         job.host.waiting -= 1
         timer = self.waiting.pop(job)
         if timer is not None:
             self._maintenance.cancel_locked(timer)
-        return True
 
     @locked
     def _resume_locked(self, job: Job) -> None:
-        self.end_wait_locked(job)
-        self.requeue_locked([job])
-        self.servers.ensure_all_served_locked(job.host)
+        if self.end_wait_locked(job):
+            self.requeue_locked([job])
+            self.servers.ensure_all_served_locked(job.host)
 
     @locked
     def requeue_locked(self, jobs: list[Job]) -> None:
@@ -378,11 +410,12 @@ class RetryEngine:
             host.connect_backoff_until = 0.0
 
     @locked
-    def close_all_waiting_locked(self) -> None:
-        """Fail what waits to be tried again, for the pool is being closed."""
-        for job in list(self.waiting):
+    def pop_some_waiting_locked(self, most: int) -> list[Job]:
+        """Remove and return up to *most* of the requests that wait to be tried again."""
+        jobs = list(itertools.islice(self.waiting, most))
+        for job in jobs:
             self.end_wait_locked(job)
-            self.close_locked(job)
+        return jobs
 
 
 def make_attempt(

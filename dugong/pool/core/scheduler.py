@@ -8,6 +8,7 @@ between any two steps leaves nothing behind that keeps later requests from being
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -19,7 +20,7 @@ from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
-from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.maintenance import SLICE, Maintenance
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.snapshot import describe_holders, pool_statistics
 from dugong.pool.core.traffic import Traffic
@@ -185,14 +186,14 @@ class Scheduler:
     def _take_out_locked(self, job: Job, outcome: Outcome) -> None:
         """End *job* with *outcome*, wherever it is."""
         place, connection = job.place, job.connection
-        if place is Place.WAITING:
-            self._retries.end_wait_locked(job)
-        elif place is Place.RESERVED:
+        if place is Place.RESERVED:
             assert connection is not None
             connection.reserved = None
             self._core.unqueue_locked(1)
         self._retries.complete_locked(job, outcome)
-        if place is Place.QUEUED:
+        if place is Place.WAITING:
+            self._retries.forget_waiting_locked(job)
+        elif place is Place.QUEUED:
             job.host.withdraw(job)
             self._core.unqueue_locked(1)
         elif place is Place.RESERVED:
@@ -277,14 +278,14 @@ class Scheduler:
             self._maintenance.wake()
             if not is_maintained:
                 self._fail_everything()
+            if not wait or core.threads.is_own():
+                return
+            core.threads.join(Deadline(CLOSE_TIME))
+            self._fail_what_is_late()
+            core.threads.close()
         except BaseException as exc:
             core.recover(exc)
             raise
-        if not wait or core.threads.is_own():
-            return
-        core.threads.join(Deadline(CLOSE_TIME))
-        self._fail_what_is_late()
-        core.threads.close()
 
     def forget(self) -> None:
         """Have everything ended by the maintenance thread. May be called from a finalizer."""
@@ -294,14 +295,26 @@ class Scheduler:
         """Fail all requests and close all connections; the pool is closed."""
         core = self._core
         with core.transaction():
-            for host in list(core.hosts.values()):
-                for job in host.pop_all():
-                    core.queued -= 1
-                    self._retries.close_locked(job)
+            hosts = list(core.hosts.values())
+            for host in hosts:
                 for connection in list(host.connections):
                     self._connections.fail_locked(connection, PoolClosed())
-            self._retries.close_all_waiting_locked()
+        for host in hosts:
+            while self._fail_some(host.pop_some):
+                time.sleep(0)  # let others have the lock
+        while self._fail_some(self._retries.pop_some_waiting_locked):
+            time.sleep(0)
         core.callbacks.close()
+
+    def _fail_some(self, pop_some: Callable[[int], list[Job]]) -> bool:
+        """Fail some of the requests of a closed pool; return False if there are none left."""
+        with self._core.transaction():
+            jobs = pop_some(SLICE)
+            for job in jobs:
+                if job.place is Place.QUEUED:
+                    self._core.queued -= 1
+                self._retries.close_locked(job)
+        return bool(jobs)
 
     def _fail_what_is_late(self) -> None:
         """Fail the requests of connections whose threads do not end."""

@@ -55,6 +55,7 @@ class Traffic:
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
+        self.recover = core.recover
 
     # --- a connection begins, or breaks -----------------------------------------------------------
 
@@ -160,7 +161,9 @@ class Traffic:
                 self._retries.complete_locked(job, None)
             elif (response := job.pending_response) is not None:
                 job.pending_response = None
-                if self._retries.complete_locked(job, response):
+                if error is not None and response.status < 300:
+                    self._retries.fail_upload_locked(job, response, connection.name)
+                elif self._retries.complete_locked(job, response):
                     connection.host.accepted += 1
         if error is None:
             return
@@ -370,6 +373,15 @@ class Traffic:
 
     def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         """The caller of *job* reads no more; *complete* says if the body was read to its end."""
+        try:
+            self._end_stream(connection, job, complete)
+        except BaseException as exc:
+            self._core.recover(exc)
+            if not isinstance(exc, DugongError):
+                self._end_stream(connection, job, False)
+            raise
+
+    def _end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         core, connections = self._core, self._connections
         with core.transaction():
             if job.place is not Place.STREAMING:
@@ -390,7 +402,6 @@ class Traffic:
     def _end_stream_locked(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         if job.place is not Place.STREAMING:
             return
-        job.end_streaming()
         if not job.sending_body:
             job.release_body()
         connection.streaming = False
@@ -406,6 +417,7 @@ class Traffic:
         else:
             good = exchange.persistent and exchange.minor_version > 0
             self._learn_locked(connection, exchange, int(good))
+        job.end_streaming()  # last, so that an interrupt leaves it to another try
 
     # --- one request in the thread of its caller --------------------------------------------------
 
@@ -419,6 +431,9 @@ class Traffic:
             if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
                 return None
             connection = self._connections.pop_idle_locked(host)
+            if connection.idle_limit is not None and connection.is_stale(monotonic()):
+                self._connections.close_locked(connection, "it was idle for too long")
+                return None
             connection.borrower = job
             self.mark_in_flight_locked(connection, (job,))
             return connection

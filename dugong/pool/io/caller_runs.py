@@ -52,7 +52,8 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
             receiver.handle(traffic, connection, completions, failed)
         while connection.in_flight and not connection.is_closing and engine.has_unread:
             receiver.receive(traffic, connection)
-    except BaseException:
+    except BaseException as exc:
+        traffic.recover(exc)
         # As its own error, it keeps the request from being sent again: no caller waits for it.
         error = job.fatal_error = ConnectionClosed("interrupted")
         raise

@@ -58,6 +58,10 @@ class Engine(Protocol):
     def was_ended_by_peer(self) -> bool:
         """Whether the last response has said, or shown, that none comes behind it."""
 
+    @property
+    def keep_alive_timeout(self) -> float | None:
+        """For how many seconds the server keeps an idle connection open, if it has said so."""
+
     # --- for the thread that sends ---
 
     def connect(self, timeout: float | None) -> None:

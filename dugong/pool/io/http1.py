@@ -16,7 +16,7 @@ from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.session import Http1Session
 from dugong.connection.writers import ChunkedWriter, LengthWriter
-from dugong.errors import Delivery, InvalidResponse, UnsupportedResponse
+from dugong.errors import ConnectionClosed, Delivery, InvalidResponse, UnsupportedResponse
 from dugong.pool.body import cut_short
 from dugong.pool.failure import BodyError
 
@@ -61,6 +61,10 @@ class Http1Engine:
     def was_ended_by_peer(self) -> bool:
         return self._session.state.last_response_reason is not None
 
+    @property
+    def keep_alive_timeout(self) -> float | None:
+        return self._session.keep_alive_timeout
+
     # --- sending ----------------------------------------------------------------------------------
 
     def connect(self, timeout: float | None) -> None:
@@ -82,8 +86,10 @@ class Http1Engine:
             wait_for_continue(lambda: exchange.request_side is RequestSide.CONTINUE)
             if not state.aborted:
                 sender.proceed(exchange)
+        if exchange.request_side in (RequestSide.SENT, RequestSide.REFUSED):
+            return  # it is empty, or the server has responded instead of asking for it
         if exchange.request_side is not RequestSide.BODY:
-            return
+            raise ConnectionClosed("the server responded, or went, before the body was sent")
         transport = state.transport
         with blaming_body():
             file_range = upload.file_range

@@ -239,7 +239,6 @@ def test_a_thread_that_starts_after_the_end_makes_its_calls_and_ends(bench: Benc
     assert bench.where == ["dugong-callbacks"]
 
 
-@pytest.mark.xfail(strict=True, reason="the thread is not started again once it has ended")
 def test_a_call_that_is_caused_after_the_thread_has_ended_is_made(bench: Bench) -> None:
     """Such as those of requests whose threads do not end, which `close` fails at last."""
     bench.cause(bench.note)

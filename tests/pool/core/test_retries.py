@@ -487,7 +487,11 @@ def test_all_that_waits_fails_when_the_pool_is_closed(bench: Bench) -> None:
         bench.fail(job)
     with bench.core.transaction():
         bench.core.closed = True
-        bench.retries.close_all_waiting_locked()
+        assert bench.retries.pop_some_waiting_locked(2) == jobs[:2]
+        assert bench.retries.pop_some_waiting_locked(2) == jobs[2:]
+        assert bench.retries.pop_some_waiting_locked(2) == []
+        for job in jobs:
+            bench.retries.close_locked(job)
     assert all(isinstance(job.future.exception(), PoolClosed) for job in jobs)
     assert bench.known.waiting == 0
 

@@ -1,0 +1,73 @@
+"""A new connection costs little processor time, and not more because there are many others.
+
+The servers are another process, and what is compared was measured in the same test.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dugong import ConnectionPool
+from tests.support.loopback import host_address
+
+ROUNDS = 3  # of which the best counts, for others use this machine, too
+BATCH = 40  # connections that are opened in a round
+
+_SERVER = """
+import selectors, socket
+
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+listener.bind(("0.0.0.0", 0))
+listener.listen(1024)
+print(listener.getsockname()[1], flush=True)
+selector = selectors.DefaultSelector()
+selector.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in selector.select():
+        if key.fileobj is listener:
+            sock, _ = listener.accept()
+            selector.register(sock, selectors.EVENT_READ)
+        elif key.fileobj.recv(65536):
+            key.fileobj.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+        else:
+            selector.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a server in another process, on each address of the loopback interface."""
+    with subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.kill()
+
+
+def cost(pool: ConnectionPool, port: int, first: int, count: int = BATCH) -> float:
+    """Return the seconds of processor time that each of *count* new connections takes."""
+    urls = [f"http://{host_address(i)}:{port}/" for i in range(first, first + count)]
+    began = time.process_time()
+    for url in urls:
+        assert pool.get(url).body == b"ok"
+    return (time.process_time() - began) / count
+
+
+def best_cost(pool: ConnectionPool, port: int, first: int) -> float:
+    return min(cost(pool, port, first + i * BATCH) for i in range(ROUNDS))
+
+
+def test_a_connection_does_not_cost_more_because_there_are_many_others(port: int) -> None:
+    with ConnectionPool(max_connections=2000) as pool:
+        cost(pool, port, 0, 10)
+        few = best_cost(pool, port, 10)
+        cost(pool, port, 200, 400)
+        many = best_cost(pool, port, 600)
+        assert pool.statistics().connections >= 500
+    assert many <= 1.5 * few, f"{many * 1000:.2f} ms instead of {few * 1000:.2f} ms"
