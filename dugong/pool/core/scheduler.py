@@ -20,7 +20,8 @@ from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
-from dugong.pool.core.maintenance import SLICE, Maintenance
+from dugong.pool.core.maintenance import SLICE as _SLICE
+from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.snapshot import describe_holders, pool_statistics
 from dugong.pool.core.traffic import Traffic
@@ -309,7 +310,7 @@ class Scheduler:
     def _fail_some(self, pop_some: Callable[[int], list[Job]]) -> bool:
         """Fail some of the requests of a closed pool; return False if there are none left."""
         with self._core.transaction():
-            jobs = pop_some(SLICE)
+            jobs = pop_some(_SLICE)
             for job in jobs:
                 if job.place is Place.QUEUED:
                     self._core.queued -= 1
