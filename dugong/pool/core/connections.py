@@ -507,5 +507,5 @@ class ConnectionManager:
     @locked
     def delivery_locked(self, connection: PooledConnection, job: Job) -> Delivery:
         """Return how far *job*, which is in flight on *connection*, has got."""
-        is_oldest = job is connection.oldest
+        is_oldest = job is next(iter(connection.in_flight), None)
         return connection.engine.verdict(job, is_oldest, connection.failure)

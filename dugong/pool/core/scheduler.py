@@ -231,7 +231,8 @@ class Scheduler:
             )
         else:
             message = f"the deadline passed on connection {connection.name}"
-            if job.pending_response is not None:  # it has that, and waits only for the sender
+            if job.pending_response is not None and job.pending_response.status >= 300:
+                # It has its response, and waits only for the sender.
                 self._connections.fail_locked(connection, ConnectionTimedOut(message))
                 return
             delivery = self._connections.delivery_locked(connection, job)

@@ -415,13 +415,16 @@ def test_a_request_whose_body_is_being_sent_fails_when_the_sender_lets_go_of_it(
     assert isinstance(placed.job.future.exception(), ConnectionTimedOut)
 
 
-def test_a_response_that_came_before_the_deadline_counts_though_the_body_is_with_the_sender(
+def test_a_success_that_came_before_the_deadline_is_none_if_the_body_is_still_with_the_sender(
     rig: SchedulerRig,
 ) -> None:
     placed = Placed(rig, "pending", deadline=5.0)
     rig.forward(5.0)
     rig.look_for_work(placed.connection, ConnectionClosed())
-    assert placed.job.future.result().status == 200
+    error = placed.job.future.exception()
+    assert isinstance(error, ConnectionTimedOut)
+    assert "the deadline passed" in str(error)
+    assert error.delivery is Delivery.PARTLY_SENT
 
 
 def test_a_body_that_is_being_read_ends_when_the_deadline_passes(rig: SchedulerRig) -> None:
