@@ -215,12 +215,17 @@ class BodySide:
         state.incoming = None
 
     def end(self, exchange: Exchange, transport: Transport) -> None:
-        """End the connection after a response; a sender that is at work is woken to hear so."""
+        """End the connection after a response; a sender that is at work is woken to hear so.
+
+        But if it is to send all of the body, this direction alone has ended.
+        """
         self._state.closing = True
+        self._state.buffer.clear()
         if exchange.request_side is RequestSide.BODY:
+            if exchange.sends_to_end:
+                return
             exchange.request_side = RequestSide.CANCELLED
         transport.shutdown()
-        self._state.buffer.clear()
 
     # --- failing ---------------------------------------------------------------------------------
 

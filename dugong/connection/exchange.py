@@ -105,6 +105,7 @@ class Exchange:
         "persistent",
         "reader",
         "request_side",
+        "sends_to_end",
         "thread",
         "upgrade",
         "writer",
@@ -119,6 +120,9 @@ class Exchange:
         self.upgrade = False  # the request offers another protocol
         #: The response can change more than that it has come: the parser's fast path is not for it.
         self.needs_full_parse = False
+        #: The body is sent to its end though a response below 300 has come that is the last of the
+        #: connection. Then the owner of the session ends the connection.
+        self.sends_to_end = False
         # The sender's; the receiver only looks whether there is a writer at all.
         self.writer: Writer | None = None
         self.thread = 0  # set by the sender: who wrote to the body last; read by any thread

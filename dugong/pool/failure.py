@@ -22,10 +22,12 @@ from dugong.errors import (
     TLSError,
     printable,
 )
+from dugong.pool.response import status_text
 
 if TYPE_CHECKING:
     from dugong.connection.proxy import Proxy
     from dugong.pool.request import Request
+    from dugong.pool.response import Response
 
 __all__ = [
     "Abandoned",
@@ -35,6 +37,7 @@ __all__ = [
     "ends_program",
     "failure",
     "forget_frames",
+    "incomplete_upload",
     "in_words",
 ]
 
@@ -83,6 +86,17 @@ def failure(error: Exception, delivery: Delivery, request: Request | None = None
         if request is not None and (isinstance(own, DugongError) or not hasattr(own, "request")):
             own.request = request  # type: ignore[attr-defined]
     return own
+
+
+def incomplete_upload(response: Response, reason: Exception) -> ConnectionClosed:
+    """Return what a request fails with that got *response*, a success, but was not sent to its end.
+
+    *reason* is what kept the rest of its body from being sent.
+    """
+    text = f"the server responded {status_text(response)} before the body was sent as a whole"
+    error = ConnectionClosed(f"{text}, and the rest could not be sent: {describe(reason)}")
+    error.response = response
+    return error
 
 
 def _with_phase(msg: str, delivery: Delivery) -> str:

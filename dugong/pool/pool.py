@@ -277,7 +277,8 @@ class ConnectionPool:
         bad arguments, and everything else when the block is entered. The connection is the block's
         until it is left; if the body has not been read then, what little is left of it is drained,
         or the connection closed. With a request body, the block begins when the response does,
-        which may be before all of the body was sent.
+        which may be before all of the body was sent. If then the rest of it cannot be sent, though
+        the status is below 300, reading raises `ConnectionClosed`, or else leaving the block does.
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
@@ -300,6 +301,8 @@ class ConnectionPool:
                 response.close()
             if job.body_source is not None:
                 job.body_source.close(self._scheduler)
+        if job.body_source is not None:
+            job.body_source.check_upload()
 
     def get(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a GET; see `request`."""

@@ -751,7 +751,7 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
         received.append(first.target)
         stream_may_begin.set()
         wait_for(stream_queued)
-        assert peer._received == b""
+        assert not peer._received
         peer.answer(first.target.encode())
         received.append(peer.request().target)
         peer.answer(MUCH)
@@ -902,9 +902,18 @@ def test_an_early_refusal_can_be_streamed(site: OpenSite) -> None:
         assert here.goes_on()
 
 
-@pytest.mark.parametrize("fully", [False, True])
-@pytest.mark.parametrize("status", ["200 OK", "413 Too Large"])
-def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, fully: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "fully", "whole"),
+    [
+        ("200 OK", True, True),
+        ("200 OK", False, False),  # its connection is closed, and with that the upload cut short
+        ("413 Too Large", True, True),
+        ("413 Too Large", False, True),  # an upload that was refused is not to be whole
+    ],
+)
+def test_a_block_is_left_only_when_the_sender_has_released_the_body(
+    status: str, fully: bool, whole: bool
+) -> None:
     left = threading.Event()
     left_before: list[bool] = []
 
@@ -924,7 +933,11 @@ def test_a_block_is_left_only_when_nobody_reads_the_body_any_more(status: str, f
             left_before.append(left.is_set())
             yield SOME
 
-        with here.pool.stream("PUT", here.url(), body=body()) as answer:
+        cut_short = pytest.raises(ConnectionClosed, match="abandoned")
+        with (
+            contextlib.nullcontext() if whole else cut_short,
+            here.pool.stream("PUT", here.url(), body=body()) as answer,
+        ):
             answer.read(-1 if fully else 5)
         left.set()
         assert True not in left_before

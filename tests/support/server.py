@@ -35,7 +35,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._received = b""
+        self._received = bytearray()
 
     def head(self) -> ReceivedRequest:
         """Receive a request head, and leave its body."""
@@ -65,7 +65,8 @@ class Peer:
         """Receive *size* bytes."""
         while len(self._received) < size:
             self._receive()
-        data, self._received = self._received[:size], self._received[size:]
+        data = bytes(self._received[:size])
+        del self._received[:size]
         return data
 
     def until_eof(self) -> bytes:
@@ -74,7 +75,8 @@ class Peer:
             while True:
                 self._receive()
         except EOFError:
-            data, self._received = self._received, b""
+            data = bytes(self._received)
+            self._received.clear()
             return data
 
     def send(self, data: bytes) -> None:
@@ -105,8 +107,7 @@ class Peer:
     def _until(self, end: bytes) -> bytes:
         while end not in self._received:
             self._receive()
-        data, _, self._received = self._received.partition(end)
-        return data + end
+        return self.exactly(self._received.find(end) + len(end))
 
     def _receive(self) -> None:
         data = self.sock.recv(65536)

@@ -88,6 +88,7 @@ class Job:
         "timeout",
         "timer",
         "upload",
+        "upload_error",
     )
 
     def __init__(
@@ -123,6 +124,7 @@ class Job:
         self.exchange: Any = None  # the engine's record of this sending; set by the sending thread
         self.response_started = False  # its head has come; set by the receiving thread
         self.sending_body = False  # the sender has its body
+        self.upload_error: Exception | None = None  # why the sender did not send all of its body
         self.pending_response: Response | None = None  # waits for the sender to release the body
         self.cancelled = False  # by its caller; it ends once the sender has released the body
         self.fatal_error: Exception | None = None  # fails it, whatever the policy says

@@ -14,13 +14,13 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from dugong.errors import ConnectionClosed, Delivery, PoolClosed
+from dugong.errors import Delivery, PoolClosed
 from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.timers import Timer
-from dugong.pool.failure import describe, ends_program, failure
+from dugong.pool.failure import describe, ends_program, failure, incomplete_upload
 from dugong.pool.response import Attempt, Response, StreamedResponse, status_text
 from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
 
@@ -102,20 +102,26 @@ class RetryEngine:
         return attempt is None
 
     @locked
-    def fail_upload_locked(self, job: Job, response: Response, connection: str) -> None:
+    def fail_upload_locked(
+        self, job: Job, response: Response, connection: str, reason: Exception
+    ) -> None:
         """*response* accepts *job*, but has come before its body was sent, which then failed.
 
-        So the server has got a part of the body, and the response may be about that.
+        So the server has got a part of the body, and the response may be about that. *reason* is
+        why the rest could not be sent.
         """
+        if self._core.closed:
+            self.close_locked(job, Delivery.PARTLY_SENT)
+            return
         if job.fatal_error is not None:  # it was the caller's body that failed
             error = failure(job.fatal_error, Delivery.PARTLY_SENT, job.request)
             self.give_up_locked(job, error, connection, "it cannot be tried again")
             return
-        text = f"the server responded {status_text(response)} before the body was sent as a whole"
-        cause = ConnectionClosed(text)
-        cause.response = response
+        if job.expect100:
+            job.forget_expectation()  # a server that did not ask for the body would not do so again
+        cause = incomplete_upload(response, reason)
         error = failure(cause, Delivery.PARTLY_SENT, job.request)
-        attempt = make_attempt(job, connection, text, Delivery.PARTLY_SENT)
+        attempt = make_attempt(job, connection, cause.msg, Delivery.PARTLY_SENT)
         attempt = attempt._replace(exception=error)
         self.complete_locked(job, error, attempt, job.retry.delay(attempt.number))
 

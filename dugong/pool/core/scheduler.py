@@ -324,8 +324,12 @@ class Scheduler:
             for host in self._core.hosts.values():
                 for connection in host.connections:
                     late = connection.uploading
-                    if late is not None and not late.is_decided and late.pending_response:
-                        self._retries.complete_locked(late, late.pending_response, final=True)
+                    response = None if late is None else late.pending_response
+                    if late is not None and response is not None and not late.is_decided:
+                        if response.status >= 300:
+                            self._retries.complete_locked(late, response, final=True)
+                        else:  # which says nothing of the rest of the body
+                            self._retries.close_locked(late, Delivery.PARTLY_SENT)
                     for job in list(connection.in_flight):
                         if not job.is_decided:
                             delivery = self._connections.delivery_locked(connection, job)

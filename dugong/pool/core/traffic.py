@@ -144,6 +144,7 @@ class Traffic:
             if batch[-1].upload is not None:
                 connection.uploading = batch[-1]
                 connection.uploading.sending_body = True
+                connection.uploading.upload_error = None
             if connection.exclusive and host.queued:
                 self._connections.ensure_all_served_locked(host)  # what stood behind may go now
         return batch
@@ -154,6 +155,7 @@ class Traffic:
         job, connection.uploading = connection.uploading, None
         if job is not None:
             job.sending_body = False
+            job.upload_error = error
             connection.body_released_at = monotonic()
             if job.is_decided:
                 self._core.body_released.notify_all()
@@ -161,11 +163,11 @@ class Traffic:
                 self._retries.complete_locked(job, None)
             elif (response := job.pending_response) is not None:
                 job.pending_response = None
-                if error is not None and response.status < 300:
-                    self._retries.fail_upload_locked(job, response, connection.name)
-                elif self._retries.complete_locked(job, response):
-                    connection.host.accepted += 1
+                connection.host.accepted += self._end_upload_locked(connection, job, response)
         if error is None:
+            has_ended = connection.is_draining and connection.engine.was_ended_by_peer
+            if has_ended and not connection.in_flight:
+                self._connections.close_locked(connection)
             return
         is_closed = isinstance(error, ConnectionClosed)
         if not connection.is_closing:
@@ -176,6 +178,20 @@ class Traffic:
         elif not is_closed and type(connection.failure) is ConnectionClosed:
             # All that the receiver knows is that the connection was shut: by us, for this reason.
             connection.failure, connection.close_reason = error, describe(error)
+
+    @locked
+    def _end_upload_locked(
+        self, connection: PooledConnection, job: Job, response: Response
+    ) -> bool:
+        """*response* has come to *job*, and its sender is done; return True if it is the outcome.
+
+        A success says nothing of what could not be sent of the body.
+        """
+        cause = job.upload_error
+        if cause is None or response.status >= 300:
+            return self._retries.complete_locked(job, response)
+        self._retries.fail_upload_locked(job, response, connection.name, cause)
+        return False
 
     @locked
     def mark_in_flight_locked(self, connection: PooledConnection, batch: Sequence[Job]) -> None:
@@ -284,10 +300,12 @@ class Traffic:
                     continue
                 if has_listener:
                     self._emit_answered(connection, job, response)
-                if job.sending_body:
+                if job.upload is None:
+                    accepted += complete(job, response)
+                elif job.sending_body:
                     job.pending_response = response
                 else:
-                    accepted += complete(job, response)
+                    accepted += self._end_upload_locked(connection, job, response)
             host.accepted += accepted
             if not in_flight:
                 # The receiver has to look again, under the lock: others may receive before it does.
@@ -329,7 +347,12 @@ class Traffic:
             connections.emit_learned(connection, *before)
             connections.close_locked(connection, "it has sent more than it was asked for")
         elif not last.persistent:
-            connections.close_locked(connection)
+            uploading = connection.uploading
+            early = None if uploading is None else uploading.pending_response
+            if early is not None and early.status < 300:
+                connection.drain()  # the sender goes on until all of the body has been sent
+            else:
+                connections.close_locked(connection)
         elif connection.sender_parked:
             if connection.reserved is not None:
                 if not connection.in_flight:
@@ -356,7 +379,7 @@ class Traffic:
     ) -> bool:
         """Let the caller of *job* read the body from the connection; False if it is not wanted."""
         with self._core.transaction():
-            if job.is_decided:
+            if job.is_decided or (job.upload_error is not None and response.status < 300):
                 return False
             job.body_source = source
             connection.streaming = True

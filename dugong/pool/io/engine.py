@@ -78,7 +78,9 @@ class Engine(Protocol):
     ) -> None:
         """Send the body of *job*, which `send` has sent, piece by piece, blocking.
 
-        *wait_for_continue* waits until what it is given returns False, or some time has passed.
+        *wait_for_continue* waits until what it is given returns False, or some time has passed. A
+        response below 300 does not end this, even if it is the last of the connection. Raises
+        `ConnectionClosed` if another one does, or a final response instead of 100 (Continue).
         """
 
     # --- for the thread that receives ---

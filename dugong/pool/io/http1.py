@@ -86,8 +86,10 @@ class Http1Engine:
             wait_for_continue(lambda: exchange.request_side is RequestSide.CONTINUE)
             if not state.aborted:
                 sender.proceed(exchange)
-        if exchange.request_side in (RequestSide.SENT, RequestSide.REFUSED):
-            return  # it is empty, or the server has responded instead of asking for it
+        if exchange.request_side is RequestSide.SENT:
+            return  # it is empty
+        if exchange.request_side is RequestSide.REFUSED:
+            raise ConnectionClosed("the server responded without asking for the body")
         if exchange.request_side is not RequestSide.BODY:
             raise ConnectionClosed("the server responded, or went, before the body was sent")
         transport = state.transport
@@ -192,7 +194,7 @@ def _begin(job: Job) -> tuple[Exchange, bytes]:
     upload = job.upload
     exchange.close = exchange.needs_full_parse = job.close
     if upload is not None and upload.length != 0:
-        exchange.needs_full_parse = True
+        exchange.needs_full_parse = exchange.sends_to_end = True
         length = upload.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY

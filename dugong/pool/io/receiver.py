@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.head import headers_of
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
-from dugong.pool.failure import Abandoned, failure
+from dugong.pool.failure import Abandoned, failure, incomplete_upload
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
@@ -67,17 +67,24 @@ def handle(
             return
         job = exchange.key
         body = buffered
-        if body is None or (len(body) > limit and not job.streamed):
+        # A stream begins with its response, though the sender has the body of the request until
+        # later. If it has released that in this moment, both ways lead to the same.
+        is_early = job.streamed and job.sending_body and status < 300
+        if body is None or is_early or (len(body) > limit and not job.streamed):
             job.response_started = True
             try:
-                if body is not None:
+                if body is not None and not is_early:
                     raise _too_large(len(body), limit)
                 if job.streamed:
-                    beginning = b""
+                    beginning, body = buffered or b"", None
                     if traffic.may_be_retried(job, status):
                         beginning, body = _receive_beginning(traffic, connection, job, length)
                     if body is None:
-                        source = ConnectionBody(job, connection, beginning)
+                        early = None
+                        if job.upload is not None and status < 300:
+                            request, attempts = job.request, job.attempts
+                            early = Response(status, reason, headers, b"", request, attempts)
+                        source = ConnectionBody(job, connection, beginning, early)
                         response = StreamedResponse(
                             status,
                             reason,
@@ -89,6 +96,7 @@ def handle(
                         )
                         if traffic.hand_over(connection, job, response, source):
                             return
+                        body = buffered
                 if body is None:
                     body = _receive_body(traffic, connection, job, length)
             except Exception as exc:
@@ -169,15 +177,29 @@ def _too_large(size: int, limit: int) -> ResponseTooLarge:
 
 
 class ConnectionBody:
-    """The body of a streamed response, which its caller reads from the connection itself."""
+    """The body of a streamed response, which its caller reads from the connection itself.
 
-    def __init__(self, job: Job, connection: PooledConnection, beginning: bytes = b"") -> None:
+    *early* is that response, if it is a success that may have come before all of the body of the
+    request was sent.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        connection: PooledConnection,
+        beginning: bytes = b"",
+        early: Response | None = None,
+    ) -> None:
         self._job = job  # never changes
         self._connection = connection  # never changes
-        self._beginning = beginning  # which has been received already; owner: the caller
+        # Both belong to the caller.
+        self._beginning = beginning  # which has been received already
+        self._early = early  # None once the caller has been told that the upload has failed
 
     def readinto(self, view: memoryview) -> int:
         """Receive the next part of the body straight into *view*; 0 is its end."""
+        if self._early is not None:
+            self.check_upload()
         if self._beginning:
             piece = self._take(len(view))
             view[: len(piece)] = piece
@@ -189,6 +211,8 @@ class ConnectionBody:
 
     def read(self, size: int) -> bytes:
         """Receive up to *size* bytes of the body; b"" is its end."""
+        if self._early is not None:
+            self.check_upload()
         if self._beginning:
             return self._take(size)
         try:
@@ -200,11 +224,33 @@ class ConnectionBody:
         piece, self._beginning = self._beginning[:size], self._beginning[size:]
         return piece
 
+    def check_upload(self) -> None:
+        """Raise what has kept the body of the request from being sent to its end, if anything has.
+
+        Only if the caller has not been told before.
+        """
+        # An attribute that is replaced as a whole needs no lock, in free-threaded CPython, too.
+        cause = self._job.upload_error
+        if self._early is not None and cause is not None:
+            raise self._error(cause)
+
     def _error(self, exc: Exception) -> Exception:
         """Return what to raise for *exc*: if the pool has ended the connection, why it has."""
-        if isinstance(exc, ConnectionClosed):
-            exc = self._job.fatal_error or self._connection.failure or exc
-        exc = failure(exc, Delivery.ANSWER_STARTED, self._job.request)
+        job, ended = self._job, self._connection.failure
+        early, self._early = self._early, None
+        cause, delivery = job.upload_error, Delivery.ANSWER_STARTED
+        if job.fatal_error is not None and (cause is not None or isinstance(exc, ConnectionClosed)):
+            exc = job.fatal_error
+        elif early is not None and cause is not None:
+            if isinstance(ended, Abandoned):
+                cause = ended
+            if ended is None or ended is cause or isinstance(ended, ConnectionClosed):
+                exc, delivery = incomplete_upload(early, cause), Delivery.PARTLY_SENT
+            else:
+                exc = ended  # a deadline, or the end of the pool
+        elif isinstance(exc, ConnectionClosed):
+            exc = ended or exc
+        exc = failure(exc, delivery, job.request)
         exc.attempts = self._job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         return exc
 

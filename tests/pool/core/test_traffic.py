@@ -258,6 +258,57 @@ def test_a_response_waits_until_the_sender_has_let_go_of_the_body(rig: Rig) -> N
     assert releases(job) == 1
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_success_is_a_failure_if_the_body_could_not_be_sent(rig: Rig, early: bool) -> None:
+    """Whichever thread is the first to tell of it."""
+    connection, job = send_upload(rig, retry=NO_RETRY)
+    connection.engine.has_unread = True  # type: ignore[misc]  # a fake
+    if early:
+        rig.respond(connection, job)
+    rig.look_for_work(connection, ConnectionClosed("the peer has had enough"))
+    if not early:
+        rig.respond(connection, job)
+    error = job.future.exception()
+    assert isinstance(error, ConnectionClosed)
+    assert "200" in str(error)
+    assert "the peer has had enough" in str(error)
+    assert error.response is not None
+    assert error.response.status == 200
+    assert error.delivery is Delivery.PARTLY_SENT
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_refusal_is_the_outcome_though_the_body_could_not_be_sent(rig: Rig, early: bool) -> None:
+    connection, job = send_upload(rig)
+    connection.engine.has_unread = True  # type: ignore[misc]  # a fake
+    if early:
+        rig.respond(connection, job, status=413)
+    rig.look_for_work(connection, ConnectionClosed())
+    if not early:
+        rig.respond(connection, job, status=413)
+    assert job.future.result().status == 413
+
+
+def test_a_success_that_is_the_last_response_lets_the_sender_go_on(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    connection.engine.was_ended_by_peer = True  # type: ignore[misc]  # a fake
+    rig.respond(connection, job, persistent=False)
+    assert connection.phase is Phase.DRAINING
+    assert not job.future.done()
+    assert rig.look_for_work(connection) == []
+    assert job.future.result().status == 200
+    assert connection.phase is Phase.CLOSED
+    assert rig.heard("closed") == ["the server ended it"]
+
+
+def test_a_refusal_that_is_the_last_response_stops_the_sender(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    rig.respond(connection, job, status=413, persistent=False)
+    assert connection.phase is Phase.CLOSING
+    rig.look_for_work(connection, ConnectionClosed())
+    assert job.future.result().status == 413
+
+
 def test_a_cancelled_upload_ends_when_the_sender_has_let_go_of_the_body(rig: Rig) -> None:
     connection, job = send_upload(rig)
     job.cancelled = True

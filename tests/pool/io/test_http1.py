@@ -327,13 +327,33 @@ def test_a_body_that_is_refused_is_not_sent(line: Line) -> None:
         assert (status, body) == (413, b"no")
         assert not is_waiting()
 
-    line.engine.send_body(job, wait)
+    with pytest.raises(ConnectionClosed, match="without asking for the body"):
+        line.engine.send_body(job, wait)
     assert line.received() == b""
+
+
+@pytest.mark.parametrize("last", [b"HTTP/1.1 200 OK\r\nConnection: close", b"HTTP/1.0 200 OK"])
+def test_a_success_that_is_the_last_response_does_not_end_the_sending(
+    line: Line, last: bytes
+) -> None:
+    def body() -> Iterator[bytes]:
+        yield b"12"
+        line.peer.sendall(last + b"\r\nContent-Length: 2\r\n\r\nok")
+        ((_, status, *_, received),), _ = line.engine.receive()
+        assert (status, received) == (200, b"ok")
+        yield b"345"
+
+    job = line.job(body=body())
+    line.send(job)
+    line.received()
+    line.engine.send_body(job, never)
+    assert line.received() == b"2\r\n12\r\n3\r\n345\r\n0\r\n\r\n"
 
 
 def test_a_body_is_not_sent_on_a_connection_that_was_aborted_meanwhile(line: Line) -> None:
     job = begin_expecting(line)
-    line.engine.send_body(job, lambda is_waiting: line.engine.abort())
+    with pytest.raises(ConnectionClosed):
+        line.engine.send_body(job, lambda is_waiting: line.engine.abort())
     assert line.received() == b""
 
 
