@@ -140,6 +140,10 @@ BAD_LIMITS = [
     *bad_counts("max_requests", True),
     *bad_seconds("timeout"),
     *bad_seconds("connect_timeout"),
+    *several("min_rate", TypeError, "min_rate must be a number of bytes a second", "1", True, 1j),
+    *several(
+        "min_rate", ValueError, "min_rate must be positive", 0, -1, math.nan, math.inf, 10**400
+    ),
     *bad_seconds("idle_timeout"),
     *several("idle_timeout", TypeError, "idle_timeout must be a number of seconds", None),
     *bad_seconds("max_age"),

@@ -19,7 +19,8 @@ from dugong.connection.readers import LengthReader, reader_for
 from dugong.connection.state import ConnectionState
 from dugong.connection.transport import Transport
 from dugong.connection.wire import MAX_INTERIM, closed_within
-from dugong.errors import ConnectionClosed, InvalidResponse, StateError
+from dugong.deadline import Deadline
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, InvalidResponse, StateError
 from dugong.headers import Headers
 
 __all__ = ["ReceiveSide", "ReceivedResponses"]
@@ -96,6 +97,9 @@ class ReceiveSide:
 
     def read_responses(self, timeout: float | None) -> ReceivedResponses:
         """Receive a response, blocking, and all others that have come with it.
+
+        Nothing may come for *timeout* seconds; once a head has begun, all of it has to come within
+        that time.
 
         Each comes with its body, or with None if not all of the body is there: that is the last,
         and the body is to be read. What went wrong, if anything did, comes behind the responses
@@ -182,6 +186,11 @@ class ReceiveSide:
                     self._take_responses(transport, responses)
                     if responses:
                         return responses
+                    if timeout != 0 and buffer.start < buffer.end:
+                        self._receive_rest_of_head(transport, timeout, responses)
+                        if responses:
+                            return responses
+                        continue
                 if len(awaiting) >= _MANY and buffer.start == buffer.end:
                     got = self._receive_many(transport, responses)
                     if responses:
@@ -197,6 +206,36 @@ class ReceiveSide:
         except BaseException as exc:
             self._lose_response(transport, exc)
             raise
+
+    def _receive_rest_of_head(
+        self, transport: Transport, timeout: float | None, responses: list[ReceivedResponse]
+    ) -> None:
+        """Receive, blocking, the rest of the head that has begun; add to *responses* what has come.
+
+        It may take *timeout* as a whole, and not with each byte anew. Returns without a response if
+        it was a 1xx to be skipped, and nothing has come behind it.
+        """
+        state = self._state
+        buffer, exchange = state.buffer, state.awaiting_response[0]
+        interim, deadline = exchange.interim, Deadline(timeout)
+        while not responses and buffer.start < buffer.end:
+            if exchange.interim != interim:
+                interim, deadline = exchange.interim, Deadline(timeout)
+            left = deadline.remaining()
+            if left == 0:
+                raise ConnectionTimedOut(f"the response head has taken more than {timeout:g} s")
+            transport.block_timeout = left
+            try:
+                got = buffer.fill(transport)
+                if not isinstance(got, int):
+                    got.block(left)
+                    continue
+            except ConnectionTimedOut:
+                continue  # as the deadline has passed, or nearly so
+            if got == 0:
+                raise closed_within(buffer)
+            self._take_responses(transport, responses)
+        transport.block_timeout = timeout
 
     def _take_responses(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
         """Add to *responses* what the buffer has, up to the first whose body is to be read."""

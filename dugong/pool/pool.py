@@ -8,6 +8,7 @@ no threads itself; may be used by any thread, and in a forked child.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -62,9 +63,12 @@ class ConnectionPool:
     * *pipeline_depth*: how many requests may be unanswered on one connection. 1 turns pipelining
       off. How many really are depends on what the host has shown (see `statistics`).
     * *timeout*: how long sending or receiving may go without any progress; None: for ever. Each
-      request may have its own.
+      request may have its own. The head of a response has to be whole so long after it has begun.
     * *connect_timeout*: how long opening a connection may take, with a proxy's tunnel and the TLS
       handshake, but without name resolution; None: *timeout* bounds it.
+    * *min_rate*: how many bytes a second of a response's body have to come, on the average of 30
+      seconds of waiting; else the request fails as if nothing had come for *timeout*. None: any
+      number.
     * *ssl_context*: for https; default: `ssl.create_default_context()`, which verifies.
     * *proxy*: ``(host, port)`` or ``http://user:password@host:port``, as of `HTTPConnection`.
     * *headers*: sent with every request that does not set the same names itself.
@@ -102,6 +106,7 @@ class ConnectionPool:
         max_requests: int | None = None,
         on_event: Callable[[Event], object] | None = None,
         connect_timeout: float | None = 10.0,
+        min_rate: float | None = 1.0,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -125,6 +130,8 @@ class ConnectionPool:
             raise TypeError("idle_timeout must be a number of seconds")
         check_ssl_context(ssl_context)
         check_retry(retry)
+        if min_rate is not None:
+            _check_rate("min_rate", min_rate)
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
         limits = Limits(
@@ -138,6 +145,7 @@ class ConnectionPool:
             max_age,
             max_requests,
             connect_timeout,
+            min_rate,
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
         # not done. So a pool that is forgotten is collected, and the threads are told then.
@@ -395,6 +403,13 @@ def _check_counts(**counts: int) -> None:
             raise TypeError(f"{name} must be an int, not {count!r}")
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+        raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
+    if not 0 < rate <= sys.float_info.max:  # which no NaN passes
+        raise ValueError(f"{name} must be positive and finite, not {rate!r}")
 
 
 def _check_times(**times: float | None) -> None:

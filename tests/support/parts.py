@@ -307,6 +307,7 @@ _LIMITS: dict[str, Any] = {
     "max_age": None,
     "max_requests": None,
     "connect_timeout": 10.0,
+    "min_rate": 1.0,
 }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
+    from dugong.pool.core.rate import BodyRate
     from dugong.pool.core.timers import Timer
     from dugong.pool.io.engine import Engine
 
@@ -73,6 +74,7 @@ class PooledConnection:
         "name",
         "opened_at",
         "phase",
+        "rate",
         "receiver_parked",
         "receiver_wakeup",
         "receiving",
@@ -105,6 +107,7 @@ class PooledConnection:
         self.in_flight: dict[Job, None] = {}
         self.reserved: Job | None = None  # the next request, which has to be exclusive
         self.exclusive = False  # a request is in flight that nothing may be sent behind
+        self.rate: BodyRate | None = None  # of the body that comes in, if it has a limit
         self.long_response = False  # nothing is to be sent behind the response that comes in
         self.dispatched = 0  # requests that were given to it
         self.answered = 0  # of these, those with a final response

@@ -52,6 +52,7 @@ class Limits(NamedTuple):
     max_age: float | None
     max_requests: int | None
     connect_timeout: float | None
+    min_rate: float | None  # bytes a second of a body
 
 
 class Nested(StateError):

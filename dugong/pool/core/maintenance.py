@@ -15,7 +15,10 @@ from time import monotonic
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.timers import Timer, Timers
 
-__all__ = ["Maintenance"]
+__all__ = ["RATE_INTERVAL", "Maintenance"]
+
+#: Seconds over which the speed of a body is measured.
+RATE_INTERVAL = 30.0
 
 #: How many things are done before other threads get the lock, though more are due. They take some
 #: milliseconds.

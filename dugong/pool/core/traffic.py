@@ -19,6 +19,7 @@ from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import should_refill, take
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.rate import BodyRate, RateLimit
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.failure import Abandoned, describe
 from dugong.pool.response import Response, StreamedResponse, status_text
@@ -52,6 +53,7 @@ class Traffic:
         self._connections = connections  # never changes
         self._run_receiver = run_receiver  # the receiver's loop, for a thread; never changes
         self.limits = core.limits  # never changes
+        self._rate = RateLimit(core, maintenance, connections)  # never changes
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
@@ -287,6 +289,8 @@ class Traffic:
         has_listener = self._core.on_event is not None
         with self._core.transaction():
             connection.long_response = False
+            if connection.rate is not None:
+                self._rate.end_locked(connection)
             good = accepted = 0
             self._count_responses_locked(connection, len(done))
             in_flight = connection.in_flight
@@ -362,11 +366,16 @@ class Traffic:
             else:
                 connections.update_availability_locked(connection)
 
-    def block(self, connection: PooledConnection) -> None:
-        """A long response is coming in on *connection*: have nothing sent behind it."""
+    def begin_body(self, connection: PooledConnection, is_long: bool) -> BodyRate | None:
+        """The body of a response is to be received on *connection*, not all of which has come.
+
+        Has nothing sent behind it if it *is_long*. Returns what is to be told how it comes in.
+        """
         with self._core.transaction():
-            connection.long_response = True
-            connection.host.with_capacity.pop(connection, None)
+            if is_long:
+                connection.long_response = True
+                connection.host.with_capacity.pop(connection, None)
+            return self._rate.watch_locked(connection)
 
     # --- streams ----------------------------------------------------------------------------------
 
@@ -382,6 +391,7 @@ class Traffic:
             if job.is_decided or (job.upload_error is not None and response.status < 300):
                 return False
             job.body_source = source
+            source.rate = self._rate.watch_locked(connection)
             connection.streaming = True
             connection.receiving = False
             connection.host.accepted += 1
@@ -428,6 +438,7 @@ class Traffic:
         if not job.sending_body:
             job.release_body()
         connection.streaming = False
+        self._rate.end_locked(connection)
         exchange = job.exchange
         if complete:
             connection.take_off(job)

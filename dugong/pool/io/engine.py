@@ -100,7 +100,8 @@ class Engine(Protocol):
     def finish_body(self, most: int, timeout: float | None) -> bool:
         """Read the rest of the body, if it is known to be at most *most* bytes; drop it.
 
-        Returns whether all of the body has been read, so that the next response may follow.
+        That may take up to *timeout* seconds. Returns whether all of the body has been read, so
+        that the next response may follow.
         """
 
     # --- for any thread ---

@@ -16,6 +16,7 @@ from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.session import Http1Session
 from dugong.connection.writers import ChunkedWriter, LengthWriter
+from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery, InvalidResponse, UnsupportedResponse
 from dugong.pool.body import cut_short
 from dugong.pool.failure import BodyError
@@ -150,8 +151,10 @@ class Http1Engine:
         unread = body.unread_length
         if unread is not None and unread <= most:
             view = memoryview(bytearray(unread))
-            while state.incoming is not None and body.readinto(view, timeout):
-                pass
+            deadline = Deadline(timeout)
+            while state.incoming is not None and (left := deadline.remaining()) != 0:
+                if not body.readinto(view, left):
+                    break
         return state.incoming is None and body.truncation_reason is None
 
     # --- any thread -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dugong.pool.response import Response, StreamedResponse
 if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.job import Job
+    from dugong.pool.core.rate import BodyRate
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.core.traffic import Traffic
     from dugong.pool.io.engine import Completion
@@ -108,14 +109,27 @@ def handle(
     traffic.responded(connection, done, error)
 
 
-def _receive(traffic: Traffic, connection: PooledConnection, job: Job, view: memoryview) -> int:
+def _receive(
+    traffic: Traffic,
+    connection: PooledConnection,
+    job: Job,
+    view: memoryview,
+    rate: BodyRate | None,
+) -> int:
     """Receive the next part of the body into *view*; 0 is its end."""
     while True:
+        got = 0
+        if rate is not None:
+            rate.begin_wait()
         try:
-            return connection.engine.readinto(view, job.timeout)
+            got = connection.engine.readinto(view, job.timeout)
+            return got
         except ConnectionTimedOut:
             if not traffic.sends_body(connection):
                 raise
+        finally:
+            if rate is not None:
+                rate.end_wait(got)
 
 
 def _receive_beginning(
@@ -129,9 +143,10 @@ def _receive_beginning(
         return b"", None
     parts: list[bytes] = []
     received = 0
+    rate = traffic.begin_body(connection, is_long=False)  # nothing is sent behind a stream anyway
     view = memoryview(bytearray(min(length or _PIECE, _PIECE)))
     while received <= LONG:
-        got = _receive(traffic, connection, job, view)
+        got = _receive(traffic, connection, job, view, rate)
         if not got:
             whole = b"".join(parts)
             return whole, whole
@@ -146,8 +161,10 @@ def _receive_body(
     limit = traffic.limits.max_body_size
     if length is not None and length > limit:
         raise _too_large(length, limit)
-    if length is None or length > LONG:
-        traffic.block(connection)
+    rate = None
+    is_long = length is None or length > LONG
+    if is_long or traffic.limits.min_rate is not None:
+        rate = traffic.begin_body(connection, is_long)
     received = 0
     if length is not None:
         whole = bytearray(length)
@@ -156,11 +173,11 @@ def _receive_body(
             # A stale value costs one more step.
             if job.is_decided and length - received > LONG:
                 raise Abandoned
-            received += _receive(traffic, connection, job, view[received:])
+            received += _receive(traffic, connection, job, view[received:], rate)
         return bytes(whole)
     parts: list[bytes] = []
     view = memoryview(bytearray(_FIRST_PIECE))
-    while got := _receive(traffic, connection, job, view):
+    while got := _receive(traffic, connection, job, view, rate):
         received += got
         if job.is_decided and received > LONG:
             raise Abandoned
@@ -195,6 +212,8 @@ class ConnectionBody:
         # Both belong to the caller.
         self._beginning = beginning  # which has been received already
         self._early = early  # None once the caller has been told that the upload has failed
+        #: What is told how the body comes in, if that has a limit. Set before the caller reads.
+        self.rate: BodyRate | None = None
 
     def readinto(self, view: memoryview) -> int:
         """Receive the next part of the body straight into *view*; 0 is its end."""
@@ -204,10 +223,17 @@ class ConnectionBody:
             piece = self._take(len(view))
             view[: len(piece)] = piece
             return len(piece)
+        rate, got = self.rate, 0
+        if rate is not None:
+            rate.begin_wait()
         try:
-            return self._connection.engine.readinto(view, self._job.timeout)
+            got = self._connection.engine.readinto(view, self._job.timeout)
+            return got
         except Exception as exc:
             raise self._error(exc) from None
+        finally:
+            if rate is not None:
+                rate.end_wait(got)
 
     def read(self, size: int) -> bytes:
         """Receive up to *size* bytes of the body; b"" is its end."""
@@ -215,10 +241,17 @@ class ConnectionBody:
             self.check_upload()
         if self._beginning:
             return self._take(size)
+        rate, piece = self.rate, b""
+        if rate is not None:
+            rate.begin_wait()
         try:
-            return self._connection.engine.read(size, self._job.timeout)
+            piece = self._connection.engine.read(size, self._job.timeout)
+            return piece
         except Exception as exc:
             raise self._error(exc) from None
+        finally:
+            if rate is not None:
+                rate.end_wait(len(piece))
 
     def _take(self, size: int) -> bytes:
         piece, self._beginning = self._beginning[:size], self._beginning[size:]

@@ -523,7 +523,7 @@ def test_a_sender_is_woken_for_its_reserved_request_when_all_else_has_come(rig: 
 def test_nothing_is_sent_behind_a_long_response(rig: Rig) -> None:
     host = rig.host()
     connection, jobs = rig.send(host, "/a")
-    rig.traffic.block(connection)
+    rig.traffic.begin_body(connection, is_long=True)
     rig.submit(host, "/b")
     assert rig.look_for_work(connection) == []
     rig.respond(connection, *jobs)

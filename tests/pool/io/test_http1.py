@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -504,6 +506,26 @@ def test_a_body_that_was_read_to_its_end_is_finished(line: Line) -> None:
     line.peer.sendall(b"c")
     assert line.read_body() + line.read_body() == b"abc"
     assert line.engine.finish_body(0, 5)
+
+
+def test_a_body_that_trickles_is_not_waited_for_longer_than_its_time(line: Line) -> None:
+    begin_body(line, 100_000, b"abc")
+    over = threading.Event()
+
+    def trickle() -> None:
+        while not over.wait(0.01):
+            line.peer.sendall(b"x")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with contextlib.suppress(ConnectionTimedOut):
+            assert not line.engine.finish_body(1_000_000, 0.1)
+        assert time.monotonic() - began < 5
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_body_that_was_cut_short_is_not_finished(line: Line) -> None:

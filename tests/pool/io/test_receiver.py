@@ -327,7 +327,7 @@ def test_a_length_without_a_body_is_not_too_large() -> None:
 def test_nothing_waits_behind_a_long_answer_if_there_is_another_connection(
     monkeypatch: pytest.MonkeyPatch, length: int | None
 ) -> None:
-    blocked = signal_after(monkeypatch, Traffic, "block")
+    blocked = signal_after(monkeypatch, Traffic, "begin_body")
     finish = threading.Event()
 
     def script(peer: Peer) -> None:
