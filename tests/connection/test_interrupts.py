@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -163,6 +164,12 @@ OPERATIONS: list[Callable[[Line], None]] = [
     upload_in_chunks,
     read_in_parts,
 ]
+
+
+# Later versions raise at points that this harness does not know as such.
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="the points are those of Python 3.11 and 3.12"
+)
 
 
 @pytest.mark.parametrize("kind", [Responding, RespondingInChunks])

@@ -144,7 +144,7 @@ def test_a_bytearray_is_the_callers_again_when_the_future_is_cancelled(site: Ope
     def script(peer: Peer) -> None:
         peer.head()
         taken.set()
-        peer.until_eof()
+        discard_rest(peer)
 
     with site(script) as here:
         future = here.pool.submit("PUT", here.url(), body=body)

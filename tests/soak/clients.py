@@ -13,7 +13,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, as_completed
+from concurrent.futures import CancelledError, as_completed, wait
 from typing import Any
 
 from dugong import (
@@ -280,7 +280,11 @@ class Client:
             self._settle(asked[future], future)
 
     def _cancel(self, future: Any) -> None:
-        if future.cancel() != future.cancelled():
+        # That of an upload is cancelled once the sender has let go of the body.
+        said = future.cancel()
+        if said:
+            wait([future], HANG)
+        if said != future.cancelled():
             self.ledger.problem(f"cancel() of {future!r} did not say what it did")
 
     def _pull(self, pulled: deque[Question]) -> Iterator[Request]:

@@ -415,6 +415,7 @@ class Scheduler:
                 if connection.phase is not Phase.CLOSED:
                     connection.begin_closing("it is the parent process's", None)
                     connection.finish_closing()
+            host.connections.clear()
         futures = [job.future for job in jobs if not job.is_decided]
         futures += [future for future, _ in core.unsettled()]
         is_closed = core.closed

@@ -306,6 +306,11 @@ def find_problems(operation: Operation) -> list[str]:
 
 
 #: The operations, and why their test is expected to fail.
+# Later versions raise within generators that are being closed, where it is only reported.
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="the points are those of the instructions of Python 3.11"
+)
+
 OPERATIONS: list[type[Operation]] = [
     Know,
     Statistics,
