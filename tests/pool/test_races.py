@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dugong import ConnectionPool
-from dugong.errors import PoolClosed
+from dugong.errors import ConnectionClosed, PoolClosed
 from dugong.pool.core import connections
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
@@ -150,7 +150,10 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
 def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server answers well, but takes no more of the body: the answer is read to its end."""
+    """The server answers well, but takes no more of the body.
+
+    The reader is told so, and can read the answer to its end, still.
+    """
     read_on = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -171,6 +174,8 @@ def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(
             sent.clear()
             read_on.set()
             wait_for(sent)
+            with pytest.raises(ConnectionClosed, match="before the body was sent"):
+                answer.read()
             assert answer.read() == b"st."
         assert site.goes_on()
 

@@ -627,7 +627,7 @@ def test_nothing_goes_behind_an_answer_that_is_long_or_of_unknown_length(
     fields: bytes,
     body: bytes,
 ) -> None:
-    blocked = signal_after(monkeypatch, Traffic, "block")
+    blocked = signal_after(monkeypatch, Traffic, "begin_body")
     peer = warm_up(pool, server)
     first = pool.submit("GET", server.url("/a"))
     assert peer.targets(1) == ["/a"]
@@ -648,7 +648,7 @@ def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_an
 ) -> None:
     peer = warm_up(pool, server)
     settle(pool)
-    blocked = signal_after(monkeypatch, Traffic, "block")
+    blocked = signal_after(monkeypatch, Traffic, "begin_body")
     next_batch = Traffic.next_batch
 
     def late(
@@ -687,7 +687,7 @@ def test_what_has_been_sent_before_an_answer_proves_long_is_answered_behind_it(
 def test_requests_go_over_another_connection_while_a_long_answer_holds_one(
     server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocked = signal_after(monkeypatch, Traffic, "block")
+    blocked = signal_after(monkeypatch, Traffic, "begin_body")
     with ConnectionPool(max_connections_per_host=2) as pool:
         first = warm_up(pool, server)
         long = pool.submit("GET", server.url("/long"))
