@@ -75,6 +75,7 @@ class PooledConnection:
         "opened_at",
         "phase",
         "rate",
+        "rate_timer",
         "receiver_parked",
         "receiver_wakeup",
         "receiving",
@@ -108,6 +109,7 @@ class PooledConnection:
         self.reserved: Job | None = None  # the next request, which has to be exclusive
         self.exclusive = False  # a request is in flight that nothing may be sent behind
         self.rate: BodyRate | None = None  # of the body that comes in, if it has a limit
+        self.rate_timer: Timer | None = None  # looks at that, or finds that it is over
         self.long_response = False  # nothing is to be sent behind the response that comes in
         self.dispatched = 0  # requests that were given to it
         self.answered = 0  # of these, those with a final response

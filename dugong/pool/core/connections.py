@@ -398,8 +398,7 @@ class ConnectionManager:
         host.in_flight -= len(jobs)
         self._learn_from_end_locked(connection, verdicts)
         core.emit("closed", host, connection.name, reason=connection.close_reason)
-        rate_timer = None if connection.rate is None else connection.rate.timer
-        for timer in (connection.age_timer, connection.idle_timer, rate_timer):
+        for timer in (connection.age_timer, connection.idle_timer, connection.rate_timer):
             if timer is not None:
                 self._maintenance.cancel_locked(timer)
         reserved, connection.reserved = connection.reserved, None

@@ -17,7 +17,6 @@ from dugong.pool.core.core import PoolCore, locked
 if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.connections import ConnectionManager
-    from dugong.pool.core.timers import Timer
 
 __all__ = ["BodyRate", "RateLimit"]
 
@@ -25,13 +24,14 @@ __all__ = ["BodyRate", "RateLimit"]
 class BodyRate:
     """How much of a body has come, and in how many seconds that were spent waiting for it."""
 
-    __slots__ = ("_state", "timer")
+    __slots__ = ("_state", "since")
 
     def __init__(self) -> None:
         # Bytes, seconds, and since when a thread waits. Replaced as a whole by the thread that
         # reads, so that another one sees what belongs together, in free-threaded CPython, too.
         self._state: tuple[int, float, float | None] = (0, 0.0, None)
-        self.timer: Timer | None = None  # looks at it again; guarded by the pool's lock
+        # What `measure` gave at the start of the interval that is looked at; guarded by the lock.
+        self.since = (0, 0.0)
 
     def begin_wait(self) -> None:
         """The thread that reads waits for the server from now on."""
@@ -69,45 +69,38 @@ class RateLimit:
         if self._min_rate is None or connection.is_closing:
             return None
         if connection.rate is None:
-            rate = connection.rate = BodyRate()
-            self._look_later_locked(connection, rate, rate.measure(), maintenance.RATE_INTERVAL)
+            connection.rate = BodyRate()
+            # The timer may be that of an earlier body: then it finds out how long it is too early.
+            # To set one for each body would wake the maintenance thread each time.
+            if connection.rate_timer is None:
+                self._look_later_locked(connection, maintenance.RATE_INTERVAL)
         return connection.rate
 
     @locked
-    def end_locked(self, connection: PooledConnection) -> None:
-        """The body has come, or is not read any more."""
-        rate, connection.rate = connection.rate, None
-        if rate is not None and rate.timer is not None:
-            self._timers.cancel_locked(rate.timer)
+    def _look_later_locked(self, connection: PooledConnection, delay: float) -> None:
+        look = partial(self._look_locked, connection)
+        connection.rate_timer = self._timers.at_locked(monotonic() + delay, look)
 
     @locked
-    def _look_later_locked(
-        self, connection: PooledConnection, rate: BodyRate, since: tuple[int, float], delay: float
-    ) -> None:
-        look = partial(self._look_locked, connection, rate, since)
-        rate.timer = self._timers.at_locked(monotonic() + delay, look)
-
-    @locked
-    def _look_locked(
-        self, connection: PooledConnection, rate: BodyRate, since: tuple[int, float]
-    ) -> None:
-        """End *connection* if too little has come since *since*, an interval of waiting ago."""
-        rate.timer = None
-        if connection.rate is not rate or connection.is_closing:
+    def _look_locked(self, connection: PooledConnection) -> None:
+        """End *connection* if too little of a body has come in an interval of waiting."""
+        connection.rate_timer = None
+        rate, interval = connection.rate, maintenance.RATE_INTERVAL
+        if rate is None or connection.is_closing:
             return
         assert self._min_rate is not None
-        interval = maintenance.RATE_INTERVAL
         now = rate.measure()
-        received, waited = now[0] - since[0], now[1] - since[1]
+        received, waited = now[0] - rate.since[0], now[1] - rate.since[1]
         # The server may wait for the rest of the request before it sends more.
         uploads = connection.uploading is not None
         if uploads or monotonic() - connection.body_released_at < interval:
-            self._look_later_locked(connection, rate, now, interval)
+            rate.since = now
+            self._look_later_locked(connection, interval)
         elif waited < interval:
-            left = max(interval - waited, interval / 100)
-            self._look_later_locked(connection, rate, since, left)
+            self._look_later_locked(connection, max(interval - waited, interval / 100))
         elif received >= self._min_rate * waited:
-            self._look_later_locked(connection, rate, now, interval)
+            rate.since = now
+            self._look_later_locked(connection, interval)
         else:
             reason = (
                 f"{received} bytes of the response body have come in {waited:.3g} s, which is less "

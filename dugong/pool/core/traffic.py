@@ -289,8 +289,7 @@ class Traffic:
         has_listener = self._core.on_event is not None
         with self._core.transaction():
             connection.long_response = False
-            if connection.rate is not None:
-                self._rate.end_locked(connection)
+            connection.rate = None
             good = accepted = 0
             self._count_responses_locked(connection, len(done))
             in_flight = connection.in_flight
@@ -438,7 +437,7 @@ class Traffic:
         if not job.sending_body:
             job.release_body()
         connection.streaming = False
-        self._rate.end_locked(connection)
+        connection.rate = None
         exchange = job.exchange
         if complete:
             connection.take_off(job)

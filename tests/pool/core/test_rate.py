@@ -122,15 +122,33 @@ def test_a_server_that_is_still_sent_something_has_no_rate(rig: Rig) -> None:
     ],
     ids=["response", "loss"],
 )
-def test_a_body_that_is_over_leaves_no_timer(
+def test_a_body_that_is_over_is_not_watched_any_more(
     rig: Rig, end: Callable[[Rig, PooledConnection, Job], None]
 ) -> None:
     connection, job, _ = begin(rig)
-    before = len(rig.maintenance.timers)
     end(rig, connection, job)
-    assert len(rig.maintenance.timers) <= before
     rig.forward(1000)
     assert len(rig.maintenance.timers) == 0
+
+
+def test_many_bodies_one_after_the_other_have_one_timer(rig: Rig) -> None:
+    """And the time of each counts from its own beginning."""
+    connection, job, _ = begin(rig)
+    timer = connection.rate_timer
+    rig.forward(RATE_INTERVAL - 1)
+    rig.respond(connection, job)
+    (job,) = rig.submit(connection.host, "/b", retry=NO_RETRY)
+    assert rig.look_for_work(connection) == [job]
+    rate = rig.traffic.begin_body(connection, is_long=False)
+    assert rate is not None
+    rate.begin_wait()
+    assert connection.rate_timer is timer
+    rig.park(connection.host)
+    rig.forward(1)  # the timer finds that it is too early for this one
+    rig.forward(RATE_INTERVAL - 1.1)
+    assert connection.phase is Phase.OPEN
+    rig.forward(0.1)
+    assert connection.phase is Phase.CLOSED
 
 
 def test_without_a_limit_no_body_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
