@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections import deque
 
 import pytest
 
-from dugong import BUFFER_SIZE, MAX_HEADER_SIZE, ConnectionClosed, InvalidResponse, StateError
+from dugong import (
+    BUFFER_SIZE,
+    MAX_HEADER_SIZE,
+    ConnectionClosed,
+    ConnectionTimedOut,
+    InvalidResponse,
+    StateError,
+)
 from dugong.connection.encode import RequestBuilder
 from dugong.connection.exchange import Exchange
 from dugong.connection.polling import PollNeeded
@@ -53,6 +62,52 @@ def test_all_answers_that_have_come_are_taken_at_once_whatever_their_bodies(line
     answers, error = line.session.receiver.read_responses(5)
     assert error is None
     assert [body for *_, body in answers] == [b"ok", b"abc", b"", b"ok"]
+
+
+@pytest.mark.parametrize("start", [b"", OK + b"HTTP/1.1 200 OK\r\n"], ids=["first", "second"])
+def test_a_head_that_comes_byte_by_byte_has_to_be_whole_in_time(line: Line, start: bytes) -> None:
+    line.ask("/a", "/b")
+    if start:
+        line.peer.sendall(start)
+        answers, error = line.session.receiver.read_responses(5)
+        assert (len(answers), error) == (1, None)
+    over = threading.Event()
+
+    def trickle() -> None:
+        line.peer.sendall(OK[:10])
+        while not over.wait(0.01):
+            line.peer.sendall(b"x")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        answers, error = line.session.receiver.read_responses(0.2)
+    finally:
+        over.set()
+        thread.join()
+    assert answers == []
+    assert isinstance(error, ConnectionTimedOut)
+    assert "head" in str(error)
+
+
+def test_a_head_may_take_its_time_after_an_interim_response(line: Line) -> None:
+    """Each head has the time for itself."""
+    line.ask("/a")
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+    def send() -> None:
+        for piece in (interim[:20], interim[20:] + interim[:20], interim[20:] + OK[:20], OK[20:]):
+            line.peer.sendall(piece)
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        answers, error = line.session.receiver.read_responses(0.5)
+    finally:
+        thread.join()
+    assert error is None
+    assert [body for *_, body in answers] == [b"ok"]
 
 
 def test_a_chunked_body_that_has_not_come_completely_is_read_when_it_does(line: Line) -> None:
