@@ -110,6 +110,17 @@ class Maintenance:
             if action is not None:
                 action()
         self._on_close()
+        self._do_the_rest()
+
+    def _do_the_rest(self) -> None:
+        """Do what was to be done before the pool was closed."""
+        while True:
+            try:
+                action = self._wake.get_nowait()
+            except Empty:
+                return
+            if action is not None:
+                action()
 
     def _do_what_is_due(self) -> float | None:
         """Do it for a while; return in how many seconds there is more. None: the pool is closed."""

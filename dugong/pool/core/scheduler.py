@@ -114,6 +114,8 @@ class Scheduler:
                     self._wait_for_room_locked(job, block, deadline)
                 self._queue_locked(job, deadline)
         except Nested:  # in a finalizer, or a signal handler
+            if core.closed:
+                raise PoolClosed from None
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
         except BaseException as exc:
             core.recover(exc)

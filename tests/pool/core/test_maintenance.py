@@ -281,6 +281,16 @@ def test_the_thread_ends_when_the_pool_is_closed_and_calls_what_is_to_be_done_la
     assert not bench.maintenance.is_running
 
 
+def test_what_was_to_be_done_later_is_done_though_the_pool_is_closed_then() -> None:
+    bench = Bench()
+    started = StartedThreads(bench.core)
+    bench.note_at(1.0, "never")
+    bench.core.closed = True
+    bench.maintenance.do_later(lambda: bench.log.append("later"))
+    started[0].run()
+    assert bench.log == ["closed", "later"]
+
+
 def test_a_timer_that_is_due_when_the_pool_is_closed_is_not_kept(clock: Clock) -> None:
     bench = Bench()
     bench.note_at(clock.now + 1, "never")

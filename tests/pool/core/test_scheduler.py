@@ -238,6 +238,13 @@ def test_its_deadline_counts_from_when_it_came(rig: SchedulerRig) -> None:
     assert isinstance(job.future.exception(), ConnectionTimedOut)
 
 
+def test_no_request_is_queued_later_in_a_closed_pool(rig: SchedulerRig) -> None:
+    job = rig.job(rig.host(), "/a")
+    rig.scheduler.close()
+    with rig.core.transaction(), pytest.raises(PoolClosed):
+        rig.scheduler.submit(job)
+
+
 def test_a_request_to_be_queued_later_fails_if_the_pool_is_closed_before(
     rig: SchedulerRig,
 ) -> None:
