@@ -40,7 +40,7 @@ from dugong.errors import (
     is_tls_refusal,
     printable,
 )
-from dugong.pool.core.core import Nested
+from dugong.pool.core.core import Entering, Nested
 from dugong.pool.failure import Abandoned
 
 PLAIN = [
@@ -88,7 +88,7 @@ def made(cls: type[DugongError]) -> DugongError:
 def test_every_exception_of_the_module_is_a_dugong_error() -> None:
     names = [name for name in errors.__all__ if name[0].isupper() and name != "Delivery"]
     classes = [getattr(errors, name) for name in names]
-    assert set(EVERY_CLASS) == {*classes, Abandoned, Nested}
+    assert set(EVERY_CLASS) == {*classes, Abandoned, Entering, Nested}
     assert all(issubclass(cls, DugongError) for cls in classes)
 
 

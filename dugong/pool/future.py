@@ -308,6 +308,26 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         """
         self._entries = [entry for entry in self._entries if not isinstance(entry, _Observers)]
 
+    def _reject_in_child(self, exception: BaseException) -> None:
+        """Settle with *exception* in a forked child, while that has one thread.
+
+        If a signal handler has forked, this thread may be the one that waits for the future.
+        """
+        known = [entry for entry in self._entries if isinstance(entry, _Observers)]
+        self._forget_observers()
+        self._settle(None, exception)
+        for observers in known:
+            observers.lock = threading.RLock()  # a thread of the parent's may have had the old one
+            for waiter in observers.waiters:
+                if isinstance(waiter, _Waiter):
+                    waiter.add_exception(self)
+
+    def _check_may_wait(self) -> None:
+        """Raise `StateError` if this thread would wait for itself."""
+        owner = self._owner
+        if owner is not None:
+            owner.check_may_wait()
+
     def _call(self, callback: Callable[[Any], object]) -> None:
         try:
             callback(self)
@@ -330,9 +350,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
     def _wait_pending(self, timeout: float | None) -> _Outcome:
         if timeout is None or timeout > 0:
-            owner = self._owner
-            if owner is not None:
-                owner.check_may_wait()
+            self._check_may_wait()
             waiter = _Waiter()
             observers = self._observe()
             with observers.lock:

@@ -6,15 +6,9 @@ Guarantees: touches nothing; only what has failed already comes here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from dugong.pool.response import StreamedResponse
-
-__all__ = ["WithOnly", "no_attribute", "refuse_options"]
+__all__ = ["no_attribute", "refuse_options", "stream_hint"]
 
 _BODY = "give the bytes as body=, and say what they are in a Content-Type header"
 _REDIRECTS = "a pool follows no redirects: the response has a Location header"
@@ -43,7 +37,7 @@ _OPTIONS = {
     "verify": "give the pool an ssl_context=",
 }
 
-_STREAM = "use `with pool.stream(method, url) as response:`"
+stream_hint = "use `with pool.stream(method, url) as response:`"
 _BODY_READ = "use read()"
 _ATTRIBUTES = {
     "body": _BODY_READ,
@@ -58,17 +52,17 @@ _ATTRIBUTES = {
     "is_error": "use .status >= 400",
     "is_redirect": "use .status",
     "is_success": "use .status < 400",
-    "iter_bytes": _STREAM,
-    "iter_content": _STREAM,
-    "iter_lines": _STREAM,
-    "iter_raw": _STREAM,
+    "iter_bytes": stream_hint,
+    "iter_content": stream_hint,
+    "iter_lines": stream_hint,
+    "iter_raw": stream_hint,
     "json": "use json.load(response)",
     "ok": "use .status < 400",
-    "raw": _STREAM,
+    "raw": stream_hint,
     "read": "use .body",
     "reason_phrase": "use .reason",
     "status_code": "use .status",
-    "stream": _STREAM,
+    "stream": stream_hint,
     "text": "use io.TextIOWrapper(response, encoding=...), or read()",
 }
 _STREAMED = {
@@ -101,36 +95,3 @@ def no_attribute(owner: object, name: str, streamed: bool = False) -> AttributeE
     if hint is None:
         return AttributeError(text, name=name, obj=owner)
     return AttributeError(f"{text}: {hint}")
-
-
-class WithOnly(AbstractContextManager["StreamedResponse"]):
-    """A context manager that says what it is for if it is taken for a response."""
-
-    __slots__ = ("_manager",)
-
-    def __init__(self, manager: AbstractContextManager[StreamedResponse]) -> None:
-        self._manager = manager
-
-    def __enter__(self) -> StreamedResponse:
-        return self._manager.__enter__()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        return self._manager.__exit__(exc_type, exc, traceback)
-
-    if not TYPE_CHECKING:  # to which these would be attributes of any name, and items
-
-        def __getattr__(self, name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            raise AttributeError(f"stream() gives no response yet, so no {name!r}: {_STREAM}")
-
-        def __iter__(self):
-            raise TypeError(f"stream() gives no response yet: {_STREAM}")
-
-    def __repr__(self) -> str:
-        return f"<what stream() has returned: {_STREAM}>"

@@ -90,18 +90,21 @@ def as_completed(
     try:
         while True:
             check_may_wait()
-            try:
-                while failed is None and len(pending) < AHEAD:
+            while failed is None and len(pending) < AHEAD:
+                try:
                     if (request := next(source, None)) is None:
                         break
                     future = submit(request)
-                    pending.add(future)
-                    future.add_done_callback(done.put)
-                    if not done.empty():
-                        break
-            except Exception as exc:
-                failed = exc
+                except Exception as exc:
+                    failed = exc
+                    break
+                pending.add(future)
+                future.add_done_callback(done.put)
+                if not done.empty():
+                    break
             if pending:
+                if done.empty():
+                    next(iter(pending))._check_may_wait()
                 future = done.get()
                 pending.remove(future)
                 yield future

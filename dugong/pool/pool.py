@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Never, Unpack
 
@@ -22,9 +22,10 @@ from dugong.pool.core.core import Limits
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
-from dugong.pool.hints import WithOnly, refuse_options
+from dugong.pool.hints import refuse_options
 from dugong.pool.io import caller_runs, receiver, sender
 from dugong.pool.io.http1 import Http1Engine
+from dugong.pool.io.stream import Stream
 from dugong.pool.many import as_completed, in_order, requests_of
 from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.connection.encode import HeadersLike
-    from dugong.pool.core.job import Job
     from dugong.pool.events import Event
 
 __all__ = ["ConnectionPool"]
@@ -192,8 +192,8 @@ class ConnectionPool:
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)
+        connection = None
         try:
-            connection = None
             if job.deadline is None and job.upload is None:
                 connection = scheduler.traffic.borrow(job)
             if connection is None:
@@ -203,7 +203,8 @@ class ConnectionPool:
             return job.future.result()
         except BaseException as exc:
             scheduler.recover(exc)
-            job.future.cancel()  # does nothing if it is done
+            if connection is not None or not job.future.done():
+                scheduler.abandon(job)
             raise
 
     def submit(
@@ -293,24 +294,7 @@ class ConnectionPool:
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
         job.exclusive = job.streamed = True
-        return WithOnly(self._stream(job))
-
-    @contextmanager
-    def _stream(self, job: Job) -> Iterator[StreamedResponse]:
-        self._scheduler.check_may_wait()
-        response: StreamedResponse | None = None
-        try:
-            self._scheduler.submit(job)
-            response = receiver.streamed(job.future.result())
-            yield response
-        finally:
-            job.future.cancel()  # does nothing if it is done
-            if response is not None:
-                response.close()
-            if job.body_source is not None:
-                job.body_source.close(self._scheduler)
-        if job.body_source is not None:
-            job.body_source.check_upload()
+        return Stream(self._scheduler, job)
 
     def get(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a GET; see `request`."""
@@ -344,8 +328,8 @@ class ConnectionPool:
         Returns when the pool's threads have ended: within seconds, whatever the servers do. Wait
         for the futures first if their results are wanted. May be called more than once.
         """
-        self._finalizer.detach()
         self._scheduler.close()
+        self._finalizer.detach()  # behind that: an interrupt leaves it to the finalizer
 
     def __enter__(self) -> ConnectionPool:
         return self

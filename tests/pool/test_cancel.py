@@ -8,6 +8,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -405,11 +406,12 @@ def test_a_request_may_be_cancelled_twice(in_flight: bool) -> None:
         held.wait()
         second = pool.submit("GET", url(server, "/2"))
         future, other = (first, second) if in_flight else (second, first)
-        called: list[Future[Any]] = []
-        future.add_done_callback(called.append)
+        called: SimpleQueue[Future[Any]] = SimpleQueue()
+        future.add_done_callback(called.put)
         assert future.cancel()
         assert future.cancel()
-        assert called == [future]
+        assert called.get(timeout=TIMEOUT) is future
+        assert called.empty()
         held.release()
         assert other.result().body == (b"/2" if in_flight else b"/1")
         assert pool.statistics().queued == 0

@@ -237,8 +237,20 @@ class StartedThreads(list[StartedThread]):
         super().__init__()
         self.refused = False
         core.threads.start = self._start  # type: ignore[method-assign]  # a fake
+        core.threads.start_here = self._start_here  # type: ignore[method-assign]  # a fake
 
-    def _start(self, function: Callable[[], object], name: str) -> None:
+    def _start(
+        self,
+        function: Callable[[], object],
+        name: str,
+        failed: Callable[[RuntimeError], object],
+    ) -> None:
+        try:
+            self._start_here(function, name)
+        except RuntimeError as exc:
+            failed(exc)
+
+    def _start_here(self, function: Callable[[], object], name: str) -> None:
         if self.refused:
             raise RuntimeError("can't start new thread")
         self.append(StartedThread(name, function))
@@ -278,10 +290,10 @@ class FakeMaintenance:
     def do_later(self, action: Callable[[], object]) -> None:
         self.actions.append(action)
 
-    def start(self) -> None:
+    def start(self, *failed: object) -> None:
         """Do nothing."""
 
-    start_again_locked = wake = start
+    start_again_locked = repair_locked = wake = start
 
     def run_later(self) -> None:
         """Do what was to be done later."""
@@ -342,7 +354,7 @@ class Rig:
         self.events: list[Event] = []
         self.engines: list[FakeEngine] = []
         self._build(make_core(self.events.append, **limits))
-        self.pool = SimpleNamespace(_scheduler=SimpleNamespace(check_may_wait=do_nothing))
+        self.pool = SimpleNamespace(_scheduler=SimpleNamespace(check_may_wait_for=do_nothing))
 
     def _build(self, core: PoolCore) -> None:
         self._have_no_threads(core)

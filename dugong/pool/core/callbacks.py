@@ -29,9 +29,8 @@ class Callbacks:
         # by a finalizer, wherever that runs.
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._spared = 0  # the thread that makes no calls; set once, by itself
-        self._closed = False  # set once; a thread that sees it late is woken to look again
         self._start_lock = Lock()
-        self._started = False  # the thread has begun; guarded by _start_lock
+        self._started = False  # the thread runs; guarded by _start_lock
 
     def add(self, call: Callable[[], object]) -> None:
         """Have *call* made soon. May be called by any thread, with or without the pool's lock."""
@@ -55,13 +54,15 @@ class Callbacks:
     def _delegate(self) -> None:
         if sys.is_finalizing():
             return  # the program that would be called back is over
-        if not self._started:  # a stale value starts a thread that ends at once
-            try:
-                self._threads.start(self._loop, "dugong-callbacks")
-            except RuntimeError:
-                self._make_calls()  # no thread is to be had, and a lost call could hang the caller
-                return
         self._wake.put(True)
+        # Looked at behind that: a thread that ends looks for calls once more when others can see
+        # that it has. A stale value starts a second thread, which ends at once.
+        if not self._started:
+            self._threads.start(self._loop, "dugong-callbacks", self._make_calls_here)
+
+    def _make_calls_here(self, error: RuntimeError) -> None:
+        """Make them though this may be the thread of a caller: a lost call could hang another."""
+        self._make_calls()
 
     def _loop(self) -> None:
         with self._start_lock:
@@ -69,15 +70,15 @@ class Callbacks:
                 return
             self._started = True
         self._make_calls()
-        while not (self._closed and self._wake.empty()) and self._wake.get():
+        while self._wake.get():
             self._make_calls()
         with self._start_lock:
-            self._started = False  # so that a later call has another thread started
+            self._started = False
+        self._wake.put(False)  # for a thread that is started after this one
         self._make_calls()
 
     def close(self) -> None:
-        """End the thread once the calls have been made; a later call has a thread of its own."""
-        self._closed = True
+        """End the thread once the calls have been made; a later call starts it once more."""
         self._wake.put(False)
 
     def _make_calls(self) -> None:

@@ -57,6 +57,7 @@ class PooledConnection:
         "age_timer",
         "answered",
         "body_released_at",
+        "borrowed_by",
         "borrower",
         "close_reason",
         "dispatched",
@@ -118,6 +119,7 @@ class PooledConnection:
         self.sending = True  # the sender: it connects first
         self.receiving = False  # the receiver
         self.borrower: Job | None = None  # a caller, who makes this request by itself
+        self.borrowed_by = 0  # the thread that does, or was the last to
         self.streaming = False  # a caller, who reads the body of a response
 
         self.sender_started = False  # the thread has begun

@@ -27,7 +27,7 @@ from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import has_capacity, wants_connection
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job
+from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine, make_attempt
 from dugong.pool.failure import Abandoned, describe, failure, forget_frames
@@ -72,17 +72,15 @@ class ConnectionManager:
     def reset(self) -> None:
         """Begin with nothing: also for a child process, after a fork."""
         self._taking_turns = False  # a timer has connections make room; guarded by the lock
+        #: Connections that are CLOSED, and their requests not seen to yet; guarded by the lock.
+        self._finishing: dict[PooledConnection, None] = {}
 
     # --- hosts ------------------------------------------------------------------------------------
 
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
-        try:
-            with self._core.transaction():
-                return self.know_locked(host)
-        except BaseException as exc:
-            self._core.recover(exc)
-            raise
+        with self._core.transaction():
+            return self.know_locked(host)
 
     @locked
     def know_locked(self, host: Host) -> Host:
@@ -278,12 +276,19 @@ class ConnectionManager:
     def _start_sender(self, connection: PooledConnection) -> None:
         if connection.sender_started or connection.is_closing:  # stale: the thread ends at once
             return
-        try:
-            self._maintenance.start()
-            run = partial(self._run_sender, connection)
-            self._core.threads.start(run, f"dugong-{connection.name}-send")
-        except RuntimeError as exc:
-            self.connect_failed(connection, exc)
+        failed = partial(self._start_failed, connection)
+        self._maintenance.start(failed)
+        run = partial(self._run_sender, connection)
+        self._core.threads.start(run, f"dugong-{connection.name}-send", failed)
+
+    def _start_failed(self, connection: PooledConnection, error: RuntimeError) -> None:
+        """No thread can be had for *connection*, or none for the timers."""
+        with self._core.transaction():
+            if connection.is_closing:
+                connection.sending = connection.sender_started  # which the sender unsets itself
+                self.finish_closing_locked(connection)
+                return
+        self.connect_failed(connection, error)
 
     @locked
     def _make_room_locked(self) -> None:
@@ -364,6 +369,8 @@ class ConnectionManager:
         error: Exception | None = None,
     ) -> None:
         """Close *connection*, in good order or because of *error*: no further response comes."""
+        if connection.phase is Phase.CLOSED:
+            return  # a forked child has dropped it, and its conditions belong to the old lock
         if connection.begin_closing(reason, error):
             self._core.follow_up(connection.engine.abort)
         self.leave_idle_locked(connection)
@@ -380,39 +387,62 @@ class ConnectionManager:
     @locked
     def finish_closing_locked(self, connection: PooledConnection) -> None:
         """Decide what becomes of the requests of a closing connection, once no thread uses it."""
-        core, host = self._core, connection.host
-        if not connection.is_closing or connection.at_work or connection not in host.connections:
+        if connection.phase is not Phase.CLOSING or connection.at_work:
             return
-        if connection.phase is Phase.CLOSING:  # or else an interrupt has come just behind this
-            connection.finish_closing()
-        del host.connections[connection]
+        self._finishing[connection] = None
+        connection.finish_closing()
+        self._see_to_requests_locked(connection)
+
+    @locked
+    def repair_locked(self) -> None:
+        """Mend what an interrupt between two steps has left; the counts are right again."""
+        if self._core.awaiting_connection:  # the timer may be missing; a second one does no harm
+            self._taking_turns = True
+            self._maintenance.at_locked(monotonic() + TURN_TIME, self._take_turns_locked)
+        for connection in list(self._finishing):
+            if connection.phase is not Phase.CLOSED:
+                del self._finishing[connection]  # it has not begun
+                continue
+            # It counts off what it finds.
+            connection.host.in_flight += len(connection.in_flight)
+            self._core.connections += 1
+            self._see_to_requests_locked(connection)
+
+    @locked
+    def _see_to_requests_locked(self, connection: PooledConnection) -> None:
+        """Decide what becomes of the requests of a closed connection. May be done again."""
+        core, host = self._core, connection.host
+        host.connections.pop(connection, None)
         if not (host.connections or host.connect_failures):
             host.connect_backoff_until = 0.0  # there was no hurry only as long as there were others
         core.connections -= 1
-        if connection.was_open:
-            core.ended += 1
         jobs = list(connection.in_flight)
         verdicts = [self.delivery_locked(connection, job) for job in jobs]
-        for job in jobs:
-            connection.take_off(job)
         host.in_flight -= len(jobs)
         self._learn_from_end_locked(connection, verdicts)
         core.emit("closed", host, connection.name, reason=connection.close_reason)
         for timer in (connection.age_timer, connection.idle_timer, connection.rate_timer):
             if timer is not None:
                 self._maintenance.cancel_locked(timer)
-        reserved, connection.reserved = connection.reserved, None
-        if reserved is not None and core.closed:
+        reserved = connection.reserved
+        if reserved is None or reserved.place is not Place.RESERVED:
+            pass
+        elif core.closed:
             core.unqueue_locked(1)
             self._retries.close_locked(reserved)
-        elif reserved is not None:
+        else:
             host.put_back([reserved])
+        connection.reserved = None
         back: list[Job] = []
         for index, (job, verdict) in enumerate(zip(jobs, verdicts, strict=True)):
-            lost = not job.is_decided
-            if lost and self._requeue_or_fail_locked(connection, job, verdict, index == 0):
+            is_lost = job.place is Place.IN_FLIGHT
+            if is_lost and self._requeue_or_fail_locked(connection, job, verdict, index == 0):
                 back.append(job)
         self._retries.requeue_locked(back)  # before the reserved one, which stood behind them
+        for job in jobs:
+            connection.take_off(job)
+        core.ended += connection.was_open
+        del self._finishing[connection]
         forget_frames(connection.failure)
         awaiting = core.awaiting_connection
         while awaiting and (core.connections < core.limits.max_connections or core.idle):

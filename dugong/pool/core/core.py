@@ -29,6 +29,7 @@ from dugong.pool.response import Response, StreamedResponse
 if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
+    from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
     from dugong.pool.request import Origin, Request
 
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 Outcome = Response | StreamedResponse | Exception | None
 Settlement = tuple["ResponseFuture", Outcome]
 
-__all__ = ["Limits", "Nested", "Outcome", "PoolCore", "locked"]
+#: How often it is tried to mend what an interrupt has left, while other interrupts come.
+_RECOVERIES = 3
+
+__all__ = ["Entering", "Limits", "Nested", "Outcome", "PoolCore", "locked"]
 
 
 class Limits(NamedTuple):
@@ -64,6 +68,10 @@ class Nested(StateError):
     msg = "the pool is in the middle of a change: this call cannot wait for it"
 
 
+class Entering(Nested):
+    """The same, where a transaction is about to begin or has just ended in this thread."""
+
+
 class PoolCore:
     """The state that all parts of a pool share, and the lock that guards it."""
 
@@ -80,6 +88,9 @@ class PoolCore:
         self.repair_locked: Callable[[], None] = _do_nothing
         # Guarded by the lock; one look-up without it is atomic, in free-threaded CPython, too.
         self.hosts: OrderedDict[Origin, Host] = OrderedDict()
+        #: In a forked child, until what was left of a transaction has been mended: the hosts of the
+        #: parent. Guarded by the lock.
+        self.parents_hosts: list[Host] = []
         self.reset()
 
     def reset(self) -> None:
@@ -87,7 +98,7 @@ class PoolCore:
         # Reentrant, so that a nested transaction can find itself out. For conditions alone: all
         # else takes it by `transaction`.
         self.lock = RLock()
-        self._owner = 0  # the thread that is in a transaction; guarded by the lock
+        self.owner = 0  # the thread that is in a transaction; guarded by the lock, set here alone
         self.hosts.clear()
         self.idle: dict[PooledConnection, None] = {}  # the longest idle first; guarded by the lock
         #: Hosts that would open a connection if there were room; guarded by the lock.
@@ -111,16 +122,22 @@ class PoolCore:
         #: What a thread has taken from there and not done yet. Each thread has its own key; single
         #: operations of a dict are atomic in free-threaded CPython, too.
         self._under_way: dict[int, deque[Callable[[], object]]] = {}
+        #: What callers stream, in which threads, and what they have of it. Single operations of a
+        #: dict are atomic in free-threaded CPython, too.
+        self.streamed: dict[Job, tuple[int, weakref.ref[object]]] = {}
+        #: An exception that is not the pool's has come out of a transaction. Any thread may set it;
+        #: the one that mends it unsets it, under the lock.
+        self._is_disturbed = False
 
     # --- the transaction --------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         ident = get_ident()
-        if self._owner == ident:  # only this thread ever stores its own number
+        if self.owner == ident:  # only this thread ever stores its own number
             raise Nested
         if not self.lock.acquire(False):
             self._acquire_contended()
-        self._owner = ident
+        self.owner = ident
         return self
 
     def _acquire_contended(self) -> None:
@@ -135,19 +152,38 @@ class PoolCore:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if exc_type is not None and self._fails(exc_type):
+            return
         todo = None
         if self.settlements or self._follow_ups:
             todo = self._take_follow_ups()
-        self._owner = 0
+        self.owner = 0
         try:
             self.lock.release()
-        except RuntimeError:  # an interrupted Condition.wait has not got it back
-            if exc_type is None:
-                raise
+        except RuntimeError:
+            self._leave_in_child()  # which has another lock: a signal handler has forked
         if todo is not None:
             self._do(todo)
         if self._calls:
             self.callbacks.run()
+
+    def _fails(self, exc_type: type[BaseException]) -> bool:
+        """Take note that an exception has ended a transaction; return True if the lock is lost."""
+        if not issubclass(exc_type, DugongError):
+            self._is_disturbed = True
+        if self.owner == get_ident():
+            return False
+        if self.parents_hosts:
+            self._leave_in_child()
+        return True  # an interrupted `wait` has not got it back
+
+    def _leave_in_child(self) -> None:
+        """Mend what a transaction has done without the lock, in the middle of which was a fork.
+
+        This is the child. The signal handler that has forked has returned to the transaction.
+        """
+        with self.transaction():
+            self.repair_locked()
 
     @property
     def has_follow_ups(self) -> bool:
@@ -171,27 +207,39 @@ class PoolCore:
         if self.settlements:
             todo.append(partial(_settle, self.callbacks, self.settlements))
             self.settlements = []
-        todo.extend(self._follow_ups)
-        self._follow_ups.clear()
+        follow_ups = self._follow_ups
+        self._follow_ups = []  # a finalizer that runs here appends to the old one
+        todo.extend(follow_ups)
         return None if is_nested else todo
 
     def _do(self, todo: deque[Callable[[], object]]) -> None:
-        while todo:
-            todo[0]()  # it stays there until it is done, for `recover`
-            todo.popleft()
-        del self._under_way[get_ident()]
+        ident = get_ident()
+        while True:
+            while todo:
+                todo[0]()  # it stays there until it is done, for `recover`
+                todo.popleft()
+            self._under_way.pop(ident, None)  # a forked child has none
+            if not todo:
+                return
+            self._under_way[ident] = todo  # a finalizer has come before that
 
     def is_locked_here(self) -> bool:
         """Return True in the thread that is in a transaction."""
-        return self._owner == get_ident()
+        return self.owner == get_ident()
 
-    def is_inside(self) -> bool:
-        """Return True if this very thread is in the middle of a change here, or starts a thread.
+    def check_not_entering(self) -> None:
+        """Raise `Entering` if this thread is about to begin a transaction, or does what follows it.
 
-        So it is in a signal handler or a finalizer that comes at such a time: they must neither
-        wait for the change nor make one of their own.
+        So this is a finalizer or a signal handler, which must not wait for the pool.
         """
-        return self._owner == get_ident() or self.threads.is_starting()
+        if get_ident() in self._under_way:
+            raise Entering
+        try:
+            self.lock.release()
+        except RuntimeError:
+            return
+        self.lock.acquire()  # this thread is about to be the owner
+        raise Entering
 
     def wait(self, condition: Condition, timeout: float | None = None) -> None:
         """Wait for *condition*, which belongs to the lock, for up to *timeout* seconds.
@@ -200,29 +248,67 @@ class PoolCore:
         """
         if is_finalizing():
             raise PoolClosed("the interpreter is exiting")
+        lock = self.lock
         try:
             condition.wait(timeout)
-        finally:
-            self._owner = get_ident()
+        except BaseException:
+            self._take_back_lock()
+            raise
+        if lock is not self.lock:
+            raise PoolClosed("the process has forked, and the request is the parent's")
+        self.owner = get_ident()
+
+    def _take_back_lock(self) -> None:
+        """Take the lock again, which a wait that an exception has ended may have got back, or not.
+
+        If another interrupt keeps this thread from it, `__exit__` sees that this is not the owner.
+        """
+        self._release_all()
+        self.lock.acquire()
+        self.owner = get_ident()
+
+    def _release_all(self) -> bool:
+        """Release the lock if this thread holds it, and return whether it did."""
+        was_held = False
+        while True:
+            try:
+                self.lock.release()
+            except RuntimeError:
+                return was_held
+            was_held = True
 
     def recover(self, exc: BaseException) -> None:
         """Mend what *exc* may have left behind, which has come out of a transaction, or near one.
 
-        An exception that a signal handler raises may come between any two steps. Does nothing for
-        the pool's own exceptions, which are raised where they leave nothing behind.
+        An exception that a signal handler raises may come between any two steps. Not to be called
+        for `Nested`, if that is raised because the caller has come in the middle of a change.
         """
-        if isinstance(exc, DugongError):
-            return
-        if self._owner == get_ident():
-            self._owner = 0
-        while True:  # more than once, if it came within Condition.wait
+        if isinstance(exc, Entering):
+            return  # the lock is for what goes on further up
+        is_certain = not isinstance(exc, Exception)
+        for _ in range(_RECOVERIES):
             try:
-                self.lock.release()
-            except RuntimeError:
-                break  # it is not held any more
-        with self.transaction():
-            self._follow_ups += self._under_way.pop(get_ident(), ())
-            self.repair_locked()
+                self._recover(is_certain)
+            except BaseException:
+                continue  # another interrupt; the first one is told of
+            return
+
+    def _recover(self, is_certain: bool) -> None:
+        """Mend what an exception may have left; *is_certain* says that it was an interrupt."""
+        ident = get_ident()
+        if self.owner == ident:
+            self.owner = 0
+            self._is_disturbed = True
+        if self._release_all() or ident in self._under_way or is_certain:
+            self._is_disturbed = True
+        if self._is_disturbed:
+            with self.transaction():
+                self._follow_ups += self._under_way.get(ident, ())
+                self._under_way.pop(ident, None)
+                self.repair_locked()
+                self._is_disturbed = False
+        elif self._calls:
+            self.callbacks.run()
 
     # --- what follows -----------------------------------------------------------------------------
 
@@ -259,10 +345,9 @@ class PoolCore:
         a change; and any, once the interpreter exits and has stopped the pool's threads.
         """
         ident = get_ident()
-        threads = self.threads
-        if ident in threads.idents:
+        if ident in self.threads.idents:
             raise StateError("a callback of the pool cannot wait for the pool")
-        if self._owner == ident or threads.starter == ident:
+        if self.owner == ident:
             raise Nested
         if is_finalizing():
             raise StateError("the interpreter is exiting: the pool's threads have been stopped")
@@ -321,13 +406,16 @@ S = TypeVar("S", bound=_HasCore)
 def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Mark *method*, whose name ends in ``_locked``: it is called with the lock held.
 
-    Under ``python -X dev``, a call without the lock is an AssertionError.
+    Under ``python -X dev``, a call without the lock is an AssertionError, but for what goes on in a
+    child that was forked in the middle of a transaction.
     """
     if not sys.flags.dev_mode:
         return method
 
     def checked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        assert self._core.is_locked_here(), f"{method.__name__} was called without the lock"
+        core = self._core
+        is_locked = core.is_locked_here() or core.parents_hosts
+        assert is_locked, f"{method.__name__} was called without the lock"
         return method(self, *args, **kwargs)
 
     functools.update_wrapper(checked, method)

@@ -6,6 +6,7 @@ No I/O, and no lock of its own: the pool's lock guards all of it, also its metho
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dugong.pool.core.job import Job, Place
@@ -142,13 +143,11 @@ class Host:
 
     def let_any_connection_serve(self) -> None:
         """Let the requests that were to have an unused connection have any, each alone."""
-        jobs = list(self.needing_fresh)
-        self.needing_fresh.clear()
-        self.queued -= len(jobs)
-        for job in jobs:
+        for job in self.needing_fresh:
             job.needs_fresh_connection = False
             job.exclusive = True
-        self.put_back(jobs)
+        self.queue.extendleft(reversed(self.needing_fresh))
+        self.needing_fresh.clear()
 
     def pop_all(self) -> list[Job]:
         """Remove and return all that is queued."""
@@ -158,14 +157,22 @@ class Host:
         self._forget_withdrawn()
         return jobs
 
-    def pop_some(self, most: int) -> list[Job]:
-        """Remove and return up to *most* of the jobs that are queued."""
-        jobs: list[Job] = []
-        while len(jobs) < most and self.needing_fresh:
-            jobs.append(self.pop_needing_fresh())
-        while len(jobs) < most and (job := self.pop()) is not None:
-            jobs.append(job)
-        return jobs
+    def end_some(self, most: int, end: Callable[[Job], object]) -> int:
+        """Have *end* called for up to *most* of the jobs that are queued, and remove those.
+
+        Return how many there were. An interrupt in between leaves a job where it was, or done.
+        """
+        ended = 0
+        for queue in (self.needing_fresh, self.queue):
+            while ended < most and queue:
+                if queue[0].place is not _DONE:
+                    end(queue[0])
+                    self.queued -= 1
+                    ended += 1
+                else:
+                    self.withdrawn -= 1
+                queue.popleft()
+        return ended
 
     def pop_needing_fresh(self) -> Job:
         """Remove and return the next job that needs an unused connection. There must be one."""
@@ -194,11 +201,27 @@ class Host:
 
     def recount(self) -> None:
         """Mend what an interrupt between two steps has left: who is queued, and how many."""
-        self.queue = deque(job for job in self.queue if job.place is Place.QUEUED)
-        self.needing_fresh = deque(job for job in self.needing_fresh if job.place is Place.QUEUED)
+        known = dict.fromkeys((*self.needing_fresh, *self.queue))
+        queued = [job for job in known if job.place is Place.QUEUED]
+        self.queue = deque(job for job in queued if not job.needs_fresh_connection)
+        self.needing_fresh = deque(job for job in queued if job.needs_fresh_connection)
         self.withdrawn = 0
         self.queued = len(self.queue) + len(self.needing_fresh)
         self.in_flight = sum(len(connection.in_flight) for connection in self.connections)
+
+    def begin_as_child(self) -> list[Job]:
+        """Forget what is the parent process's, after a fork; return the requests that are lost."""
+        jobs = self.pop_all()
+        for connection in self.connections:
+            jobs += connection.in_flight
+            jobs += [job for job in (connection.uploading, connection.reserved) if job is not None]
+            connection.sender_parked = connection.receiver_parked = False
+        for known in (self.connections, self.idle, self.with_capacity):
+            known.clear()
+        self.waiting = self.in_flight = self.connect_failures = 0
+        self.connect_backoff_until = 0.0
+        self.retry_after_hold = False
+        return jobs
 
     # --- the retry budget -------------------------------------------------------------------------
 

@@ -231,7 +231,7 @@ class Job:
         return self.pool._scheduler.is_running(self)
 
     def check_may_wait(self) -> None:
-        self.pool._scheduler.check_may_wait()
+        self.pool._scheduler.check_may_wait_for(self)
 
     def __repr__(self) -> str:
         where = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 
@@ -76,18 +77,24 @@ class Maintenance:
     def start_again_locked(self) -> None:
         """Start the thread when the transaction is left, if its start was lost."""
         if not self._running:
-            self._core.follow_up(self._try_to_start)
+            # If no thread is to be had now, the next timer tries again.
+            self._core.follow_up(partial(self.start, _do_nothing))
 
-    def start(self) -> None:
-        """Start the thread unless it runs. Called without the lock. Raises RuntimeError."""
+    def start(self, failed: Callable[[RuntimeError], object]) -> None:
+        """Start the thread unless it runs; *failed* is called if it cannot be had.
+
+        Called without the lock.
+        """
         if not self._running:  # if that is about to change, a second thread ends at once
-            self._core.threads.start(self._run, "dugong-maintenance")
+            self._core.threads.start(self._run, "dugong-maintenance", failed)
 
-    def _try_to_start(self) -> None:
-        try:
-            self.start()
-        except RuntimeError:
-            pass  # no thread is to be had now; the next timer tries again
+    @locked
+    def repair_locked(self) -> None:
+        """Mend what an interrupt may have left unfinished; have the thread look again."""
+        self._timers.repair()
+        self._next_timer = -1.0  # it is about to look
+        self._wake.put(None)
+        self.start_again_locked()
 
     def _run(self) -> None:
         with self._core.transaction():
@@ -106,6 +113,17 @@ class Maintenance:
             if action is not None:
                 action()
         self._on_close()
+        self._do_the_rest()
+
+    def _do_the_rest(self) -> None:
+        """Do what was to be done before the pool was closed."""
+        while True:
+            try:
+                action = self._wake.get_nowait()
+            except Empty:
+                return
+            if action is not None:
+                action()
 
     def _do_what_is_due(self) -> float | None:
         """Do it for a while; return in how many seconds there is more. None: the pool is closed."""
@@ -124,5 +142,9 @@ class Maintenance:
             else:
                 return 0.0
             due = self._timers.next()
-            self._next_timer = float("inf") if due is None else due
-        return self._next_timer if due is None else max(0.0, due - monotonic())
+            self._next_timer = due = float("inf") if due is None else due
+        return max(0.0, due - monotonic())
+
+
+def _do_nothing(error: RuntimeError) -> None:
+    pass

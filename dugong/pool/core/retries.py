@@ -311,7 +311,7 @@ class RetryEngine:
     def forget_waiting_locked(self, job: Job) -> None:
         """*job*, which has waited to be tried again, is elsewhere now."""
         job.host.waiting -= 1
-        timer = self.waiting.pop(job)
+        timer = self.waiting.pop(job, None)
         if timer is not None:
             self._maintenance.cancel_locked(timer)
 
@@ -416,12 +416,26 @@ class RetryEngine:
             host.connect_backoff_until = 0.0
 
     @locked
-    def pop_some_waiting_locked(self, most: int) -> list[Job]:
-        """Remove and return up to *most* of the requests that wait to be tried again."""
-        jobs = list(itertools.islice(self.waiting, most))
-        for job in jobs:
-            self.end_wait_locked(job)
-        return jobs
+    def fail_some_waiting_locked(self, most: int) -> bool:
+        """Fail up to *most* of the requests that wait to be tried again, for the pool is closed.
+
+        Return False if there are none left.
+        """
+        for job in list(itertools.islice(self.waiting, most)):
+            self.close_locked(job)  # first: an interrupt in between must not lose the future
+            self.forget_waiting_locked(job)
+        return bool(self.waiting)
+
+    @locked
+    def repair_locked(self) -> None:
+        """Mend what an interrupt between two steps has left."""
+        for job in list(self.waiting):
+            if job.place is not Place.WAITING:
+                del self.waiting[job]
+        for host in self._core.hosts.values():
+            host.waiting = sum(job.host is host for job in self.waiting)
+            if host.retry_after_hold:  # the timer may be missing; a second one does no harm
+                self._maintenance.at_locked(host.hold_until, partial(self._end_hold_locked, host))
 
 
 def make_attempt(

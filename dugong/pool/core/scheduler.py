@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
+from threading import Condition, RLock, get_ident
 from time import monotonic
 
 from dugong.deadline import Deadline
-from dugong.errors import ConnectionTimedOut, Delivery, PoolClosed, PoolFull
+from dugong.errors import (
+    ConnectionTimedOut,
+    Delivery,
+    PoolClosed,
+    PoolFull,
+    StateError,
+)
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, locked
@@ -70,14 +78,23 @@ class Scheduler:
         core.repair_locked = self._repair_locked
         self.limits = limits
         self.hosts = core.hosts
-        self.know = self._connections.know
         self.check_may_wait = core.check_may_wait
-        self.is_inside = core.is_inside
+        self.is_inside = core.is_locked_here
         self.do_later = self._maintenance.do_later
         self.recover = core.recover
 
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
+
+    def know(self, host: Host) -> Host:
+        """Remember *host*, and return it, or what is known of the same origin already."""
+        try:
+            return self._connections.know(host)
+        except Nested:
+            raise
+        except BaseException as exc:
+            self._core.recover(exc)
+            raise
 
     # --- a request comes --------------------------------------------------------------------------
 
@@ -97,6 +114,8 @@ class Scheduler:
                     self._wait_for_room_locked(job, block, deadline)
                 self._queue_locked(job, deadline)
         except Nested:  # in a finalizer, or a signal handler
+            if core.closed:
+                raise PoolClosed from None
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
         except BaseException as exc:
             core.recover(exc)
@@ -146,10 +165,11 @@ class Scheduler:
         """Take *job* out of the pool, because its caller has cancelled it; False if it was done.
 
         Does not wait: if its body is being sent, its future is cancelled once the sender has
-        released that.
+        released that. If its caller was interrupted while making it, ends the connection that was
+        lent for that.
         """
         core = self._core
-        if core.is_inside():
+        if core.is_locked_here():
             self._maintenance.do_later(partial(self.abandon, job))
             return True
         if sys.is_finalizing():
@@ -157,41 +177,42 @@ class Scheduler:
             return True
         try:
             with core.transaction():
-                if job.is_decided:
-                    return False
-                self._abandon_locked(job)
+                return self._abandon_locked(job)
         except BaseException as exc:
             core.recover(exc)
+            with core.transaction():
+                self._abandon_locked(job)  # it may have been left halfway
             raise
-        return True
 
     @locked
-    def _abandon_locked(self, job: Job) -> None:
+    def _abandon_locked(self, job: Job) -> bool:
         lent = next((c for c in job.host.connections if c.borrower is job), None)
+        was_decided = job.is_decided
         if lent is not None:  # its caller was interrupted, when it had its response at the latest
-            lent.borrower = None
+            job.cancelled = not was_decided
             self._connections.fail_locked(lent, Abandoned("a request was interrupted"))
+            lent.borrower = None
+            self._connections.finish_closing_locked(lent)
+        if job.is_decided:
+            return not was_decided
         connection = job.connection
         if job.sending_body:
             job.cancelled = True
             assert connection is not None
             self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
-            return
+            return True
         is_in_flight = job.place is Place.IN_FLIGHT
         self._take_out_locked(job, None)
         if is_in_flight and connection is not None and not connection.is_closing:
             drain = partial(self._end_drain_locked, connection, job)
             self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
+        return True
 
     @locked
     def _take_out_locked(self, job: Job, outcome: Outcome) -> None:
         """End *job* with *outcome*, wherever it is."""
         place, connection = job.place, job.connection
-        if place is Place.RESERVED:
-            assert connection is not None
-            connection.reserved = None
-            self._core.unqueue_locked(1)
-        self._retries.complete_locked(job, outcome)
+        self._retries.complete_locked(job, outcome)  # first, so that an interrupt cannot lose it
         if place is Place.WAITING:
             self._retries.forget_waiting_locked(job)
         elif place is Place.QUEUED:
@@ -199,6 +220,8 @@ class Scheduler:
             self._core.unqueue_locked(1)
         elif place is Place.RESERVED:
             assert connection is not None
+            connection.reserved = None
+            self._core.unqueue_locked(1)
             self._connections.wake_sender_locked(connection)
         self._retries.reset_connect_backoff_locked(job.host)
 
@@ -253,6 +276,60 @@ class Scheduler:
             self._holders = self._maintenance.slice, host, text
         return text
 
+    def begin_stream(self, job: Job, stream: object) -> None:
+        """The calling thread is about to wait for *job*, and to read the body of its response.
+
+        If its *stream* is forgotten without having been left, `end_stream` is called later.
+        """
+        forgotten = partial(_forgotten, self, job)
+        self._core.streamed[job] = get_ident(), weakref.ref(stream, forgotten)
+
+    def end_stream(self, job: Job) -> None:
+        """Cancel *job*, or end the stream of its response with its connection; wait for nothing."""
+        self.abandon(job)
+        if job.place is Place.STREAMING and job.connection is not None:
+            self.traffic.abort_stream(job.connection, job)
+        self.forget_stream(job)
+
+    def forget_stream(self, job: Job) -> None:
+        """Forget what `begin_stream` has noted: the stream was left."""
+        self._core.streamed.pop(job, None)
+
+    def check_may_wait_for(self, job: Job) -> None:
+        """Raise StateError if this thread must not wait for *job*, as it would wait for itself.
+
+        So it would in the block of a stream, if that has the only connection that *job* could have;
+        and in a finalizer or a signal handler that runs while this very thread makes a request by
+        itself, on that connection.
+        """
+        core = self._core
+        core.check_may_wait()
+        core.check_not_entering()
+        if job.place is Place.IN_FLIGHT:
+            return
+        ident, limits = get_ident(), core.limits
+        mine = [
+            other.host
+            for other, (thread, stream) in list(core.streamed.items())
+            if thread == ident and other is not job and stream() is not None
+        ]
+        # Without the lock: what this thread has borrowed it alone can give back. Copying a dict is
+        # atomic in free-threaded CPython, too.
+        hosts = [job.host]
+        if core.connections >= limits.max_connections:
+            hosts = list(core.hosts.values())
+        for host in hosts:
+            connections = list(host.connections)
+            mine += [host for c in connections if c.borrower and c.borrowed_by == ident]
+        if (
+            len(mine) >= limits.max_connections
+            or mine.count(job.host) >= limits.max_connections_per_host
+        ):
+            raise StateError(
+                "this thread has the only connection that this request could have, for a stream or "
+                "for a request that it makes: it would wait for itself"
+            )
+
     def is_running(self, job: Job) -> bool:
         """Return True if *job* is on a connection, and not done."""
         # One attribute that is replaced as a whole needs no lock, in free-threaded CPython, too.
@@ -266,7 +343,7 @@ class Scheduler:
         The maintenance thread does the work, so that an interrupt of the caller leaves none undone.
         """
         core = self._core
-        if core.is_inside():
+        if core.is_locked_here():
             self.forget()
             return
         if sys.is_finalizing():  # the threads have been stopped, and the sockets are closed soon
@@ -280,14 +357,22 @@ class Scheduler:
             self._maintenance.wake()
             if not is_maintained:
                 self._fail_everything()
-            if not wait or core.threads.is_own():
-                return
-            core.threads.join(Deadline(CLOSE_TIME))
-            self._fail_what_is_late()
-            core.threads.close()
+            if wait and not core.threads.is_own():
+                self._see_threads_end()
         except BaseException as exc:
             core.recover(exc)
+            with core.transaction():
+                self._maintenance.repair_locked()  # so that it looks whether the pool is closed
+            if wait:
+                core.threads.start(self._see_threads_end, "dugong-close", lambda error: None)
             raise
+
+    def _see_threads_end(self) -> None:
+        """Wait for all other threads of the pool that is closed; fail what those keep that stay."""
+        core = self._core
+        core.threads.join(Deadline(CLOSE_TIME))
+        self._fail_what_is_late()
+        core.threads.close()
 
     def forget(self) -> None:
         """Have everything ended by the maintenance thread. May be called from a finalizer."""
@@ -302,21 +387,22 @@ class Scheduler:
                 for connection in list(host.connections):
                     self._connections.fail_locked(connection, PoolClosed())
         for host in hosts:
-            while self._fail_some(host.pop_some):
+            while self._fail_some_queued(host):
                 time.sleep(0)  # let others have the lock
-        while self._fail_some(self._retries.pop_some_waiting_locked):
+        while self._fail_some_waiting():
             time.sleep(0)
         core.callbacks.close()
 
-    def _fail_some(self, pop_some: Callable[[int], list[Job]]) -> bool:
+    def _fail_some_queued(self, host: Host) -> bool:
         """Fail some of the requests of a closed pool; return False if there are none left."""
         with self._core.transaction():
-            jobs = pop_some(_SLICE)
-            for job in jobs:
-                if job.place is Place.QUEUED:
-                    self._core.queued -= 1
-                self._retries.close_locked(job)
-        return bool(jobs)
+            count = host.end_some(_SLICE, self._retries.close_locked)
+            self._core.queued -= count
+        return count > 0
+
+    def _fail_some_waiting(self) -> bool:
+        with self._core.transaction():
+            return self._retries.fail_some_waiting_locked(_SLICE)
 
     def _fail_what_is_late(self) -> None:
         """Fail the requests of connections whose threads do not end."""
@@ -341,35 +427,45 @@ class Scheduler:
     def _repair_locked(self) -> None:
         """Make everything that can be derived anew, and have every thread look again."""
         core, connections = self._core, self._connections
+        if core.parents_hosts:
+            self._forget_parents_locked()
+        self._maintenance.repair_locked()
         core.idle.clear()
-        for job in list(self._retries.waiting):
-            if job.place is not Place.WAITING:
-                del self._retries.waiting[job]
         for host in core.hosts.values():
+            for connection in list(host.connections):
+                if connection.phase is Phase.CLOSED:
+                    del host.connections[connection]
             host.recount()
-            host.waiting = sum(job.host is host for job in self._retries.waiting)
             host.idle.clear()
             host.with_capacity.clear()
+        self._retries.repair_locked()
         hosts = list(core.hosts.values())
         all_connections = [connection for host in hosts for connection in host.connections]
+        for connection in all_connections:
+            if connection.reserved is not None and connection.reserved.place is not Place.RESERVED:
+                connection.reserved = None
         core.connections = len(all_connections)
         core.queued = sum(host.queued for host in hosts)
         core.queued += sum(connection.reserved is not None for connection in all_connections)
+        connections.repair_locked()
         for connection in sorted(all_connections, key=lambda c: c.idle_since):
-            if connection.is_closing:
-                core.follow_up(connection.engine.abort)
-                connections.finish_closing_locked(connection)
-            elif not connection.sender_started:
-                connections.start_sender_again_locked(connection)
-            else:
-                connections.update_availability_locked(connection)
-            connection.sender_wakeup.notify()
-            connection.receiver_wakeup.notify()
+            self._repair_connection_locked(connection)
         for host in hosts:
             connections.ensure_all_served_locked(host)
-        if hosts:
-            self._maintenance.start_again_locked()
         core.room.notify_all()
+
+    @locked
+    def _repair_connection_locked(self, connection: PooledConnection) -> None:
+        connections = self._connections
+        if connection.is_closing:
+            self._core.follow_up(connection.engine.abort)
+            connections.finish_closing_locked(connection)
+        elif not connection.sender_started:
+            connections.start_sender_again_locked(connection)
+        else:
+            connections.update_availability_locked(connection)
+        connection.sender_wakeup.notify()
+        connection.receiver_wakeup.notify()
 
     # --- what can be seen -------------------------------------------------------------------------
 
@@ -378,6 +474,8 @@ class Scheduler:
         try:
             with self._core.transaction():
                 return pool_statistics(self._core, len(self._retries.waiting), monotonic())
+        except Nested:
+            raise
         except BaseException as exc:
             self._core.recover(exc)
             raise
@@ -395,7 +493,10 @@ class Scheduler:
     # --- a fork -----------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Hold the lock, so that the child does not find the pool in the middle of a change."""
+        """Hold the lock, so that the child does not find the pool in the middle of a change.
+
+        It may do so if a signal handler forks in the middle of a change of its own thread.
+        """
         self._core.lock.acquire()
 
     def after_fork_in_parent(self) -> None:
@@ -403,32 +504,77 @@ class Scheduler:
         self._core.lock.release()
 
     def begin_as_child(self) -> None:
-        """Forget all that is the parent's, without a byte on its connections."""
+        """Forget all that is the parent's, without a byte on its connections.
+
+        If a signal handler has forked in the middle of a transaction of its thread, it may use the
+        pool at once, and may return to the transaction: when that ends, `_repair_locked` is called.
+        """
         core = self._core
         jobs = list(self._retries.waiting)
-        for host in core.hosts.values():
-            jobs += [*host.needing_fresh, *host.queue]
+        hosts = list(core.hosts.values())
+        for host in hosts:
             for connection in host.connections:
-                jobs += connection.in_flight
-                jobs += [job for job in (connection.uploading, connection.reserved) if job]
                 connection.engine.drop()
                 if connection.phase is not Phase.CLOSED:
                     connection.begin_closing("it is the parent process's", None)
                     connection.finish_closing()
-            host.connections.clear()
-        futures = [job.future for job in jobs if not job.is_decided]
-        futures += [future for future, _ in core.unsettled()]
-        is_closed = core.closed
+            jobs += host.begin_as_child()
+        futures = [future for future, _ in core.unsettled()]
+        old_lock, is_closed, was_locked_here = core.lock, core.closed, core.is_locked_here()
+        for job in jobs:
+            if not job.is_decided:
+                futures.append(job.future)
+                if not was_locked_here:  # or else it changes its place now
+                    job.finish()
+        for condition in (core.room, core.body_released):
+            _notify_all(condition)  # this thread may go on with its wait
         for part in (core, self._maintenance, self._retries, self._connections):
             part.reset()
         core.closed = is_closed
+        core.parents_hosts = hosts
+        if not was_locked_here:  # or else it is for the conditions that belong to it
+            _release(old_lock)
         for future in futures:
-            error = failure(
-                PoolClosed("the request is the parent process's"), Delivery.SENT, future.request
-            )
-            # The threads that wait for it do so in the parent, and so do its callbacks.
-            future._forget_observers()
-            future._settle(None, error)
+            # What waits for it does so in the parent, but for this thread perhaps.
+            future._reject_in_child(_error_in_child(future.request))
+
+    @locked
+    def _forget_parents_locked(self) -> None:
+        """Fail what was left of a transaction in which a signal handler has forked: see there."""
+        hosts, self._core.parents_hosts = self._core.parents_hosts, []
+        jobs = [job for job in self._retries.waiting if job.host in hosts]
+        for host in hosts:
+            if self._core.hosts.get(host.origin) is not host:
+                jobs += host.begin_as_child()
+                self._core.awaiting_connection.pop(host, None)
+        for job in jobs:
+            job.timer = None  # it is another's
+            if not job.is_decided:
+                self._retries.complete_locked(job, _error_in_child(job.request))
+
+
+def _forgotten(scheduler: Scheduler, job: Job, stream: object) -> None:
+    if job in scheduler._core.streamed:
+        scheduler.do_later(partial(scheduler.end_stream, job))
+
+
+def _error_in_child(request: Request) -> Exception:
+    return failure(PoolClosed("the request is the parent process's"), Delivery.SENT, request)
+
+
+def _notify_all(condition: Condition) -> None:
+    try:
+        condition.notify_all()
+    except RuntimeError:
+        pass  # as for `_release`; then nothing waits
+
+
+def _release(lock: RLock) -> None:
+    """Release what `Scheduler.before_fork` has taken, if it has."""
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # the fork of another thread went wrong before that
 
 
 def _timed_out(message: str, delivery: Delivery, request: Request) -> ConnectionTimedOut:

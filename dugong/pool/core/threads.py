@@ -2,11 +2,17 @@
 
 Guarantees: no thread starts once the pool is closed or the interpreter exits; `join` knows every
 thread that was started before. Starting a thread costs the same, however many there are.
+
+`threading.Thread.start` waits for the new thread, and an exception of a signal handler in that wait
+can leave a lock of `threading` taken for ever. So it is called in threads of the pool alone, which
+no signal handler interrupts: a caller begins a short-lived thread by means of `_thread`, in a
+single call, and that starts the thread which is wanted.
 """
 
 from __future__ import annotations
 
 import sys
+from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from threading import RLock, Thread, current_thread, get_ident
@@ -15,53 +21,124 @@ from dugong.deadline import Deadline
 
 __all__ = ["Threads"]
 
+#: What a thread does, its name, and what is called if it cannot be had.
+Start = tuple[Callable[[], object], str, Callable[[RuntimeError], object]]
+
 
 class Threads:
     """Starts the daemon threads of a pool."""
 
     def __init__(self) -> None:
-        self._lock = RLock()  # reentrant only for `is_starting`, which must not wait for it
-        #: The thread that starts another one now; guarded by _lock. A thread that reads its own
-        #: number there has stored it.
-        self.starter = 0
-        #: Starts that came up within a start, in a finalizer for example; guarded by _lock.
-        self._nested: list[tuple[Callable[[], object], str]] = []
+        # Reentrant: a finalizer that runs while a thread holds it may have a thread started.
+        self._lock = RLock()
+        #: To be started. append and popleft are atomic in free-threaded CPython, too.
+        self._pending: deque[Start] = deque()
+        # In these three, each thread adds and removes its own key; single operations of a dict are
+        # atomic in free-threaded CPython, too.
+        self.idents: dict[int, None] = {}  # the threads of the pool
+        self._starting: dict[int, None] = {}  # those that are starting others now
+        #: A lock for each thread that was begun only to start others, released when it has.
+        self._starters: dict[LockType, None] = {}
         self._closed = False  # guarded by _lock
         self._threads: dict[Thread, None] = {}  # guarded by _lock
         self._ending: deque[Thread] = deque()  # have done what they were for; guarded by _lock
-        # Each thread adds and removes its own key; single operations of a dict are atomic in
-        # free-threaded CPython, too.
-        self.idents: dict[int, None] = {}
 
-    def start(self, function: Callable[[], object], name: str) -> None:
-        """Start a thread. Raises RuntimeError if none can be had, or if the pool is closed."""
+    def start(
+        self,
+        function: Callable[[], object],
+        name: str,
+        failed: Callable[[RuntimeError], object],
+    ) -> None:
+        """Start a thread soon. May be called anywhere, also by a finalizer.
+
+        *failed* is called if no thread can be had, or the pool is closed, or the interpreter exits:
+        in this thread, or in one of the pool's.
+        """
+        self._pending.append((function, name, failed))
+        if self.is_own():
+            self._start_pending()
+        elif sys.is_finalizing():
+            self._fail_pending(RuntimeError("the interpreter is exiting"))
+        else:
+            self._start_elsewhere()
+
+    def start_here(self, function: Callable[[], object], name: str) -> None:
+        """Start a thread now. Raises RuntimeError where `start` calls *failed*.
+
+        To be called in threads of the pool alone, but not by finalizers.
+        """
+        ident = get_ident()
+        self._starting[ident] = None
+        try:
+            self._start_one(function, name)
+        finally:
+            self._starting.pop(ident, None)
+            self._start_pending()
+
+    def _start_elsewhere(self) -> None:
+        """Have a thread begun that starts what is pending."""
+        over = allocate_lock()
+        over.acquire()
+        self._starters[over] = None
+        try:
+            start_new_thread(self._run_starter, (over,))
+        except BaseException as exc:
+            self._starters.pop(over, None)
+            if not isinstance(exc, RuntimeError):
+                raise
+            self._fail_pending(exc)
+
+    def _run_starter(self, over: LockType) -> None:
+        ident = get_ident()
+        self.idents[ident] = None
+        try:
+            self._start_pending()
+        finally:
+            self._starters.pop(over, None)
+            over.release()
+            self.idents.pop(ident, None)
+
+    def _start_pending(self) -> None:
+        ident = get_ident()
+        # A finalizer that runs within a start leaves its own to that: `threading` has a lock that
+        # is not reentrant. It may have come at the very end.
+        while self._pending and ident not in self._starting:
+            self._starting[ident] = None
+            try:
+                while (start := self._next()) is not None:
+                    function, name, failed = start
+                    try:
+                        self._start_one(function, name)
+                    except RuntimeError as exc:
+                        failed(exc)
+            finally:
+                self._starting.pop(ident, None)
+
+    def _fail_pending(self, error: RuntimeError) -> None:
+        while (start := self._next()) is not None:
+            start[2](error)
+
+    def _next(self) -> Start | None:
+        try:
+            return self._pending.popleft()
+        except IndexError:
+            return None
+
+    def _start_one(self, function: Callable[[], object], name: str) -> None:
         if sys.is_finalizing():
             raise RuntimeError("the interpreter is exiting")
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool has been closed")
-            if self.starter == get_ident():
-                # `threading` has a lock that is not reentrant: the outer start does this one, too.
-                self._nested.append((function, name))
-                return
-            self._start_one(function, name)
-            while self._nested:
-                self._start_one(*self._nested.pop())
-
-    def _start_one(self, function: Callable[[], object], name: str) -> None:
-        thread = Thread(target=self._run, args=(function,), name=name, daemon=True)
-        while self._ending and not self._ending[0].is_alive():
-            self._ending.popleft()
-        self.starter = get_ident()
-        try:
+            while self._ending and not self._ending[0].is_alive():
+                self._ending.popleft()
+            thread = Thread(target=self._run, args=(function,), name=name, daemon=True)
             self._threads[thread] = None
-            thread.start()
-        except BaseException:
-            if not thread.is_alive():
+            try:
+                thread.start()
+            except BaseException:
                 self._threads.pop(thread, None)
-            raise
-        finally:
-            self.starter = 0
+                raise
 
     def _run(self, function: Callable[[], object]) -> None:
         ident = get_ident()
@@ -69,19 +146,16 @@ class Threads:
         try:
             function()
         finally:
-            # The key may be missing in a child process that was forked in this thread.
-            self.idents.pop(ident, None)
             with self._lock:
                 self._threads.pop(current_thread(), None)
                 self._ending.append(current_thread())
+            # Last, for a finalizer that runs here must not wait. The key may be missing in a child
+            # process that was forked in this thread.
+            self.idents.pop(ident, None)
 
     def is_own(self) -> bool:
         """Return True in a thread that was started here."""
         return get_ident() in self.idents
-
-    def is_starting(self) -> bool:
-        """Return True if this very thread is within `start`: it runs a finalizer, for example."""
-        return self.starter == get_ident()
 
     def close(self) -> None:
         """Start no more threads."""
@@ -89,14 +163,21 @@ class Threads:
             self._closed = True
 
     def join(self, deadline: Deadline) -> None:
-        """Wait until every thread has ended, but not beyond *deadline*."""
+        """Wait until every other thread has ended, but not beyond *deadline*."""
         while True:
+            starter = next(iter(list(self._starters)), None)
+            if starter is not None:
+                left = deadline.remaining()
+                if not starter.acquire(timeout=-1 if left is None else left):
+                    return
+                starter.release()
+                continue
             with self._lock:  # one that ends may start another, which makes its last calls
-                thread = next(iter((*self._threads, *self._ending)), None)
+                known = (*self._threads, *self._ending)
+            thread = next((thread for thread in known if thread.ident != get_ident()), None)
             if thread is None:
                 return
-            if thread.ident is not None:  # or else its start was interrupted
-                thread.join(deadline.remaining())
+            thread.join(deadline.remaining())
             if thread.is_alive() and not deadline.remaining():
                 return
             with self._lock:

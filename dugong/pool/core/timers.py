@@ -69,3 +69,9 @@ class Timers:
         timer = heapq.heappop(self._heap)
         action, timer.action = timer.action, None
         return action
+
+    def repair(self) -> None:
+        """Mend what an exception in the middle of another method has left."""
+        self._heap = [timer for timer in self._heap if timer.action is not None]
+        heapq.heapify(self._heap)
+        self._cancelled = 0

@@ -57,7 +57,6 @@ class Traffic:
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
-        self.recover = core.recover
 
     # --- a connection begins, or breaks -----------------------------------------------------------
 
@@ -77,7 +76,7 @@ class Traffic:
         """The sender of *connection* has connected it; False: it cannot be used."""
         receive = partial(self._run_receiver, self, connection)
         try:
-            self._core.threads.start(receive, f"dugong-{connection.name}-recv")
+            self._core.threads.start_here(receive, f"dugong-{connection.name}-recv")
         except RuntimeError as exc:
             self.connect_failed(connection, exc)
             return False
@@ -405,44 +404,47 @@ class Traffic:
 
     def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         """The caller of *job* reads no more; *complete* says if the body was read to its end."""
+        core = self._core
         try:
-            self._end_stream(connection, job, complete)
-        except BaseException as exc:
-            self._core.recover(exc)
-            if not isinstance(exc, DugongError):
-                self._end_stream(connection, job, False)
-            raise
-
-    def _end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
-        core, connections = self._core, self._connections
-        with core.transaction():
-            if job.place is not Place.STREAMING:
-                return
-            if job.timer is not None:
-                self._maintenance.cancel_locked(job.timer)
-            if not complete:
-                connections.fail_locked(connection, Abandoned())
-        # What waits for the sender to let go of the request's body must not keep it from that.
-        with core.transaction():
-            try:
+            with core.transaction():
+                if job.place is not Place.STREAMING:
+                    return
+                if job.timer is not None:
+                    self._maintenance.cancel_locked(job.timer)
+                if not complete:
+                    self._connections.fail_locked(connection, Abandoned())
+            # What waits for the sender to let go of the request's body must not keep it from that.
+            with core.transaction():
                 while job.sending_body and not core.threads.is_own():
                     core.wait(core.body_released)
-            finally:  # also if the wait is interrupted
                 self._end_stream_locked(connection, job, complete)
+        except BaseException as exc:
+            core.recover(exc)
+            self.abort_stream(connection, job)
+            raise
+
+    def abort_stream(self, connection: PooledConnection, job: Job) -> None:
+        """End the stream of *job*, if it goes on, with its connection; wait for nothing."""
+        with self._core.transaction():
+            if job.place is Place.STREAMING:
+                self._connections.fail_locked(connection, Abandoned())
+                self._end_stream_locked(connection, job, complete=False)
 
     @locked
     def _end_stream_locked(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+        # The place of the job changes last, so that what an interrupt leaves can be told.
         if job.place is not Place.STREAMING:
             return
         if not job.sending_body:
             job.release_body()
-        connection.streaming = False
         connection.rate = None
         exchange = job.exchange
         if complete:
             connection.take_off(job)
             self._count_responses_locked(connection, 1)
             connection.exclusive = False
+        connection.streaming = False
+        job.end_streaming()
         if connection.is_closing:
             self._connections.finish_closing_locked(connection)
         elif connection.phase is Phase.WRITE_FAILED:
@@ -450,7 +452,6 @@ class Traffic:
         else:
             good = exchange.persistent and exchange.minor_version > 0
             self._learn_locked(connection, exchange, int(good))
-        job.end_streaming()  # last, so that an interrupt leaves it to another try
 
     # --- one request in the thread of its caller --------------------------------------------------
 
@@ -468,6 +469,7 @@ class Traffic:
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
             connection.borrower = job
+            connection.borrowed_by = self._core.owner
             self.mark_in_flight_locked(connection, (job,))
             return connection
 

@@ -24,40 +24,32 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
     """Do *job* on *connection*, which has been borrowed for it, and give that back.
 
     Returns the response, or None if the future of *job* knows more: it has failed, or the request
-    has gone back to the queue.
+    has gone back to the queue. After an exception, `Scheduler.abandon` gives the connection back.
     """
-    error: Exception | None = None
     engine = connection.engine
     try:
-        try:
-            engine.send((job,), None)
-        except ConnectionClosed as exc:
-            error = exc  # the receiving side finds out what that means, as for the sender
-        except Exception as exc:
-            error = exc
-            return None
-        else:
-            completions, failed = engine.receive()
-            if failed is None and len(completions) == 1:
-                _, status, reason, headers, _, body = completions[0]
-                if (
-                    body is not None
-                    and len(body) <= traffic.limits.max_body_size
-                    and status >= 200
-                    and (status < 400 or not traffic.may_be_retried(job, status))
-                ):
-                    response = Response(status, reason, headers, body, job.request, job.attempts)
-                    in_time = traffic.responded_to_caller(connection, job, response)
-                    return response if in_time else None
-            receiver.handle(traffic, connection, completions, failed)
-        while connection.in_flight and not connection.is_closing and engine.has_unread:
-            receiver.receive(traffic, connection)
-    except BaseException as exc:
-        traffic.recover(exc)
-        # As its own error, it keeps the request from being sent again: no caller waits for it.
-        error = job.fatal_error = ConnectionClosed("interrupted")
-        raise
-    finally:
-        if connection.borrower is job:
-            traffic.give_back(connection, error)
+        engine.send((job,), None)
+    except ConnectionClosed as exc:
+        error: Exception | None = exc  # the receiving side finds out what that means
+    except Exception as exc:
+        traffic.give_back(connection, exc)
+        return None
+    else:
+        error = None
+        completions, failed = engine.receive()
+        if failed is None and len(completions) == 1:
+            _, status, reason, headers, _, body = completions[0]
+            if (
+                body is not None
+                and len(body) <= traffic.limits.max_body_size
+                and status >= 200
+                and (status < 400 or not traffic.may_be_retried(job, status))
+            ):
+                response = Response(status, reason, headers, body, job.request, job.attempts)
+                in_time = traffic.responded_to_caller(connection, job, response)
+                return response if in_time else None
+        receiver.handle(traffic, connection, completions, failed)
+    while connection.in_flight and not connection.is_closing and engine.has_unread:
+        receiver.receive(traffic, connection)
+    traffic.give_back(connection, error)
     return None

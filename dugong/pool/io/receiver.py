@@ -8,6 +8,7 @@ caller who makes a request by itself.
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dugong.connection.head import headers_of
@@ -290,7 +291,7 @@ class ConnectionBody:
     def close(self, scheduler: Scheduler) -> None:
         """Give the connection back: at once, if next to nothing is left to be read, or closed."""
         if scheduler.is_inside():
-            scheduler.do_later(lambda: self.close(scheduler))
+            scheduler.do_later(partial(self.close, scheduler))
             return
         timeout = DRAIN_TIME if self._job.timeout is None else min(self._job.timeout, DRAIN_TIME)
         complete = False

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dugong.pool.failure import BodyError
+from dugong.pool.failure import BodyError, forget_frames
 from dugong.pool.io.http1 import blaming_body
 
 if TYPE_CHECKING:
@@ -65,5 +65,6 @@ def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) 
     except Exception as exc:
         # If it is that the connection was closed, the receiver finds out what that means: there may
         # be a response that says why.
+        forget_frames(exc)  # they have views of the body, which its caller is to get back
         return exc
     return None

@@ -43,7 +43,7 @@ class Bench:
             finally:
                 done.set()
 
-        self.threads.start(run, name)
+        self.threads.start(run, name, pytest.fail)
         wait_for(done)
 
     def finish(self) -> None:
@@ -59,8 +59,10 @@ def bench() -> Iterator[Bench]:
     bench.finish()
 
 
-def refuse(function: Callable[[], object], name: str) -> None:
-    raise RuntimeError("can't start new thread")
+def refuse(
+    function: Callable[[], object], name: str, failed: Callable[[RuntimeError], object]
+) -> None:
+    failed(RuntimeError("can't start new thread"))
 
 
 def test_what_a_caller_causes_is_called_in_a_thread_of_its_own(bench: Bench) -> None:
@@ -203,7 +205,7 @@ def test_each_call_is_made_once_though_many_threads_cause_some(bench: Bench) -> 
 
     for number in range(4):
         run = lambda first=100 * number: cause_many(first)  # type: ignore[misc]  # noqa: E731
-        bench.threads.start(run, "dugong-other")
+        bench.threads.start(run, "dugong-other", pytest.fail)
     callers = [threading.Thread(target=cause_many, args=(100 * number,)) for number in range(4, 8)]
     for caller in callers:
         caller.start()

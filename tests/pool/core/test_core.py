@@ -235,7 +235,7 @@ def test_what_follows_in_one_thread_keeps_no_other_thread_from_what_follows_ther
 
 
 def make_jobs(count: int, core: PoolCore) -> list[Job]:
-    scheduler = SimpleNamespace(check_may_wait=core.check_may_wait, is_running=lambda job: False)
+    scheduler = SimpleNamespace(check_may_wait_for=lambda job: None, is_running=lambda job: False)
     host, pool = make_host(), SimpleNamespace(_scheduler=scheduler)
     return [make_job(host, f"/{i}", pool=pool) for i in range(count)]
 
@@ -392,34 +392,17 @@ def test_a_thread_of_the_pool_may_not_wait_for_the_pool(core: PoolCore) -> None:
         except StateError as exc:
             errors.append(str(exc))
 
-    core.threads.start(wait, "dugong-test")
+    core.threads.start(wait, "dugong-test", pytest.fail)
     finish(core)
     assert errors == ["a callback of the pool cannot wait for the pool"]
 
 
 def test_a_thread_in_a_transaction_may_not_wait_for_the_pool(core: PoolCore) -> None:
-    assert not core.is_inside()
+    assert not core.is_locked_here()
     with core.transaction():
-        assert core.is_inside()
+        assert core.is_locked_here()
         with pytest.raises(StateError, match="in the middle of a change"):
             core.check_may_wait()
-
-
-def test_a_thread_that_starts_another_may_not_wait_for_the_pool(
-    core: PoolCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
-    inside: list[bool] = []
-
-    def look(self: threading.Thread) -> None:
-        inside.append(core.is_inside())
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", look)
-    core.threads.start(lambda: None, "dugong-test")
-    finish(core)
-    assert inside == [True]
-    assert not core.is_inside()
 
 
 def test_no_thread_may_wait_once_the_interpreter_exits(
@@ -602,6 +585,58 @@ def test_an_exception_of_the_pool_leaves_nothing_to_mend(core: PoolCore) -> None
     repair = Repair(core)
     core.recover(PoolFull())
     assert repair.count == 0
+
+
+def test_any_other_exception_is_mended_if_it_came_out_of_a_transaction(core: PoolCore) -> None:
+    """A signal handler may raise it; what a caller has got wrong is raised elsewhere."""
+    repair = Repair(core)
+    core.recover(ValueError("wrong"))
+    assert repair.count == 0
+    with pytest.raises(ValueError, match="handler") as caught, core.transaction():
+        raise ValueError("from a signal handler")
+    core.recover(caught.value)
+    core.recover(caught.value)
+    assert repair.count == 1
+
+
+def test_an_interrupt_while_another_is_mended_keeps_that_from_nothing(core: PoolCore) -> None:
+    counts = iter([1, 2, 3])
+
+    def interrupted() -> None:
+        if next(counts) < 3:
+            raise Interrupt
+
+    core.repair_locked = interrupted
+    core.transaction().__enter__()
+    core.recover(Interrupt())
+    assert is_free(core)
+    assert next(counts, None) is None
+
+
+def test_what_comes_where_a_transaction_begins_may_not_wait(core: PoolCore) -> None:
+    """A finalizer may run when the lock has been taken, and its owner is not noted yet."""
+    core.check_not_entering()
+    core.lock.acquire()
+    with pytest.raises(StateError) as caught:
+        core.check_not_entering()
+    core.recover(caught.value)
+    assert not is_free(core)  # the lock is left to the transaction
+    core.lock.release()
+
+
+def test_what_comes_behind_a_transaction_may_not_wait_for_what_follows_it(core: PoolCore) -> None:
+    caught: list[StateError] = []
+
+    def check() -> None:
+        try:
+            core.check_not_entering()
+        except StateError as exc:
+            caught.append(exc)
+
+    with core.transaction():
+        core.follow_up(check)
+    assert len(caught) == 1
+    core.check_not_entering()
 
 
 def test_what_the_repair_decides_is_done_as_well(core: PoolCore) -> None:

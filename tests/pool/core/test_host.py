@@ -254,3 +254,43 @@ def test_a_queue_that_was_not_interrupted_stays_what_it_is() -> None:
     host.recount()
     assert host.queued == 2
     assert [host.pop(), host.pop(), host.pop()] == [jobs[0], jobs[2], None]
+
+
+def test_a_request_that_an_interrupt_has_left_in_both_queues_is_in_one() -> None:
+    host = make_host()
+    first, second = queue(host, "/1", "/2")
+    host.needing_fresh.append(first)  # and not removed from the other yet
+    host.recount()
+    assert (list(host.needing_fresh), list(host.queue)) == ([], [first, second])
+    assert host.queued == 2
+
+
+def test_requests_are_ended_some_at_a_time_and_removed_behind_that() -> None:
+    host = make_host()
+    queue_needing_fresh(host, "/1")
+    jobs = queue(host, "/2", "/3", "/4")
+    jobs[1].finish()
+    host.withdraw(jobs[1])
+    ended: list[Job] = []
+
+    def end(job: Job) -> None:
+        assert job in (*host.needing_fresh, *host.queue)
+        job.finish()
+        ended.append(job)
+
+    assert [host.end_some(2, end) for _ in range(3)] == [2, 1, 0]
+    assert [job.request.target for job in ended] == ["/1", "/2", "/4"]
+    assert host.queued == host.withdrawn == 0
+
+
+def test_in_a_forked_child_a_host_has_nothing_but_what_it_has_shown() -> None:
+    host = make_host(window=4)
+    connection = make_connection(host, in_flight=2)
+    connection.sender_parked = True
+    (queued,) = queue(host, "/queued")
+    host.retry_after_hold, host.connect_failures = True, 3
+    lost = host.begin_as_child()
+    assert lost == [queued, *connection.in_flight]
+    assert host.is_unused
+    assert not connection.sender_parked  # it is to be woken by no one
+    assert (host.in_flight, host.connect_failures, host.pipelining.window) == (0, 0, 4)

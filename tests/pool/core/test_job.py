@@ -218,8 +218,8 @@ class RecordingScheduler:
         self.asked.append(("is_running", job))
         return True
 
-    def check_may_wait(self) -> None:
-        self.asked.append(("check_may_wait", None))
+    def check_may_wait_for(self, job: Job) -> None:
+        self.asked.append(("check_may_wait_for", job))
 
 
 def test_its_future_asks_the_scheduler_of_its_pool() -> None:
@@ -229,9 +229,9 @@ def test_its_future_asks_the_scheduler_of_its_pool() -> None:
     assert job.future.cancel()
     with pytest.raises(TimeoutError):
         job.future.result(timeout=1e-6)
-    names = ["is_running", "abandon", "check_may_wait"]
+    names = ["is_running", "abandon", "check_may_wait_for"]
     assert [name for name, _ in scheduler.asked][:3] == names
-    assert {about for _, about in scheduler.asked} == {job, None}
+    assert {about for _, about in scheduler.asked} == {job}
 
 
 def test_a_future_that_is_done_does_not_ask_the_pool_any_more() -> None:

@@ -487,11 +487,9 @@ def test_all_that_waits_fails_when_the_pool_is_closed(bench: Bench) -> None:
         bench.fail(job)
     with bench.core.transaction():
         bench.core.closed = True
-        assert bench.retries.pop_some_waiting_locked(2) == jobs[:2]
-        assert bench.retries.pop_some_waiting_locked(2) == jobs[2:]
-        assert bench.retries.pop_some_waiting_locked(2) == []
-        for job in jobs:
-            bench.retries.close_locked(job)
+        assert bench.retries.fail_some_waiting_locked(2)
+        assert [job.is_decided for job in jobs] == [True, True, False]
+        assert not bench.retries.fail_some_waiting_locked(2)
     assert all(isinstance(job.future.exception(), PoolClosed) for job in jobs)
     assert bench.known.waiting == 0
 

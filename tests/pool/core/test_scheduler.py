@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
 import threading
 from types import SimpleNamespace
@@ -10,7 +11,14 @@ from typing import Any, cast
 import pytest
 
 from dugong import RetryPolicy
-from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, PoolClosed, PoolFull
+from dugong.errors import (
+    ConnectionClosed,
+    ConnectionTimedOut,
+    Delivery,
+    PoolClosed,
+    PoolFull,
+    StateError,
+)
 from dugong.pool.core import scheduler as module
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.host import Host
@@ -18,7 +26,7 @@ from dugong.pool.core.job import Job, Place
 from dugong.pool.core.scheduler import DRAIN_TIME
 from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
-from tests.support.parts import FakeEngine, SchedulerRig, WouldWait, make_response
+from tests.support.parts import FakeEngine, SchedulerRig, StartedThreads, WouldWait, make_response
 
 POLICY = RetryPolicy(backoff=1.0)
 
@@ -228,6 +236,13 @@ def test_its_deadline_counts_from_when_it_came(rig: SchedulerRig) -> None:
     rig.maintenance.run_later()
     rig.forward(1.0)
     assert isinstance(job.future.exception(), ConnectionTimedOut)
+
+
+def test_no_request_is_queued_later_in_a_closed_pool(rig: SchedulerRig) -> None:
+    job = rig.job(rig.host(), "/a")
+    rig.scheduler.close()
+    with rig.core.transaction(), pytest.raises(PoolClosed):
+        rig.scheduler.submit(job)
 
 
 def test_a_request_to_be_queued_later_fails_if_the_pool_is_closed_before(
@@ -503,7 +518,7 @@ def test_a_pool_may_be_closed_twice(rig: SchedulerRig) -> None:
 def test_no_thread_starts_once_the_pool_is_closed(rig: SchedulerRig) -> None:
     rig.scheduler.close()
     with pytest.raises(RuntimeError, match="closed"):
-        type(rig.core.threads).start(rig.core.threads, lambda: None, "dugong-test")
+        type(rig.core.threads).start_here(rig.core.threads, lambda: None, "dugong-test")
 
 
 def test_those_who_wait_for_room_are_woken_when_the_pool_is_closed(
@@ -683,3 +698,49 @@ def test_a_future_that_was_about_to_end_has_failed_in_a_child(rig: SchedulerRig)
     placed.job.finish()
     rig.scheduler.begin_as_child()
     assert isinstance(placed.job.future.exception(), PoolClosed)
+
+
+def test_a_child_may_be_forked_in_the_middle_of_a_change(rig: SchedulerRig) -> None:
+    """By a signal handler, which uses the pool, and returns to the change in the child."""
+    host = rig.host()
+    lost = rig.job(host, "/lost")
+    with rig.core.transaction():
+        rig.scheduler.before_fork()
+        rig.scheduler.begin_as_child()
+        StartedThreads(rig.core)
+        (used,) = rig.submit(rig.host(), "/used")
+        host.append(lost)  # as the change does that was interrupted
+        rig.core.queued += 1
+    assert isinstance(lost.future.exception(), PoolClosed)
+    assert rig.scheduler.statistics().queued == 1
+    connection = rig.connect(used.host)
+    assert rig.look_for_work(connection) == [used]
+
+
+def test_a_child_that_was_forked_in_a_wait_does_not_go_on_with_it(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(timeout: float | None = None) -> None:
+        rig.core.owner = 0  # as while it waits
+        rig.scheduler.before_fork()
+        rig.scheduler.begin_as_child()
+
+    monkeypatch.setattr(rig.core.room, "wait", fork)
+    with pytest.raises(PoolClosed, match="parent"), rig.core.transaction():
+        type(rig.core).wait(rig.core, rig.core.room)
+    StartedThreads(rig.core)
+    assert rig.submit(rig.host(), "/a")
+
+
+def test_no_thread_waits_for_the_connection_that_it_has_borrowed(rig: SchedulerRig) -> None:
+    """A finalizer may make another request while one is made."""
+    host = rig.host()
+    rig.idle(host)
+    inner = rig.job(host, "/inner")
+    rig.scheduler.check_may_wait_for(inner)
+    assert rig.traffic.borrow(rig.job(host, "/outer")) is not None
+    with pytest.raises(StateError, match="wait for itself"):
+        rig.scheduler.check_may_wait_for(inner)
+    rig.scheduler.check_may_wait_for(rig.job(rig.host(name="another"), "/"))
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(rig.scheduler.check_may_wait_for, inner).result()

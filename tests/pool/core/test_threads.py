@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from dugong.deadline import Deadline
+from dugong.pool.core import threads as module
 from dugong.pool.core.threads import Threads
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
@@ -22,9 +25,9 @@ def do_nothing() -> None:
     pass
 
 
-def is_starting(threads: Threads) -> bool:
-    """Return True if this very thread is within a start."""
-    return threads.starter == threading.get_ident()
+def start(threads: Threads, function: Callable[[], object], name: str = "dugong-test") -> None:
+    """Have a thread started, which must not fail."""
+    threads.start(function, name, pytest.fail)
 
 
 def test_a_thread_runs_its_function_under_its_name_and_keeps_no_program_alive() -> None:
@@ -35,7 +38,7 @@ def test_a_thread_runs_its_function_under_its_name_and_keeps_no_program_alive() 
         thread = threading.current_thread()
         seen.append((thread.name, thread.daemon))
 
-    threads.start(look, "dugong-test")
+    start(threads, look, "dugong-test")
     threads.join(Deadline(TIMEOUT))
     assert seen == [("dugong-test", True)]
 
@@ -43,7 +46,7 @@ def test_a_thread_runs_its_function_under_its_name_and_keeps_no_program_alive() 
 def test_a_thread_knows_that_it_belongs_to_its_pool_and_to_no_other() -> None:
     threads, others = Threads(), Threads()
     seen: list[bool] = []
-    threads.start(lambda: seen.extend([threads.is_own(), others.is_own()]), "dugong-test")
+    start(threads, lambda: seen.extend([threads.is_own(), others.is_own()]))
     threads.join(Deadline(TIMEOUT))
     assert seen == [True, False]
     assert not threads.is_own()
@@ -57,126 +60,138 @@ def test_a_thread_whose_function_fails_is_not_waited_for(monkeypatch: pytest.Mon
     def fail() -> None:
         raise Interrupt
 
-    threads.start(fail, "dugong-test")
+    start(threads, fail, "dugong-test")
     threads.join(Deadline(TIMEOUT))
     wait_for(failed)
+
+
+def test_a_thread_that_a_caller_wants_is_started_by_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`Thread.start` waits, and an interrupt of that could leave a lock taken for ever."""
+    threads = Threads()
+    started_by: list[bool] = []
+    thread_start = threading.Thread.start
+
+    def note(self: threading.Thread) -> None:
+        started_by.append(threads.is_own())
+        thread_start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    start(threads, do_nothing)
+    threads.join(Deadline(TIMEOUT))
+    assert started_by == [True]
+
+
+def test_a_start_that_an_interrupt_has_lost_is_made_with_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, log = Threads(), list[str]()
+
+    def interrupted(*args: object) -> int:
+        raise Interrupt
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(module, "start_new_thread", interrupted)
+        with pytest.raises(Interrupt):
+            start(threads, lambda: log.append("first"))
+    threads.join(Deadline(TIMEOUT))  # which waits for nothing that does not come
+    assert log == []
+    start(threads, lambda: log.append("second"))
+    threads.join(Deadline(TIMEOUT))
+    assert sorted(log) == ["first", "second"]
 
 
 # --- none are started any more --------------------------------------------------------------------
 
 
+def failures_of(threads: Threads) -> list[str]:
+    """Have a thread started; return why that has failed."""
+    failures: list[str] = []
+    threads.start(do_nothing, "dugong-test", lambda error: failures.append(str(error)))
+    threads.join(Deadline(TIMEOUT))
+    return failures
+
+
 def test_no_thread_starts_once_the_pool_is_closed() -> None:
     threads = Threads()
     threads.close()
+    assert failures_of(threads) == ["the pool has been closed"]
     with pytest.raises(RuntimeError, match="closed"):
-        threads.start(do_nothing, "dugong-test")
+        threads.start_here(do_nothing, "dugong-test")
 
 
 def test_no_thread_starts_once_the_interpreter_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = Threads()
     with monkeypatch.context() as exiting:
         exiting.setattr(sys, "is_finalizing", lambda: True)
+        assert failures_of(threads) == ["the interpreter is exiting"]
         with pytest.raises(RuntimeError, match="exiting"):
-            threads.start(do_nothing, "dugong-test")
-    threads.join(Deadline(TIMEOUT))
+            threads.start_here(do_nothing, "dugong-test")
 
 
-def test_a_thread_that_is_not_to_be_had_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = Threads()
-
-    def refuse(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as poor:
-        poor.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="can't start"):
-            threads.start(do_nothing, "dugong-test")
-    assert not is_starting(threads)
-    threads.join(Deadline(TIMEOUT))
+def refuse(*args: object) -> int:
+    raise RuntimeError("can't start new thread")
 
 
-def test_a_thread_whose_start_is_interrupted_once_it_runs_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("at", ["the thread", "the one that starts it"])
+def test_a_thread_that_is_not_to_be_had_is_told_of_and_not_waited_for(
+    at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = Threads()
-    start = threading.Thread.start
-    go_on, log = threading.Event(), list[str]()
-
-    def start_and_be_interrupted(self: threading.Thread) -> None:
-        start(self)
-        raise Interrupt
-
-    def run() -> None:
-        wait_for(go_on)
-        log.append("has run")
-
-    with monkeypatch.context() as interrupting:
-        interrupting.setattr(threading.Thread, "start", start_and_be_interrupted)
-        with pytest.raises(Interrupt):
-            threads.start(run, "dugong-test")
-    threads.join(Deadline(0))
-    assert log == []
-    go_on.set()
-    threads.join(Deadline(TIMEOUT))
-    assert log == ["has run"]
+    with monkeypatch.context() as poor:
+        if at == "the thread":
+            poor.setattr(threading.Thread, "start", refuse)
+        else:
+            poor.setattr(module, "start_new_thread", refuse)
+        assert failures_of(threads) == ["can't start new thread"]
+    assert failures_of(threads) == []
 
 
 # --- within a start -------------------------------------------------------------------------------
 
 
-def test_what_runs_within_a_start_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finalizer may run there: it must not wait for what this thread is about to do."""
-    threads = Threads()
-    start = threading.Thread.start
-    seen: list[bool] = []
-
-    def look_and_start(self: threading.Thread) -> None:
-        seen.append(is_starting(threads))
-        start(self)
-        seen.append(is_starting(threads))
-
-    monkeypatch.setattr(threading.Thread, "start", look_and_start)
-    threads.start(lambda: seen.append(is_starting(threads)), "dugong-test")
-    threads.join(Deadline(TIMEOUT))
-    assert sorted(seen) == [False, True, True]
-    assert not is_starting(threads)
-
-
-def test_another_thread_is_not_within_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, seen = Threads(), list[bool]()
-    start = threading.Thread.start
-
-    def ask_elsewhere(self: threading.Thread) -> None:
-        other = threading.Thread(target=lambda: seen.append(is_starting(threads)))
-        start(other)
-        other.join()
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", ask_elsewhere)
-    threads.start(do_nothing, "dugong-test")
-    threads.join(Deadline(TIMEOUT))
-    assert seen == [False]
-
-
 def test_a_start_within_a_start_is_made_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer may run there; `threading` has a lock that is not reentrant."""
     threads, log = Threads(), list[str]()
-    start = threading.Thread.start
+    thread_start = threading.Thread.start
     starts: list[str] = []
 
     def start_another(self: threading.Thread) -> None:
         if not starts:
             starts.append("nested")
-            threads.start(lambda: log.append("inner"), "dugong-inner")
+            start(threads, lambda: log.append("inner"), "dugong-inner")
             assert len(starts) == 1
         starts.append(self.name)
-        start(self)
+        thread_start(self)
 
     monkeypatch.setattr(threading.Thread, "start", start_another)
-    threads.start(lambda: log.append("outer"), "dugong-outer")
+    start(threads, lambda: log.append("outer"), "dugong-outer")
     threads.join(Deadline(TIMEOUT))
     assert starts == ["nested", "dugong-outer", "dugong-inner"]
     assert sorted(log) == ["inner", "outer"]
+
+
+def test_a_start_by_a_thread_of_the_pool_is_made_by_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, starters = Threads(), list[tuple[str, str]]()
+    thread_start = threading.Thread.start
+
+    def note(self: threading.Thread) -> None:
+        if threading.get_ident() in known:
+            starters.append((known[threading.get_ident()], self.name))
+        thread_start(self)
+
+    known: dict[int, str] = {}
+
+    def outer() -> None:
+        known[threading.get_ident()] = "outer"
+        start(threads, do_nothing, "dugong-inner")
+        threads.start_here(do_nothing, "dugong-at-once")
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    start(threads, outer, "dugong-outer")
+    threads.join(Deadline(TIMEOUT))
+    assert starters == [("outer", "dugong-inner"), ("outer", "dugong-at-once")]
 
 
 # --- waiting for them -----------------------------------------------------------------------------
@@ -191,7 +206,7 @@ def test_waiting_ends_with_the_last_thread() -> None:
         log.append(number)
 
     for number in range(5):
-        threads.start(lambda number=number: run(number), f"dugong-{number}")  # type: ignore[misc]
+        start(threads, partial(run, number), f"dugong-{number}")
     go_on.set()
     threads.join(Deadline(TIMEOUT))
     assert sorted(log) == list(range(5))
@@ -202,10 +217,10 @@ def test_a_thread_that_is_started_by_one_that_ends_is_waited_for_as_well() -> No
     log: list[str] = []
 
     def first() -> None:
-        threads.start(lambda: log.append("second"), "dugong-second")
+        start(threads, lambda: log.append("second"), "dugong-second")
         log.append("first")
 
-    threads.start(first, "dugong-first")
+    start(threads, first, "dugong-first")
     threads.join(Deadline(TIMEOUT))
     assert sorted(log) == ["first", "second"]
 
@@ -214,7 +229,7 @@ def test_waiting_does_not_go_on_beyond_its_deadline() -> None:
     threads = Threads()
     go_on = threading.Event()
     for _ in range(3):
-        threads.start(lambda: wait_for(go_on), "dugong-stuck")
+        start(threads, lambda: wait_for(go_on), "dugong-stuck")
     began = time.monotonic()
     threads.join(Deadline(0.05))
     assert 0.04 <= time.monotonic() - began < TIMEOUT / 2

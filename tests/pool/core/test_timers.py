@@ -110,3 +110,16 @@ def test_whatever_was_not_cancelled_comes_once_and_in_order(seed: int) -> None:
     done = names_of_due(timers, 1000, log)
     assert sorted(done) == sorted(due)
     assert [due[name] for name in done] == sorted(due.values())
+
+
+def test_what_an_exception_has_left_out_of_order_is_mended() -> None:
+    """A signal handler may raise it while timers are compared."""
+    timers, log = Timers(), list[str]()
+    for when in range(10):
+        add(timers, log, float(when), str(when))
+    timers.cancel(add(timers, log, 3.5, "cancelled"))
+    timers._heap.reverse()
+    timers._cancelled = 7
+    timers.repair()
+    assert len(timers) == 10
+    assert names_of_due(timers, 100.0, log) == [str(when) for when in range(10)]

@@ -1,0 +1,94 @@
+"""What `ConnectionPool.stream` returns: the block in which a caller reads a body as it comes.
+
+Guarantees: however the block is left, the connection is given back, and so it is if an exception of
+a signal handler comes in between. If that comes before the first step of leaving, the connection is
+given back when this object is collected.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from dugong.errors import StateError
+from dugong.pool.core.job import Place
+from dugong.pool.hints import stream_hint
+from dugong.pool.io import receiver
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from dugong.pool.core.job import Job
+    from dugong.pool.core.scheduler import Scheduler
+    from dugong.pool.response import StreamedResponse
+
+__all__ = ["Stream"]
+
+
+class Stream(AbstractContextManager["StreamedResponse"]):
+    """A request whose response is read in a `with` block. For one thread at a time.
+
+    Says what it is for if it is taken for a response.
+    """
+
+    __slots__ = ("_job", "_response", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler, job: Job) -> None:
+        self._scheduler = scheduler  # never changes
+        self._job = job  # never changes
+        self._response: StreamedResponse | None = None  # once the block is entered
+
+    def __enter__(self) -> StreamedResponse:
+        scheduler, job = self._scheduler, self._job
+        if job.place is not Place.NEW:
+            raise StateError("a stream can be entered once: call stream() again")
+        scheduler.check_may_wait()
+        try:
+            scheduler.begin_stream(job, self)
+            scheduler.submit(job)
+            self._response = response = receiver.streamed(job.future.result())
+        except BaseException as exc:
+            self._abort(exc)
+            raise
+        return response
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._leave()
+        except BaseException as interrupt:
+            self._abort(interrupt)
+            raise
+        source = self._job.body_source
+        if exc is None and source is not None:
+            source.check_upload()
+
+    def _leave(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        source = self._job.body_source
+        if source is not None:
+            source.close(self._scheduler)
+        self._scheduler.forget_stream(self._job)
+
+    def _abort(self, exc: BaseException) -> None:
+        """Give the connection back because of *exc*, without a wait."""
+        self._scheduler.recover(exc)
+        self._scheduler.end_stream(self._job)
+
+    if not TYPE_CHECKING:  # to which these would be attributes of any name, and items
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(f"stream() gives no response yet, so no {name!r}: {stream_hint}")
+
+        def __iter__(self):
+            raise TypeError(f"stream() gives no response yet: {stream_hint}")
+
+    def __repr__(self) -> str:
+        return f"<what stream() has returned: {stream_hint}>"

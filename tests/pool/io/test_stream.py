@@ -1,0 +1,118 @@
+"""The block of a stream: it gives the connection back, however it is left, or forgotten."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+import pytest
+
+from dugong import ConnectionPool, StateError
+from dugong.pool.core.traffic import Traffic
+from tests.support.pool import Site, each, name_target, open_site
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest
+
+LONG = bytes(1_000_000)
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+
+
+def serve(peer: Peer, request: ReceivedRequest) -> None:
+    if request.target == "/long":
+        peer.answer(LONG)
+    else:
+        name_target(peer, request)
+
+
+def site() -> AbstractContextManager[Site]:
+    """Return a site whose pool may have one connection."""
+    return open_site(each(serve), repeat=True, max_connections_per_host=1)
+
+
+def test_a_stream_can_be_entered_once() -> None:
+    with site() as here:
+        stream = here.pool.stream("GET", here.url("/1"))
+        with stream as response:
+            assert response.read() == b"/1"
+        with pytest.raises(StateError, match="entered once"), stream:
+            pass
+
+
+def test_an_interrupt_of_leaving_ends_the_connection_and_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise Interrupt
+
+    def leave_interrupted(here: Site) -> None:
+        with (
+            monkeypatch.context() as interrupting,
+            here.pool.stream("GET", here.url("/long")) as response,
+        ):
+            response.read(10)
+            interrupting.setattr(Traffic, "end_stream", interrupted)
+
+    with site() as here:
+        with pytest.raises(Interrupt):
+            leave_interrupted(here)
+        monkeypatch.undo()
+        assert here.pool.get(here.url("/next"), deadline=5).body == b"/next"
+
+
+def test_a_stream_that_is_forgotten_without_being_left_gives_its_connection_back() -> None:
+    """As after an interrupt before the first step of leaving."""
+    with site() as here:
+        stream = here.pool.stream("GET", here.url("/long"))
+        stream.__enter__().read(10)
+        del stream
+        gc.collect()
+        assert here.pool.get(here.url("/next"), deadline=5).body == b"/next"
+
+
+def test_a_stream_that_is_not_entered_is_forgotten_without_a_request() -> None:
+    with site() as here:
+        here.pool.stream("GET", here.url("/1"))
+        gc.collect()
+        assert here.pool.statistics().sent == 0
+
+
+def test_a_request_in_the_block_that_would_wait_for_its_connection_says_so() -> None:
+    with site() as here:
+        with here.pool.stream("GET", here.url("/long")) as response:
+            with pytest.raises(StateError, match="wait for itself"):
+                here.pool.get(here.url("/inside"))
+            with (
+                pytest.raises(StateError, match="wait for itself"),
+                here.pool.stream("GET", here.url("/inside")),
+            ):
+                pass
+            assert len(response.read()) == len(LONG)
+        assert here.pool.get(here.url("/next"), deadline=5).body == b"/next"
+
+
+def test_a_request_in_the_block_is_made_on_another_connection_if_there_may_be_one() -> None:
+    with (
+        open_site(each(serve), repeat=True, max_connections=2) as here,
+        here.pool.stream("GET", here.url("/long")) as response,
+    ):
+        assert here.pool.get(here.url("/inside"), deadline=5).body == b"/inside"
+        assert len(response.read()) == len(LONG)
+
+
+def test_another_thread_may_wait_for_the_connection_of_a_block() -> None:
+    with ThreadPoolExecutor(1) as executor, site() as here:
+        with here.pool.stream("GET", here.url("/long")):
+            future = here.pool.submit("GET", here.url("/other"), deadline=TIMEOUT)
+            other = executor.submit(future.result)
+        assert other.result(TIMEOUT).body == b"/other"
+
+
+def test_what_is_taken_for_a_response_says_what_it_is() -> None:
+    with ConnectionPool() as pool:
+        stream = pool.stream("GET", "http://127.0.0.1:9/")
+        with pytest.raises(AttributeError, match="gives no response yet"):
+            _ = stream.status  # type: ignore[attr-defined]  # it has none, of course
+        assert "with pool.stream" in repr(stream)
