@@ -55,7 +55,7 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
     """Return True if *host* should have another connection, of at most *limit*.
 
     One for each request, before any request is put behind another. But only one at a time, as long
-    as the host cannot be reached.
+    as the host cannot be reached, and none while it takes long to respond to the last.
     """
     have = len(host.connections)
     return (
@@ -64,6 +64,7 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
         and have < limit
         and (have < host.queued + host.in_flight or needs_unused_connection(host))
         and now >= host.connect_backoff_until
+        and not host.slow_dials
         and not (host.connect_failures and any(map(_is_connecting, host.connections)))
     )
 

@@ -58,6 +58,7 @@ class Host:
         "resent",
         "retry_after_hold",
         "sent",
+        "slow_dials",
         "waiting",
         "with_capacity",
         "withdrawn",
@@ -89,6 +90,7 @@ class Host:
         self.idle: dict[PooledConnection, None] = {}  # of these; the one used last is last
         self.with_capacity: dict[PooledConnection, None] = {}  # in flight, but could take more
         self.numbered = 0  # connections that there have been
+        self.slow_dials = 0  # connections that take long to be opened; only `Room` changes it
 
         self.connect_backoff_until = 0.0  # `time.monotonic`, as are all times here
         self.connect_failures = 0  # in a row, when there was no other connection
@@ -218,7 +220,7 @@ class Host:
             connection.sender_parked = connection.receiver_parked = False
         for known in (self.connections, self.idle, self.with_capacity):
             known.clear()
-        self.waiting = self.in_flight = self.connect_failures = 0
+        self.waiting = self.in_flight = self.connect_failures = self.slow_dials = 0
         self.connect_backoff_until = 0.0
         self.retry_after_hold = False
         return jobs
