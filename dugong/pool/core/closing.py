@@ -8,6 +8,7 @@ it leave, and the last of them decides what becomes of its requests (`finish_clo
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -125,6 +126,8 @@ class Closing:
         verdicts = [self.delivery_locked(connection, job) for job in jobs]
         host.in_flight -= len(jobs)
         self._learn_from_end_locked(connection, verdicts)
+        if jobs and not connection.answered and verdicts[0] is not Delivery.ANSWER_STARTED:
+            self._look_for_outage_locked(connection, jobs)
         core.emit("closed", host, connection.name, reason=connection.close_reason)
         for timer in (connection.age_timer, connection.idle_timer):
             if timer is not None:
@@ -149,9 +152,31 @@ class Closing:
         core.ended += connection.was_open
         del self._finishing[connection]
         forget_frames(connection.failure)
+        if host.connect_failures:
+            self._retries.reset_connect_backoff_locked(host)
         if self._room.is_awaited:
             self._room.serve_locked()
         self._users.ensure_all_served_locked(host)
+
+    @locked
+    def _look_for_outage_locked(self, connection: PooledConnection, jobs: list[Job]) -> None:
+        """Leave a host alone that ends one connection after the other before its first response.
+
+        So does what stands before a server that is down: it accepts in place of it.
+        """
+        host, error = connection.host, connection.failure
+        if not isinstance(error, ConnectionClosed) or isinstance(error, Abandoned):
+            return
+        host.note_fruitless_end()
+        if (
+            not host.is_fruitless
+            or any(other.answered for other in host.connections)
+            or monotonic() < host.connect_backoff_until
+        ):
+            return
+        self._retries.cannot_reach_locked(host, connection.name, error, jobs)
+        serve = partial(self._users.ensure_all_served_locked, host)
+        self._maintenance.at_locked(host.connect_backoff_until, serve)
 
     @locked
     def _requeue_or_fail_locked(
