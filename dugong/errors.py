@@ -352,7 +352,7 @@ _TLS_REFUSALS = frozenset(
     ).split()
 )
 
-_NO_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS))
+_NO_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _TRY_AGAIN = 2  # of <netdb.h>, which the socket module does not tell
 
@@ -393,9 +393,9 @@ def is_tls_refusal(exc: BaseException) -> bool:
 def is_out_of_descriptors(exc: BaseException) -> bool:
     """Return True if *exc* says that the process or the system has no room for another socket.
 
-    That is EMFILE, ENFILE or ENOBUFS, of an OSError, a `ConnectError` or their causes. Nothing is
-    wrong with the host then: the same will succeed once other descriptors have been closed. May be
-    called from any thread.
+    That is EMFILE, ENFILE, ENOBUFS or ENOMEM, of an OSError, a `ConnectError` or their causes.
+    Nothing is wrong with the host then: the same will succeed once other descriptors have been
+    closed. May be called from any thread.
     """
     return any(
         type(link).__module__ not in ("ssl", "socket")  # which have numbers of their own

@@ -21,7 +21,7 @@ import trustme
 
 import dugong
 from dugong import RetryPolicy
-from dugong.pool.core import connections, host, pipelining, scheduler, traffic
+from dugong.pool.core import connections, host, pipelining, room, scheduler, traffic
 from dugong.pool.io import receiver
 from tests.support.server import ScriptedServer
 from tests.support.site import Site
@@ -180,7 +180,7 @@ def test_the_reference_gives_the_numbers_of_the_pool() -> None:
     described = {name: float(value) * (1024 if unit == "KiB" else 1) for name, value, unit in rows}
     numbers = {
         name: value
-        for module in (connections, host, pipelining, receiver, scheduler, traffic)
+        for module in (connections, host, pipelining, receiver, room, scheduler, traffic)
         for name, value in vars(module).items()
         if name[0] != "_" and type(value) in (int, float)
     }

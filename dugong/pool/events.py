@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "EventKind"]
 
-EventKind = Literal["opened", "closed", "sent", "answered", "resent", "gave up", "learned"]
+EventKind = Literal[
+    "opened", "closed", "sent", "answered", "resent", "gave up", "learned", "limited"
+]
 
 
 class Event(NamedTuple):
@@ -24,7 +26,9 @@ class Event(NamedTuple):
     * "answered": its response has come, or the head of one that is streamed;
     * "resent": it goes back to the queue, to be sent again;
     * "gave up": it has failed, or its response is final though it is worth another attempt;
-    * "learned": the host has shown how it has to be treated.
+    * "learned": the host has shown how it has to be treated;
+    * "limited": the system has no descriptor or no thread for another connection, so that fewer are
+      opened for a while. Told once a second at most.
 
     `when` is in seconds, as `time.time` gives them, `origin` is as in ``https://host:8443``,
     `connection` is a name or "", `request` is None for what concerns the connection or the host,

@@ -76,7 +76,7 @@ class HostStatistics:
     or "one at a time", and `lesson` what the host did to be treated so, if it did anything. `quota`
     is after how many responses it closes a connection, if that is known. `sent` and `answered`
     count requests, `resent` those that were put back into the queue. `connections` are the open
-    ones.
+    ones, and those that are being opened.
     """
 
     origin: str
@@ -110,8 +110,8 @@ class HostStatistics:
 class PoolStatistics:
     """A pool. ``print(pool.statistics())`` shows it as a table, with a line for each host.
 
-    `queued`, `waiting` (to be tried again) and `in_flight` count requests and `connections`
-    connections now; `opened` and `closed` count the connections, and `sent`, `answered` and
+    `queued`, `waiting` (to be tried again) and `in_flight` count requests and `connections` the
+    open connections now; `opened` and `closed` count the connections, and `sent`, `answered` and
     `resent` the requests, since the pool was made. `hosts` are those that it knows now, by their
     origin.
     """

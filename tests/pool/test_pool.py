@@ -739,7 +739,7 @@ def test_a_thread_that_cannot_be_started_fails_the_request_and_not_the_pool(
 
     with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
         monkeypatch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="start new thread"):
+        with pytest.raises(dugong.DugongError, match="start new thread"):
             pool.get(url(server))
         monkeypatch.setattr(threading.Thread, "start", start)
         assert pool.statistics().queued == 0

@@ -21,7 +21,15 @@ from dugong.connection import dial
 from dugong.connection.polling import PollNeeded
 from dugong.connection.transport import PlainTransport
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery
-from dugong.pool.core import connections, dispatch, maintenance, retries, scheduler, traffic
+from dugong.pool.core import (
+    connections,
+    dispatch,
+    maintenance,
+    retries,
+    room,
+    scheduler,
+    traffic,
+)
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
@@ -842,7 +850,7 @@ def test_a_host_with_an_endless_queue_does_not_keep_all_connections_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Others get their turn while there is still something to be done for it, and so does it."""
-    monkeypatch.setattr(connections, "TURN_TIME", 0.02)
+    monkeypatch.setattr(room, "TURN_TIME", 0.02)
     enough = threading.Event()
     again = threading.Event()
 

@@ -11,7 +11,15 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from dugong import ConnectionPool, Event
-from dugong.pool.core import connections, maintenance, retries, scheduler, traffic
+from dugong.pool.core import (
+    closing,
+    connections,
+    maintenance,
+    retries,
+    room,
+    scheduler,
+    traffic,
+)
 from dugong.pool.retry import policy
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
@@ -35,7 +43,9 @@ class StoppedClock(Clock):
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(monkeypatch, connections, maintenance, retries, scheduler, traffic)
+        super().__init__(
+            monkeypatch, closing, connections, maintenance, retries, room, scheduler, traffic
+        )
 
     def forward(self, pool: ConnectionPool, seconds: float) -> None:
         """Let *seconds* pass; return when *pool* has done what was to be done by then."""

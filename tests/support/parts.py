@@ -17,7 +17,7 @@ import pytest
 
 from dugong import ConnectionPool, Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
-from dugong.pool.core import connections, retries, scheduler, traffic
+from dugong.pool.core import closing, connections, retries, room, scheduler, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore
@@ -350,7 +350,7 @@ class Rig:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-        self.clock = Clock(monkeypatch, connections, retries, scheduler, traffic)
+        self.clock = Clock(monkeypatch, closing, connections, retries, room, scheduler, traffic)
         self.events: list[Event] = []
         self.engines: list[FakeEngine] = []
         self._build(make_core(self.events.append, **limits))

@@ -2,7 +2,8 @@
 
 core.py         the lock, the transaction, the counters; threads.py, callbacks.py: what follows one
 scheduler.py    the facade for callers            traffic.py   the same for the connections' threads
-connections.py  when connections are opened, and how they end
+connections.py  when connections are opened       closing.py   how they end
+room.py         how many there may be
 retries.py      `complete`: how a request ends, or is tried again
 maintenance.py  timers (timers.py) and their thread
 dispatch.py     which requests go to which connection

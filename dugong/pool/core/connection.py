@@ -65,6 +65,7 @@ class PooledConnection:
         "engine",
         "exclusive",
         "failure",
+        "holds_place",
         "host",
         "idle_limit",
         "idle_since",
@@ -103,6 +104,7 @@ class PooledConnection:
         self.phase = _CONNECTING
         self.was_open = False  # it has been OPEN
         self.drain_once_open = False  # it is to be DRAINING as soon as it is OPEN
+        self.holds_place = False  # it counts for *max_connections*; only `Room` changes it
         self.failure: Exception | None = None  # why it is CLOSING, unless it ends in good order
         self.close_reason = ""  # the same in words
         # Taken from the queue and not answered, oldest first.

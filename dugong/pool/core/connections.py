@@ -1,36 +1,27 @@
-"""The connections of a pool: when one is opened, what it could take, and how it ends.
+"""The connections of a pool: when one is opened, and what it could take.
 
-Guarantees: as long as a request is queued, a connection is on the way to take it; there are never
-more connections than allowed; the requests of a connection that ends are each put back or failed,
-once.
-
-A connection is closed in two steps: `close_locked` has it shut down, so that the threads at work on
-it leave, and the last of them decides what becomes of its requests (`finish_closing_locked`).
+Guarantees: as long as a request is queued, a connection is on the way to take it, or the host waits
+for room (`dugong.pool.core.room`). How connections end is in `dugong.pool.core.closing`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
-from dugong.errors import (
-    ConnectionClosed,
-    Delivery,
-    DugongError,
-    InvalidResponse,
-    PoolClosed,
-    ResponseTooLarge,
-    UnsupportedResponse,
-)
-from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.errors import Delivery, DugongError, is_out_of_descriptors
+from dugong.pool.core.closing import Closing
+from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import has_capacity, wants_connection
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
-from dugong.pool.core.retries import RetryEngine, make_attempt
-from dugong.pool.failure import Abandoned, describe, failure, forget_frames
+from dugong.pool.core.retries import RetryEngine
+from dugong.pool.core.room import Room
+from dugong.pool.failure import describe, failure, forget_frames
 from dugong.pool.io.engine import Engine
 from dugong.pool.request import Origin
 
@@ -42,13 +33,10 @@ REOPEN_TIME = 1.0
 RELEASE_TIME = 1.0
 #: Seconds before the end of ``Keep-Alive: timeout=`` from which on a connection is not used.
 KEEP_ALIVE_MARGIN = 1.0
-#: Seconds that a connection may be used while hosts that have none wait for room.
-TURN_TIME = 1.0
 #: How many hosts without connections and requests are remembered, for what they have shown.
 MAX_KNOWN_HOSTS = 4096
 
-# They say what has become of one request, and nothing of those behind it.
-_ABOUT_ONE_REQUEST = (Abandoned, InvalidResponse, ResponseTooLarge, UnsupportedResponse)
+_SLICE = 100  # requests that fail before other threads get the lock
 
 
 class ConnectionManager:
@@ -67,13 +55,25 @@ class ConnectionManager:
         self._retries = retries  # never changes
         self._make_engine = make_engine  # makes the engine of a connection; never changes
         self._run_sender = run_sender  # the sender's loop, for a thread; never changes
-        self.reset()
+        self._room = room = Room(core, maintenance, self)  # never changes
+        self._closing = closing = Closing(core, maintenance, retries, room, self)  # never changes
+        self.admit_locked = room.admit_locked
+        self.close_locked = closing.close_locked
+        self.fail_locked = closing.fail_locked
+        self.finish_closing_locked = closing.finish_closing_locked
+        self.emit_learned = closing.emit_learned
+        self.delivery_locked = closing.delivery_locked
 
     def reset(self) -> None:
         """Begin with nothing: also for a child process, after a fork."""
-        self._taking_turns = False  # a timer has connections make room; guarded by the lock
-        #: Connections that are CLOSED, and their requests not seen to yet; guarded by the lock.
-        self._finishing: dict[PooledConnection, None] = {}
+        self._room.reset()
+        self._closing.reset()
+
+    @locked
+    def repair_locked(self) -> None:
+        """Mend what an interrupt between two steps has left; the counts are right again."""
+        self._room.repair_locked()
+        self._closing.repair_locked()
 
     # --- hosts ------------------------------------------------------------------------------------
 
@@ -200,13 +200,16 @@ class ConnectionManager:
                 host.with_capacity[connection] = None
             return
         now = monotonic()
-        awaiting = self._core.awaiting_connection
         if not has_room:
             host.pipelining.quota = None  # the host would have closed the connection
             self.close_locked(connection, "the host would have closed it")
         elif self._idle_limit(connection) <= 0:
             self.close_locked(connection, "the server does not keep it open for long enough")
-        elif awaiting and (host.retry_after_hold or not host.queued) and self._is_room_wanted(now):
+        elif (
+            self._room.is_awaited
+            and (host.retry_after_hold or not host.queued)
+            and self._room.is_wanted_locked(now)
+        ):
             self.close_locked(connection, "it made room for another host")
         else:
             self.enter_idle_locked(connection)
@@ -251,21 +254,17 @@ class ConnectionManager:
     @locked
     def _open_locked(self, host: Host) -> None:
         core, limits = self._core, self._core.limits
-        if core.closed:
-            return
-        if core.connections >= limits.max_connections:
-            self._make_room_locked()
-        if core.connections >= limits.max_connections:  # still, or again
-            self._await_room_locked(host)
+        if core.closed or not self._room.find_locked(host):
             return
         now = monotonic()
         engine = self._make_engine(host.origin)
         connection = PooledConnection(host, core.lock, engine, now, limits.max_requests)
         host.connections[connection] = None
         if limits.max_age is not None:
-            retire = partial(self._retire_locked, connection)
+            retire = partial(self.retire_locked, connection)
             connection.age_timer = self._maintenance.at_locked(now + limits.max_age, retire)
         core.connections += 1
+        self._room.begin_locked(connection)
         core.follow_up(partial(self._start_sender, connection))
 
     @locked
@@ -282,260 +281,107 @@ class ConnectionManager:
         self._core.threads.start(run, f"dugong-{connection.name}-send", failed)
 
     def _start_failed(self, connection: PooledConnection, error: RuntimeError) -> None:
-        """No thread can be had for *connection*, or none for the timers."""
         with self._core.transaction():
-            if connection.is_closing:
-                connection.sending = connection.sender_started  # which the sender unsets itself
-                self.finish_closing_locked(connection)
-                return
-        self.connect_failed(connection, error)
+            connection.sending = False  # unless it has begun to, which closing does not wait for
+            self._no_thread_locked(connection, error)
+
+    def opened(self, connection: PooledConnection) -> None:
+        """*connection*, which has been admitted, can be used, unless it is being closed."""
+        core, host = self._core, connection.host
+        with core.transaction():
+            if not connection.is_closing:
+                connection.open()
+                core.opened += 1
+                core.emit("opened", host, connection.name)
+                self._room.opened_locked()
+            if host.connect_failures and not host.is_fruitless:
+                self.recovered_locked(host)
 
     @locked
-    def _make_room_locked(self) -> None:
-        """End the longest idle connection, of whatever host."""
-        longest = next(iter(self._core.idle), None)
-        if longest is not None:
-            self.close_locked(longest, "it made room for another host")
+    def recovered_locked(self, host: Host) -> None:
+        """*host*, which could not be reached, can be."""
+        host.connect_failures = host.fruitless_ends = 0
+        host.connect_backoff_until = 0.0
+        self.ensure_all_served_locked(host)
 
     @locked
-    def _await_room_locked(self, host: Host) -> None:
-        """Remember that *host* should have a connection, which there is no room for."""
-        self._core.awaiting_connection[host] = None
-        if not self._taking_turns:
-            self._taking_turns = True
-            self._maintenance.at_locked(monotonic() + TURN_TIME, self._take_turns_locked)
-
-    @locked
-    def _take_turns_locked(self) -> None:
-        """Have connections that have had their turn make room for hosts that have none."""
-        starving = sum(not host.connections for host in self._core.awaiting_connection)
-        self._taking_turns = starving > 0
-        if not starving:
-            return
-        now = monotonic()
-        had_their_turn = [
-            connection
-            for host in self._core.hosts.values()
-            for connection in host.connections
-            if connection.opened_at <= now - TURN_TIME and not connection.is_draining
-        ]
-        # First those of the hosts that have most; of these, the oldest.
-        had_their_turn.sort(key=lambda c: (-len(c.host.connections), c.opened_at))
-        for connection in had_their_turn[:starving]:
-            self._retire_locked(connection)
-        self._maintenance.at_locked(now + TURN_TIME, self._take_turns_locked)
-
-    def _is_room_wanted(self, now: float) -> bool:
-        """Return True if a host still wants a connection that there is no room for."""
-        limit = self._core.limits.max_connections_per_host
-        awaiting = self._core.awaiting_connection
-        while awaiting:
-            first = next(iter(awaiting))
-            if wants_connection(first, limit, now):
-                return True
-            del awaiting[first]
-        return False
-
-    @locked
-    def _retire_locked(self, connection: PooledConnection) -> None:
+    def retire_locked(self, connection: PooledConnection) -> None:
         """Have *connection* take nothing more and end between responses."""
         connection.drain()
         if not connection.is_closing:
             self.update_availability_locked(connection)
 
+    # --- what could not be opened -----------------------------------------------------------------
+
     def connect_failed(self, connection: PooledConnection, error: Exception) -> None:
         """*connection* could not be connected."""
-        host = connection.host
         with self._core.transaction():
             connection.sending = False
-            if len(host.connections) == 1:
-                self._retries.cannot_reach_locked(host, connection.name, error)
+            if isinstance(error, RuntimeError):
+                self._no_thread_locked(connection, error)
+            elif is_out_of_descriptors(error):
+                self._refused_locked(connection, _refusal(error))
             else:
-                host.connect_backoff_until = monotonic() + REOPEN_TIME
-                host.let_any_connection_serve()
-            self.close_locked(connection, f"it could not be connected: {describe(error)}")
-            # The others may be held for long; what is queued until then is not forgotten either.
-            serve = partial(self.ensure_all_served_locked, host)
-            self._maintenance.at_locked(host.connect_backoff_until, serve)
+                self._failed_locked(connection, error)
         forget_frames(error)
 
-    # --- closing ----------------------------------------------------------------------------------
-
     @locked
-    def close_locked(
-        self,
-        connection: PooledConnection,
-        reason: str = "the server ended it",
-        error: Exception | None = None,
-    ) -> None:
-        """Close *connection*, in good order or because of *error*: no further response comes."""
-        if connection.phase is Phase.CLOSED:
-            return  # a forked child has dropped it, and its conditions belong to the old lock
-        if connection.begin_closing(reason, error):
-            self._core.follow_up(connection.engine.abort)
-        self.leave_idle_locked(connection)
-        connection.host.with_capacity.pop(connection, None)
-        connection.sender_wakeup.notify()
-        connection.receiver_wakeup.notify()
-        self.finish_closing_locked(connection)
-
-    @locked
-    def fail_locked(self, connection: PooledConnection, error: Exception) -> None:
-        """Close *connection* because of *error*."""
-        self.close_locked(connection, describe(error), error)
-
-    @locked
-    def finish_closing_locked(self, connection: PooledConnection) -> None:
-        """Decide what becomes of the requests of a closing connection, once no thread uses it."""
-        if connection.phase is not Phase.CLOSING or connection.at_work:
-            return
-        self._finishing[connection] = None
-        connection.finish_closing()
-        self._see_to_requests_locked(connection)
-
-    @locked
-    def repair_locked(self) -> None:
-        """Mend what an interrupt between two steps has left; the counts are right again."""
-        if self._core.awaiting_connection:  # the timer may be missing; a second one does no harm
-            self._taking_turns = True
-            self._maintenance.at_locked(monotonic() + TURN_TIME, self._take_turns_locked)
-        for connection in list(self._finishing):
-            if connection.phase is not Phase.CLOSED:
-                del self._finishing[connection]  # it has not begun
-                continue
-            # It counts off what it finds.
-            connection.host.in_flight += len(connection.in_flight)
-            self._core.connections += 1
-            self._see_to_requests_locked(connection)
-
-    @locked
-    def _see_to_requests_locked(self, connection: PooledConnection) -> None:
-        """Decide what becomes of the requests of a closed connection. May be done again."""
-        core, host = self._core, connection.host
-        host.connections.pop(connection, None)
-        if not (host.connections or host.connect_failures):
-            host.connect_backoff_until = 0.0  # there was no hurry only as long as there were others
-        core.connections -= 1
-        jobs = list(connection.in_flight)
-        verdicts = [self.delivery_locked(connection, job) for job in jobs]
-        host.in_flight -= len(jobs)
-        self._learn_from_end_locked(connection, verdicts)
-        core.emit("closed", host, connection.name, reason=connection.close_reason)
-        for timer in (connection.age_timer, connection.idle_timer, connection.rate_timer):
-            if timer is not None:
-                self._maintenance.cancel_locked(timer)
-        reserved = connection.reserved
-        if reserved is None or reserved.place is not Place.RESERVED:
-            pass
-        elif core.closed:
-            core.unqueue_locked(1)
-            self._retries.close_locked(reserved)
+    def _failed_locked(self, connection: PooledConnection, error: Exception) -> None:
+        host = connection.host
+        if len(host.connections) == 1:
+            self._retries.cannot_reach_locked(host, connection.name, error)
         else:
-            host.put_back([reserved])
-        connection.reserved = None
-        back: list[Job] = []
-        for index, (job, verdict) in enumerate(zip(jobs, verdicts, strict=True)):
-            is_lost = job.place is Place.IN_FLIGHT
-            if is_lost and self._requeue_or_fail_locked(connection, job, verdict, index == 0):
-                back.append(job)
-        self._retries.requeue_locked(back)  # before the reserved one, which stood behind them
-        for job in jobs:
-            connection.take_off(job)
-        core.ended += connection.was_open
-        del self._finishing[connection]
-        forget_frames(connection.failure)
-        awaiting = core.awaiting_connection
-        while awaiting and (core.connections < core.limits.max_connections or core.idle):
-            next_host = next(iter(awaiting))
-            del awaiting[next_host]
-            self.ensure_all_served_locked(next_host)
-        self.ensure_all_served_locked(host)
+            host.connect_backoff_until = monotonic() + REOPEN_TIME
+            host.let_any_connection_serve()
+        self.close_locked(connection, f"it could not be connected: {describe(error)}")
+        # The others may be held for long; what is queued until then is not forgotten either.
+        serve = partial(self.ensure_all_served_locked, host)
+        self._maintenance.at_locked(host.connect_backoff_until, serve)
 
     @locked
-    def _requeue_or_fail_locked(
-        self, connection: PooledConnection, job: Job, verdict: Delivery, first: bool
-    ) -> bool:
-        """See to *job*, whose connection has ended; return True if it goes back to the queue.
+    def _refused_locked(self, connection: PooledConnection, reason: str) -> None:
+        """The system has no room for *connection*: that is no fault of its host's."""
+        if not (connection.is_closing or self._core.closed):
+            self._room.refused_locked(connection, reason)
+        self.close_locked(connection, f"it could not be connected: {reason}")
 
-        Only the *first* request that was not answered can be why the connection ended; the others
-        are not charged. As that is not sure, they are exclusive from now on: a request that ends
-        its connections each time runs out of attempts without taking others along.
+    @locked
+    def _no_thread_locked(self, connection: PooledConnection, error: RuntimeError) -> None:
+        """No thread can be had for *connection*, or none for the timers."""
+        self._refused_locked(connection, str(error))
+        if self._room.gives_up_locked() or sys.is_finalizing():
+            self._core.awaiting_connection[connection.host] = None
+            self._fail_awaiting_locked(error)
+
+    @locked
+    def _fail_awaiting_locked(self, error: RuntimeError) -> None:
+        """Fail what waits for a connection, some requests at a time if there are timers.
+
+        Those that a connection may be opened for by then, after all, are let be.
         """
-        cause = connection.failure
-        if job.cancelled:
-            self._retries.complete_locked(job, None)
-            return False
-        if job.fatal_error is not None:
-            error = failure(job.fatal_error, verdict, job.request)
-            self._retries.give_up_locked(job, error, connection.name, "it cannot be tried again")
-            return False
-        # The pool has ended the connection for a request that is done: that blames none of these.
-        blameless = cause is None or isinstance(cause, Abandoned)
-        stale = isinstance(cause, ConnectionClosed) and verdict is not Delivery.ANSWER_STARTED
-        charged = first and not blameless
-        if stale and verdict is Delivery.UNSENT:
-            # An idle connection that the server has closed. If a fresh one ends before its first
-            # request, that is not to go on for ever.
-            charged = charged and job.needs_fresh_connection and not connection.answered
-        if not first and isinstance(cause, _ABOUT_ONE_REQUEST):
-            reason = describe(cause)
-            cause = ConnectionClosed(
-                f"the connection has ended because of another request: {reason}"
-            )
-        error = failure(cause or ConnectionClosed(), verdict, job.request)
-        attempt = make_attempt(job, connection.name, connection.close_reason, verdict, charged)
-        attempt = attempt._replace(exception=error)
-        if charged:
-            # An idle connection that the server closes at the moment when it is used looks like
-            # this. That of a fresh one, or a second time, is not what has happened.
-            at_once = stale and bool(connection.answered) and not job.needs_fresh_connection
-            job.needs_fresh_connection = True
-            delay = 0.0 if at_once else job.retry.delay(attempt.number)
-            self._retries.complete_locked(job, error, attempt, delay)
-            return False
-        if not self._retries.requeues_uncharged_locked(job, error, attempt):
-            return False
-        job.exclusive = job.exclusive or not (blameless or verdict is Delivery.UNSENT)
-        if first and not connection.answered and not blameless:
-            job.needs_fresh_connection = True
-        return True
-
-    # --- what an end says -------------------------------------------------------------------------
+        own = DugongError(f"no thread can be started for a connection: {error}")
+        own.__cause__ = error
+        fail = partial(self._fail_job_locked, own)
+        awaiting = self._core.awaiting_connection
+        left = _SLICE
+        while awaiting and not self._core.connections:
+            if left <= 0 and self._maintenance.is_running:
+                self._maintenance.at_locked(monotonic(), partial(self._fail_awaiting_locked, error))
+                return
+            host = next(iter(awaiting))
+            count = host.end_some(_SLICE, fail)
+            left -= max(1, count)
+            self._core.unqueue_locked(count)
+            if not host.queued:
+                del awaiting[host]
 
     @locked
-    def _learn_from_end_locked(
-        self, connection: PooledConnection, verdicts: list[Delivery]
-    ) -> None:
-        failure, pipelining = connection.failure, connection.host.pipelining
-        before = pipelining.lesson, pipelining.quota
-        now = monotonic()
-        unanswered = sum(verdict is not Delivery.UNSENT for verdict in verdicts)
-        if failure is None:
-            if connection.engine.was_ended_by_peer:
-                pipelining.closed(connection.answered, unanswered, now)
-        elif isinstance(failure, InvalidResponse) and unanswered > 1:
-            pipelining.broke_the_rules(now)
-        elif isinstance(failure, (Abandoned, ResponseTooLarge, PoolClosed)):
-            pass  # our own doing
-        elif unanswered and isinstance(failure, (DugongError, OSError)):
-            pipelining.died(connection.answered, unanswered, now)
-        self.emit_learned(connection, *before)
+    def _fail_job_locked(self, error: DugongError, job: Job) -> None:
+        own = failure(error, Delivery.UNSENT, job.request)
+        self._retries.give_up_locked(job, own, "", describe(error))
 
-    def emit_learned(
-        self, connection: PooledConnection, lesson: str | None, quota: int | None
-    ) -> None:
-        """Tell what the host has shown since that *lesson* and *quota* were known, if anything."""
-        pipelining = connection.host.pipelining
-        reason = None
-        if pipelining.quota != quota:
-            reason = f"it closes a connection after {pipelining.quota} responses"
-        elif pipelining.lesson != lesson:
-            reason = pipelining.lesson
-        if reason is not None:
-            self._core.emit("learned", connection.host, connection.name, reason=reason)
 
-    @locked
-    def delivery_locked(self, connection: PooledConnection, job: Job) -> Delivery:
-        """Return how far *job*, which is in flight on *connection*, has got."""
-        is_oldest = job is next(iter(connection.in_flight), None)
-        return connection.engine.verdict(job, is_oldest, connection.failure)
+def _refusal(error: BaseException) -> str:
+    """Return what the system has said when it refused a descriptor."""
+    said = getattr(error, "strerror", None)
+    return said or describe(error)

@@ -36,10 +36,12 @@ class Host:
         "accepted",
         "accepted_before",
         "answered",
+        "answered_then",
         "builder",
         "connect_backoff_until",
         "connect_failures",
         "connections",
+        "fruitless_ends",
         "hold_until",
         "idle",
         "in_flight",
@@ -58,6 +60,7 @@ class Host:
         "resent",
         "retry_after_hold",
         "sent",
+        "slow_dials",
         "waiting",
         "with_capacity",
         "withdrawn",
@@ -89,9 +92,14 @@ class Host:
         self.idle: dict[PooledConnection, None] = {}  # of these; the one used last is last
         self.with_capacity: dict[PooledConnection, None] = {}  # in flight, but could take more
         self.numbered = 0  # connections that there have been
+        self.slow_dials = 0  # connections that take long to be opened; only `Room` changes it
 
         self.connect_backoff_until = 0.0  # `time.monotonic`, as are all times here
         self.connect_failures = 0  # in a row, when there was no other connection
+        # Connections in a row that have ended with requests and without a response, and `answered`
+        # at the last of them.
+        self.fruitless_ends = 0
+        self.answered_then = 0
         self.retry_after_hold = False  # the host has asked to be left alone,
         self.hold_until = 0.0  # until then,
         self.progresses = False  # and it has accepted requests since it asked so before
@@ -110,6 +118,18 @@ class Host:
     def is_unused(self) -> bool:
         """True if there is nothing here but what has been learned."""
         return not (self.connections or self.queued or self.waiting or self.retry_after_hold)
+
+    @property
+    def is_fruitless(self) -> bool:
+        """True if connections are accepted and end before any response, again and again."""
+        return self.fruitless_ends > 1 and self.answered == self.answered_then
+
+    def note_fruitless_end(self) -> None:
+        """Take note that a connection has ended with requests, and without any response."""
+        if self.answered != self.answered_then:
+            self.fruitless_ends = 0
+        self.answered_then = self.answered
+        self.fruitless_ends += 1
 
     # --- the queue --------------------------------------------------------------------------------
 
@@ -218,7 +238,8 @@ class Host:
             connection.sender_parked = connection.receiver_parked = False
         for known in (self.connections, self.idle, self.with_capacity):
             known.clear()
-        self.waiting = self.in_flight = self.connect_failures = 0
+        self.waiting = self.in_flight = self.connect_failures = self.slow_dials = 0
+        self.fruitless_ends = 0
         self.connect_backoff_until = 0.0
         self.retry_after_hold = False
         return jobs

@@ -42,7 +42,7 @@ def pool_statistics(core: PoolCore, waiting: int, now: float) -> PoolStatistics:
         queued=core.queued,
         waiting=waiting,
         in_flight=sum(host.in_flight for host in hosts.values()),
-        connections=core.connections,
+        connections=core.opened - core.ended,
         opened=core.opened,
         closed=core.ended,
         sent=core.past[0] + sum(host.sent for host in hosts.values()),

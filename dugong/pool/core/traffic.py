@@ -74,23 +74,27 @@ class Traffic:
 
     def connected(self, connection: PooledConnection) -> bool:
         """The sender of *connection* has connected it; False: it cannot be used."""
+        self._await_admission(connection)
         receive = partial(self._run_receiver, self, connection)
         try:
             self._core.threads.start_here(receive, f"dugong-{connection.name}-recv")
         except RuntimeError as exc:
             self.connect_failed(connection, exc)
             return False
-        host = connection.host
-        with self._core.transaction():
-            if not connection.is_closing:
-                connection.open()
-                self._core.opened += 1
-                self._core.emit("opened", host, connection.name)
-            if host.connect_failures:
-                host.connect_failures = 0
-                host.connect_backoff_until = 0.0
-                self._connections.ensure_all_served_locked(host)
+        self._connections.opened(connection)
         return True
+
+    def _await_admission(self, connection: PooledConnection) -> None:
+        """Wait until there is a place for *connection*, or it is closed."""
+        core = self._core
+        while True:
+            with core.transaction():
+                while not connection.is_closing and not self._connections.admit_locked(connection):
+                    if core.has_follow_ups:
+                        break
+                    core.wait(connection.sender_wakeup)
+                else:
+                    return
 
     def crashed(self, connection: PooledConnection, exc: BaseException) -> None:
         """A thread of *connection* has met with what it cannot handle: a bug of ours."""
@@ -337,6 +341,8 @@ class Traffic:
     def _learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:
         """Learn from responses, of which *last* was the last, and go on or end."""
         pipelining, connections = connection.host.pipelining, self._connections
+        if connection.host.fruitless_ends:
+            connections.recovered_locked(connection.host)
         if good:
             pipelining.responded(good, monotonic())
         before = pipelining.lesson, pipelining.quota
