@@ -370,21 +370,27 @@ def test_close_ends_what_has_lost_a_connection_and_waits_for_another() -> None:
 
 
 def test_close_in_a_callback() -> None:
-    held = Held()
-    closed = threading.Event()
+    arrived, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        arrived.set()
+        wait_for(go_on)
+        name_target(peer, request)
+        discard_rest(peer)
 
     def close(_: object) -> None:
         pool.close()
         closed.set()
 
-    with ScriptedServer(held) as server:
+    with ScriptedServer(script) as server:
         pool = ConnectionPool(max_connections_per_host=1, pipeline_depth=1)
         future = pool.submit("GET", url(server))
-        held.wait()
         queued = [pool.submit("GET", url(server)) for _ in range(10)]
+        wait_for(arrived)
         threads = own_threads()
         future.add_done_callback(close)
-        held.release()
+        go_on.set()
         wait_for(closed)
         assert future.result().status == 200
         assert all(isinstance(f.exception(timeout=5), PoolClosed) for f in queued)

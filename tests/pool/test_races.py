@@ -253,10 +253,11 @@ def test_a_block_whose_end_is_interrupted_gives_its_connection_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Leaving it waits until the sender has let go of the request's body."""
-    go_on = threading.Event()
+    asked, go_on = threading.Event(), threading.Event()
 
     def slow() -> Iterator[bytes]:
         yield b"some"
+        asked.set()
         wait_for(go_on)
 
     def script(peer: Peer) -> None:
@@ -275,7 +276,7 @@ def test_a_block_whose_end_is_interrupted_gives_its_connection_back(
             pytest.raises(KeyboardInterrupt),
             site.pool.stream("PUT", site.url(), body=slow()),
         ):
-            pass
+            wait_for(asked)
         go_on.set()
         assert site.goes_on()
 

@@ -141,7 +141,8 @@ class Traffic:
     @locked
     def _take_batch_locked(self, connection: PooledConnection) -> list[Job]:
         host = connection.host
-        batch = [] if connection.closed_to_more else take(host, connection)
+        is_closed = self._core.closed or connection.closed_to_more
+        batch = [] if is_closed else take(host, connection)
         if batch:
             self.mark_in_flight_locked(connection, batch)
             self._core.unqueue_locked(len(batch))

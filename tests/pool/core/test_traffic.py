@@ -84,6 +84,15 @@ def test_a_connection_that_is_connected_is_open_and_has_a_receiver(rig: Rig) -> 
     assert rig.heard("opened") == [""]
 
 
+def test_a_sender_takes_no_request_of_a_pool_that_is_being_closed(rig: Rig) -> None:
+    host = rig.host()
+    [job] = rig.submit(host, "/a")
+    connection = rig.connect(host)
+    rig.core.closed = True
+    assert rig.look_for_work(connection) == []
+    assert job.place is Place.QUEUED
+
+
 def test_a_second_sender_of_a_connection_ends_at_once(rig: Rig) -> None:
     host = rig.host()
     rig.submit(host, "/a")
