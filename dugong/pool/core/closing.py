@@ -8,7 +8,6 @@ it leave, and the last of them decides what becomes of its requests (`finish_clo
 
 from __future__ import annotations
 
-from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -126,8 +125,8 @@ class Closing:
         verdicts = [self.delivery_locked(connection, job) for job in jobs]
         host.in_flight -= len(jobs)
         self._learn_from_end_locked(connection, verdicts)
-        if jobs and not connection.answered and verdicts[0] is not Delivery.ANSWER_STARTED:
-            self._look_for_outage_locked(connection, jobs)
+        if jobs and _is_fruitless(connection) and verdicts[0] is not Delivery.ANSWER_STARTED:
+            host.note_fruitless_end()
         core.emit("closed", host, connection.name, reason=connection.close_reason)
         for timer in (connection.age_timer, connection.idle_timer, connection.rate_timer):
             if timer is not None:
@@ -152,31 +151,9 @@ class Closing:
         core.ended += connection.was_open
         del self._finishing[connection]
         forget_frames(connection.failure)
-        if host.connect_failures:
-            self._retries.reset_connect_backoff_locked(host)
         if self._room.is_awaited:
             self._room.serve_locked()
         self._users.ensure_all_served_locked(host)
-
-    @locked
-    def _look_for_outage_locked(self, connection: PooledConnection, jobs: list[Job]) -> None:
-        """Leave a host alone that ends one connection after the other before its first response.
-
-        So does what stands before a server that is down: it accepts in place of it.
-        """
-        host, error = connection.host, connection.failure
-        if not isinstance(error, ConnectionClosed) or isinstance(error, Abandoned):
-            return
-        host.note_fruitless_end()
-        if (
-            not host.is_fruitless
-            or any(other.answered for other in host.connections)
-            or monotonic() < host.connect_backoff_until
-        ):
-            return
-        self._retries.cannot_reach_locked(host, connection.name, error, jobs)
-        serve = partial(self._users.ensure_all_served_locked, host)
-        self._maintenance.at_locked(host.connect_backoff_until, serve)
 
     @locked
     def _requeue_or_fail_locked(
@@ -217,7 +194,13 @@ class Closing:
             # this. That of a fresh one, or a second time, is not what has happened.
             at_once = stale and bool(connection.answered) and not job.needs_fresh_connection
             job.needs_fresh_connection = True
-            delay = 0.0 if at_once else job.retry.delay(attempt.number)
+            delay = 0.0
+            if not at_once:
+                # What accepts in place of a server that is down costs no more attempts than a
+                # server that cannot be reached.
+                policy = job.retry
+                wait = policy.outage_delay if connection.host.is_fruitless else policy.delay
+                delay = wait(attempt.number)
             self._retries.complete_locked(job, error, attempt, delay)
             return False
         if not self._retries.requeues_uncharged_locked(job, error, attempt):
@@ -266,3 +249,13 @@ class Closing:
         """Return how far *job*, which is in flight on *connection*, has got."""
         is_oldest = job is next(iter(connection.in_flight), None)
         return connection.engine.verdict(job, is_oldest, connection.failure)
+
+
+def _is_fruitless(connection: PooledConnection) -> bool:
+    """Return True if the server has ended *connection* before its first response."""
+    error = connection.failure
+    return (
+        not connection.answered
+        and isinstance(error, ConnectionClosed)
+        and not isinstance(error, Abandoned)
+    )

@@ -294,15 +294,10 @@ class ConnectionManager:
                 core.opened += 1
                 core.emit("opened", host, connection.name)
                 self._room.opened_locked()
-            if host.connect_failures and not host.is_fruitless:
-                self.recovered_locked(host)
-
-    @locked
-    def recovered_locked(self, host: Host) -> None:
-        """*host*, which could not be reached, can be."""
-        host.connect_failures = host.fruitless_ends = 0
-        host.connect_backoff_until = 0.0
-        self.ensure_all_served_locked(host)
+            if host.connect_failures:
+                host.connect_failures = 0
+                host.connect_backoff_until = 0.0
+                self.ensure_all_served_locked(host)
 
     @locked
     def retire_locked(self, connection: PooledConnection) -> None:

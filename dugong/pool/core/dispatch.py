@@ -55,8 +55,7 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
     """Return True if *host* should have another connection, of at most *limit*.
 
     One for each request, before any request is put behind another. But only one at a time, as long
-    as the host cannot be reached or ends all its connections before a response, and none while a
-    connection takes long to open.
+    as the host cannot be reached, and none while it takes long to respond to the last.
     """
     have = len(host.connections)
     return (
@@ -66,15 +65,12 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
         and (have < host.queued + host.in_flight or needs_unused_connection(host))
         and now >= host.connect_backoff_until
         and not host.slow_dials
-        and not (
-            (host.connect_failures or host.is_fruitless)
-            and any(map(_is_on_trial, host.connections))
-        )
+        and not (host.connect_failures and any(map(_is_connecting, host.connections)))
     )
 
 
-def _is_on_trial(connection: PooledConnection) -> bool:
-    return connection.phase is Phase.CONNECTING or not connection.answered
+def _is_connecting(connection: PooledConnection) -> bool:
+    return connection.phase is Phase.CONNECTING
 
 
 def needs_unused_connection(host: Host) -> bool:

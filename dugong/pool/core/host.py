@@ -121,11 +121,11 @@ class Host:
 
     @property
     def is_fruitless(self) -> bool:
-        """True if connections are accepted and end before any response, again and again."""
+        """True if connections are accepted, and end before a response, one after the other."""
         return self.fruitless_ends > 1 and self.answered == self.answered_then
 
     def note_fruitless_end(self) -> None:
-        """Take note that a connection has ended with requests, and without any response."""
+        """A connection has ended with requests, and before its first response."""
         if self.answered != self.answered_then:
             self.fruitless_ends = 0
         self.answered_then = self.answered

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -356,12 +356,8 @@ class RetryEngine:
         self.servers.end_hold_locked(host)
 
     @locked
-    def cannot_reach_locked(
-        self, host: Host, connection: str, error: Exception, lost: Sequence[Job] = ()
-    ) -> None:
+    def cannot_reach_locked(self, host: Host, connection: str, error: Exception) -> None:
         """No connection to *host* could be opened, because of *error*, and there is none.
-
-        Or it was, and has ended at once with the requests *lost*, which the caller sees to.
 
         That is an attempt of every request in its queue. Those that may have another stay there,
         and the host is left alone for a while: as long as the most patient of them wants, for the
@@ -372,8 +368,7 @@ class RetryEngine:
         jobs = host.pop_all()
         self._core.unqueue_locked(len(jobs))
         now = monotonic()
-        delays = [job.retry.outage_delay(max(host.connect_failures, job.number)) for job in lost]
-        delay = max(delays, default=0.0)
+        delay = 0.0
         # There may be many thousands, to nearly all of which the same happens.
         alike: dict[tuple[int, int, bool], tuple[Attempt, str | None]] = {}
         for job in jobs:
@@ -411,14 +406,13 @@ class RetryEngine:
         for question in reversed(asking):
             self._core.callbacks.add(question)
         host.connect_backoff_until = now + delay
-        if not lost:
-            self.reset_connect_backoff_locked(host)
+        self.reset_connect_backoff_locked(host)
 
     @locked
     def reset_connect_backoff_locked(self, host: Host) -> None:
         """Have the next request try at once to reach *host*, if all that have tried are gone."""
         if host.connect_failures and not (host.queued or host.waiting):
-            host.connect_failures = host.fruitless_ends = 0
+            host.connect_failures = 0
             host.connect_backoff_until = 0.0
 
     @locked

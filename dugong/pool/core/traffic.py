@@ -342,8 +342,6 @@ class Traffic:
     def _learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:
         """Learn from responses, of which *last* was the last, and go on or end."""
         pipelining, connections = connection.host.pipelining, self._connections
-        if connection.host.fruitless_ends:
-            connections.recovered_locked(connection.host)
         if good:
             pipelining.responded(good, monotonic())
         before = pipelining.lesson, pipelining.quota
