@@ -38,7 +38,6 @@ __all__ = [
     "failure",
     "forget_frames",
     "incomplete_upload",
-    "in_words",
 ]
 
 
@@ -160,9 +159,6 @@ def describe(error: BaseException) -> str:
     """Return what *error* says, without the request it concerns; its name if it says nothing."""
     text = error.msg if isinstance(error, DugongError) else str(error)
     return text or type(error).__name__
-
-
-in_words = describe  # the name that it had before
 
 
 def forget_frames(error: BaseException | None) -> None:

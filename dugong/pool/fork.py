@@ -13,32 +13,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dugong.pool.core.scheduler import Scheduler
-    from dugong.pool.pool import ConnectionPool
 
 __all__ = ["register"]
 
 # Held while a thread makes a pool or forks. Reentrant, for a signal handler may fork while its
 # thread does.
 _lock = RLock()  # a forked child has a new one
-#: The pools that exist; guarded by _lock.
-_pools: dict[int, weakref.ref[ConnectionPool]] = {}
+#: Those of the pools that exist; guarded by _lock.
+_schedulers: dict[int, weakref.ref[Scheduler]] = {}
 #: For each fork that is under way in the thread that holds _lock, the schedulers that it has
 #: stopped; guarded by _lock.
 _stopped: list[list[Scheduler]] = []
 
 
-def register(pool: ConnectionPool) -> None:
-    """Have *pool* start afresh in a forked child."""
-    key = id(pool)
+def register(scheduler: Scheduler) -> None:
+    """Have the pool of *scheduler* start afresh in a forked child."""
+    key = id(scheduler)
     # An item of a dict is removed in one step, also by a finalizer that comes at any time.
-    reference = weakref.ref(pool, lambda _: _pools.pop(key, None))
+    reference = weakref.ref(scheduler, lambda _: _schedulers.pop(key, None))
     with _lock:
-        _pools[key] = reference
+        _schedulers[key] = reference
 
 
 def _existing() -> list[Scheduler]:
-    pools = [reference() for reference in list(_pools.values())]
-    return [pool._scheduler for pool in pools if pool is not None]
+    known = [reference() for reference in list(_schedulers.values())]
+    return [scheduler for scheduler in known if scheduler is not None]
 
 
 def _before() -> None:

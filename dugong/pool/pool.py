@@ -163,7 +163,7 @@ class ConnectionPool:
         self._finalizer = weakref.finalize(self, self._scheduler.forget)
         # When the interpreter exits, nothing is tidied up, and no callback is run.
         self._finalizer.atexit = False
-        fork.register(self)
+        fork.register(self._scheduler)
 
     # --- requests ---------------------------------------------------------------------------------
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.dialer import Dialer
-    from dugong.pool.pool import ConnectionPool
 
 __all__ = ["Preparer"]
 
@@ -62,7 +61,7 @@ class Preparer:
         self._timeout = timeout
         self._retry = RetryPolicy.never if retry is None else retry
 
-    def prepare(self, request: Request, pool: ConnectionPool) -> Job:
+    def prepare(self, request: Request, pool: object) -> Job:
         """Return what *pool*, whose preparer this is, is to do for *request*.
 
         Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
@@ -81,7 +80,7 @@ class Preparer:
             and request.method in _NO_BODY
             and host.plain_builder is not None
         ):
-            job = Job(request, pool, host, None, timeout, retry)
+            job = Job(request, self._scheduler, pool, host, None, timeout, retry)
             if options is not PLAIN_OPTIONS:
                 job.deadline = options.deadline
                 job.exclusive = options.idempotent is False
@@ -91,7 +90,7 @@ class Preparer:
     def _prepare_elaborate(
         self,
         request: Request,
-        pool: ConnectionPool,
+        pool: object,
         host: Host,
         timeout: float | None,
         retry: RetryPolicy,
@@ -125,7 +124,7 @@ class Preparer:
         expect100 = upload is not None and request.expect100 and upload.length != 0
         built = host.builder.build(request.method, request.target, headers, following, expect100)
         head = built.head if built.body is None else built.head + built.body
-        job = Job(request, pool, host, head, timeout, retry)
+        job = Job(request, self._scheduler, pool, host, head, timeout, retry)
         job.deadline = request.deadline
         job.upload = upload
         job.expect100 = expect100

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from dugong import ConnectionPool, Delivery, Event, Headers, Request, RetryPolicy
+from dugong import Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
 from dugong.pool.core import closing, connections, retries, room, scheduler, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job
+from dugong.pool.core.job import Job, Owner
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.scheduler import Scheduler
@@ -80,7 +80,9 @@ def make_job(
     request = Request(options.pop("method", "GET"), f"http://{host.origin.host}{target}", **options)
     head = b"head of " + target.encode()
     retry = RetryPolicy() if retry is None else retry
-    job = Job(request, cast(ConnectionPool, pool), host, head, 30.0, retry)
+    job = Job(
+        request, cast(Owner, getattr(pool, "_scheduler", None)), pool, host, head, 30.0, retry
+    )
     job.exclusive = exclusive
     return job
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from dugong.pool.core.host import Host
     from dugong.pool.core.timers import Timer
     from dugong.pool.io.receiver import ConnectionBody
-    from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
 
-__all__ = ["Job", "Place"]
+__all__ = ["Job", "Owner", "Place"]
 
 # The later, the less may be said of what the server has not done.
 _PROGRESS = (
@@ -55,6 +54,19 @@ _DECIDED = (_DONE, _STREAMING)
 _DISPATCHABLE = (_QUEUED, _RESERVED, _NEW)
 
 
+class Owner(Protocol):
+    """What a job asks of the scheduler of its pool for its future; any thread, without the lock."""
+
+    def abandon(self, job: Job) -> bool:
+        """Cancel *job*; return False if it is done."""
+
+    def is_running(self, job: Job) -> bool:
+        """Return True if *job* is on a connection, and not done."""
+
+    def check_may_wait_for(self, job: Job) -> None:
+        """Raise StateError if the calling thread would wait for *job* for ever."""
+
+
 class Job:
     """A request, its future, and where it is.
 
@@ -77,6 +89,7 @@ class Job:
         "head",
         "host",
         "needs_fresh_connection",
+        "owner",
         "pending_response",
         "place",
         "pool",
@@ -94,13 +107,15 @@ class Job:
     def __init__(
         self,
         request: Request,
-        pool: ConnectionPool,
+        owner: Owner,
+        pool: object,
         host: Host,
         head: bytes | None,
         timeout: float | None,
         retry: RetryPolicy,
     ) -> None:
         self.request = request  # never changes
+        self.owner = owner  # never changes
         self.pool = pool  # never changes; the pool is not forgotten as long as this is not done
         # With the body, if that is small. None: nothing but the plain head, which is made when it
         # is sent, so that it takes no memory in the queue.
@@ -225,13 +240,13 @@ class Job:
     # --- what the future asks of its owner; any thread, without the lock --------------------------
 
     def abandon(self, future: ResponseFuture) -> bool:
-        return self.pool._scheduler.abandon(self)
+        return self.owner.abandon(self)
 
     def is_running(self, future: ResponseFuture) -> bool:
-        return self.pool._scheduler.is_running(self)
+        return self.owner.is_running(self)
 
     def check_may_wait(self) -> None:
-        self.pool._scheduler.check_may_wait_for(self)
+        self.owner.check_may_wait_for(self)
 
     def __repr__(self) -> str:
         where = (

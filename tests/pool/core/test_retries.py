@@ -23,7 +23,7 @@ from dugong.pool.core.core import Outcome
 from dugong.pool.core.host import FREE_REPEATS, Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.retries import make_attempt
-from dugong.pool.failure import failure, in_words
+from dugong.pool.failure import describe, failure
 from dugong.pool.response import Attempt, StreamedResponse
 from tests.support.clock import throw
 from tests.support.parts import NO_RETRY, Rig, make_response
@@ -62,7 +62,7 @@ class Bench(Rig):
     ) -> bool:
         """Have an attempt of *job* fail, which another one may follow."""
         own = failure(error or ConnectionClosed(), delivery)
-        attempt = make_attempt(job, "host:80-1", in_words(own), delivery, charged)
+        attempt = make_attempt(job, "host:80-1", describe(own), delivery, charged)
         return self.complete(job, own, attempt=attempt._replace(exception=own), delay=delay)
 
 
