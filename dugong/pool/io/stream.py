@@ -31,8 +31,6 @@ class Stream(AbstractContextManager["StreamedResponse"]):
     Says what it is for if it is taken for a response.
     """
 
-    __slots__ = ("_job", "_response", "_scheduler")
-
     def __init__(self, scheduler: Scheduler, job: Job) -> None:
         self._scheduler = scheduler  # never changes
         self._job = job  # never changes
