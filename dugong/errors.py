@@ -99,6 +99,8 @@ class DugongError(Exception):
             del state["request"]
         if "attempts" in state and not _can_pickle(state["attempts"]):
             del state["attempts"]
+        if state.get("response") is not None:
+            state["response"] = _picklable(state["response"])
         if links and not _can_pickle(self.__cause__):
             links = {}
         return _rebuilt, (type(self), self.args, _slots_of(self) | links, state)
@@ -147,6 +149,17 @@ def _can_pickle(value: object) -> bool:
     except Exception:  # whatever an object of the caller's raises
         return False
     return True
+
+
+def _picklable(response: Response) -> Response:
+    """Return *response*, or, if that cannot be pickled, one whose request has no body."""
+    if _can_pickle(response):
+        return response
+    request = type(response.request)(response.request.method, response.request.url)
+    attempts = response.attempts if _can_pickle(response.attempts) else ()
+    return type(response)(
+        response.status, response.reason, response.headers, response.body, request, attempts
+    )
 
 
 def _name_of(request: Request) -> str:

@@ -142,6 +142,9 @@ class Headers:
     def __hash__(self) -> int:
         return hash(tuple((f[0], f[2]) for f in self._fields))
 
+    def __getstate__(self) -> object:
+        return super().__getstate__()  # defined, or the oldest protocols of pickle refuse slots
+
     def __repr__(self) -> str:
         return f"Headers({[(name, _shown(name, value)) for name, value in self.items()]!r})"
 
@@ -221,6 +224,9 @@ class CaseInsensitiveDict(MutableMapping[str, V]):
     def copy(self) -> CaseInsensitiveDict[V]:
         """Return a shallow copy."""
         return CaseInsensitiveDict(self._store.values())
+
+    def __getstate__(self) -> object:
+        return super().__getstate__()  # as in Headers
 
     def __repr__(self) -> str:
         shown = {key: _shown(key, value) for key, value in self.items()}

@@ -254,6 +254,35 @@ def test_what_cannot_be_pickled_is_left_out() -> None:
     assert copy.deepcopy(exc).request is exc.request
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_response_is_pickled_with_its_exception_though_its_request_cannot_be(
+    protocol: int,
+) -> None:
+    request = Request("PUT", "http://host/path?a=b", {"A": "b"}, generator())
+    headers = Headers([("C", "d")])
+    attempts = (Attempt(1.0, "host-1", "refused", Delivery.UNSENT),)
+    response = Response(404, "Not Found", headers, b"body", request, attempts)
+    broken_off = ConnectionClosed()
+    broken_off.response = response
+    for exc in (HTTPStatusError(response), broken_off):
+        own = pickle.loads(pickle.dumps(exc, protocol))
+        assert (str(own), own.attempts) == (str(exc), exc.attempts)
+        assert (own.response.status, own.response.reason) == (404, "Not Found")
+        assert (own.response.headers, own.response.body) == (headers, b"body")
+        assert (own.response.request.method, own.response.url) == ("PUT", request.url)
+        assert own.response.attempts == attempts
+        assert exc.response is response
+
+
+def test_attempts_that_cannot_be_pickled_are_left_out_of_a_response() -> None:
+    attempts = (Attempt(1.0, "c", "it", None, exception=Local()),)
+    request = Request("GET", "http://host/")
+    exc = HTTPStatusError(Response(404, "Not Found", Headers(), b"body", request, attempts))
+    own = pickled(exc)
+    assert isinstance(own, HTTPStatusError)
+    assert (own.response.body, own.response.attempts) == (b"body", ())
+
+
 class Local(Exception):
     def __reduce__(self) -> str:
         raise RuntimeError("not to be pickled")

@@ -68,7 +68,8 @@ class RequestBuilder:
     ) -> EncodedRequest:
         """Return the request for these arguments of `HTTPConnection.send_request`."""
         if not isinstance(method, str) or not isinstance(path, str):
-            raise TypeError(f"method and path must be str, not {method!r} and {path!r}")
+            kinds = f"{type(method).__name__} and {type(path).__name__}"
+            raise TypeError(f"method and path must be str, not {kinds}")
         # What is checked is what is sent: an Enum that is a str is formatted as something else.
         if type(method) is not str:
             method = str.__str__(method)
@@ -147,16 +148,21 @@ class RequestBuilder:
 def header_pairs(headers: HeadersLike) -> Iterable[tuple[str, str]]:
     """Return the (name, value) pairs of *headers*, as often as one likes.
 
-    Raises TypeError if it is neither a mapping nor consists of pairs.
+    Raises TypeError if it is neither a mapping nor consists of pairs. The message quotes nothing of
+    it, as it may hold a secret.
     """
     if isinstance(headers, (Mapping, Headers)):
         return headers.items()
     if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
-        raise TypeError(f"headers must be a mapping or (name, value) pairs, not {headers!r}")
+        raise TypeError(
+            f"headers must be a mapping or (name, value) pairs, not {type(headers).__name__}"
+        )
     pairs = list(headers)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"headers must be a mapping or (name, value) pairs, not {pair!r}")
+            raise TypeError(
+                f"headers must be a mapping or (name, value) pairs, not of {type(pair).__name__}"
+            )
     return pairs
 
 
@@ -185,9 +191,12 @@ def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
             # A list of equal lengths is something to be understood, but not to be sent.
             "," in value or parse_content_length(value.strip(" \t")) != length
         ):
-            raise ValueError(f"Content-Length {value} contradicts the body")
+            raise ValueError("Content-Length contradicts the body")
         if lower == "host":
-            check_host(value)
+            try:
+                check_host(value)
+            except ValueError:
+                raise ValueError("the value of header Host is no host name") from None
         if lower == "connection":
             given.connection.extend(list_members(value))
         given.names.add(lower)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dugong.connection.head import headers_of
+from dugong.connection.head import headers_of, public_target
 from dugong.errors import Delivery, printable
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class HTTPResponse:
 
     def __repr__(self) -> str:
         reason = printable(self.reason)
-        return f"<HTTPResponse {self.status} {reason} to {self.method} {self.path}>"
+        target = public_target(self.path)
+        return f"<HTTPResponse {self.status} {reason} to {self.method} {target}>"
 
 
 class Exchange:
@@ -135,4 +136,4 @@ class Exchange:
         self.minor_version = 1  # the x of the response's HTTP/1.x
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.method} {self.path} {self.request_side.value}>"
+        return f"<Exchange {self.method} {public_target(self.path)} {self.request_side.value}>"

@@ -40,6 +40,9 @@ CLOSE = ("connection", "close")
 _KEEP_ALIVE = ("connection", "keep-alive")
 
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
+#: Transfer codings that a message may name (the registry of RFC 9112 §12.3, and what is not in it
+#: but sent); any other text is not quoted.
+_CODINGS = frozenset("br chunked compress deflate gzip identity x-compress x-gzip zstd".split())
 _TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})\"?")
 
 
@@ -68,15 +71,16 @@ def list_members(value: str) -> list[str]:
 def parse_content_length(value: str) -> int:
     """Return the length that *value* announces, which may be repeated if it is the same each time.
 
-    Raises ValueError if it is not one number of plain ASCII digits up to `MAX_LENGTH`.
+    Raises ValueError if it is not one number of plain ASCII digits up to `MAX_LENGTH`. The message
+    does not quote *value*, which may be anything.
     """
     if value.isascii() and value.isdigit() and len(value) < 19:
         return int(value)
     if not _CONTENT_LENGTH.fullmatch(value):
-        raise ValueError(f"malformed Content-Length {value[:80]!r}")
+        raise ValueError("malformed Content-Length: it must be a number")
     lengths = {member.lstrip("0") or "0" for member in list_members(value)}
     if len(lengths) > 1:
-        raise ValueError(f"contradictory Content-Length {value[:80]!r}")
+        raise ValueError("contradictory Content-Length: it has several numbers")
     (length,) = lengths
     if len(length) > 19 or int(length) > MAX_LENGTH:
         raise ValueError("Content-Length is too large")
@@ -165,7 +169,7 @@ def response_framing(
             # response splitting: take this response, but none after it (RFC 9112 §6.1, §6.3).
             trusted = length is None and minor_version >= 1
             return BodyKind.CHUNKED, None, persistent and trusted, idle
-        said = ", ".join(codings)[:80]
+        said = ", ".join(c if c in _CODINGS else "..." for c in codings[:8])
         if codings.count("chunked") > 1 or not codings:
             raise InvalidResponse(f"malformed Transfer-Encoding {said!r}")
         raise UnsupportedResponse(f"unsupported Transfer-Encoding {said!r}")

@@ -31,6 +31,8 @@ __all__ = [
     "is_token",
     "parse_fields",
     "parse_head",
+    "public_target",
+    "quoted_start",
     "split_trailer",
     "status_line_of",
 ]
@@ -45,6 +47,9 @@ StatusLine = tuple[int, int, str]  # (the x of HTTP/1.x, status, reason)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"))
+_OF_A_URL = re.compile(r"[/?@:]")
+_LONGEST_METHOD_SHOWN = 32  # characters of an invalid method in a message
+_LONGEST_TARGET_SHOWN = 80  # characters of an invalid target
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
@@ -86,7 +91,10 @@ def is_token(text: str) -> bool:
 def check_method(method: str) -> None:
     """Raise ValueError unless *method* is a token (RFC 9110 §9.1)."""
     if method not in _METHODS and not is_token(method):
-        raise ValueError(f"invalid method {method!r}")
+        # What stands there may be a URL, with a password or a signature.
+        quotable = len(method) <= _LONGEST_METHOD_SHOWN and not _OF_A_URL.search(method)
+        shown = f" {method!r}" if quotable else ""
+        raise ValueError(f"invalid method{shown}: it must be a token (RFC 9110 §9.1), such as GET")
 
 
 def check_host(host: str) -> None:
@@ -96,18 +104,38 @@ def check_host(host: str) -> None:
 
 
 def check_target(method: str, target: str) -> None:
-    """Raise ValueError unless *target* is a request target (RFC 9112 §3.2) fit for *method*."""
+    """Raise ValueError unless *target* is a request target (RFC 9112 §3.2) fit for *method*.
+
+    The message quotes neither a query nor what may be a user name or a password.
+    """
     if not (target.isascii() and target.isprintable()) or " " in target or not target:
         raise ValueError(
-            f"invalid request target {target!r}: spaces, control characters and non-ASCII "
-            "characters must be percent-encoded"
+            f"invalid request target{_quoted_path(target)}: spaces, control characters and "
+            "non-ASCII characters must be percent-encoded"
         )
     if target[0] != "/" and not (
         _ABSOLUTE_FORM.match(target)
         or method == "CONNECT"
         or (target == "*" and method == "OPTIONS")
     ):
-        raise ValueError(f"invalid request target {target!r}: it must start with '/'")
+        raise ValueError("invalid request target: it must start with '/'")
+
+
+def _quoted_path(target: str) -> str:
+    path = target.partition("?")[0][:_LONGEST_TARGET_SHOWN]
+    # What does not start so is no path, but may be a URL.
+    return f" {path!r}" if path[:1] == "/" and "@" not in target else ""
+
+
+def public_target(target: str) -> str:
+    """Return *target*, which is valid, fit for messages and logs.
+
+    The query is left out, for which there is ``?...``, and so is a user name and password.
+    """
+    base, query, _ = target.partition("?")
+    if "@" in base and base[0] != "/":
+        base = f"...{base[base.rindex('@') :]}"
+    return f"{base}?..." if query else base
 
 
 def field_line(name: str, value: str) -> bytes:
@@ -130,7 +158,8 @@ def _make_line(field: tuple[str, str]) -> bytes:
     # What is checked is what is sent: an Enum that is a str is formatted as something else.
     name, value = map(str.__str__, field)
     if not is_token(name):
-        raise ValueError(f"invalid header name {name!r}")
+        # What stands there may be a whole line, or the value.
+        raise ValueError("invalid header name: it must be a token (RFC 9110 §5.1)")
     if _NOT_IN_VALUE.search(value):
         raise ValueError(f"control character in the value of header {name!r}")
     try:
@@ -193,7 +222,7 @@ def parse_fields(lines: list[bytes]) -> tuple[tuple[Field, ...], tuple[str, ...]
         _check_droppable(line)
         dropped += 1
         if dropped <= _MAX_DEFECTS:
-            defects.append(f"malformed header line {_quoted(line)} was dropped")
+            defects.append(f"malformed header line {quoted_start(line)} was dropped")
     if dropped > _MAX_DEFECTS:
         defects.append(f"{dropped - _MAX_DEFECTS} more malformed header lines were dropped")
     return tuple(fields), tuple(defects)
@@ -242,11 +271,14 @@ def _check_droppable(line: bytes) -> None:
         or not line.strip()
         or low.lstrip().startswith(b"http/")
     ):
-        raise InvalidResponse(f"invalid header line {_quoted(line)}")
+        raise InvalidResponse(f"invalid header line {quoted_start(line)}")
 
 
-def _quoted(line: bytes) -> str:
-    """Return the start of *line* as it may stand in a message: without a value, and escaped."""
+def quoted_start(line: bytes) -> str:
+    """Return the start of *line* as it may stand in a message: without a value, and escaped.
+
+    *line* is one of a head, or what a peer has sent in place of one.
+    """
     name = _NAME_PART.match(line)
     assert name is not None
     start = name[0][:80]
@@ -256,7 +288,7 @@ def _quoted(line: bytes) -> str:
 def _parse_status_line(line: bytes) -> StatusLine:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
-        raise InvalidResponse(f"invalid status line {line[:80]!r}")
+        raise InvalidResponse(f"invalid status line {quoted_start(line)}")
     major, minor, code, reason = match.groups(b"")
     if major != b"1":
         raise UnsupportedResponse(f"unsupported HTTP version {major.decode()}.{minor.decode()}")
@@ -268,7 +300,7 @@ def _parse_status_line(line: bytes) -> StatusLine:
 def _parse_field(line: bytes) -> Field:
     match = _FIELD_LINE.fullmatch(line)
     if match is None:
-        raise InvalidResponse(f"invalid header line {_quoted(line)}")
+        raise InvalidResponse(f"invalid header line {quoted_start(line)}")
     name = match[1].decode("ascii")
     return name.lower(), name, match[2].strip(b" \t").decode("latin-1")
 

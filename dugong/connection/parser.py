@@ -28,6 +28,7 @@ from dugong.connection.head import (
     end_of_head,
     framing_field_of,
     parse_head,
+    quoted_start,
     status_line_of,
 )
 from dugong.connection.readers import whole_chunked_body
@@ -76,7 +77,7 @@ def take_head(buffer: ReceiveBuffer) -> ResponseHead | None:
         return head
     # Do not wait for the end of something that cannot be a response.
     if not b"HTTP/".startswith(buffer.peek(5)):
-        raise InvalidResponse(f"invalid status line {buffer.peek(80)!r}")
+        raise InvalidResponse(f"invalid status line {quoted_start(buffer.peek(81))}")
     buffer.scanned = end - start
     return None
 

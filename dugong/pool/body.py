@@ -269,9 +269,11 @@ class _Items(_Counted):
         if is_used(iterable) or is_used(items := iter(iterable)):
             raise _used_up()
         mark_used(items)
-        if isinstance(iterable, Iterator):
+        is_known = can_be_remembered(items)
+        # What gives the same iterator each time can be read only once, as that can.
+        if isinstance(iterable, Iterator) or (not is_known and iter(iterable) is items):
             mark_used(iterable)
-            if self._length is None and not can_be_remembered(items):
+            if self._length is None and not is_known:
                 return _not_empty(items)
         return items
 
@@ -443,8 +445,9 @@ def _made_of_plain_file(file: _PlainFile, content_length: int | None) -> Request
         return seekable or _stream(file, content_length)
     start = file.tell()
     length = max(0, status.st_size - start)
-    if length == 0 and os.pread(file.fileno(), 1, start):
-        return _stream(file, content_length)  # as in /proc, where no size is known
+    # As in /proc, where no size is known. When it has been read to its end, it looks empty.
+    if length == 0 and (is_used(file) or os.pread(file.fileno(), 1, start)):
+        return _stream(file, content_length)
     return _RegularFile(file, start, length)
 
 

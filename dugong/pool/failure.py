@@ -145,8 +145,8 @@ def _tls_error(error: Exception, server: str) -> TLSError:
     if verdict is not None:
         verdict = printable(verdict.rstrip("."))
         msg = (
-            f"the certificate of {server} is refused ({verdict}); which ones are accepted is for "
-            "ssl_context= to say"
+            f"the certificate of {server} is refused ({verdict}); the ssl_context= of the pool "
+            "says which certificates are accepted"
         )
     else:
         said = describe(error) if reason is None else reason.lower().replace("_", " ")

@@ -14,7 +14,7 @@ from threading import TIMEOUT_MAX
 from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
 from dugong.connection.encode import HeadersLike
-from dugong.connection.head import check_target, field_line, is_token
+from dugong.connection.head import check_method, check_target, field_line, is_token
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
 from dugong.pool.hints import refuse_options
@@ -53,7 +53,6 @@ class PoolDefault(Enum):
 POOL_DEFAULT: Final = PoolDefault.POOL_DEFAULT
 
 _COMMON = IDEMPOTENT | {"POST", "PATCH"}
-_LONGEST_METHOD_SHOWN = 32  # characters of an invalid method in a message
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
@@ -309,9 +308,7 @@ def _checked_method(method: object) -> str:
     method = str.__str__(method)
     if "://" in method:
         raise ValueError("invalid method: it is a URL; the method comes first, then the URL")
-    if not is_token(method):
-        shown = f" {method!r}" if len(method) <= _LONGEST_METHOD_SHOWN else ""
-        raise ValueError(f"invalid method{shown}: it must be a token (RFC 9110 §9.1), such as GET")
+    check_method(method)
     return method
 
 
@@ -386,13 +383,7 @@ def checked_headers(headers: HeadersLike) -> HeaderPairs:
         name, value = item
         if type(name) is not str or type(value) is not str:
             name, value = _header_strs(name, value)
-        try:
-            field_line(name, value)
-        except ValueError:
-            if is_token(name):
-                raise
-            # What stands there may be a whole line, or the value.
-            raise ValueError("invalid header name: it must be a token (RFC 9110 §5.1)") from None
+        field_line(name, value)
         pairs.append((name, value))
     return tuple(pairs)
 

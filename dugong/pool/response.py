@@ -132,6 +132,9 @@ class Response:
         def __getattr__(self, name):
             raise no_attribute(self, name)
 
+    def __getstate__(self) -> object:
+        return super().__getstate__()  # defined, or the oldest protocols of pickle refuse slots
+
     def __repr__(self) -> str:
         return f"<Response {_describe(self)}, {len(self.body)} bytes>"
 

@@ -283,6 +283,35 @@ def test_a_bad_type_is_refused(arguments: dict[str, Any]) -> None:
         build(**arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"headers": "Authorization: secret"},
+        {"headers": b"Authorization: secret"},
+        {"headers": ["Authorization: secret"]},
+        {"headers": [("Authorization", "Basic", "secret")]},
+        {"headers": {"Authorization": b"secret"}},
+        {"headers": {"Authorization": "secret\r\n"}},
+        {"headers": {"Authorization": "secret\u20ac"}},
+        {"headers": {"Authorization: secret": ""}},
+        {"headers": {"Content-Length": "secret"}},
+        {"headers": {"Content-Length": "1, secret"}},
+        {"headers": {"Transfer-Encoding": "secret"}},
+        {"headers": {"Host": "user:secret@host"}},
+        {"headers": {"Host": "secret value"}},
+        {"method": "http://user:secret@host/", "path": "GET"},
+        {"path": "/a b?secret"},
+        {"path": b"/?secret"},
+        {"path": "http://user:secret@host/a b"},
+        {"path": "user:secret@host"},
+    ],
+)
+def test_no_message_about_a_request_that_is_refused_has_a_secret(arguments: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        build(**arguments)
+    assert "secret" not in str(caught.value)
+
+
 def test_nothing_is_sent_of_a_request_that_is_refused() -> None:
     with ScriptedServer() as server, HTTPConnection(*server.address) as conn:
         for arguments in (*BAD_VALUES.values(), *BAD_TYPES.values()):

@@ -29,6 +29,12 @@ def test_the_repr_of_a_response() -> None:
     assert repr(response) == "<HTTPResponse 404 Not Found to GET /a>"
 
 
+def test_no_repr_has_a_query() -> None:
+    response = HTTPResponse("GET", "/a?signature=secret", 404, "Not Found", Headers())
+    assert repr(response) == "<HTTPResponse 404 Not Found to GET /a?...>"
+    assert repr(Exchange("GET", "/a?signature=secret")) == "<Exchange GET /a?... sent>"
+
+
 def test_the_repr_of_a_response_has_nothing_that_controls_a_terminal() -> None:
     response = HTTPResponse("GET", "/a", 404, "\x1b[31mNot\x9bFound", Headers())
     assert repr(response) == r"<HTTPResponse 404 \x1b[31mNot\x9bFound to GET /a>"

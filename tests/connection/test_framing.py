@@ -149,6 +149,27 @@ def test_lengths_that_disagree_are_invalid() -> None:
         framing(("Content-Length", "5, 6"))
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("Content-Length", "secret"),
+        ("Content-Length", "5, secret"),
+        ("Transfer-Encoding", "secret"),
+        ("Transfer-Encoding", "secret, chunked"),
+        ("Transfer-Encoding", "chunked, secret, chunked"),
+    ],
+)
+def test_no_message_quotes_what_a_field_has_in_place_of_its_framing(field: tuple[str, str]) -> None:
+    with pytest.raises((InvalidResponse, UnsupportedResponse), match=field[0]) as caught:
+        framing(field)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_coding_that_is_not_supported_is_named() -> None:
+    with pytest.raises(UnsupportedResponse, match="'gzip, chunked'"):
+        framing(("Transfer-Encoding", "gzip, chunked"))
+
+
 def test_a_malformed_length_is_invalid_whatever_else_there_is() -> None:
     for method, status in (("GET", 200), ("HEAD", 200), ("GET", 304)):
         for fields in ([("Content-Length", "+5")], [CHUNKED, ("Content-Length", "+5")]):

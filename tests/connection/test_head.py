@@ -22,6 +22,8 @@ from dugong.connection.head import (
     is_token,
     parse_fields,
     parse_head,
+    public_target,
+    quoted_start,
     split_trailer,
 )
 from tests.support.responses import INVALID, UNDERSTOOD
@@ -58,6 +60,24 @@ def test_a_method_is_a_token(method: str) -> None:
 def test_anything_else_is_no_method(method: str) -> None:
     with pytest.raises(ValueError, match="method"):
         check_method(method)
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [
+        ("GET ", "invalid method 'GET ': "),
+        ("GET\r\n", r"invalid method 'GET\r\n': "),
+        ("http://user:secret@h/?secret", "invalid method: "),
+        ("user:secret", "invalid method: "),
+        ("user@secret", "invalid method: "),
+        ("/path?secret", "invalid method: "),
+        ("x " * 16 + "x", "invalid method: "),
+    ],
+)
+def test_what_stands_in_place_of_a_method_is_shown_if_it_is_no_url(method: str, shown: str) -> None:
+    with pytest.raises(ValueError, match="token") as caught:
+        check_method(method)
+    assert str(caught.value).startswith(shown)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +119,40 @@ def test_a_target(method: str, target: str) -> None:
 def test_anything_else_is_no_target(method: str, target: str) -> None:
     with pytest.raises(ValueError, match="target"):
         check_target(method, target)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/a b?secret", "invalid request target '/a b': "),
+        ("/a?secret b", "invalid request target '/a': "),
+        ("/" + "a" * 100 + " ", f"invalid request target '/{'a' * 79}': "),
+        ("//user:secret@host/a b", "invalid request target: "),
+        ("http://user:secret@host/a b?secret", "invalid request target: "),
+        ("user:secret@host", "invalid request target: "),
+        ("?secret", "invalid request target: "),
+    ],
+)
+def test_an_invalid_target_is_shown_without_what_may_be_secret(target: str, shown: str) -> None:
+    with pytest.raises(ValueError, match="target") as caught:
+        check_target("GET", target)
+    assert str(caught.value).startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/a/b@c", "/a/b@c"),
+        ("/a?secret", "/a?..."),
+        ("/a?", "/a?..."),
+        ("*", "*"),
+        ("host:443", "host:443"),
+        ("http://host/a?secret", "http://host/a?..."),
+        ("http://user:secret@host/a?b@c", "...@host/a?..."),
+    ],
+)
+def test_a_target_is_shown_without_what_may_be_secret(target: str, shown: str) -> None:
+    assert public_target(target) == shown
 
 
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "CONNECT"])
@@ -149,6 +203,12 @@ def test_no_field_value_is_beyond_latin_1(value: str) -> None:
 def test_a_field_name_is_a_token(name: str) -> None:
     with pytest.raises(ValueError, match="header name"):
         field_line(name, "value")
+
+
+def test_an_invalid_name_is_not_shown_as_it_may_be_a_whole_line() -> None:
+    with pytest.raises(ValueError, match="header name") as caught:
+        field_line("Authorization: Basic secret", "")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +436,30 @@ def test_a_line_may_not_be_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch
 def test_a_head_without_fields() -> None:
     for block in (b"HTTP/1.1 204 No\r\n\r\n", b"HTTP/1.1 204 No\n\n", b"HTTP/1.1 204 No\r\n\n"):
         assert parse_head(block) == ResponseHead(1, 204, "No", ())
+
+
+@each_delivery
+@pytest.mark.parametrize("junk", [b"Set-Cookie: id=secret", b"id=secret; secret"])
+def test_what_stands_in_place_of_a_status_line_is_shown_without_a_value(
+    junk: bytes, delivery: Delivery
+) -> None:
+    with pytest.raises(InvalidResponse, match="status line") as caught:
+        receive(junk + b"\r\n\r\n", delivery, eof=False)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"nonsense", "b'nonsense'"),
+        (b"Name: value", "b'Name:'..."),
+        (b"name=value", "b'name='..."),
+        (b"x" * 81, f"b'{'x' * 80}'..."),
+        (b"\x1b[31m", r"b'\x1b[31m'"),
+    ],
+)
+def test_a_line_is_shown_up_to_its_value(line: bytes, shown: str) -> None:
+    assert quoted_start(line) == shown
 
 
 def test_messages_about_a_head_are_short() -> None:

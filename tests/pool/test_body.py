@@ -549,8 +549,8 @@ class Iterating:
 class Same:
     """No iterator, but it can be iterated only once."""
 
-    def __init__(self) -> None:
-        self._items = (item for item in [b"ab", b"c"])
+    def __init__(self, items: Iterator[bytes]) -> None:
+        self._items = items
 
     def __iter__(self) -> Iterator[bytes]:
         return self._items
@@ -658,11 +658,39 @@ def test_what_stands_for_an_iterator_is_remembered() -> None:
         request_body(body)
 
 
-def test_an_iterable_that_gives_the_same_iterator_again_cannot_be_sent_again() -> None:
-    body = Same()
+@pytest.mark.parametrize(
+    "items",
+    [lambda: (item for item in [b"ab", b"c"]), lambda: map(bytes, [b"ab", b"c"])],
+    ids=["a generator", "what cannot be remembered"],
+)
+def test_an_iterable_that_gives_the_same_iterator_again_cannot_be_sent_again(
+    items: Callable[[], Iterator[bytes]],
+) -> None:
+    body = Same(items())
     assert send(made_of(body)) == b"abc"
     with pytest.raises(ValueError, match="an earlier request has used it"):
         send(made_of(body))
+
+
+def test_an_iterable_that_gives_an_iterator_which_was_used_must_give_something() -> None:
+    items = map(bytes, [b"ab", b"c"])
+    assert list(items) == [b"ab", b"c"]
+    with pytest.raises(ValueError, match="an earlier request may have used it"):
+        send(made_of(Same(items)))
+
+
+@pytest.mark.parametrize("body", [[], (), {}.keys()])
+def test_an_iterable_that_is_empty_each_time_is_an_empty_body(body: Any) -> None:
+    assert send(made_of(body)) == send(made_of(body)) == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="there is no /proc")
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_a_file_of_unknown_size_that_was_used_up_is_refused_at_once(buffering: int) -> None:
+    with open("/proc/self/stat", "rb", buffering) as body:
+        assert send(made_of(body))
+        with pytest.raises(ValueError, match="an earlier request has used it"):
+            request_body(body)
 
 
 def test_a_callable_that_returns_what_was_used_up_makes_no_empty_body() -> None:

@@ -199,8 +199,8 @@ def test_a_certificate_error_names_the_host_and_the_parameter(connecting: bool) 
     assert isinstance(own, TLSError)
     assert own.reason == "CERTIFICATE_VERIFY_FAILED"
     assert own.msg == (
-        "the certificate of host:81 is refused (self-signed certificate); which ones are accepted "
-        "is for ssl_context= to say"
+        "the certificate of host:81 is refused (self-signed certificate); the ssl_context= of the "
+        "pool says which certificates are accepted"
     )
     assert is_tls_refusal(own)
 

@@ -248,8 +248,11 @@ def test_a_closed_pool_takes_no_requests(enter: Callable[..., None]) -> None:
     pool = ConnectionPool()
     pool.close()
     with pytest.raises(PoolClosed) as caught:
-        enter(pool, "GET", NOWHERE)
+        enter(pool, "GET", f"{NOWHERE}?secret")
     assert caught.value.delivery is Delivery.UNSENT
+    assert caught.value.request is not None
+    assert caught.value.request.url == f"{NOWHERE}?secret"
+    assert str(caught.value) == f"GET {NOWHERE}: the pool has been closed"
     assert pool.statistics().opened == 0
 
 
@@ -412,6 +415,7 @@ def test_who_does_not_want_to_wait_for_room_is_told_so(full: Full) -> None:
     with pytest.raises(PoolFull) as caught:
         full.pool.submit("GET", url(full.server), block=False)
     assert caught.value.delivery is Delivery.UNSENT
+    assert str(caught.value) == f"GET {url(full.server)}: 1 requests are queued"
     full.held.release()
     assert full.in_flight.result().body == b"/in-flight"
     assert full.queued.result().body == b"/queued"
@@ -462,6 +466,7 @@ def test_the_wait_for_room_ends_when_the_pool_is_closed(full: Full) -> None:
     full.pool.close()
     submitter.join()
     assert isinstance(submitter.error, PoolClosed)
+    assert submitter.error.request is not None
     assert submitter.error.delivery is Delivery.UNSENT
 
 

@@ -19,6 +19,7 @@ from dugong.deadline import Deadline
 from dugong.errors import (
     ConnectionTimedOut,
     Delivery,
+    DugongError,
     PoolClosed,
     PoolFull,
     StateError,
@@ -115,10 +116,12 @@ class Scheduler:
                 self._queue_locked(job, deadline)
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
-                raise PoolClosed from None
+                raise failure(PoolClosed(), Delivery.UNSENT, job.request) from None
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
         except BaseException as exc:
             core.recover(exc)
+            if isinstance(exc, DugongError):
+                exc.request = job.request
             raise
 
     def _submit_later(self, job: Job, deadline: float | None) -> None:
