@@ -167,6 +167,7 @@ class RetryEngine:
             reason = f"{status_text(response)}; it cannot be tried again"
             self._core.emit("gave up", host, connection, job.request, reason)
             return None
+        job.needs_fresh_connection = False  # this one has responded
         if status == _EXPECTATION_FAILED and job.expect100:
             job.forget_expectation()  # RFC 9110 §10.1.1
             attempt = make_attempt(job, connection, status_text(response), Delivery.DISCLAIMED)
@@ -179,7 +180,6 @@ class RetryEngine:
                 self._hold_locked(host, wanted, f"{status} with Retry-After {wanted:g}")
         delivery = Delivery.DISCLAIMED if status in DISCLAIMING else Delivery.ANSWER_STARTED
         attempt = make_attempt(job, connection, status_text(response), delivery, charged)
-        job.needs_fresh_connection = False
         attempt = attempt._replace(status=status, response=response)
         return attempt, max(delay, wanted or 0.0)
 
