@@ -100,7 +100,7 @@ class PoolCore:
         self.lock = RLock()
         self.owner = 0  # the thread that is in a transaction; guarded by the lock, set here alone
         self.hosts.clear()
-        self.idle: dict[PooledConnection, None] = {}  # the longest idle first; guarded by the lock
+        self.idle: dict[PooledConnection, None] = {}  # in the order of coming; guarded by the lock
         #: Hosts that would open a connection if there were room; guarded by the lock.
         self.awaiting_connection: dict[Host, None] = {}
         self.queued = 0  # requests in the queues of all hosts; guarded by the lock

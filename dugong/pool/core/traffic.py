@@ -141,6 +141,10 @@ class Traffic:
     @locked
     def _take_batch_locked(self, connection: PooledConnection) -> list[Job]:
         host = connection.host
+        if not connection.in_flight and connection.is_stale(monotonic()):
+            # It may have kept a request while the host was to be left alone.
+            self._connections.close_locked(connection, "it was idle for too long")
+            return []
         batch = [] if connection.closed_to_more else take(host, connection)
         if batch:
             self.mark_in_flight_locked(connection, batch)
@@ -314,6 +318,7 @@ class Traffic:
                     accepted += self._end_upload_locked(connection, job, response)
             host.accepted += accepted
             if not in_flight:
+                connection.idle_since = monotonic()
                 # The receiver has to look again, under the lock: others may receive before it does.
                 connection.exclusive = connection.receiving = False
             if connection.uploading is not None:
@@ -449,6 +454,7 @@ class Traffic:
             connection.take_off(job)
             self._count_responses_locked(connection, 1)
             connection.exclusive = False
+            connection.idle_since = monotonic()
         connection.streaming = False
         job.end_streaming()
         if connection.is_closing:
@@ -471,7 +477,7 @@ class Traffic:
             if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
                 return None
             connection = self._connections.pop_idle_locked(host)
-            if connection.idle_limit is not None and connection.is_stale(monotonic()):
+            if connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
             connection.borrower = job
@@ -504,6 +510,7 @@ class Traffic:
         host = connection.host
         with self._core.transaction():
             connection.exclusive = False
+            connection.idle_since = monotonic()
             exchange = connection.take_off(job)
             connection.answered += 1
             host.answered += 1
