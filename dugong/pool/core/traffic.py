@@ -477,7 +477,7 @@ class Traffic:
             if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
                 return None
             connection = self._connections.pop_idle_locked(host)
-            if connection.is_stale(monotonic()):
+            if connection.keep_alive is not None and connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
             connection.borrower = job
@@ -488,7 +488,9 @@ class Traffic:
     def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
         """End what `borrow` began; *error* is why the connection cannot be used any more."""
         with self._core.transaction():
-            connection.borrower = None
+            if connection.borrower is not None:
+                _ = connection.borrower.future  # which the caller will wait for: see there
+                connection.borrower = None
             if error is not None:
                 self._connections.fail_locked(connection, error)
             if connection.is_closing:
@@ -505,7 +507,8 @@ class Traffic:
     ) -> bool:
         """The caller that has borrowed *connection* has its response, and gives it back.
 
-        Returns False if it is too late: the future of *job* says why.
+        Takes the response itself, unless this returns False: then it is too late, and the future of
+        *job* says why.
         """
         host = connection.host
         with self._core.transaction():
@@ -520,7 +523,7 @@ class Traffic:
             if in_time:
                 if self._core.on_event is not None:
                     self._emit_answered(connection, job, response)
-                self._retries.complete_locked(job, response, final=True)
+                self._retries.complete_locked(job, response, final=True, taken=True)
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
             is_good = exchange.persistent and exchange.minor_version > 0
             if (
