@@ -369,13 +369,7 @@ def _do_nothing() -> None:
 def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:
     """End each future; have the callbacks made. May be done again after an interrupt."""
     for future, outcome in settlements:
-        if outcome is None:
-            has_callbacks = future._settle(cancelled=True)
-        elif isinstance(outcome, Exception):
-            has_callbacks = future._settle(None, outcome)
-        else:
-            has_callbacks = future._settle(outcome)
-        if has_callbacks:
+        if future._settle(outcome):
             callbacks.add(future._run_callbacks)
 
 
