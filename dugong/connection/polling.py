@@ -45,7 +45,7 @@ class PollNeeded:
     One thread at a time may poll an object.
     """
 
-    __slots__ = ("_poller", "fd", "mask", "others", "timeout")
+    __slots__ = ("_known", "_poller", "fd", "mask", "others", "timeout")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class PollNeeded:
         self.timeout = timeout
         self.others = others
         self._poller = select.poll()
+        self._known = (0.0, 0)  # a time in seconds, and what it is in milliseconds
         self._poller.register(fd, mask)
         for other_fd, other_mask in others:
             self._poller.register(other_fd, other_mask)
@@ -71,7 +72,11 @@ class PollNeeded:
         if self.timeout is not None and (timeout is None or self.timeout <= timeout):
             self._poller.poll(_milliseconds(self.timeout))
             return True
-        return bool(self._poller.poll(None if timeout is None else _milliseconds(timeout)))
+        if timeout is None:
+            return bool(self._poller.poll())
+        if timeout != self._known[0]:  # it is the same each time, as a rule
+            self._known = timeout, _milliseconds(timeout)
+        return bool(self._poller.poll(self._known[1]))
 
     def block(self, timeout: float | None) -> None:
         """Block until the coroutine should be resumed; raise `ConnectionTimedOut` if it is late."""

@@ -22,7 +22,7 @@ threads agree on which entry was there first:
   queue before the outcome is stored, and the thread that settled the future finds it there; or the
   adder sees the outcome, and calls.
 
-`_outcome` is one tuple, stored once: a thread that reads it sees all of the outcome or nothing.
+`_outcome` is one object, stored once: a thread that reads it sees the outcome or nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dugong.pool.failure import ends_program
@@ -93,10 +94,17 @@ class _Waiter:
     add_result = add_exception = add_cancelled = _tell
 
 
-#: The response, if there is one; the exception, if there is one; and the state.
-_Outcome = tuple[Any, BaseException | None, str]
+class _Cancelled(Enum):
+    """The outcome of a future that was cancelled."""
 
-_CANCELLED: _Outcome = (None, None, CANCELLED_AND_NOTIFIED)
+    CANCELLED = CANCELLED_AND_NOTIFIED
+
+
+_CANCELLED = _Cancelled.CANCELLED
+
+if TYPE_CHECKING:
+    #: What a request ends with.
+    _Outcome = Response | StreamedResponse | BaseException | _Cancelled
 
 
 def _first_observers(entries: list[_Outcome | _Observers]) -> _Observers | None:
@@ -147,22 +155,29 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         done and this is a thread of the pool, as in a callback, and TypeError or ValueError if
         *timeout* is no number of seconds. With zero or a negative one, it does not wait.
         """
-        response: Response
-        response, exc, _ = self._wait(timeout)
-        if exc is None:
+        outcome: Any = self._outcome
+        if timeout is not None or outcome is None:
+            outcome = self._wait(timeout)
+        if outcome is _CANCELLED:
+            raise concurrent.futures.CancelledError
+        if not isinstance(outcome, BaseException):
+            response: Response = outcome
             return response
         try:
-            raise exc
+            raise outcome
         finally:
             # The exception refers to this frame, which must not refer to the exception.
-            del self, exc, response, _
+            del self, outcome
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the request has failed with, or None if there is a response.
 
         Waits and raises as `result`.
         """
-        return self._wait(timeout)[1]
+        outcome = self._wait(timeout)
+        if outcome is _CANCELLED:
+            raise concurrent.futures.CancelledError
+        return outcome if isinstance(outcome, BaseException) else None
 
     def cancel(self) -> bool:
         """Withdraw the request, or abandon it if it has been sent; return True.
@@ -177,8 +192,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
     def cancelled(self) -> bool:
         """Return True if the request was cancelled."""
-        outcome = self._outcome
-        return outcome is not None and outcome[2] == CANCELLED_AND_NOTIFIED
+        return self._outcome is _CANCELLED
 
     def running(self) -> bool:
         """Return True if the request is under way on a connection."""
@@ -224,19 +238,14 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
     # What the owner does. The future of a stream, which the pool keeps to itself, is the only one
     # whose response is streamed.
 
-    def _settle(
-        self,
-        response: Response | StreamedResponse | None = None,
-        exception: BaseException | None = None,
-        cancelled: bool = False,
-    ) -> bool:
+    def _settle(self, result: Response | StreamedResponse | BaseException | None) -> bool:
         """Store the outcome, if there is none yet, and tell those that wait; call nothing.
 
-        The first outcome counts; all later calls have no effect. When this returns, the future is
-        done. Returns whether there are callbacks to run. May be called by any thread, in any place:
-        the code of no caller runs in it.
+        *result* is None if the request was cancelled. The first outcome counts; all later calls
+        have no effect. When this returns, the future is done. Returns whether there are callbacks
+        to run. May be called by any thread, in any place: the code of no caller runs in it.
         """
-        outcome = _CANCELLED if cancelled else (response, exception, FINISHED)
+        outcome = _CANCELLED if result is None else result
         entries = self._entries
         entries.append(outcome)
         if entries[0] is outcome:
@@ -265,12 +274,12 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         # If an interrupt ends this, the next call of _settle() goes on with it.
         while waiters:
             waiter = waiters[-1]
-            if outcome[2] == CANCELLED_AND_NOTIFIED:
+            if outcome is _CANCELLED:
                 waiter.add_cancelled(self)
-            elif outcome[1] is None:
-                waiter.add_result(self)
-            else:
+            elif isinstance(outcome, BaseException):
                 waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
             waiters.pop()
 
     def _run_callbacks(self) -> None:
@@ -286,19 +295,19 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
                 return  # another thread has taken the last
             self._call(callback)
 
-    def _resolve(self, response: Response | StreamedResponse | None) -> None:
+    def _resolve(self, response: Response | StreamedResponse) -> None:
         """Settle with *response*, and run the callbacks."""
         if self._settle(response):
             self._run_callbacks()
 
     def _reject(self, exception: BaseException) -> None:
         """Settle with *exception*, and run the callbacks."""
-        if self._settle(None, exception):
+        if self._settle(exception):
             self._run_callbacks()
 
     def _cancel(self) -> None:
         """Settle as cancelled, and run the callbacks."""
-        if self._settle(cancelled=True):
+        if self._settle(None):
             self._run_callbacks()
 
     def _forget_observers(self) -> None:
@@ -315,7 +324,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         """
         known = [entry for entry in self._entries if isinstance(entry, _Observers)]
         self._forget_observers()
-        self._settle(None, exception)
+        self._settle(exception)
         for observers in known:
             observers.lock = threading.RLock()  # a thread of the parent's may have had the old one
             for waiter in observers.waiters:
@@ -342,11 +351,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         if timeout is not None:
             _check_timeout(timeout)
         outcome = self._outcome
-        if outcome is None:
-            outcome = self._wait_pending(timeout)
-        if outcome[2] == CANCELLED_AND_NOTIFIED:
-            raise concurrent.futures.CancelledError
-        return outcome
+        return self._wait_pending(timeout) if outcome is None else outcome
 
     def _wait_pending(self, timeout: float | None) -> _Outcome:
         if timeout is None or timeout > 0:
@@ -398,17 +403,21 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         @property
         def _state(self):
             outcome = self._outcome
-            return PENDING if outcome is None else outcome[2]
+            if outcome is None:
+                return PENDING
+            return CANCELLED_AND_NOTIFIED if outcome is _CANCELLED else FINISHED
 
         @property
         def _result(self):
             outcome = self._outcome
-            return None if outcome is None else outcome[0]
+            if outcome is _CANCELLED or isinstance(outcome, BaseException):
+                return None
+            return outcome
 
         @property
         def _exception(self):
             outcome = self._outcome
-            return None if outcome is None else outcome[1]
+            return outcome if isinstance(outcome, BaseException) else None
 
     def __repr__(self) -> str:
         if self._outcome is None:

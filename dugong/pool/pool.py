@@ -197,13 +197,15 @@ class ConnectionPool:
             if job.deadline is None and job.upload is None:
                 connection = scheduler.traffic.borrow(job)
             if connection is None:
+                future = job.future
                 scheduler.submit(job)
-            elif (response := caller_runs.perform(scheduler.traffic, connection, job)) is not None:
+                return future.result()
+            if (response := caller_runs.perform(scheduler.traffic, connection, job)) is not None:
                 return response
             return job.future.result()
         except BaseException as exc:
             scheduler.recover(exc)
-            if connection is not None or not job.future.done():
+            if connection is not None or not job.is_decided:
                 scheduler.abandon(job)
             raise
 
@@ -233,12 +235,13 @@ class ConnectionPool:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
+        future = job.future
         try:
             self._scheduler.submit(job, block)
         except BaseException:  # an interrupt, too: the caller never sees the future
-            job.future.cancel()
+            future.cancel()
             raise
-        return job.future
+        return future
 
     def map(self, requests: Iterable[str | Request]) -> Iterator[Response]:
         """Yield the response to each of *requests* (URLs for GET, or `Request` objects), in order.

@@ -422,8 +422,8 @@ def test_what_is_about_to_be_resolved_cannot_be_cancelled() -> None:
 
 SETTLINGS: dict[str, Callable[[ResponseFuture], bool]] = {
     "response": lambda future: future._settle(RESPONSE),
-    "exception": lambda future: future._settle(None, ConnectionClosed("late")),
-    "cancelled": lambda future: future._settle(cancelled=True),
+    "exception": lambda future: future._settle(ConnectionClosed("late")),
+    "cancelled": lambda future: future._settle(None),
 }
 
 
@@ -541,7 +541,7 @@ def test_settling_that_was_interrupted_is_finished_by_the_next(waiting: threadin
             future._waiters.append(waiter)  # type: ignore[arg-type]
         with pytest.raises(KeyboardInterrupt):
             future._settle(RESPONSE)
-        future._settle(cancelled=True)
+        future._settle(None)
     assert waiter.told == 2
     assert future.result() is RESPONSE
 

@@ -14,7 +14,7 @@ import pytest
 from dugong import ConnectionPool, RetryPolicy
 from tests.support.byhand import HandPeer, HandServer, named, settle
 from tests.support.clock import StoppedClock
-from tests.support.pool import each, name_target, url
+from tests.support.pool import connections_of, each, name_target, url, wait_until
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 SOON = 2.0  # seconds that the client is given for what it does at once
@@ -234,3 +234,82 @@ def test_a_request_comes_too_late_though_no_timer_has_looked(
         future, second = ask(pool, server, "/next")
         second.answers("/next")
         assert future.result(TIMEOUT).text == "/next"
+
+
+class SaysInTurn:
+    """Answers with the target; the n-th response to be sent has the n-th of *fields*."""
+
+    def __init__(self, *fields: str) -> None:
+        self._fields = iter(fields)
+
+    def __call__(self, peer: Peer, request: ReceivedRequest) -> None:
+        field = next(self._fields)
+        peer.answer(request.target.encode(), headers=f"{field}\r\n" if field else "")
+
+
+@pytest.mark.parametrize("earlier", ["", "Keep-Alive: timeout=60"], ids=["none", "longer"])
+@pytest.mark.parametrize("how", ["get", "submit", "stream"])
+def test_a_limit_counts_from_the_response_on_that_it_comes_with(
+    clock: StoppedClock, how: str, earlier: str
+) -> None:
+    """It may come first, or be shorter, when the connection has been idle several times before."""
+    script = each(SaysInTurn(earlier, earlier, earlier, "Keep-Alive: timeout=5", earlier))
+    # Nothing is left to learn of the host with a depth of 1, so that each response is taken alike.
+    with (
+        ScriptedServer(script, script) as server,
+        ConnectionPool(retry=None, pipeline_depth=1) as pool,
+    ):
+
+        def make(target: str) -> bytes:
+            if how == "get":
+                return pool.get(url(server, target)).body
+            if how == "submit":
+                return pool.submit("GET", url(server, target)).result().body
+            with pool.stream("GET", url(server, target)) as response:
+                return response.read()
+
+        for target in ("/1", "/2", "/3", "/4"):
+            assert make(target) == target.encode()
+            settle(pool)
+        assert server.connections == 1
+        clock.now += 4.1  # and nothing is woken
+        assert make("/5") == b"/5"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("earlier", ["", "Keep-Alive: timeout=60"], ids=["none", "longer"])
+def test_a_connection_is_closed_in_time_though_its_server_has_said_so_late(
+    server: HandServer, clock: StoppedClock, earlier: str
+) -> None:
+    with ConnectionPool(pipeline_depth=1) as pool:
+        peer = make_idle(pool, server, earlier)
+        clock.forward(pool, 1.1)  # so that the next look at it is a long way off
+        future, _ = ask(pool, server, "/next", peer)
+        answer(peer, "/next", "Keep-Alive: timeout=5")
+        assert future.result(TIMEOUT).text == "/next"
+        settle(pool)
+        clock.forward(pool, 4.1)
+        assert is_closed(peer)
+
+
+def test_a_request_that_was_held_back_goes_on_no_connection_that_was_idle_for_too_long(
+    server: HandServer, clock: StoppedClock
+) -> None:
+    """It has to be alone, so that it was kept for that connection while the host was held."""
+    with ConnectionPool(max_connections_per_host=1, retry=RetryPolicy(attempts=2)) as pool:
+        peer = make_idle(pool, server, "Keep-Alive: timeout=5")
+        first, _ = ask(pool, server, "/first", peer)
+        alone = pool.submit("POST", server.url("/alone"), body=b"")
+        wait_until(pool, lambda: all(c.reserved for c in connections_of(pool)))
+        refusal = "HTTP/1.1 503 Busy\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n"
+        peer.send(refusal.encode())
+        wait_until(pool, lambda: not any(c.in_flight for c in connections_of(pool)))
+        clock.forward(pool, 30.1)
+        second = server.accept()
+        for _ in range(2):
+            (target,) = second.burst()
+            second.answers(target)
+        assert first.result(TIMEOUT).text == "/first"
+        assert alone.result(TIMEOUT).text == "/alone"
+        assert alone.result().attempts == ()
+        assert peer.was_left()

@@ -11,6 +11,7 @@ import itertools
 import mmap
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -322,13 +323,22 @@ def test_an_exception_that_cannot_be_copied_truly_is_not_copied() -> None:
         assert str(future.exception()) == "the disk has failed"
 
 
-@pytest.mark.parametrize("error", [ConnectionClosed(), ConnectionResetError(), TimeoutError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionClosed(),
+        ConnectionResetError(),
+        TimeoutError(),
+        ssl.SSLError(ssl.SSL_ERROR_SSL, "of another connection"),
+    ],
+    ids=repr,
+)
 def test_an_iterable_that_fails_as_a_connection_does_ends_the_upload(
     site: OpenSite, error: Exception
 ) -> None:
     with site(no_whole_request, each(name_target)) as here:
         future = here.pool.submit("PUT", here.url(), body=raising(error))
-        assert type(future.exception(TIMEOUT)) is type(error)
+        assert future.exception(TIMEOUT) is error
         assert here.goes_on()
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from dugong.pool.core.timers import Timer
     from dugong.pool.io.engine import Engine
 
-__all__ = ["Phase", "PooledConnection"]
+__all__ = ["KEEP_ALIVE_MARGIN", "Phase", "PooledConnection"]
+
+#: Seconds before the end of ``Keep-Alive: timeout=`` from which on a connection is not used.
+KEEP_ALIVE_MARGIN = 1.0
 
 
 class Phase(Enum):
@@ -67,10 +70,10 @@ class PooledConnection:
         "failure",
         "holds_place",
         "host",
-        "idle_limit",
         "idle_since",
         "idle_timer",
         "in_flight",
+        "keep_alive",
         "long_response",
         "max_requests",
         "name",
@@ -131,9 +134,11 @@ class PooledConnection:
         self.receiver_parked = False
         self.uploading: Job | None = None  # whose body the sender has
         self.body_released_at = opened_at  # when it last let go of one
+        # When its last response came, or it was opened: from then on it is idle if it has nothing
+        # to do. `time.monotonic`.
         self.idle_since = opened_at
-        self.idle_limit: float | None = None  # seconds after which the server closes it, or sooner
         self.idle_timer: Timer | None = None  # looks whether it is still idle
+        self.keep_alive: float | None = None  # the engine's `keep_alive_timeout` of that timer
         self.age_timer: Timer | None = None  # of *max_age*
 
     # --- the phase --------------------------------------------------------------------------------
@@ -200,8 +205,12 @@ class PooledConnection:
         )
 
     def is_stale(self, now: float) -> bool:
-        """Return True if the server may have closed it, which it has announced."""
-        return self.idle_limit is not None and now - self.idle_since >= self.idle_limit
+        """Return True if it has been idle for so long that the server may close it any moment.
+
+        That is a second before it would do so, as it has announced with ``Keep-Alive: timeout=``.
+        """
+        kept = self.engine.keep_alive_timeout
+        return kept is not None and now - self.idle_since >= kept - KEEP_ALIVE_MARGIN
 
     @property
     def used_up(self) -> bool:
@@ -216,6 +225,7 @@ class PooledConnection:
         return (
             self.phase is _OPEN
             and self.idle_timer is not None
+            and self.engine.keep_alive_timeout == self.keep_alive
             and self.max_requests is None
             and not self.in_flight
             and not self.engine.has_stray_bytes

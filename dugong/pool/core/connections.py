@@ -13,7 +13,7 @@ from time import monotonic
 
 from dugong.errors import Delivery, DugongError, is_out_of_descriptors
 from dugong.pool.core.closing import Closing
-from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.connection import KEEP_ALIVE_MARGIN, PooledConnection
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import has_capacity, wants_connection
 from dugong.pool.core.host import Host
@@ -31,8 +31,6 @@ __all__ = ["ConnectionManager"]
 REOPEN_TIME = 1.0
 #: Seconds after which an idle connection gives its receive buffer back.
 RELEASE_TIME = 1.0
-#: Seconds before the end of ``Keep-Alive: timeout=`` from which on a connection is not used.
-KEEP_ALIVE_MARGIN = 1.0
 #: How many hosts without connections and requests are remembered, for what they have shown.
 MAX_KNOWN_HOSTS = 4096
 
@@ -157,7 +155,6 @@ class ConnectionManager:
     @locked
     def enter_idle_locked(self, connection: PooledConnection) -> None:
         """*connection* could take any request at once."""
-        connection.idle_since = monotonic()
         connection.host.idle[connection] = None
         self._core.idle[connection] = None
 
@@ -213,10 +210,21 @@ class ConnectionManager:
             self.close_locked(connection, "it made room for another host")
         else:
             self.enter_idle_locked(connection)
-            if connection.idle_timer is None:
-                first_look = min(RELEASE_TIME, self._idle_limit(connection))
-                look = partial(self._watch_idle_locked, connection)
-                connection.idle_timer = self._maintenance.at_locked(now + first_look, look)
+            self._watch_in_time_locked(connection)
+
+    @locked
+    def _watch_in_time_locked(self, connection: PooledConnection) -> None:
+        """See to it that a timer looks at *connection*, which is idle, in time to close it."""
+        limit = self._idle_limit(connection)
+        timer = connection.idle_timer
+        if timer is not None and timer.when > connection.idle_since + limit:
+            self._maintenance.cancel_locked(timer)  # the server has made the time shorter
+            timer = None
+        if timer is None:
+            first_look = connection.idle_since + min(RELEASE_TIME, limit)
+            look = partial(self._watch_idle_locked, connection)
+            connection.idle_timer = self._maintenance.at_locked(first_look, look)
+        connection.keep_alive = connection.engine.keep_alive_timeout
 
     def _idle_limit(self, connection: PooledConnection) -> float:
         """Return for how many seconds *connection* may be idle.
@@ -225,10 +233,7 @@ class ConnectionManager:
         """
         limit = self._core.limits.idle_timeout
         kept = connection.engine.keep_alive_timeout
-        if kept is not None:
-            connection.idle_limit = kept - KEEP_ALIVE_MARGIN
-            limit = min(limit, connection.idle_limit)
-        return limit
+        return limit if kept is None else min(limit, kept - KEEP_ALIVE_MARGIN)
 
     @locked
     def _watch_idle_locked(self, connection: PooledConnection) -> None:
@@ -291,6 +296,7 @@ class ConnectionManager:
         with core.transaction():
             if not connection.is_closing:
                 connection.open()
+                connection.idle_since = monotonic()
                 core.opened += 1
                 core.emit("opened", host, connection.name)
                 self._room.opened_locked()

@@ -100,7 +100,7 @@ class PoolCore:
         self.lock = RLock()
         self.owner = 0  # the thread that is in a transaction; guarded by the lock, set here alone
         self.hosts.clear()
-        self.idle: dict[PooledConnection, None] = {}  # the longest idle first; guarded by the lock
+        self.idle: dict[PooledConnection, None] = {}  # in the order of coming; guarded by the lock
         #: Hosts that would open a connection if there were room; guarded by the lock.
         self.awaiting_connection: dict[Host, None] = {}
         self.queued = 0  # requests in the queues of all hosts; guarded by the lock
@@ -369,13 +369,7 @@ def _do_nothing() -> None:
 def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:
     """End each future; have the callbacks made. May be done again after an interrupt."""
     for future, outcome in settlements:
-        if outcome is None:
-            has_callbacks = future._settle(cancelled=True)
-        elif isinstance(outcome, Exception):
-            has_callbacks = future._settle(None, outcome)
-        else:
-            has_callbacks = future._settle(outcome)
-        if has_callbacks:
+        if future._settle(outcome):
             callbacks.add(future._run_callbacks)
 
 

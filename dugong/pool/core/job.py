@@ -74,6 +74,7 @@ class Job:
     """
 
     __slots__ = (
+        "_future",
         "attempts",
         "body_source",
         "cancelled",
@@ -85,7 +86,6 @@ class Job:
         "exclusive",
         "expect100",
         "fatal_error",
-        "future",
         "head",
         "host",
         "needs_fresh_connection",
@@ -123,7 +123,7 @@ class Job:
         self.timeout = timeout  # seconds; never changes
         self.retry = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes
-        self.future = ResponseFuture(request, self)  # never changes
+        self._future: ResponseFuture | None = None  # see `future`; never changes once it is made
         self.upload: RequestBody | None = None  # the body, if it goes piece by piece; never changes
         self.expect100 = False
         self.close = False  # the request asks for the connection to be closed; never changes
@@ -209,6 +209,18 @@ class Job:
         return self.place in _DECIDED
 
     # --- what it is -------------------------------------------------------------------------------
+
+    @property
+    def future(self) -> ResponseFuture:
+        """What its outcome is for, unless the thread that makes the request takes that itself.
+
+        It is made when it is first asked for: by the thread that makes the job, before the pool has
+        it, or else with the lock held.
+        """
+        future = self._future
+        if future is None:
+            future = self._future = ResponseFuture(self.request, self)
+        return future
 
     @property
     def number(self) -> int:

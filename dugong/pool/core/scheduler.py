@@ -176,7 +176,7 @@ class Scheduler:
             self._maintenance.do_later(partial(self.abandon, job))
             return True
         if sys.is_finalizing():
-            job.future._settle(cancelled=True)
+            job.future._settle(None)
             return True
         try:
             with core.transaction():

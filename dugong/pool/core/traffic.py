@@ -141,6 +141,10 @@ class Traffic:
     @locked
     def _take_batch_locked(self, connection: PooledConnection) -> list[Job]:
         host = connection.host
+        if not connection.in_flight and connection.is_stale(monotonic()):
+            # It may have kept a request while the host was to be left alone.
+            self._connections.close_locked(connection, "it was idle for too long")
+            return []
         is_closed = self._core.closed or connection.closed_to_more
         batch = [] if is_closed else take(host, connection)
         if batch:
@@ -315,6 +319,7 @@ class Traffic:
                     accepted += self._end_upload_locked(connection, job, response)
             host.accepted += accepted
             if not in_flight:
+                connection.idle_since = monotonic()
                 # The receiver has to look again, under the lock: others may receive before it does.
                 connection.exclusive = connection.receiving = False
             if connection.uploading is not None:
@@ -448,6 +453,7 @@ class Traffic:
             connection.take_off(job)
             self._count_responses_locked(connection, 1)
             connection.exclusive = False
+            connection.idle_since = monotonic()
         connection.streaming = False
         job.end_streaming()
         if connection.is_closing:
@@ -470,7 +476,7 @@ class Traffic:
             if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
                 return None
             connection = self._connections.pop_idle_locked(host)
-            if connection.idle_limit is not None and connection.is_stale(monotonic()):
+            if connection.keep_alive is not None and connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
             connection.borrower = job
@@ -481,7 +487,9 @@ class Traffic:
     def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
         """End what `borrow` began; *error* is why the connection cannot be used any more."""
         with self._core.transaction():
-            connection.borrower = None
+            if connection.borrower is not None:
+                _ = connection.borrower.future  # which the caller will wait for: see there
+                connection.borrower = None
             if error is not None:
                 self._connections.fail_locked(connection, error)
             if connection.is_closing:
@@ -498,11 +506,13 @@ class Traffic:
     ) -> bool:
         """The caller that has borrowed *connection* has its response, and gives it back.
 
-        Returns False if it is too late: the future of *job* says why.
+        Takes the response itself, unless this returns False: then it is too late, and the future of
+        *job* says why.
         """
         host = connection.host
         with self._core.transaction():
             connection.exclusive = False
+            connection.idle_since = monotonic()
             exchange = connection.take_off(job)
             connection.answered += 1
             host.answered += 1
@@ -512,7 +522,7 @@ class Traffic:
             if in_time:
                 if self._core.on_event is not None:
                     self._emit_answered(connection, job, response)
-                self._retries.complete_locked(job, response, final=True)
+                self._retries.complete_locked(job, response, final=True, taken=True)
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
             is_good = exchange.persistent and exchange.minor_version > 0
             if (

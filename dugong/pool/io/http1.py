@@ -56,7 +56,8 @@ class Http1Engine:
 
     @property
     def has_stray_bytes(self) -> bool:
-        return bool(self._session.state.buffer)
+        buffer = self._session.state.buffer
+        return buffer.start != buffer.end
 
     @property
     def was_ended_by_peer(self) -> bool:
@@ -64,7 +65,7 @@ class Http1Engine:
 
     @property
     def keep_alive_timeout(self) -> float | None:
-        return self._session.keep_alive_timeout
+        return self._session.state.parser.keep_alive_timeout
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -72,9 +73,10 @@ class Http1Engine:
         eval_coroutine(self._session.sender.co_connect(), timeout)
 
     def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
-        requests = [_begin(job) for job in batch]
-        self._outgoing = requests[-1][0] if batch[-1].upload is not None else None
-        self._session.sender.send_requests(requests, batch[-1].timeout, begun)
+        last = batch[-1]
+        requests = (_begin(last),) if len(batch) == 1 else [_begin(job) for job in batch]
+        self._outgoing = requests[-1][0] if last.upload is not None else None
+        self._session.sender.send_requests(requests, last.timeout, begun)
 
     def send_body(
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]

@@ -60,7 +60,8 @@ def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) 
                 with blaming_body():
                     upload.end_sending()
     except BodyError as exc:
-        last.fatal_error = exc.error
+        forget_frames(exc)
+        last.fatal_error = exc
         return exc
     except Exception as exc:
         # If it is that the connection was closed, the receiver finds out what that means: there may

@@ -41,10 +41,11 @@ class Stream(AbstractContextManager["StreamedResponse"]):
         if job.place is not Place.NEW:
             raise StateError("a stream can be entered once: call stream() again")
         scheduler.check_may_wait()
+        future = job.future
         try:
             scheduler.begin_stream(job, self)
             scheduler.submit(job)
-            self._response = response = receiver.streamed(job.future.result())
+            self._response = response = receiver.streamed(future.result())
         except BaseException as exc:
             self._abort(exc)
             raise

@@ -259,6 +259,41 @@ def test_a_connection_that_is_used_in_between_is_idle_from_then_on(rig: Rig) -> 
     assert connection.phase is Phase.CLOSED
 
 
+def test_a_connection_that_was_not_used_in_between_is_idle_from_its_last_response_on(
+    rig: Rig,
+) -> None:
+    """Its sender may be woken for a request that another one takes."""
+    connection = rig.idle(rig.host())
+    rig.forward(50.0)
+    with rig.core.transaction():
+        rig.connections.leave_idle_locked(connection)
+        rig.connections.wake_sender_locked(connection)
+    assert rig.look_for_work(connection) == []
+    rig.forward(10.0)
+    assert connection.phase is Phase.CLOSED
+
+
+@pytest.mark.parametrize("earlier", [None, 60.0, 10.0])
+def test_a_connection_is_closed_in_time_though_its_server_has_said_so_late(
+    rig: Rig, earlier: float | None
+) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/first")
+    engine_of(connection).keep_alive_timeout = earlier
+    rig.respond(connection, *jobs)
+    rig.forward(RELEASE_TIME)
+    jobs = rig.submit(host, "/second")
+    assert rig.look_for_work(connection) == jobs
+    rig.park(host)
+    engine_of(connection).keep_alive_timeout = 5.0
+    rig.respond(connection, *jobs)
+    rig.forward(3.9)
+    assert connection.phase is Phase.OPEN
+    rig.forward(0.1)
+    assert connection.phase is Phase.CLOSED
+    assert len(rig.maintenance.timers) == 0
+
+
 def test_a_connection_that_is_too_old_ends_between_responses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

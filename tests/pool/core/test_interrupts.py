@@ -103,6 +103,10 @@ class Operation:
         """Do it."""
         raise NotImplementedError
 
+    def has_ended(self, job: Job) -> bool:
+        """Return True if *job* has, and its caller has been told."""
+        return job.future.done()
+
 
 class Know(Operation):
     def run(self) -> None:
@@ -183,9 +187,14 @@ class Request(Operation):
             scheduler.abandon(job)
             raise
 
+    def has_ended(self, job: Job) -> bool:
+        return job.is_decided  # the interrupt has told its caller, who has no future
+
 
 class FailedRequest(Request):
     """Its connection ends, and so it goes back to the queue."""
+
+    has_ended = Operation.has_ended
 
     def prepare(self) -> None:
         super().prepare()
@@ -301,7 +310,7 @@ def find_problems(operation: Operation) -> list[str]:
     else:
         rig.maintenance.on_close()
         rig.scheduler.close()
-    found += [f"{job} has not ended" for job in operation.jobs if not job.future.done()]
+    found += [f"{job} has not ended" for job in operation.jobs if not operation.has_ended(job)]
     return found
 
 

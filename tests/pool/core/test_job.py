@@ -222,6 +222,12 @@ class RecordingScheduler:
         self.asked.append(("check_may_wait_for", job))
 
 
+def test_a_future_is_made_once() -> None:
+    job = make_job(make_host())
+    assert job.future is job.future
+    assert job.future.request is job.request
+
+
 def test_its_future_asks_the_scheduler_of_its_pool() -> None:
     scheduler = RecordingScheduler()
     job = make_job(make_host(), pool=SimpleNamespace(_scheduler=scheduler))

@@ -301,6 +301,17 @@ def test_a_status_that_is_worth_another_attempt_counts_if_there_is_none(bench: B
     assert bench.heard("gave up") == ["503 Reason; the request is not idempotent"]
 
 
+def test_a_request_that_is_refused_for_its_expect_may_have_any_connection(bench: Bench) -> None:
+    """One that it lost before says nothing any more, for this one has responded."""
+    job = bench.in_flight()
+    job.head = b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n"
+    job.expect100 = job.needs_fresh_connection = True
+    assert not bench.complete(job, make_response(job, 417))
+    assert not job.needs_fresh_connection
+    assert list(job.host.queue) == [job]
+    assert job.head == b"PUT / HTTP/1.1\r\n\r\n"
+
+
 def test_a_request_with_a_fatal_error_is_not_tried_again_because_of_a_status(
     bench: Bench,
 ) -> None:

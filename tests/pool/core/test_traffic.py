@@ -529,6 +529,26 @@ def test_a_sender_is_woken_for_its_reserved_request_when_all_else_has_come(rig: 
     assert rig.core.queued == 0
 
 
+def test_a_sender_sends_nothing_on_a_connection_that_was_idle_for_too_long(rig: Rig) -> None:
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a")
+    reserved = rig.submit(host, "/exclusive", exclusive=True)
+    assert rig.look_for_work(connection) == []
+    assert connection.reserved is reserved[0]
+    host.retry_after_hold = True
+    engine = engine_of(connection)
+    engine.keep_alive_timeout = 5.0
+    rig.respond(connection, *jobs)
+    assert rig.look_for_work(connection) == []
+    rig.clock.now += 4.0
+    host.retry_after_hold = False
+    with rig.core.transaction():
+        rig.connections.end_hold_locked(host)
+    assert rig.look_for_work(connection) == []
+    assert connection.phase is Phase.CLOSED
+    assert rig.look_for_work(rig.connect(host)) == reserved
+
+
 def test_nothing_is_sent_behind_a_long_response(rig: Rig) -> None:
     host = rig.host()
     connection, jobs = rig.send(host, "/a")
@@ -650,6 +670,14 @@ def borrow(rig: Rig) -> tuple[Host, PooledConnection, Job]:
     return host, idle, job
 
 
+def borrow_again(rig: Rig, host: Host) -> Job:
+    """Return another request whose caller has borrowed the connection of *host*."""
+    job = rig.job(host, "/again")
+    assert rig.traffic.borrow(job) is not None
+    job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+    return job
+
+
 def test_a_caller_borrows_an_idle_connection(rig: Rig) -> None:
     host, connection, job = borrow(rig)
     assert job.place is Place.IN_FLIGHT
@@ -679,10 +707,27 @@ def test_a_caller_that_has_its_response_gives_the_connection_back(rig: Rig, wind
     host.pipelining.window = window
     response = make_response(job)
     assert rig.traffic.responded_to_caller(connection, job, response)
-    assert job.future.result() is response
+    assert job.place is Place.DONE
+    assert not job.future.done()  # for the caller has the response, and asks for no future
     assert connection.borrower is None
     assert list(host.idle) == list(rig.core.idle) == [connection]
     assert (host.in_flight, host.answered, connection.answered) == (0, 2, 2)
+
+
+@pytest.mark.parametrize("earlier", [None, 60.0])
+def test_a_limit_that_comes_with_the_response_of_a_caller_is_that_of_its_connection(
+    rig: Rig, earlier: float | None
+) -> None:
+    host, connection, job = borrow(rig)
+    engine = engine_of(connection)
+    engine.keep_alive_timeout = earlier
+    assert rig.traffic.responded_to_caller(connection, job, make_response(job))
+    job = borrow_again(rig, host)
+    engine.keep_alive_timeout = 5.0
+    assert rig.traffic.responded_to_caller(connection, job, make_response(job))
+    rig.clock.now += 4.0
+    assert rig.traffic.borrow(rig.job(host, "/late")) is None
+    assert connection.phase is Phase.CLOSED
 
 
 def test_a_response_that_comes_too_late_is_not_the_outcome(rig: Rig) -> None:

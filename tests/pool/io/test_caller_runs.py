@@ -81,7 +81,7 @@ def test_the_caller_gets_the_response_and_gives_the_connection_back(rig: Rig, st
     assert response is not None
     assert (response.status, response.reason, response.body) == (status, "Reason", b"body")
     assert response.request is borrowed.job.request
-    assert borrowed.job.future.result() is response
+    assert borrowed.job.place is Place.DONE
     assert borrowed.is_idle
     assert borrowed.engine.sent == [[borrowed.job]]
 
