@@ -24,7 +24,8 @@ class Event(NamedTuple):
     * "opened", "closed": a connection was, or it could not be opened, which is also "closed";
     * "sent": a request was given to a connection;
     * "answered": its response has come, or the head of one that is streamed;
-    * "resent": it goes back to the queue, to be sent again;
+    * "resent": it goes back to the queue, to be sent again, after a failure or because it has
+      waited behind a slow response;
     * "gave up": it has failed, or its response is final though it is worth another attempt;
     * "learned": the host has shown how it has to be treated;
     * "limited": the system has no descriptor or no thread for another connection, so that fewer are

@@ -77,6 +77,9 @@ class ConnectionPool:
     * *max_body_size*: bytes of a response body kept in memory; beyond that, `ResponseTooLarge`.
     * *idle_timeout*: after which an idle connection is closed.
     * *max_age*, *max_requests*: after which a connection is replaced, between responses.
+    * *pipeline_rescue*: when a response is slow (it takes more than four times as long as those of
+      this host took before, and at least 0.1 s) and another connection of the host is idle, the
+      requests that wait behind it are sent there, if they may be sent twice. False: they wait.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
       for the pool; by several threads at a time, so only `Event.when` tells the order.
 
@@ -107,6 +110,7 @@ class ConnectionPool:
         on_event: Callable[[Event], object] | None = None,
         connect_timeout: float | None = 10.0,
         min_rate: float | None = 1.0,
+        pipeline_rescue: bool = True,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -134,6 +138,8 @@ class ConnectionPool:
             _check_rate("min_rate", min_rate)
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
+        if not isinstance(pipeline_rescue, bool):
+            raise TypeError(f"pipeline_rescue must be a bool, not {pipeline_rescue!r}")
         limits = Limits(
             max_connections_per_host,
             max_connections,
@@ -158,6 +164,7 @@ class ConnectionPool:
             sender.run,
             receiver.run,
             on_event,
+            pipeline_rescue,
         )
         self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
         self._finalizer = weakref.finalize(self, self._scheduler.forget)

@@ -17,9 +17,9 @@ __all__ = ["ConnectionStatistics", "Holding", "HostStatistics", "PoolStatistics"
 class Holding:
     """A request that holds a connection.
 
-    `since` is how many seconds ago it was sent; `abandoned` whether it was cancelled after that,
-    so that its response is only waited for because those of others come behind it. `url` is the
-    whole URL; the text of a `Holding` leaves out the query.
+    `since` is how many seconds ago it was sent; `abandoned` whether it was cancelled or rescued
+    after that, so that its response is dropped if it comes. `url` is the whole URL; the text of a
+    `Holding` leaves out the query.
     """
 
     method: str
@@ -75,8 +75,9 @@ class HostStatistics:
     flight on one connection now; `pipelining` how that came: "off", "unproven", "growing", "full"
     or "one at a time", and `lesson` what the host did to be treated so, if it did anything. `quota`
     is after how many responses it closes a connection, if that is known. `sent` and `answered`
-    count requests, `resent` those that were put back into the queue. `connections` are the open
-    ones, and those that are being opened.
+    count requests, `resent` those that were put back into the queue, and `rescued` those of these
+    that had waited behind a slow response (*pipeline_rescue* of the pool). `connections` are the
+    open ones, and those that are being opened.
     """
 
     origin: str
@@ -92,6 +93,7 @@ class HostStatistics:
     answered: int
     resent: int
     connections: tuple[ConnectionStatistics, ...]
+    rescued: int = 0
 
     def __str__(self) -> str:
         lesson = f" ({self.lesson})" if self.lesson else ""
@@ -102,7 +104,7 @@ class HostStatistics:
             f"{self.origin}: {self.queued} queued, {waiting}{self.in_flight} in flight "
             f"on {_count(len(self.connections), 'connection')}, "
             f"pipelining {self.pipelining}{lesson}, window {self.window}{quota}{held}; "
-            f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
+            f"{self.sent} sent, {self.answered} answered, {_resent(self)}"
         )
 
 
@@ -111,9 +113,9 @@ class PoolStatistics:
     """A pool. ``print(pool.statistics())`` shows it as a table, with a line for each host.
 
     `queued`, `waiting` (to be tried again) and `in_flight` count requests and `connections` the
-    open connections now; `opened` and `closed` count the connections, and `sent`, `answered` and
-    `resent` the requests, since the pool was made. `hosts` are those that it knows now, by their
-    origin.
+    open connections now; `opened` and `closed` count the connections, and `sent`, `answered`,
+    `resent` and `rescued` (as of `HostStatistics`) the requests, since the pool was made. `hosts`
+    are those that it knows now, by their origin.
     """
 
     queued: int
@@ -126,6 +128,7 @@ class PoolStatistics:
     answered: int
     resent: int
     hosts: Mapping[str, HostStatistics]
+    rescued: int = 0
 
     def __str__(self) -> str:
         """Return a table, and above it the sums."""
@@ -133,7 +136,7 @@ class PoolStatistics:
             f"{_count(len(self.hosts), 'host')}, {_count(self.connections, 'connection')} "
             f"({self.opened} opened, {self.closed} closed): "
             f"{self.queued} queued, {self.waiting} waiting, {self.in_flight} in flight; "
-            f"{self.sent} sent, {self.answered} answered, {self.resent} resent"
+            f"{self.sent} sent, {self.answered} answered, {_resent(self)}"
         )
         rows = [_COLUMNS, *(_row(host) for host in self.hosts.values())]
         if len(rows) == 1:
@@ -167,6 +170,11 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
     cells[0] = row[0].ljust(widths[0])
     cells[-1] = row[-1]
     return "  ".join(cells)
+
+
+def _resent(statistics: HostStatistics | PoolStatistics) -> str:
+    rescued = f" ({statistics.rescued} rescued)" if statistics.rescued else ""
+    return f"{statistics.resent} resent{rescued}"
 
 
 def _count(number: int, noun: str) -> str:

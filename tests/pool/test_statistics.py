@@ -124,6 +124,13 @@ def test_a_host_that_is_held_says_for_how_long() -> None:
     assert "window 4, to be left alone for 30.0 s; " in str(held)
 
 
+def test_requests_that_were_rescued_are_told_of_if_there_are_any() -> None:
+    host = dataclasses.replace(HOST, resent=3, rescued=2)
+    assert str(host).endswith("; 5 sent, 4 answered, 3 resent (2 rescued)")
+    pool = dataclasses.replace(POOL, resent=4, rescued=2)
+    assert str(pool).splitlines()[0].endswith("123 answered, 4 resent (2 rescued)")
+
+
 def test_a_pool_is_a_table_of_its_hosts() -> None:
     pool = dataclasses.replace(POOL, hosts={"http://h": HOST, OLD_HOST.origin: OLD_HOST})
     assert str(pool).splitlines() == [

@@ -75,6 +75,7 @@ class PooledConnection:
         "in_flight",
         "keep_alive",
         "long_response",
+        "lost_requests",
         "max_requests",
         "name",
         "opened_at",
@@ -85,6 +86,7 @@ class PooledConnection:
         "receiver_wakeup",
         "receiving",
         "reserved",
+        "responded_at",
         "sender_parked",
         "sender_started",
         "sender_wakeup",
@@ -117,6 +119,11 @@ class PooledConnection:
         self.rate: BodyRate | None = None  # of the body that comes in, if it has a limit
         self.rate_timer: Timer | None = None  # looks at that, or finds that it is over
         self.long_response = False  # nothing is to be sent behind the response that comes in
+        self.responded_at = 0.0  # when responses came last, `time.monotonic`
+        #: Requests were taken back from it, whose responses are dropped if they come. Any thread
+        #: may read it: an attribute that is replaced as a whole needs no lock, in free-threaded
+        #: CPython, too.
+        self.lost_requests = False
         self.dispatched = 0  # requests that were given to it
         self.answered = 0  # of these, those with a final response
 
@@ -249,6 +256,11 @@ class PooledConnection:
     def oldest(self) -> Job:
         """The request whose response comes next. There must be one."""
         return next(iter(self.in_flight))
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if a response is still to come that a caller waits for."""
+        return self.streaming or not all(job.is_decided for job in self.in_flight)
 
     @property
     def state(self) -> str:

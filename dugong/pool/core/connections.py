@@ -19,6 +19,7 @@ from dugong.pool.core.dispatch import has_capacity, wants_connection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.rescue import Rescue
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.room import Room
 from dugong.pool.failure import describe, failure, forget_frames
@@ -47,6 +48,7 @@ class ConnectionManager:
         retries: RetryEngine,
         make_engine: Callable[[Origin], Engine],
         run_sender: Callable[[PooledConnection], object],
+        pipeline_rescue: bool = True,
     ) -> None:
         self._core = core  # never changes
         self._maintenance = maintenance  # never changes
@@ -55,6 +57,9 @@ class ConnectionManager:
         self._run_sender = run_sender  # the sender's loop, for a thread; never changes
         self._room = room = Room(core, maintenance, self)  # never changes
         self._closing = closing = Closing(core, maintenance, retries, room, self)  # never changes
+        self._rescue = rescue = Rescue(core, maintenance, retries, self, _now)  # never changes
+        #: What is told that requests wait on a connection behind its oldest one; never changes.
+        self.watch_locked = rescue.watch_locked if pipeline_rescue else _ignore
         self.admit_locked = room.admit_locked
         self.close_locked = closing.close_locked
         self.fail_locked = closing.fail_locked
@@ -66,6 +71,7 @@ class ConnectionManager:
         """Begin with nothing: also for a child process, after a fork."""
         self._room.reset()
         self._closing.reset()
+        self._rescue.reset()
 
     @locked
     def repair_locked(self) -> None:
@@ -99,6 +105,7 @@ class ConnectionManager:
         del self._core.hosts[host.origin]
         for index, count in enumerate((host.sent, host.answered, host.resent)):
             self._core.past[index] += count
+        self._core.past_rescued += host.rescued
 
     # --- a request is queued ----------------------------------------------------------------------
 
@@ -380,6 +387,14 @@ class ConnectionManager:
     def _fail_job_locked(self, error: DugongError, job: Job) -> None:
         own = failure(error, Delivery.UNSENT, job.request)
         self._retries.give_up_locked(job, own, "", describe(error))
+
+
+def _now() -> float:
+    return monotonic()
+
+
+def _ignore(connection: PooledConnection) -> None:
+    pass
 
 
 def _refusal(error: BaseException) -> str:

@@ -109,6 +109,7 @@ class PoolCore:
         self.ended = 0  # of these, those that are closed; guarded by the lock
         #: Requests sent, answered and resent, of hosts that were forgotten; guarded by the lock.
         self.past = [0, 0, 0]
+        self.past_rescued = 0  # requests rescued, of the same hosts; guarded by the lock
         self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
         self.room = Condition(self.lock)  # there is room in the queues
         self.body_released = Condition(self.lock)  # a sender has let go of a request body

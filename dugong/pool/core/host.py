@@ -57,6 +57,7 @@ class Host:
         "recent",
         "recent_since",
         "repeated",
+        "rescued",
         "resent",
         "retry_after_hold",
         "sent",
@@ -109,6 +110,7 @@ class Host:
         self.sent = 0
         self.answered = 0
         self.resent = 0  # requests that were put back
+        self.rescued = 0  # of these, those that were taken back from behind a slow response
         self.repeated = 0  # attempts after one that had failed and was charged
         # `sent` and `repeated` when the last interval of BUDGET_TIME, and this one, began.
         self.recent = ((0, 0), (0, 0))

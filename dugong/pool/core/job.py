@@ -7,6 +7,7 @@ shows later. Touches nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,7 +46,7 @@ class Place(Enum):
     IN_FLIGHT = "in flight"  # on a connection
     WAITING = "waiting for a retry"
     STREAMING = "streaming"  # its caller reads the body of the response
-    DONE = "done"  # its outcome is decided; what still comes in is dropped
+    DONE = "done"  # its outcome is decided, or it has a successor; what still comes in is dropped
 
 
 _NEW, _QUEUED, _RESERVED, _IN_FLIGHT = Place.NEW, Place.QUEUED, Place.RESERVED, Place.IN_FLIGHT
@@ -98,10 +99,12 @@ class Job:
         "retry",
         "sending_body",
         "streamed",
+        "successor",
         "timeout",
         "timer",
         "upload",
         "upload_error",
+        "was_taken_back",
     )
 
     def __init__(
@@ -146,6 +149,10 @@ class Job:
         self.body_source: ConnectionBody | None = None  # what the caller reads the response with
         self.attempts: tuple[Attempt, ...] = ()  # that have failed
         self.timer: Timer | None = None  # of its deadline
+        #: The job that goes on with its request elsewhere; set once. This one stays with its
+        #: connection then, for the response that is dropped.
+        self.successor: Job | None = None
+        self.was_taken_back = False  # it is such a successor
 
     # --- where it is ------------------------------------------------------------------------------
 
@@ -184,6 +191,26 @@ class Job:
             raise self._refuse(_WAITING)
         self.place = _WAITING
         self.connection = None
+
+    def take_back(self) -> Job:
+        """Leave it with its connection; return the job that goes on with the request elsewhere.
+
+        That one has the same future, and is to be put back into the queue.
+        """
+        if self.place is not _IN_FLIGHT or self.successor is not None or self.was_taken_back:
+            raise self._refuse(_QUEUED)
+        successor = copy.copy(self)
+        successor.was_taken_back = True
+        successor.exchange = None
+        self.timer = None
+        self.successor = successor
+        self.finish()
+        return successor
+
+    @property
+    def current(self) -> Job:
+        """The job that goes on with the request: this one, unless it was taken back."""
+        return self.successor or self
 
     def begin_streaming(self) -> None:
         """Its caller reads the body of the response."""
@@ -241,7 +268,9 @@ class Job:
 
     def max_delivery(self, delivery: Delivery) -> Delivery:
         """Return how far the request has ever got, if *delivery* is how far it has got now."""
-        earlier = (attempt.delivery for attempt in self.attempts if attempt.delivery is not None)
+        earlier = [attempt.delivery for attempt in self.attempts if attempt.delivery is not None]
+        if self.was_taken_back:
+            earlier.append(Delivery.SENT)
         return max((delivery, *earlier), key=_PROGRESS.index)
 
     def release_body(self) -> None:

@@ -14,12 +14,20 @@ PENALTY = 60.0
 MAX_STRIKES = 3
 #: Seconds after which the pool tries again whether a host takes more requests on a connection.
 QUOTA_TIME = 600.0
+#: A response is slow after so many times as long as this host took before,
+SLOW_FACTOR = 4.0
+#: but not before so many seconds.
+MIN_SLOW = 0.1
+
+_WEIGHT = 1 / 8  # of the latest response in what the host took on the average
 
 
 class PipeliningState:
     """How many requests may be in flight on a connection to a host, of at most *depth*."""
 
     __slots__ = (
+        "_alone_took",
+        "_behind_took",
         "_closed_after",
         "_depth",
         "_quota_until",
@@ -27,6 +35,7 @@ class PipeliningState:
         "_strikes",
         "lesson",
         "quota",
+        "slow_after",
         "window",
     )
 
@@ -42,11 +51,36 @@ class PipeliningState:
         self._serial_until = 0.0  # `time.monotonic`, as are all times here
         self._closed_after = 0  # responses on the connection that the host closed last
         self._quota_until = 0.0
+        #: Seconds after which a response of this host is slow.
+        self.slow_after = MIN_SLOW
+        # Seconds that its responses took on the average: to requests that were sent on a connection
+        # with nothing in flight, with the way there and back; and to others, since the response
+        # before them had come.
+        self._alone_took: float | None = None
+        self._behind_took = 0.0
 
     @property
     def nothing_to_learn(self) -> bool:
         """True if a good response would change nothing."""
         return self.window == self._depth and self.quota is None
+
+    def took(self, seconds: float, alone: bool) -> None:
+        """A response has taken so many *seconds*, to a request that was sent *alone* or not.
+
+        A slow one counts for no more than the limit, so that it does not hide the next.
+        """
+        alone_took, behind_took = self._alone_took, self._behind_took
+        if seconds > self.slow_after and alone_took is not None:
+            seconds = self.slow_after
+        if alone_took is None:
+            self._alone_took = alone_took = seconds
+        elif alone:
+            self._alone_took = alone_took = alone_took + (seconds - alone_took) * _WEIGHT
+        else:
+            self._behind_took = behind_took = behind_took + (seconds - behind_took) * _WEIGHT
+        # Without `max`, which takes as long as all the rest; this is done for each batch.
+        slow_after = SLOW_FACTOR * (alone_took if alone_took > behind_took else behind_took)
+        self.slow_after = slow_after if slow_after > MIN_SLOW else MIN_SLOW
 
     def responded(self, count: int, now: float) -> None:
         """*count* good responses have come: HTTP/1.1, and the connection stays open."""

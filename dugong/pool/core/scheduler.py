@@ -61,6 +61,7 @@ class Scheduler:
         run_sender: Loop,
         run_receiver: Loop,
         on_event: Callable[[Event], object] | None = None,
+        pipeline_rescue: bool = True,
     ) -> None:
         #: The slice of the maintenance thread, a host, and what holds it; guarded by the lock.
         self._holders: tuple[int, Host | None, str] = (-1, None, "")
@@ -69,7 +70,7 @@ class Scheduler:
         self._maintenance = Maintenance(core, on_close=self._fail_everything)
         self._retries = RetryEngine(core, self._maintenance)
         self._connections = ConnectionManager(
-            core, self._maintenance, self._retries, make_engine, self._send
+            core, self._maintenance, self._retries, make_engine, self._send, pipeline_rescue
         )
         self.traffic = Traffic(
             core, self._maintenance, self._retries, self._connections, run_receiver
@@ -189,6 +190,7 @@ class Scheduler:
 
     @locked
     def _abandon_locked(self, job: Job) -> bool:
+        job = job.current
         lent = next((c for c in job.host.connections if c.borrower is job), None)
         was_decided = job.is_decided
         if lent is not None:  # its caller was interrupted, when it had its response at the latest
@@ -242,6 +244,7 @@ class Scheduler:
     @locked
     def _expire_locked(self, job: Job) -> None:
         """End *job*, for its deadline has passed."""
+        job = job.current
         host, connection = job.host, job.connection
         if job.is_decided:
             if job.place is Place.STREAMING and connection is not None:
@@ -308,6 +311,7 @@ class Scheduler:
         core = self._core
         core.check_may_wait()
         core.check_not_entering()
+        job = job.current
         if job.place is Place.IN_FLIGHT:
             return
         ident, limits = get_ident(), core.limits
@@ -335,8 +339,8 @@ class Scheduler:
 
     def is_running(self, job: Job) -> bool:
         """Return True if *job* is on a connection, and not done."""
-        # One attribute that is replaced as a whole needs no lock, in free-threaded CPython, too.
-        return job.place is Place.IN_FLIGHT
+        # Attributes that are replaced as a whole need no lock, in free-threaded CPython, too.
+        return job.current.place is Place.IN_FLIGHT
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ def pool_statistics(core: PoolCore, waiting: int, now: float) -> PoolStatistics:
         answered=core.past[1] + sum(host.answered for host in hosts.values()),
         resent=core.past[2] + sum(host.resent for host in hosts.values()),
         hosts=hosts,
+        rescued=core.past_rescued + sum(host.rescued for host in hosts.values()),
     )
 
 
@@ -86,4 +87,5 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
             )
             for connection in host.connections
         ),
+        rescued=host.rescued,
     )

@@ -157,6 +157,8 @@ class Traffic:
                 connection.uploading.upload_error = None
             if connection.exclusive and host.queued:
                 self._connections.ensure_all_served_locked(host)  # what stood behind may go now
+        if len(connection.in_flight) > 1 or connection.reserved is not None:
+            self._connections.watch_locked(connection)
         return batch
 
     @locked
@@ -300,6 +302,8 @@ class Traffic:
             connection.rate = None
             good = accepted = 0
             self._count_responses_locked(connection, len(done))
+            if done:
+                self._note_time_locked(connection, done[0][0])
             in_flight = connection.in_flight
             for job, response in done:
                 # As `PooledConnection.take_off`, once more for speed.
@@ -337,6 +341,16 @@ class Traffic:
         connection.host.answered += count
         connection.host.in_flight -= count
 
+    @locked
+    def _note_time_locked(self, connection: PooledConnection, oldest: Job) -> None:
+        """Note how long the response to *oldest* took, the first of those that have come."""
+        now, before = monotonic(), connection.responded_at
+        connection.responded_at = now
+        if oldest.upload is None:
+            is_alone = oldest.dispatched_at >= before
+            seconds = now - (oldest.dispatched_at if is_alone else before)
+            connection.host.pipelining.took(seconds, is_alone)
+
     def _emit_answered(
         self, connection: PooledConnection, job: Job, response: Response | StreamedResponse
     ) -> None:
@@ -365,6 +379,11 @@ class Traffic:
                 connection.drain()  # the sender goes on until all of the body has been sent
             else:
                 connections.close_locked(connection)
+        elif connection.lost_requests and not connection.is_wanted:
+            # The receiver, which is this thread, is done with it: what was taken back may have its
+            # place at once.
+            connection.receiving = False
+            connections.close_locked(connection, "its other requests have been taken back")
         elif connection.sender_parked:
             if connection.reserved is not None:
                 if not connection.in_flight:
@@ -518,6 +537,7 @@ class Traffic:
             host.answered += 1
             host.in_flight -= 1
             host.accepted += 1
+            host.pipelining.took(monotonic() - job.dispatched_at, True)
             in_time = job.place is not _DONE
             if in_time:
                 if self._core.on_event is not None:

@@ -75,6 +75,8 @@ def handle(
         if body is None or is_early or (len(body) > limit and not job.streamed):
             job.response_started = True
             try:
+                if job.is_decided and connection.lost_requests:
+                    raise Abandoned  # a late response: what came before it must not wait for that
                 if body is not None and not is_early:
                     raise _too_large(len(body), limit)
                 if job.streamed:

@@ -185,6 +185,16 @@ def test_a_request_that_has_its_response_lets_go_of_the_record_of_its_sending() 
     assert connection.oldest is next_one
 
 
+def test_it_is_wanted_until_the_outcome_of_all_its_requests_is_decided() -> None:
+    connection = make_connection(make_host(), in_flight=2)
+    for job in list(connection.in_flight):
+        assert connection.is_wanted
+        job.finish()
+    assert not connection.is_wanted
+    connection.streaming = True
+    assert connection.is_wanted
+
+
 # --- in words -------------------------------------------------------------------------------------
 
 

@@ -59,10 +59,10 @@ def test_hosts_without_use_are_forgotten_the_longest_unused_first(rig: Rig) -> N
 
 def test_the_counts_of_a_host_that_is_forgotten_are_kept(rig: Rig) -> None:
     host = rig.host(name="forgotten")
-    host.sent, host.answered, host.resent = 7, 5, 1
+    host.sent, host.answered, host.resent, host.rescued = 7, 5, 2, 1
     for number in range(MAX_KNOWN_HOSTS + 1):
         rig.host(name=f"host{number}")
-    assert rig.core.past == [7, 5, 1]
+    assert (rig.core.past, rig.core.past_rescued) == ([7, 5, 2], 1)
 
 
 # --- opening --------------------------------------------------------------------------------------

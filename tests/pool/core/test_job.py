@@ -10,6 +10,7 @@ import pytest
 from dugong.errors import Delivery
 from dugong.pool.body import request_body
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.timers import Timer
 from dugong.pool.response import Attempt
 from tests.support.parts import make_connection, make_host, make_job, make_response
 
@@ -115,6 +116,59 @@ def test_each_sending_begins_anew() -> None:
     job.enter_queue()
     dispatch(job)
     assert (job.exchange, job.response_started, job.dispatched_at) == (None, False, 5.0)
+
+
+# --- taken back -----------------------------------------------------------------------------------
+
+
+def test_a_request_that_is_taken_back_goes_on_as_another_job() -> None:
+    job = job_in(Place.IN_FLIGHT)
+    connection = job.connection
+    job.exchange = exchange = object()
+    assert job.current is job
+    successor = job.take_back()
+    assert (job.place, job.connection, job.exchange) == (Place.DONE, connection, exchange)
+    assert job.current is successor.current is successor
+    assert (successor.request, successor.future) == (job.request, job.future)
+    successor.enter_queue()
+    assert (successor.place, successor.connection, successor.exchange) == (
+        Place.QUEUED,
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [place for place in Place if place is not Place.IN_FLIGHT],
+    ids=lambda place: place.value,
+)
+def test_only_what_is_in_flight_can_be_taken_back(place: Place) -> None:
+    job = job_in(place)
+    with pytest.raises(AssertionError, match="cannot become queued"):
+        job.take_back()
+    assert (job.place, job.successor) == (place, None)
+
+
+def test_a_request_is_taken_back_once() -> None:
+    successor = job_in(Place.IN_FLIGHT).take_back()
+    successor.enter_queue()
+    dispatch(successor)
+    with pytest.raises(AssertionError, match="cannot become queued"):
+        successor.take_back()
+
+
+def test_a_request_that_was_taken_back_had_been_sent() -> None:
+    successor = job_in(Place.IN_FLIGHT).take_back()
+    assert successor.max_delivery(Delivery.UNSENT) is Delivery.SENT
+    assert successor.max_delivery(Delivery.ANSWER_STARTED) is Delivery.ANSWER_STARTED
+
+
+def test_the_timer_of_its_deadline_is_that_of_the_job_that_goes_on() -> None:
+    job = job_in(Place.IN_FLIGHT)
+    job.timer = timer = Timer(1.0, lambda: None)
+    assert job.take_back().timer is timer
+    assert job.timer is None
 
 
 # --- its body -------------------------------------------------------------------------------------

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dugong.pool.core.pipelining import MAX_STRIKES, PENALTY, QUOTA_TIME, PipeliningState
+from dugong.pool.core.pipelining import (
+    MAX_STRIKES,
+    MIN_SLOW,
+    PENALTY,
+    QUOTA_TIME,
+    PipeliningState,
+)
 
 NOW = 1000.0
 
@@ -156,3 +162,58 @@ def test_a_quota_is_forgotten_after_a_while() -> None:
     assert state.quota == 100
     state.responded(1, NOW + QUOTA_TIME)
     assert state.quota is None
+
+
+# --- what is slow ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_slow_before_a_tenth_of_a_second() -> None:
+    state = PipeliningState(64)
+    assert state.slow_after == MIN_SLOW == 0.1
+    state.took(0.002, True)
+    assert state.slow_after == MIN_SLOW
+
+
+def test_what_takes_four_times_as_long_as_before_is_slow() -> None:
+    state = PipeliningState(64)
+    for _ in range(3):
+        state.took(1.0, True)
+    assert state.slow_after == 4.0
+    for _ in range(40):
+        state.took(0.5, True)
+    assert state.slow_after == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_slow_response_does_not_hide_the_next() -> None:
+    state = PipeliningState(64)
+    state.took(0.001, True)
+    state.took(100.0, True)
+    state.took(100.0, False)
+    assert state.slow_after == MIN_SLOW
+
+
+def test_a_host_that_has_become_slower_for_good_is_not_slow_for_long() -> None:
+    state = PipeliningState(64)
+    state.took(0.001, True)
+    count = 0
+    while state.slow_after < 1.0:
+        state.took(0.5, True)
+        count += 1
+    assert count < 30
+
+
+def test_a_response_behind_others_does_not_show_how_far_the_host_is_away() -> None:
+    """It comes right after the one before it, whatever the way there and back takes."""
+    state = PipeliningState(64)
+    state.took(1.0, True)
+    for _ in range(100):
+        state.took(0.001, False)
+    assert state.slow_after == 4.0
+
+
+def test_a_host_that_takes_longer_for_many_requests_than_for_one_is_not_slow() -> None:
+    state = PipeliningState(64)
+    state.took(0.1, True)
+    for _ in range(100):
+        state.took(0.3, False)
+    assert state.slow_after == pytest.approx(1.2, rel=0.01)

@@ -50,10 +50,11 @@ def test_a_server_that_asked_to_be_left_alone_holds_all() -> None:
 
 def test_a_pool_without_hosts_has_only_its_past() -> None:
     core = core_with()
-    core.past = [7, 5, 1]
+    core.past, core.past_rescued = [7, 5, 2], 1
     core.opened, core.ended = 3, 2
     statistics = pool_statistics(core, 4, NOW)
-    assert (statistics.sent, statistics.answered, statistics.resent) == (7, 5, 1)
+    assert (statistics.sent, statistics.answered, statistics.resent) == (7, 5, 2)
+    assert statistics.rescued == 1
     assert (statistics.opened, statistics.closed, statistics.waiting) == (3, 2, 4)
     assert statistics.hosts == {}
 
@@ -62,13 +63,14 @@ def test_the_sums_are_those_of_all_hosts_and_the_past() -> None:
     first, second = make_host(), make_host(name="second")
     for host in (first, second):
         make_connection(host, in_flight=2)
-        host.sent, host.answered, host.resent = 10, 8, 1
+        host.sent, host.answered, host.resent, host.rescued = 10, 8, 3, 2
     core = core_with(first, second)
-    core.past = [100, 100, 100]
+    core.past, core.past_rescued = [100, 100, 100], 50
     statistics = pool_statistics(core, 0, NOW)
     assert list(statistics.hosts) == ["http://host", "http://second"]
     assert statistics.in_flight == 4
-    assert (statistics.sent, statistics.answered, statistics.resent) == (120, 116, 102)
+    assert (statistics.sent, statistics.answered, statistics.resent) == (120, 116, 106)
+    assert statistics.rescued == 54
 
 
 def test_a_host_shows_how_it_is_treated() -> None:

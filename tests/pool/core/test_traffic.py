@@ -657,6 +657,29 @@ def test_a_stream_on_a_connection_that_cannot_be_written_to_ends_that(rig: Rig) 
     assert connection.phase is Phase.CLOSED
 
 
+def test_how_long_a_host_takes_is_noted_for_the_first_of_the_responses_that_come(rig: Rig) -> None:
+    """From its sending on, or from the response before it on, if that was later."""
+    host = rig.host()
+    connection, jobs = rig.send(host, "/a", "/b", "/c")
+    rig.clock.now += 1.0
+    rig.respond(connection, *jobs[:2])
+    assert host.pipelining.slow_after == 4.0
+    for _ in range(40):
+        host.pipelining.took(0.03, True)
+    rig.clock.now += 0.4
+    rig.respond(connection, jobs[2])
+    assert host.pipelining.slow_after == pytest.approx(0.13, rel=0.1)
+
+
+def test_how_long_an_upload_takes_says_nothing_of_its_host(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    before = connection.host.pipelining.slow_after
+    assert rig.look_for_work(connection) == []
+    rig.clock.now += 100.0
+    rig.respond(connection, job)
+    assert connection.host.pipelining.slow_after == before
+
+
 # --- one request in the thread of its caller ------------------------------------------------------
 
 
@@ -699,6 +722,16 @@ def test_a_caller_borrows_no_connection_out_of_turn(rig: Rig, why: str) -> None:
     job = rig.job(host, "/a")
     assert rig.traffic.borrow(job) is None
     assert job.place is Place.NEW
+
+
+def test_how_long_a_host_takes_is_noted_for_a_caller_that_does_it_alone(rig: Rig) -> None:
+    _, connection, job = borrow(rig)
+    host = connection.host
+    for _ in range(40):
+        host.pipelining.took(0.5, True)
+    rig.clock.now += 1.0
+    rig.traffic.responded_to_caller(connection, job, make_response(job))
+    assert host.pipelining.slow_after == pytest.approx(4 * (0.5 + 0.5 / 8), rel=0.01)
 
 
 @pytest.mark.parametrize("window", [64, 3])
