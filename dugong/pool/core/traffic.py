@@ -312,6 +312,8 @@ class Traffic:
                 if exchange.persistent and exchange.minor_version:
                     good += 1
                 if job.place is _DONE:
+                    if job.successor is not None:
+                        host.answered -= 1  # its request has, or will have, another response
                     continue
                 if has_listener:
                     self._emit_answered(connection, job, response)

@@ -234,6 +234,7 @@ def test_a_late_response_is_dropped_and_the_connection_closed(rig: SchedulerRig)
     assert line.slow.phase is Phase.CLOSED
     rig.respond(line.free, *again, status=201)
     assert [job.future.result().status for job in line.behind] == [201] * 3
+    assert (line.host.sent, line.host.resent, line.host.answered) == (9, 3, 6)
     assert (line.host.in_flight, line.host.queued, rig.core.queued) == (0, 0, 0)
     assert line.host.pipelining.lesson is None
 
