@@ -638,11 +638,11 @@ def test_a_pool_that_is_forgotten_lives_until_what_waits_is_done(
     peer.answers("/a")
     assert text_of(future) == "/a"
     gc.collect()
-    assert ref() is None
     while threads := [one for one in threading.enumerate() if one.name.startswith("dugong-")]:
         for thread in threads:  # each may start another before it ends
             thread.join(TIMEOUT)
             assert not thread.is_alive()
+    assert ref() is None
     assert peer.was_left()
 
 
