@@ -2,7 +2,7 @@
 
 Guarantees: what goes wrong is a `DugongError`, and says which host or proxy it concerns. `ssl` is
 imported, and the certificates of the system are loaded, when the first https URL is asked for, in
-the thread that asks.
+the thread that asks; or if the system has no descriptor for that, when a connection is opened.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dugong.connection.dial import co_dial
-from dugong.connection.names import netloc
-from dugong.errors import DugongError
+from dugong.connection.names import need_descriptor, netloc
+from dugong.errors import DugongError, is_out_of_descriptors
 from dugong.pool.failure import connect_error
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Dialer:
 
     *timeout* and *connect_timeout* are in seconds (None: no limit); connecting, with the tunnel and
     the TLS handshake but without resolving, may take the shorter of the two. Any thread may use
-    it. `need_context` is to be called before it connects to the first https origin.
+    it. `need_context` should be called before it connects to the first https origin.
     """
 
     def __init__(
@@ -48,13 +48,28 @@ class Dialer:
         self._ssl_context = ssl_context
 
     def need_context(self) -> None:
-        """Make the default context, unless there is one. May be called from any thread."""
-        if self._ssl_context is None:
-            import ssl
+        """Make the default context, unless there is one. May be called from any thread.
 
-            context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
-            self._ssl_context = context
+        If no descriptor is left to read the certificates with, it is made when it is used.
+        """
+        if self._ssl_context is None:
+            try:
+                self._make_context()
+            except OSError as exc:
+                if not is_out_of_descriptors(exc):
+                    raise
+
+    def _make_context(self) -> ssl.SSLContext:
+        """Make the default context. Raises OSError if no descriptor is left."""
+        need_descriptor()
+        import ssl
+
+        context = ssl.create_default_context()
+        # Certificates that could not be read for want of a descriptor are left out without a word.
+        need_descriptor()
+        context.set_alpn_protocols(["http/1.1"])
+        self._ssl_context = context
+        return context
 
     def __call__(self, origin: Origin) -> Coroutine[Transport]:
         """Return a coroutine that connects to *origin*.
@@ -62,8 +77,10 @@ class Dialer:
         Raises as `dugong.connection.dial.co_dial`, but `ConnectError` and `TLSError` instead of
         OSError and ValueError.
         """
-        context = self._ssl_context if origin.scheme == "https" else None
+        context = None
         try:
+            if origin.scheme == "https":
+                context = self._ssl_context or self._make_context()
             return (yield from co_dial(origin.host, origin.port, context, self.proxy, self.timeout))
         except DugongError:
             raise

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from dugong import ConnectionPool, ConnectionTimedOut, Delivery, Event, PoolClosed
 from tests.support.loopback import BlackHole, ManyHosts
@@ -310,3 +312,48 @@ def test_hosts_that_do_not_answer_fail_for_that_and_not_for_descriptors() -> Non
         errors, kinds = run(_BLACK_HOLES, 60, hole.port)
     assert errors == ["ConnectionTimedOut"]
     assert "limited" in kinds
+
+
+_DEFAULT_CONTEXT = """
+import json, os, resource, sys
+import dugong
+if sys.argv[2] == "loaded":
+    import ssl
+
+asked = []
+def told(event):
+    if event.kind == "limited":
+        asked.append(event.kind)
+        while held:
+            os.close(held.pop())
+
+pool = dugong.ConnectionPool(retry=None, timeout=10, on_event=told)
+limit = len(os.listdir("/proc/self/fd")) + 10
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+held = []
+try:
+    while True:
+        held.append(os.dup(0))
+except OSError:
+    pass
+future = pool.submit("GET", sys.argv[1], deadline=10)
+text = future.result(10).text
+pool.close()
+print(json.dumps([text, asked]))
+"""
+
+
+@pytest.mark.parametrize("ssl_is", ["loaded", "not loaded"])
+def test_certificates_that_could_not_be_read_yet_are_read_when_there_is_room(
+    ssl_is: str,
+    authority: trustme.CA,
+    server_context: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with ScriptedServer(each(name_target), context=server_context) as server:
+        text, events = run(_DEFAULT_CONTEXT, url(server, "/a", "https"), ssl_is)
+    assert text == "/a"
+    assert events == ["limited"]

@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -359,6 +360,24 @@ def test_where_much_is_left_the_connection_is_closed(
             leave(answer)
         wait_for(closed)
         assert here.goes_on()
+
+
+@pytest.mark.parametrize("rest", [b"", b"c"])
+def test_what_did_not_come_in_time_is_not_waited_for_again(site: OpenSite, rest: bytes) -> None:
+    left = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab" + rest)
+        wait_for(left)
+
+    with site(script, timeout=1, retry=None) as here:
+        start = time.monotonic()
+        with here.pool.stream("GET", here.url()) as response, pytest.raises(ConnectionTimedOut):
+            response.read()
+        took = time.monotonic() - start
+        left.set()
+    assert took < 1.9
 
 
 @pytest.mark.parametrize("leave", LEAVING)

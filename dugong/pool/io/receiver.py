@@ -212,9 +212,10 @@ class ConnectionBody:
     ) -> None:
         self._job = job  # never changes
         self._connection = connection  # never changes
-        # Both belong to the caller.
+        # These belong to the caller.
         self._beginning = beginning  # which has been received already
         self._early = early  # None once the caller has been told that the upload has failed
+        self._timed_out = False  # reading has waited in vain
         #: What is told how the body comes in, if that has a limit. Set before the caller reads.
         self.rate: BodyRate | None = None
 
@@ -272,6 +273,8 @@ class ConnectionBody:
 
     def _error(self, exc: Exception) -> Exception:
         """Return what to raise for *exc*: if the pool has ended the connection, why it has."""
+        if isinstance(exc, ConnectionTimedOut):
+            self._timed_out = True
         job, ended = self._job, self._connection.failure
         early, self._early = self._early, None
         cause, delivery = job.upload_error, Delivery.ANSWER_STARTED
@@ -296,6 +299,8 @@ class ConnectionBody:
             scheduler.do_later(partial(self.close, scheduler))
             return
         timeout = DRAIN_TIME if self._job.timeout is None else min(self._job.timeout, DRAIN_TIME)
+        if self._timed_out:  # then there is no point in waiting again
+            timeout = 0
         complete = False
         try:
             complete = self._connection.engine.finish_body(_DRAINED, timeout)
