@@ -204,7 +204,6 @@ CLOSED_TO_MORE: dict[str, Callable[[PooledConnection], object]] = {
 def fly(connection: PooledConnection, *jobs: Job) -> None:
     """Put *jobs* in flight."""
     Job.dispatch(jobs, connection, 0.0)
-    connection.in_flight.update(dict.fromkeys(jobs))
     connection.dispatched += len(jobs)
     connection.host.in_flight += len(jobs)
 

@@ -175,7 +175,8 @@ class Job:
 
     @staticmethod
     def dispatch(jobs: Iterable[Job], connection: PooledConnection, now: float) -> None:
-        """*connection* is to send *jobs*."""
+        """*connection* is to send *jobs*, which are in flight on it from now on."""
+        in_flight = connection.in_flight
         for job in jobs:
             if job.place not in _DISPATCHABLE:
                 raise job._refuse(_IN_FLIGHT)
@@ -184,6 +185,7 @@ class Job:
             job.dispatched_at = now
             job.response_started = False
             job.exchange = None
+            in_flight[job] = None
 
     def wait(self) -> None:
         """It waits to be tried again."""

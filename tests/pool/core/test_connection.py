@@ -8,7 +8,15 @@ import pytest
 
 from dugong.errors import ConnectionClosed
 from dugong.pool.core.connection import Phase, PooledConnection
-from tests.support.parts import CLOSED_TO_MORE, make_connection, make_host, make_job
+from dugong.pool.core.timers import Timer
+from tests.support.parts import CLOSED_TO_MORE, FakeEngine, make_connection, make_host, make_job
+
+
+def engine_of(connection: PooledConnection) -> FakeEngine:
+    engine = connection.engine
+    assert isinstance(engine, FakeEngine)
+    return engine
+
 
 # --- the phases -----------------------------------------------------------------------------------
 
@@ -169,6 +177,29 @@ def test_it_is_used_up_when_it_is_to_drain(is_open: bool) -> None:
     connection = make_connection(make_host(), is_open=is_open)
     connection.drain()
     assert connection.used_up
+
+
+@pytest.mark.parametrize(
+    ("announced", "idle_for", "stale"),
+    [(None, 1e6, False), (5.0, 3.9, False), (5.0, 4.0, True), (1.0, 0.0, True)],
+)
+def test_it_is_stale_a_second_before_the_server_closes_it(
+    announced: float | None, idle_for: float, stale: bool
+) -> None:
+    connection = make_connection(make_host())
+    engine_of(connection).keep_alive_timeout = announced
+    connection.idle_since = 100.0
+    assert connection.is_stale(100.0 + idle_for) is stale
+
+
+def test_it_is_not_as_new_once_its_server_announces_another_time() -> None:
+    connection = make_connection(make_host())
+    connection.idle_timer = Timer(1.0, lambda: None)
+    assert connection.as_new
+    engine_of(connection).keep_alive_timeout = 5.0
+    assert not connection.as_new
+    connection.keep_alive = 5.0
+    assert connection.as_new
 
 
 def test_the_oldest_request_is_the_one_that_was_sent_first() -> None:

@@ -242,7 +242,7 @@ def test_what_an_interrupt_has_left_in_the_queues_is_recounted() -> None:
     host.queue.append(make_job(host, "/new"))  # `append` was interrupted
     host.queued = host.in_flight = host.withdrawn = 77
     host.recount()
-    assert (host.queued, host.in_flight) == (2, 2)
+    assert (host.queued, host.in_flight) == (2, 3)
     assert host.pop_all() == [needy, first]
 
 
