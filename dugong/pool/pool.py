@@ -9,7 +9,6 @@ no threads itself; may be used by any thread, and in a forked child.
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -167,9 +166,7 @@ class ConnectionPool:
             pipeline_rescue,
         )
         self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
-        self._finalizer = weakref.finalize(self, self._scheduler.forget)
-        # When the interpreter exits, nothing is tidied up, and no callback is run.
-        self._finalizer.atexit = False
+        self._scheduler.close_when_forgotten(self)
         fork.register(self._scheduler)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -339,7 +336,6 @@ class ConnectionPool:
         for the futures first if their results are wanted. May be called more than once.
         """
         self._scheduler.close()
-        self._finalizer.detach()  # behind that: an interrupt leaves it to the finalizer
 
     def __enter__(self) -> ConnectionPool:
         return self

@@ -271,7 +271,7 @@ class FakeMaintenance:
     def __init__(self, core: PoolCore) -> None:
         self._core = core
         self.is_running = False
-        self.on_close: Callable[[], object] = do_nothing
+        self.on_forgotten = self.on_close = do_nothing
         self.reset()
 
     def reset(self) -> None:
@@ -294,7 +294,7 @@ class FakeMaintenance:
     def start(self, *failed: object) -> None:
         """Do nothing."""
 
-    start_again_locked = repair_locked = wake = start
+    start_again_locked = repair_locked = wake = watch = start
 
     def run_later(self) -> None:
         """Do what was to be done later."""
@@ -504,7 +504,10 @@ class SchedulerRig(Rig):
         self.connections = self.scheduler._connections
         self.traffic = self.scheduler.traffic
 
-    def _make_maintenance(self, core: PoolCore, on_close: Callable[[], object]) -> FakeMaintenance:
+    def _make_maintenance(
+        self, core: PoolCore, on_forgotten: Callable[[], object], on_close: Callable[[], object]
+    ) -> FakeMaintenance:
+        self.maintenance.on_forgotten = on_forgotten
         self.maintenance.on_close = on_close
         return self.maintenance
 

@@ -8,6 +8,7 @@ when the first timer is set, and again at the next if that start was lost.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -29,9 +30,16 @@ SLICE = 100
 class Maintenance:
     """Does things at a certain time, or as soon as possible in a thread that nothing interrupts."""
 
-    def __init__(self, core: PoolCore, on_close: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        core: PoolCore,
+        on_forgotten: Callable[[], object],
+        on_close: Callable[[], object],
+    ) -> None:
         self._core = core  # never changes
+        self._on_forgotten = on_forgotten  # closes the pool; never changes
         self._on_close = on_close  # what the thread does last, once the pool is closed
+        self._owner: weakref.ref[object] | None = None  # set before there are threads
         self.reset()
 
     def reset(self) -> None:
@@ -43,6 +51,14 @@ class Maintenance:
         # SimpleQueue may be put to by a finalizer, wherever that runs.
         self._wake: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.slice = 0  # the number of this transaction of the thread; guarded by the lock
+        owner = self._owner and self._owner()
+        if owner is not None:
+            self.watch(owner)
+
+    def watch(self, owner: object) -> None:
+        """Have the thread call *on_forgotten* once *owner* has been collected."""
+        # No signal handler can interrupt this callback: it is no Python function.
+        self._owner = weakref.ref(owner, self._wake.put)
 
     @locked
     def at_locked(self, when: float, action: Callable[[], None]) -> Timer:
@@ -112,6 +128,8 @@ class Maintenance:
                 continue
             if action is not None:
                 action()
+            if self._owner is not None and self._owner() is None:
+                self._on_forgotten()
         self._on_close()
         self._do_the_rest()
 

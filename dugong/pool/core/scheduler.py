@@ -67,7 +67,9 @@ class Scheduler:
         self._holders: tuple[int, Host | None, str] = (-1, None, "")
         # None of the others ever changes.
         self._core = core = PoolCore(limits, on_event)
-        self._maintenance = Maintenance(core, on_close=self._fail_everything)
+        self._maintenance = Maintenance(
+            core, partial(self.close, wait=False), self._fail_everything
+        )
         self._retries = RetryEngine(core, self._maintenance)
         self._connections = ConnectionManager(
             core, self._maintenance, self._retries, make_engine, self._send, pipeline_rescue
@@ -83,6 +85,7 @@ class Scheduler:
         self.check_may_wait = core.check_may_wait
         self.is_inside = core.is_locked_here
         self.do_later = self._maintenance.do_later
+        self.close_when_forgotten = self._maintenance.watch
         self.recover = core.recover
 
     def _send(self, connection: PooledConnection) -> None:
@@ -351,7 +354,7 @@ class Scheduler:
         """
         core = self._core
         if core.is_locked_here():
-            self.forget()
+            self.do_later(partial(self.close, wait=False))
             return
         if sys.is_finalizing():  # the threads have been stopped, and the sockets are closed soon
             core.closed = True
@@ -380,10 +383,6 @@ class Scheduler:
         core.threads.join(Deadline(CLOSE_TIME))
         self._fail_what_is_late()
         core.threads.close()
-
-    def forget(self) -> None:
-        """Have everything ended by the maintenance thread. May be called from a finalizer."""
-        self._maintenance.do_later(partial(self.close, wait=False))
 
     def _fail_everything(self) -> None:
         """Fail all requests and close all connections; the pool is closed."""

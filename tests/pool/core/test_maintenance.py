@@ -28,7 +28,13 @@ class Bench:
         self.core: PoolCore = make_core()
         self.log: list[str] = []
         self.failures: list[RuntimeError] = []  # of starts
-        self.maintenance = Maintenance(self.core, on_close=lambda: self.log.append("closed"))
+        self.maintenance = Maintenance(self.core, self.forgotten, lambda: self.log.append("closed"))
+
+    def forgotten(self) -> None:
+        """Close the pool, as its scheduler does when the thread calls this."""
+        self.log.append("forgotten")
+        with self.core.transaction():
+            self.core.closed = True
 
     def at(self, when: float, action: Callable[[], None]) -> Timer:
         """Set a timer for the time *when*."""
@@ -333,3 +339,34 @@ def test_a_thread_is_not_started_once_the_interpreter_exits(
         assert len(bench.failures) == 1
         bench.note_at(1.0, "never")
     assert not bench.maintenance.is_running
+
+
+# --- a pool that is forgotten ---------------------------------------------------------------------
+
+
+class Owner:
+    """What is collected when nothing refers to it."""
+
+
+def test_the_thread_says_that_the_pool_is_forgotten_once_its_owner_is_collected(
+    bench: Bench,
+) -> None:
+    owner = Owner()
+    bench.maintenance.watch(owner)
+    bench.note_at(monotonic(), "begun")
+    bench.pass_by()
+    assert bench.log == ["begun"]
+    del owner
+    bench.core.threads.join(Deadline(TIMEOUT))
+    assert bench.log == ["begun", "forgotten", "closed"]
+
+
+def test_it_says_so_after_a_fork_too(bench: Bench) -> None:
+    owner = Owner()
+    bench.maintenance.watch(owner)
+    bench.maintenance.reset()  # as a child process does
+    bench.note_at(monotonic(), "begun")
+    bench.pass_by()
+    del owner
+    bench.core.threads.join(Deadline(TIMEOUT))
+    assert bench.log == ["begun", "forgotten", "closed"]

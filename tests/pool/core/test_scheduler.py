@@ -541,9 +541,7 @@ def test_a_pool_is_closed_later_in_the_middle_of_a_change(rig: SchedulerRig) -> 
 
 
 def test_a_pool_that_is_forgotten_is_closed_by_the_maintenance_thread(rig: SchedulerRig) -> None:
-    rig.scheduler.forget()
-    assert not rig.core.closed
-    rig.maintenance.run_later()
+    rig.maintenance.on_forgotten()
     assert rig.core.closed
 
 
