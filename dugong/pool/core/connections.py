@@ -111,8 +111,7 @@ class ConnectionManager:
             self._serve_needing_fresh_locked(host)
             if not host.queue:
                 return
-        while host.idle:
-            connection = self.pop_idle_locked(host)
+        while (connection := self.pop_idle_locked(host)) is not None:
             if not connection.is_stale(monotonic()):
                 self.wake_sender_locked(connection)
                 return
@@ -133,8 +132,8 @@ class ConnectionManager:
                 self.wake_sender_locked(unused)
         elif wants_connection(host, self._core.limits.max_connections_per_host, monotonic()):
             self._open_locked(host)
-        elif host.idle:
-            self.wake_sender_locked(self.pop_idle_locked(host))  # to make room
+        elif (idle := self.pop_idle_locked(host)) is not None:
+            self.wake_sender_locked(idle)  # to make room
 
     @locked
     def ensure_all_served_locked(self, host: Host) -> None:
@@ -165,10 +164,13 @@ class ConnectionManager:
         self._core.idle.pop(connection, None)
 
     @locked
-    def pop_idle_locked(self, host: Host) -> PooledConnection:
-        """Remove and return the idle connection of *host* that was used last."""
-        connection, _ = host.idle.popitem()
-        del self._core.idle[connection]
+    def pop_idle_locked(self, host: Host) -> PooledConnection | None:
+        """Remove and return the idle connection of *host* that was used last, if there is one."""
+        connection = next(reversed(host.idle), None)
+        if connection is not None:
+            # In a child that a signal handler has forked here, there is none any more.
+            host.idle.pop(connection, None)
+            self._core.idle.pop(connection, None)
         return connection
 
     @locked

@@ -473,9 +473,11 @@ class Traffic:
         """
         host = job.host
         with self._core.transaction():
-            if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
+            if host.queued or host.retry_after_hold or self._core.closed:
                 return None
             connection = self._connections.pop_idle_locked(host)
+            if connection is None:
+                return None
             if connection.keep_alive is not None and connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
