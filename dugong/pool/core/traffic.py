@@ -489,9 +489,13 @@ class Traffic:
     def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
         """End what `borrow` began; *error* is why the connection cannot be used any more."""
         with self._core.transaction():
-            if connection.borrower is not None:
-                _ = connection.borrower.future  # which the caller will wait for: see there
-                connection.borrower = None
+            job, connection.borrower = connection.borrower, None
+            if job is not None:
+                _ = job.future  # which the caller will wait for: see there
+                if connection.phase is Phase.CLOSED and not job.is_decided:
+                    # A signal handler has forked in the middle of `borrow`, and this is the child:
+                    # only its caller knows of the request.
+                    self._retries.close_locked(job)
             if error is not None:
                 self._connections.fail_locked(connection, error)
             if connection.is_closing:
