@@ -166,11 +166,12 @@ class ConnectionManager:
     @locked
     def pop_idle_locked(self, host: Host) -> PooledConnection | None:
         """Remove and return the idle connection of *host* that was used last, if there is one."""
-        connection = next(reversed(host.idle), None)
-        if connection is not None:
-            # In a child that a signal handler has forked here, there is none any more.
-            host.idle.pop(connection, None)
-            self._core.idle.pop(connection, None)
+        try:
+            connection, _ = host.idle.popitem()
+        except KeyError:
+            return None
+        # In a child that a signal handler has forked here, it is not there any more.
+        self._core.idle.pop(connection, None)
         return connection
 
     @locked
