@@ -166,13 +166,13 @@ class ConnectionManager:
     @locked
     def pop_idle_locked(self, host: Host) -> PooledConnection | None:
         """Remove and return the idle connection of *host* that was used last, if there is one."""
-        try:
-            connection, _ = host.idle.popitem()
-        except KeyError:
+        # A signal handler may fork between any two steps, and in the child none is there any more.
+        idle = list(host.idle)
+        if not idle:
             return None
-        # In a child that a signal handler has forked here, it is not there any more.
-        self._core.idle.pop(connection, None)
-        return connection
+        host.idle.pop(idle[-1], None)
+        self._core.idle.pop(idle[-1], None)
+        return idle[-1]
 
     @locked
     def wake_sender_locked(self, connection: PooledConnection) -> None:
