@@ -356,7 +356,10 @@ def test_a_handler_of_a_signal_may_fork_at_any_point_of(
     assert run(code, where, 50.0) == ""
 
 
-def test_a_child_may_go_on_with_the_call_that_a_handler_has_forked_in() -> None:
+@pytest.mark.parametrize("options", [{"deadline": 3}, {}], ids=["queued", "direct"])
+def test_a_child_may_go_on_with_the_call_that_a_handler_has_forked_in(
+    options: dict[str, int],
+) -> None:
     """As after a handler that returns in the child: both finish what they were at."""
     with ScriptedServer(Numbered(), repeat=True) as server:
         code = f"""
@@ -371,7 +374,7 @@ def fork():
         signal.alarm(8)
 def operate():
     try:
-        pool.get(served, deadline=3)
+        pool.get(served, **{options})
     except dugong.DugongError:
         if pid:
             raise

@@ -114,7 +114,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (connections, maintenance, retries, scheduler):
+    for module in (connections, maintenance, retries, scheduler, traffic):
         monkeypatch.setattr(module, "monotonic", clock)
     return clock
 

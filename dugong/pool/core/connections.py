@@ -118,8 +118,7 @@ class ConnectionManager:
             self._serve_needing_fresh_locked(host)
             if not host.queue:
                 return
-        while host.idle:
-            connection = self.pop_idle_locked(host)
+        while (connection := self.pop_idle_locked(host)) is not None:
             if not connection.is_stale(monotonic()):
                 self.wake_sender_locked(connection)
                 return
@@ -140,8 +139,8 @@ class ConnectionManager:
                 self.wake_sender_locked(unused)
         elif wants_connection(host, self._core.limits.max_connections_per_host, monotonic()):
             self._open_locked(host)
-        elif host.idle:
-            self.wake_sender_locked(self.pop_idle_locked(host))  # to make room
+        elif (idle := self.pop_idle_locked(host)) is not None:
+            self.wake_sender_locked(idle)  # to make room
 
     @locked
     def ensure_all_served_locked(self, host: Host) -> None:
@@ -172,11 +171,15 @@ class ConnectionManager:
         self._core.idle.pop(connection, None)
 
     @locked
-    def pop_idle_locked(self, host: Host) -> PooledConnection:
-        """Remove and return the idle connection of *host* that was used last."""
-        connection, _ = host.idle.popitem()
-        del self._core.idle[connection]
-        return connection
+    def pop_idle_locked(self, host: Host) -> PooledConnection | None:
+        """Remove and return the idle connection of *host* that was used last, if there is one."""
+        # A signal handler may fork between any two steps, and in the child none is there any more.
+        idle = list(host.idle)
+        if not idle:
+            return None
+        host.idle.pop(idle[-1], None)
+        self._core.idle.pop(idle[-1], None)
+        return idle[-1]
 
     @locked
     def wake_sender_locked(self, connection: PooledConnection) -> None:

@@ -493,9 +493,11 @@ class Traffic:
         """
         host = job.host
         with self._core.transaction():
-            if not host.idle or host.queued or host.retry_after_hold or self._core.closed:
+            if host.queued or host.retry_after_hold or self._core.closed:
                 return None
             connection = self._connections.pop_idle_locked(host)
+            if connection is None:
+                return None
             if connection.keep_alive is not None and connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
@@ -507,9 +509,13 @@ class Traffic:
     def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
         """End what `borrow` began; *error* is why the connection cannot be used any more."""
         with self._core.transaction():
-            if connection.borrower is not None:
-                _ = connection.borrower.future  # which the caller will wait for: see there
-                connection.borrower = None
+            job, connection.borrower = connection.borrower, None
+            if job is not None:
+                _ = job.future  # which the caller will wait for: see there
+                if connection.phase is Phase.CLOSED and not job.is_decided:
+                    # A signal handler has forked in the middle of `borrow`, and this is the child:
+                    # only its caller knows of the request.
+                    self._retries.close_locked(job)
             if error is not None:
                 self._connections.fail_locked(connection, error)
             if connection.is_closing:
