@@ -40,8 +40,9 @@ class Attempt(NamedTuple):
     connection; `outcome` says what happened; `delivery` how far the request had got (None: it was
     no request of a pool). `number` is 1 for the first; an attempt that was not `charged` was lost
     because of another request, and the next one has its number. `status` is that of a response and
-    `exception` what went wrong: one of the two is None. `response` is that response and `request`
-    the `Request` while a `RetryPolicy.should_retry` is asked; neither is kept afterwards.
+    `exception` what went wrong: one of the two is None, or both if it has waited behind a slow
+    response (see *pipeline_rescue*). `response` is that response and `request` the `Request` while
+    a `RetryPolicy.should_retry` is asked; neither is kept afterwards.
     """
 
     when: float

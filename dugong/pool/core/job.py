@@ -202,6 +202,7 @@ class Job:
         if self.place is not _IN_FLIGHT or self.successor is not None or self.was_taken_back:
             raise self._refuse(_QUEUED)
         successor = copy.copy(self)
+        successor._future = self.future
         successor.was_taken_back = True
         successor.exchange = None
         self.timer = None

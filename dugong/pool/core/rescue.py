@@ -22,6 +22,7 @@ from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine, make_attempt
 from dugong.pool.core.timers import Timer
+from dugong.pool.response import Attempt
 from dugong.pool.retry.policy import retry_refusal_reason
 
 __all__ = ["LOOK_TIME", "Rescue"]
@@ -112,29 +113,38 @@ class Rescue:
         if reserved is not None:  # nothing of it has been sent
             connection.reserved = None
             host.put_back([reserved])
-        jobs = [job for job in list(connection.in_flight)[1:] if self._may_be_taken(job)]
+        behind = list(connection.in_flight)[1:]
+        jobs = [job for job in behind if _may_be_taken(job, connection)]
         if jobs:
             connection.lost_requests = True
             self._users.retire_locked(connection)
             host.rescued += len(jobs)
-            self._retries.requeue_locked([job.take_back() for job in jobs])
-            for job in jobs:
+            successors = [job.take_back() for job in jobs]
+            for job in successors:
+                job.attempts += (_attempt(job, connection)._replace(request=None),)
                 self._core.emit("resent", host, connection.name, job.request, _REASON)
+            self._retries.requeue_locked(successors)
             if not connection.is_wanted:  # its oldest request was cancelled
                 self._users.close_locked(connection, "its requests were cancelled or taken back")
         else:
             self._users.update_availability_locked(connection)
         self._users.ensure_all_served_locked(host)
 
-    def _may_be_taken(self, job: Job) -> bool:
-        """Return True if *job*, which waits behind another, may be sent a second time."""
-        if job.place is not Place.IN_FLIGHT or job.was_taken_back or job.exclusive or job.cancelled:
-            return False
-        if job.fatal_error is not None:
-            return False
-        # It may be on its way this very moment, so it counts as sent.
-        attempt = make_attempt(job, "", _REASON, Delivery.SENT, charged=False)
-        return retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable) is None
+
+def _may_be_taken(job: Job, connection: PooledConnection) -> bool:
+    """Return True if *job*, which waits on *connection*, may be sent a second time."""
+    if job.place is not Place.IN_FLIGHT or job.was_taken_back or job.exclusive or job.cancelled:
+        return False
+    if job.fatal_error is not None:
+        return False
+    attempt = _attempt(job, connection)
+    return retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable) is None
+
+
+def _attempt(job: Job, connection: PooledConnection) -> Attempt:
+    """Return the attempt of *job* that ends on *connection*."""
+    # It may be on its way this very moment, so it counts as sent.
+    return make_attempt(job, connection.name, _REASON, Delivery.SENT, charged=False)
 
 
 def _holds_up(connection: PooledConnection) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,7 @@ from dugong.pool.core.pipelining import MIN_SLOW
 from dugong.pool.core.rescue import LOOK_TIME
 from dugong.pool.failure import Abandoned
 from tests.support.clock import throw
-from tests.support.parts import NO_RETRY, SchedulerRig, StartedThreads
+from tests.support.parts import NO_RETRY, FakeEngine, SchedulerRig, StartedThreads
 
 SLOW = MIN_SLOW + LOOK_TIME
 
@@ -132,7 +133,7 @@ def test_they_wait_until_a_connection_is_free(rig: SchedulerRig) -> None:
 
 def test_an_idle_connection_that_the_server_may_have_closed_is_not_free(rig: SchedulerRig) -> None:
     line = Line(rig)
-    line.free.idle_limit = 0.01
+    cast(FakeEngine, line.free.engine).keep_alive_timeout = 1.0
     line.be_slow()
     assert line.host.rescued == 0
 
