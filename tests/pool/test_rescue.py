@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dugong import ConnectionPool, ConnectionTimedOut, ResponseFuture, RetryPolicy
+from dugong import ConnectionPool, ConnectionTimedOut, Delivery, ResponseFuture, RetryPolicy
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
 from tests.support.clock import StoppedClock
 from tests.support.pool import OpenSite, each
@@ -118,7 +118,9 @@ def test_what_stands_behind_a_slow_response_is_sent_on_a_free_connection(
         scene.free.answers(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
-            assert scene.futures[target].result().attempts == ()
+            (attempt,) = scene.futures[target].result().attempts
+            assert (attempt.charged, attempt.delivery) == (False, Delivery.SENT)
+            assert attempt.outcome == "it has waited behind a slow response"
         assert not scene.futures[scene.first].done()
         assert pool.statistics().rescued == len(scene.behind)
         (host,) = pool.statistics().hosts.values()
@@ -162,7 +164,8 @@ def test_a_late_response_that_never_comes_costs_its_own_request_only(
         scene.free.answers(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
-            assert scene.futures[target].result().attempts == ()
+            (attempt,) = scene.futures[target].result().attempts
+            assert not attempt.charged
         again = server.accept()
         assert again.burst() == [scene.first]
         again.answers(scene.first)

@@ -519,12 +519,7 @@ class Scheduler:
         jobs = list(self._retries.waiting)
         hosts = list(core.hosts.values())
         for host in hosts:
-            for connection in host.connections:
-                connection.engine.drop()
-                if connection.phase is not Phase.CLOSED:
-                    connection.begin_closing("it is the parent process's", None)
-                    connection.finish_closing()
-            jobs += host.begin_as_child()
+            jobs += _drop(host)
         futures = [future for future, _ in core.unsettled()]
         old_lock, is_closed, was_locked_here = core.lock, core.closed, core.is_locked_here()
         for job in jobs:
@@ -551,7 +546,7 @@ class Scheduler:
         jobs = [job for job in self._retries.waiting if job.host in hosts]
         for host in hosts:
             if self._core.hosts.get(host.origin) is not host:
-                jobs += host.begin_as_child()
+                jobs += _drop(host)
                 self._core.awaiting_connection.pop(host, None)
         for job in jobs:
             job.timer = None  # it is another's
@@ -562,6 +557,16 @@ class Scheduler:
 def _forgotten(scheduler: Scheduler, job: Job, stream: object) -> None:
     if job in scheduler._core.streamed:
         scheduler.do_later(partial(scheduler.end_stream, job))
+
+
+def _drop(host: Host) -> list[Job]:
+    """Have *host* begin afresh in a forked child; return its requests."""
+    for connection in host.connections:
+        connection.engine.drop()
+        if connection.phase is not Phase.CLOSED:
+            connection.begin_closing("it is the parent process's", None)
+            connection.finish_closing()
+    return host.begin_as_child()
 
 
 def _error_in_child(request: Request) -> Exception:
