@@ -295,14 +295,14 @@ def test_in_a_closed_pool_too_it_is_said_what_makes_no_sense(bad: Bad) -> None:
 # --- one bad item among good ones -----------------------------------------------------------------
 
 
-def test_map_gives_all_answers_that_come_before_an_item_that_makes_no_sense() -> None:
+def test_map_gives_all_responses_that_come_before_an_item_that_makes_no_sense() -> None:
     with open_site(each(name_target), repeat=True) as site:
         urls = [site.url("/1"), site.url("/2"), "ftp://h/", site.url("/never")]
-        answers = site.pool.map(urls)
-        assert [next(answers).body, next(answers).body] == [b"/1", b"/2"]
+        responses = site.pool.map(urls)
+        assert [next(responses).body, next(responses).body] == [b"/1", b"/2"]
         with pytest.raises(ValueError, match="begin with http"):
-            next(answers)
-        assert list(answers) == []
+            next(responses)
+        assert list(responses) == []
         assert site.pool.statistics().sent == 2
         assert site.goes_on()
 
@@ -332,17 +332,17 @@ def test_what_came_before_is_given_though_it_takes_longer(name: str) -> None:
     with open_site(held) as site:
         given = getattr(site.pool, name)(items(site))
         first = next(given)
-        answer = first.result() if isinstance(first, ResponseFuture) else first
-        assert answer.body == b"/held"
+        response = first.result() if isinstance(first, ResponseFuture) else first
+        assert response.body == b"/held"
         with pytest.raises(ValueError, match="port"):
             next(given)
 
 
 def test_who_leaves_before_a_bad_item_does_not_hear_of_it() -> None:
     with open_site(each(name_target)) as site:
-        answers = site.pool.map([site.url("/1"), "ftp://h/"])
-        assert next(answers).body == b"/1"
-        answers.close()  # type: ignore[attr-defined]  # it is a generator
+        responses = site.pool.map([site.url("/1"), "ftp://h/"])
+        assert next(responses).body == b"/1"
+        responses.close()  # type: ignore[attr-defined]  # it is a generator
         assert site.goes_on()
 
 
@@ -423,10 +423,10 @@ BAD_READS: list[tuple[str, Any, str]] = [
 def test_a_stream_that_was_read_wrongly_can_still_be_read(
     method: str, value: Any, message: str, body: bytes
 ) -> None:
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(body)
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
+        peer.respond(body)
 
-    with open_site(each(answer)) as site, site.pool.stream("GET", site.url()) as streamed:
+    with open_site(each(respond)) as site, site.pool.stream("GET", site.url()) as streamed:
         with pytest.raises(TypeError, match=message):
             getattr(streamed, method)(value)
         assert streamed.read() == body
@@ -434,12 +434,12 @@ def test_a_stream_that_was_read_wrongly_can_still_be_read(
 
 def test_a_body_that_is_no_json_is_a_value_error() -> None:
     with open_site(each(name_target)) as site:
-        answer = site.pool.get(site.url())
+        response = site.pool.get(site.url())
         with pytest.raises(ValueError, match="Expecting value"):
-            answer.json()
+            response.json()
         with pytest.raises(TypeError, match="nonsense"):
-            answer.json(nonsense=True)
-        assert answer.body == b"/"
+            response.json(nonsense=True)
+        assert response.body == b"/"
 
 
 # --- retries --------------------------------------------------------------------------------------
@@ -560,7 +560,7 @@ def test_what_a_connection_refuses_is_not_sent_and_leaves_it_as_it_was() -> None
 @pytest.mark.parametrize("value", [None, 5, "text", [], memoryview(b"abcd")[::2]])
 def test_a_body_that_was_written_wrongly_can_still_be_written(method: str, value: Any) -> None:
     def script(peer: Peer) -> None:
-        peer.answer(peer.request().body)
+        peer.respond(peer.request().body)
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as connection:
         connection.send_request("PUT", "/", body=BodyFollowing(4))
@@ -578,7 +578,7 @@ def test_a_body_that_was_read_wrongly_can_still_be_read(
 ) -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(LONG)
+        peer.respond(LONG)
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as connection:
         connection.send_request("GET", "/")

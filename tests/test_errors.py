@@ -610,9 +610,9 @@ def test_a_server_that_speaks_another_version_of_tls_is_a_lasting_fault(
 
 
 def test_a_server_without_tls_is_a_lasting_fault(client_context: ssl.SSLContext) -> None:
-    answer, request = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(answer, request, server_hostname="localhost")
-    answer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    response, request = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(response, request, server_hostname="localhost")
+    response.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with pytest.raises(ssl.SSLError) as caught:
         client.do_handshake()
     assert not is_temp_network_error(caught.value)

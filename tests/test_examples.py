@@ -51,15 +51,15 @@ def test_pipeline_fetches_in_order(site: str) -> None:
 def test_pipeline_goes_on_where_a_connection_ended() -> None:
     def two_responses(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"0")
+        peer.respond(b"0")
         peer.request()
-        peer.answer(b"1", headers="Connection: close\r\n")
+        peer.respond(b"1", headers="Connection: close\r\n")
         peer.until_eof()
 
     def the_rest(peer: Peer) -> None:
         for n in (2, 3):
             assert peer.request().target == f"/{n}"
-            peer.answer(b"%d" % n)
+            peer.respond(b"%d" % n)
         peer.until_eof()
 
     with ScriptedServer(two_responses, the_rest) as server:
@@ -72,7 +72,7 @@ def test_pipeline_goes_on_where_a_connection_ended() -> None:
 def test_pipeline_gives_up_if_a_new_connection_does_not_help() -> None:
     def one_response(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"0", headers="Connection: close\r\n")
+        peer.respond(b"0", headers="Connection: close\r\n")
         peer.until_eof()
 
     def no_response(peer: Peer) -> None:
@@ -136,7 +136,7 @@ def pages(server: ScriptedServer, contents: dict[str, str]) -> Script:
                 target = peer.head().target
                 status = "200 OK" if target in contents else "404 Not Found"
                 page = contents.get(target, "").replace("{}", base)
-                peer.answer(page.encode(), status=status, headers="Content-Type: text/html\r\n")
+                peer.respond(page.encode(), status=status, headers="Content-Type: text/html\r\n")
         except (EOFError, ConnectionError):
             pass  # the client has gone
 
@@ -190,7 +190,7 @@ def test_crawl_goes_on_after_a_failure() -> None:
             if target == "/broken":
                 peer.send(b"nonsense\r\n\r\n")
                 return
-            peer.answer(b"well")
+            peer.respond(b"well")
 
     with ScriptedServer(script, repeat=True) as server:
         base = f"http://{server.host}:{server.port}"
@@ -237,9 +237,9 @@ def test_backup_says_what_was_refused() -> None:
                 if request.target == "/good":
                     peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
                     assert peer.exactly(4) == b"good"
-                    peer.answer(status="201 Created")
+                    peer.respond(status="201 Created")
                 else:
-                    peer.answer(status="413 Content Too Large")
+                    peer.respond(status="413 Content Too Large")
                     assert peer.until_eof() == b""
                     return
         except EOFError:

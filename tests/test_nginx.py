@@ -204,7 +204,7 @@ def test_an_upload_in_chunks_is_stored(conn: HTTPConnection, server: Nginx) -> N
     assert content(server, "dav/chunked") == b"".join(pieces)
 
 
-def test_a_server_that_ends_the_connection_in_mid_pipeline_answers_nobody_else(
+def test_a_server_that_ends_the_connection_in_mid_pipeline_responds_to_no_other(
     conn: HTTPConnection, server: Nginx
 ) -> None:
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_a_server_that_ends_the_connection_in_mid_pipeline_answers_nobody_else(
                 conn.read_response()
 
 
-def test_answers_without_a_body_are_told_from_those_with_one(
+def test_responses_without_a_body_are_told_from_those_with_one(
     conn: HTTPConnection, server: Nginx
 ) -> None:
     conn.send_request("HEAD", "/text.txt")
@@ -290,7 +290,7 @@ def test_a_body_without_a_length_ends_with_the_connection(
         assert gzip.decompress(body) == content(server, "text.txt")
 
 
-def test_errors_are_answers_like_others(conn: HTTPConnection) -> None:
+def test_errors_are_responses_like_others(conn: HTTPConnection) -> None:
     conn.send_request("GET", "/no-such-thing")
     conn.send_request("DELETE", "/1")
     conn.send_request("GET", "/moved")

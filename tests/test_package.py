@@ -124,7 +124,7 @@ def test_importing_dugong_does_not_load(module: str) -> None:
 def test_a_connection_without_tls_does_not_load_expensive_modules_either() -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"body", headers="Content-Type: text/html; charset=utf-8\r\n")
+        peer.respond(b"body", headers="Content-Type: text/html; charset=utf-8\r\n")
 
     with ScriptedServer(script) as server:
         run_python(
@@ -147,7 +147,7 @@ def test_nothing_is_printed_or_logged(
 ) -> None:
     def good(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"body")
+        peer.respond(b"body")
         peer.request()
         peer.send(b"nonsense")
 

@@ -24,7 +24,7 @@ DOCUMENTED = (ConnectionClosed, InvalidResponse, UnsupportedResponse)
 wire = settings(max_examples=200, deadline=None)
 
 
-class Answer(NamedTuple):
+class WireResponse(NamedTuple):
     """A valid response: its bytes, and what they mean."""
 
     data: bytes
@@ -79,7 +79,7 @@ def chunks(draw: st.DrawFn, body: bytes) -> bytes:
 
 
 @st.composite
-def answers(draw: st.DrawFn, last: bool = False) -> Answer:
+def responds(draw: st.DrawFn, last: bool = False) -> WireResponse:
     """Return a valid response behind which another may come, unless it is the *last*."""
     data = b""
     for _ in range(draw(st.integers(0, 2))):
@@ -104,11 +104,11 @@ def answers(draw: st.DrawFn, last: bool = False) -> Answer:
         body = b""
     else:
         data += draw(chunks(body)) if framing == "chunked" else body
-    return Answer(data, status, reason, fields, body, method)
+    return WireResponse(data, status, reason, fields, body, method)
 
 
 PIPELINES = st.builds(
-    lambda some, last: [*some, last], st.lists(answers(), max_size=2), answers(last=True)
+    lambda some, last: [*some, last], st.lists(responds(), max_size=2), responds(last=True)
 )
 
 
@@ -165,27 +165,30 @@ def outcome(
 @settings(wire)
 @given(PIPELINES, PLACES, SIZES)
 def test_any_split_of_valid_responses_gives_the_same(
-    pipeline: list[Answer], places: list[int], sizes: list[int]
+    pipeline: list[WireResponse], places: list[int], sizes: list[int]
 ) -> None:
-    data = b"".join(answer.data for answer in pipeline)
-    methods = [answer.method for answer in pipeline]
+    data = b"".join(response.data for response in pipeline)
+    methods = [response.method for response in pipeline]
     expected: list[object] = []
-    for answer in pipeline:
-        expected += [(answer.status, answer.reason, answer.fields), answer.body]
+    for response in pipeline:
+        expected += [(response.status, response.reason, response.fields), response.body]
     assert outcome([data], None, methods) == expected
     assert outcome(cut(data, places), sizes, methods) == expected
     assert outcome(cut(data, range(len(data))), None, methods) == expected
 
 
 @settings(wire)
-@given(answers(), st.integers(0, 2**16), SIZES)
+@given(responds(), st.integers(0, 2**16), SIZES)
 def test_a_valid_response_that_is_cut_short_is_a_closed_connection(
-    answer: Answer, place: int, sizes: list[int]
+    response: WireResponse, place: int, sizes: list[int]
 ) -> None:
-    data = answer.data[: place % len(answer.data)]
+    data = response.data[: place % len(response.data)]
     # The CRLF behind a last chunk may be left out.
     assume(not re.search(rb"\n0+[^\n]*\r\n$", data))
-    for found in (outcome([data], sizes, [answer.method]), outcome([data], None, [answer.method])):
+    for found in (
+        outcome([data], sizes, [response.method]),
+        outcome([data], None, [response.method]),
+    ):
         assert found[-1] is ConnectionClosed
 
 
@@ -238,7 +241,7 @@ def test_any_bytes_give_responses_or_a_documented_exception_however_they_are_spl
 
 @settings(wire)
 @given(ANYTHING.filter(bool), PLACES)
-def test_what_was_not_asked_for_is_never_an_answer(stray: bytes, places: list[int]) -> None:
+def test_what_was_not_asked_for_is_never_a_response(stray: bytes, places: list[int]) -> None:
     good = UNDERSTOOD["length"].data
     first = FakeTransport(cut(good + stray, places), eof=False)
     conn = FakeConnection(first, FakeTransport([b"HTTP/1.1 299 Next\r\n\r\n"]))

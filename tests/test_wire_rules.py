@@ -105,7 +105,7 @@ def test_an_unusual_response_is_understood(case: Understood, delivery: Delivery)
 
 
 @each_persistent
-def test_answers_that_come_together_are_told_apart(case: Understood) -> None:
+def test_responses_that_come_together_are_told_apart(case: Understood) -> None:
     conn = FakeConnection(FakeTransport([case.data * 3], eof=False))
     for _ in range(3):
         conn.send_request(case.method, "/")
@@ -131,8 +131,8 @@ def test_a_body_can_be_read_in_parts_of_any_size(case: Understood, delivery: Del
 # --- over a socket -------------------------------------------------------------------------------
 
 
-def answers(data: bytes, then: Script) -> Script:
-    """Return a script that answers the first request with *data*."""
+def responds(data: bytes, then: Script) -> Script:
+    """Return a script that responds to the first request with *data*."""
 
     def script(peer: Peer) -> None:
         peer.head()
@@ -156,15 +156,15 @@ def close(peer: Peer) -> None:
     pass
 
 
-def answer_one_more(peer: Peer) -> None:
+def respond_to_one_more(peer: Peer) -> None:
     peer.head()
-    peer.answer(b"next")
+    peer.respond(b"next")
 
 
 @each_invalid
 def test_a_malformed_response_over_a_socket(data: bytes) -> None:
     with (
-        ScriptedServer(answers(data, wait_for_the_client_to_close)) as server,
+        ScriptedServer(responds(data, wait_for_the_client_to_close)) as server,
         HTTPConnection(*server.address) as conn,
     ):
         with pytest.raises(InvalidResponse):
@@ -175,7 +175,7 @@ def test_a_malformed_response_over_a_socket(data: bytes) -> None:
 @each_unsupported
 def test_a_response_in_another_form_over_a_socket(data: bytes) -> None:
     with (
-        ScriptedServer(answers(data, wait_for_the_client_to_close)) as server,
+        ScriptedServer(responds(data, wait_for_the_client_to_close)) as server,
         HTTPConnection(*server.address) as conn,
     ):
         with pytest.raises(UnsupportedResponse):
@@ -186,7 +186,7 @@ def test_a_response_in_another_form_over_a_socket(data: bytes) -> None:
 @each_truncated
 def test_a_truncated_response_over_a_socket(data: bytes) -> None:
     with (
-        ScriptedServer(answers(data, close)) as server,
+        ScriptedServer(responds(data, close)) as server,
         HTTPConnection(*server.address) as conn,
     ):
         with pytest.raises(ConnectionClosed):
@@ -196,10 +196,10 @@ def test_a_truncated_response_over_a_socket(data: bytes) -> None:
 
 @each_understood
 def test_an_unusual_response_over_a_socket(case: Understood) -> None:
-    then = answer_one_more if case.persistent else wait_for_the_client_to_close
-    first = answers(case.data, close if case.until_close else then)
+    then = respond_to_one_more if case.persistent else wait_for_the_client_to_close
+    first = responds(case.data, close if case.until_close else then)
     with (
-        ScriptedServer(first, answer_one_more) as server,
+        ScriptedServer(first, respond_to_one_more) as server,
         HTTPConnection(*server.address) as conn,
     ):
         check_understood(conn, case)
@@ -207,14 +207,14 @@ def test_an_unusual_response_over_a_socket(case: Understood) -> None:
         assert server.connections == (1 if case.persistent else 2)
 
 
-@pytest.mark.parametrize("name", ["chunks", "trailers", "behind interim answers", "bare LF"])
-def test_an_answer_that_comes_in_single_bytes(name: str) -> None:
+@pytest.mark.parametrize("name", ["chunks", "trailers", "behind interim responses", "bare LF"])
+def test_a_response_that_comes_in_single_bytes(name: str) -> None:
     case = UNDERSTOOD[name]
 
     def script(peer: Peer) -> None:
         peer.head()
         peer.send_bytewise(case.data)
-        answer_one_more(peer)
+        respond_to_one_more(peer)
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         check_understood(conn, case)
@@ -255,7 +255,7 @@ def test_a_connection_recovers_from_an_invalid_response_by_connecting_again() ->
     assert get(conn) == b"12345"
 
 
-def test_pipelined_requests_behind_an_invalid_response_get_no_answer() -> None:
+def test_pipelined_requests_behind_an_invalid_response_get_no_response() -> None:
     data = INVALID["chunk without CRLF"] + UNDERSTOOD["length"].data
     conn = FakeConnection(FakeTransport(WHOLE.pieces(data), eof=False))
     for _ in range(2):

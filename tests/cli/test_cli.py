@@ -20,7 +20,7 @@ TIMEOUT = 20
 def echo(peer: Peer) -> None:
     try:
         while True:
-            peer.answer(peer.head().target.encode())
+            peer.respond(peer.head().target.encode())
     except (EOFError, ConnectionError):
         pass  # the client has gone
 

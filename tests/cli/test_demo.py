@@ -46,7 +46,7 @@ def test_every_step_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> N
             peer.head()
         except EOFError:
             return  # the pool was closed before it had used this connection
-        peer.answer(status="503 Not Today")
+        peer.respond(status="503 Not Today")
 
     with ScriptedServer(script, repeat=True) as server:
         assert run(*server.address, objects=2) == 1
@@ -81,7 +81,7 @@ def test_every_object_is_fetched_and_compared(
     def script(peer: Peer) -> None:
         for i in range(10):
             assert peer.head().target == f"/{i}"
-            peer.answer(b"a")
+            peer.respond(b"a")
 
     digests = {f"/{i}": SHA256_OF_A for i in range(10)}
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
@@ -94,9 +94,9 @@ def test_a_wrong_body_is_noticed(
 ) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"a")
+        peer.respond(b"a")
         peer.head()
-        peer.answer(b"b")
+        peer.respond(b"b")
         peer.until_eof()
 
     digests = {f"/{i}": SHA256_OF_A for i in range(3)}
@@ -112,7 +112,7 @@ def test_the_pool_fetches_and_compares_every_object() -> None:
     def script(peer: Peer) -> None:
         try:
             while peer.head():
-                peer.answer(b"a")
+                peer.respond(b"a")
         except EOFError:
             pass  # the pool has been closed
 
@@ -125,7 +125,7 @@ def test_a_wrong_body_out_of_the_pool_is_noticed() -> None:
     def script(peer: Peer) -> None:
         try:
             while target := peer.head().target:
-                peer.answer(b"b" if target == "/7" else b"a")
+                peer.respond(b"b" if target == "/7" else b"a")
         except (EOFError, ConnectionError):
             pass  # the pool has been closed
 
@@ -142,12 +142,12 @@ def wrong_digest(peer: Peer) -> None:
     head = peer.head()
     peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     peer.exactly(int(head.headers["content-length"]))
-    peer.answer(b"0" * 64, status="201 Created")
+    peer.respond(b"0" * 64, status="201 Created")
 
 
 def no_100_response(peer: Peer) -> None:
     peer.head()
-    peer.answer(SHA256_OF_A.encode(), status="201 Created")
+    peer.respond(SHA256_OF_A.encode(), status="201 Created")
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_an_upload_that_went_wrong_is_noticed(script: Script, message: str) -> N
 
 def refuse(peer: Peer) -> None:
     assert int(peer.head().headers["content-length"]) > MAX_UPLOAD
-    peer.answer(status="413 Content Too Large")
+    peer.respond(status="413 Content Too Large")
     assert peer.until_eof() == b""
 
 
 def test_a_refused_upload_sends_no_body_and_the_connection_serves_the_next() -> None:
     def next_request(peer: Peer) -> None:
         assert peer.head().target == "/uploads/unasked"
-        peer.answer(b"0")
+        peer.respond(b"0")
 
     with ScriptedServer(refuse, next_request) as server:
         with HTTPConnection(*server.address) as conn:
@@ -186,7 +186,7 @@ def test_a_refused_upload_sends_no_body_and_the_connection_serves_the_next() -> 
 def test_a_body_that_was_sent_though_refused_is_noticed() -> None:
     def next_request(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"17")
+        peer.respond(b"17")
 
     with (
         ScriptedServer(refuse, next_request) as server,

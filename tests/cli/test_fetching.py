@@ -57,7 +57,7 @@ def serve(respond: Callable[[Peer, str], object]) -> Script:
 
 @serve
 def echo(peer: Peer, target: str) -> None:
-    peer.answer(target.encode())
+    peer.respond(target.encode())
 
 
 def half(peer: Peer) -> None:
@@ -77,7 +77,7 @@ def test_each_download_becomes_a_file(tmp_path: Path) -> None:
 def test_an_empty_body_becomes_an_empty_file(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer()
+        peer.respond()
 
     with ScriptedServer(script) as server:
         fetch_all(server.address, tmp_path, "/a")
@@ -119,10 +119,10 @@ def test_the_requests_to_one_host_are_pipelined(
     monkeypatch.setattr(fetching, "ConnectionPool", OneConnection)
 
     def script(peer: Peer) -> None:
-        peer.answer(peer.head().target.encode())
+        peer.respond(peer.head().target.encode())
         behind_each_other = [peer.head().target, peer.head().target]
         for target in behind_each_other:
-            peer.answer(target.encode())
+            peer.respond(target.encode())
 
     with ScriptedServer(script) as server:
         fetch_all(server.address, tmp_path, "/1", "/2", "/3")
@@ -155,7 +155,7 @@ def test_only_so_many_are_under_way_as_may_be(
 
 @serve
 def large(peer: Peer, target: str) -> None:
-    peer.answer(target[-1:].encode() * LARGE)
+    peer.respond(target[-1:].encode() * LARGE)
 
 
 def test_a_large_body_becomes_a_file(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_large_body_becomes_a_file(tmp_path: Path) -> None:
 def test_small_and_large_bodies_do_not_mix(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> None:
-        peer.answer(target[-1:].encode() * (LARGE if int(target[1:]) % 10 == 0 else 10))
+        peer.respond(target[-1:].encode() * (LARGE if int(target[1:]) % 10 == 0 else 10))
 
     targets = [f"/{i:02}" for i in range(40)]
     with ScriptedServer(script, repeat=True) as server:
@@ -212,7 +212,7 @@ def test_a_large_body_is_not_kept_in_memory(tmp_path: Path) -> None:
 def test_a_large_error_page_is_still_an_error(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> None:
-        peer.answer(bytes(LARGE), status="404 Not Found")
+        peer.respond(bytes(LARGE), status="404 Not Found")
 
     with ScriptedServer(script, repeat=True) as server:
         (download,) = fetch_all(server.address, tmp_path, "/a")
@@ -265,7 +265,7 @@ def test_a_large_body_that_is_not_to_be_had_now_is_asked_for_again(tmp_path: Pat
     @serve
     def script(peer: Peer, target: str) -> None:
         status = next(responses)
-        peer.answer(b"a" * LARGE if status == "200 OK" else b"later", status=status)
+        peer.respond(b"a" * LARGE if status == "200 OK" else b"later", status=status)
 
     with ScriptedServer(script, repeat=True) as server:
         fetch_all(server.address, tmp_path, "/a")
@@ -289,7 +289,7 @@ def test_a_large_body_that_cannot_be_written_fails_and_the_others_are_fetched(
 def test_an_error_response_fails_and_the_others_are_fetched(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> None:
-        peer.answer(target.encode(), status="404 Not Found" if target == "/b" else "200 OK")
+        peer.respond(target.encode(), status="404 Not Found" if target == "/b" else "200 OK")
 
     with ScriptedServer(script, repeat=True) as server:
         downloads = fetch_all(server.address, tmp_path, "/a", "/b", "/c")
@@ -302,7 +302,7 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
 
     @serve
     def script(peer: Peer, target: str) -> None:
-        peer.answer(target.encode(), status=next(statuses))
+        peer.respond(target.encode(), status=next(statuses))
 
     with ScriptedServer(script, repeat=True) as server:
         fetch_all(server.address, tmp_path, "/a")
@@ -315,7 +315,7 @@ def test_a_server_that_stays_busy_is_given_up(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> None:
         asked.append(target)
-        peer.answer(status="503 Service Unavailable")
+        peer.respond(status="503 Service Unavailable")
 
     with ScriptedServer(script, repeat=True) as server:
         (download,) = fetch_all(server.address, tmp_path, "/a")
@@ -326,7 +326,7 @@ def test_a_server_that_stays_busy_is_given_up(tmp_path: Path) -> None:
 def test_a_redirect_fails_and_says_where_to(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(status="301 Moved Permanently", headers="Location: /b\r\n")
+        peer.respond(status="301 Moved Permanently", headers="Location: /b\r\n")
 
     with ScriptedServer(script) as server:
         (download,) = fetch_all(server.address, tmp_path, "/a")
@@ -339,7 +339,7 @@ def test_an_invalid_response_fails_and_the_others_are_fetched(tmp_path: Path) ->
         if target == "/a":
             peer.send(b"nonsense\r\n\r\n")
         else:
-            peer.answer(target.encode())
+            peer.respond(target.encode())
 
     with ScriptedServer(script, repeat=True) as server:
         bad, good = fetch_all(server.address, tmp_path, "/a", "/b")
@@ -356,7 +356,7 @@ def test_unanswered_requests_are_sent_again(tmp_path: Path, responses: int) -> N
     def script(peer: Peer) -> None:
         try:
             for _ in range(responses):
-                peer.answer(peer.head().target.encode())
+                peer.respond(peer.head().target.encode())
             peer.head()  # is not answered
         except (EOFError, ConnectionError):
             pass  # all that there was has been answered
@@ -371,7 +371,7 @@ def test_unanswered_requests_are_sent_again(tmp_path: Path, responses: int) -> N
 def test_a_server_that_announces_the_end_is_believed(tmp_path: Path) -> None:
     @serve
     def script(peer: Peer, target: str) -> type[StopIteration]:
-        peer.answer(target.encode(), headers="Connection: close\r\n")
+        peer.respond(target.encode(), headers="Connection: close\r\n")
         return StopIteration
 
     targets = [f"/{i}" for i in range(20)]
@@ -410,7 +410,7 @@ def test_a_request_that_kills_its_connections_does_not_take_the_others_along(
     def script(peer: Peer, target: str) -> type[StopIteration] | None:
         if target == "/3":
             return StopIteration
-        peer.answer(target.encode())
+        peer.respond(target.encode())
         return None
 
     with ScriptedServer(script, repeat=True) as server:
@@ -443,7 +443,7 @@ def test_silence_ends_a_download_at_once_and_the_others_are_fetched(tmp_path: Pa
         if target == "/a":
             peer.until_eof()
         else:
-            peer.answer(target.encode())
+            peer.respond(target.encode())
 
     with ScriptedServer(script, repeat=True) as server:
         bad, good = fetch_all(server.address, tmp_path, "/a", "/b", timeout=0.2)
@@ -484,7 +484,7 @@ def test_closing_it_ends_what_waits_for_a_response(tmp_path: Path) -> None:
     def script(peer: Peer, target: str) -> None:
         if target == "/a":
             assert waits.wait(TIMEOUT)
-            peer.answer()
+            peer.respond()
         else:
             waits.set()
             peer.until_eof()
@@ -507,7 +507,7 @@ def test_closing_it_within_a_large_body_leaves_no_half_file(tmp_path: Path) -> N
             # Twice, for /b comes a second time to be streamed, and then its file is begun.
             assert streams.acquire(timeout=TIMEOUT)
             assert streams.acquire(timeout=TIMEOUT)
-            peer.answer()
+            peer.respond()
         else:
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nhalf" % LARGE)
             streams.release()

@@ -20,7 +20,7 @@ TIMEOUT = 10.0
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the path; 404 below /missing."""
+    """Responses with the path; 404 below /missing."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -147,7 +147,7 @@ def test_what_a_server_sends_cannot_control_the_terminal(
 ) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(status="404 \x1b[2J\xe4")
+        peer.respond(status="404 \x1b[2J\xe4")
 
     with ScriptedServer(script) as server:
         url = "http://{}:{}/a".format(*server.address)
@@ -161,7 +161,7 @@ def test_hosts_are_asked_at_the_same_time(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         target = peer.head().target
         all_are_asked.wait(TIMEOUT)
-        peer.answer(target.encode())
+        peer.respond(target.encode())
 
     with ExitStack() as stack:
         servers = [stack.enter_context(ScriptedServer(script)) for _ in range(8)]
@@ -185,10 +185,10 @@ def test_bodies_go_to_standard_output_in_the_order_of_the_urls(
     def slow(peer: Peer) -> None:
         request = peer.head()
         assert responded_2.wait(TIMEOUT)
-        peer.answer(request.target.encode(), headers="Connection: close\r\n")
+        peer.respond(request.target.encode(), headers="Connection: close\r\n")
 
     def fast(peer: Peer) -> None:
-        peer.answer(peer.head().target.encode())
+        peer.respond(peer.head().target.encode())
         responded_2.set()
 
     def url(server: ScriptedServer, path: str) -> str:

@@ -23,7 +23,7 @@ def nothing_comes(peer: Peer) -> None:
 def test_targets_come_in_order_with_their_responses() -> None:
     def script(peer: Peer) -> None:
         for _ in range(20):
-            peer.answer(peer.head().target.encode())
+            peer.respond(peer.head().target.encode())
 
     targets = [f"/{i}" for i in range(20)]
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
@@ -36,7 +36,7 @@ def test_the_connection_lives_on_when_all_has_been_answered() -> None:
     def script(peer: Peer) -> None:
         for _ in range(2):
             peer.head()
-            peer.answer()
+            peer.respond()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         for _ in range(2):
@@ -48,9 +48,9 @@ def test_the_first_request_goes_alone() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         nothing_comes(peer)
-        peer.answer()
+        peer.respond()
         peer.head()
-        peer.answer()
+        peer.respond()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         for _ in pipelined(conn, ["/1", "/2"]):
@@ -60,13 +60,13 @@ def test_the_first_request_goes_alone() -> None:
 def test_each_response_lets_one_more_be_in_flight() -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer()
+        peer.respond()
         for _ in range(4):  # 2, 3, 4 and 5 unanswered requests before each of these responses
             peer.head()
             peer.head()
-            peer.answer()
+            peer.respond()
         for _ in range(4):
-            peer.answer()
+            peer.respond()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         for _ in pipelined(conn, [f"/{i}" for i in range(9)]):
@@ -76,13 +76,13 @@ def test_each_response_lets_one_more_be_in_flight() -> None:
 def test_no_more_than_the_greatest_depth_are_in_flight() -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer()
+        peer.respond()
         peer.head()
         for _ in range(3):
             peer.head()
             nothing_comes(peer)
-            peer.answer()
-        peer.answer()
+            peer.respond()
+        peer.respond()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         for _ in pipelined(conn, [f"/{i}" for i in range(5)], max_depth=2):
@@ -94,7 +94,7 @@ def test_with_a_depth_of_one_each_request_waits_for_the_last_response() -> None:
         for _ in range(3):
             peer.head()
             nothing_comes(peer)
-            peer.answer()
+            peer.respond()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         for _ in pipelined(conn, ["/1", "/2", "/3"], max_depth=1):
@@ -104,7 +104,7 @@ def test_with_a_depth_of_one_each_request_waits_for_the_last_response() -> None:
 def test_a_request_that_cannot_be_sent_raises_after_the_responses_before_it() -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer()
+        peer.respond()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         sent = pipelined(conn, ["/1", "not a target", "/3"])
@@ -117,7 +117,7 @@ def test_a_request_that_cannot_be_sent_raises_after_the_responses_before_it() ->
 def test_closing_it_early_ends_the_connection_and_its_thread() -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer()
+        peer.respond()
         assert b"/2" in peer.until_eof()
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:

@@ -24,7 +24,7 @@ FULL = "dugong: cannot write to standard output: No space left on device\n"
 def respond(peer: Peer) -> None:
     try:
         while True:
-            peer.answer(peer.head().target.encode())
+            peer.respond(peer.head().target.encode())
     except (EOFError, ConnectionError):
         pass  # the client has gone
 
@@ -112,7 +112,7 @@ def test_a_reader_that_goes_in_the_middle_is_status_141_and_no_message() -> None
     def large(peer: Peer) -> None:
         try:
             while peer.head():
-                peer.answer(bytes(size))
+                peer.respond(bytes(size))
         except (EOFError, ConnectionError):
             pass
 

@@ -384,7 +384,7 @@ def test_a_future_that_is_resumed_and_cancelled_in_one_turn_is_cancelled(
 
 
 def test_a_cancelled_connect_leaves_no_descriptor() -> None:
-    # A TLS server that never answers; what is left open is found by the fixture for leaks.
+    # A TLS server that never responds; what is left open is found by the fixture for leaks.
     import ssl
 
     async def main() -> None:
@@ -480,7 +480,7 @@ def test_hundreds_of_requests_are_pipelined_by_two_coroutines(
         for _ in range(count):
             request = peer.request()
             assert request.body == body
-            peer.answer(request.target.encode() * 100)
+            peer.respond(request.target.encode() * 100)
 
     contexts = (server_context, client_context) if tls else (None, None)
 

@@ -139,7 +139,7 @@ def test_a_body_that_was_taken_by_an_interrupted_read_does_not_look_complete(
             read()
     with pytest.raises(ConnectionClosed):
         line.readall()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_an_interrupted_read_is_not_taken_up_again(
@@ -174,4 +174,4 @@ def test_a_connection_that_was_read_from_raw_takes_no_request(line: Line) -> Non
     line.peer.sendall(EMPTY + OK[:1])
     line.read_response()
     assert run(line.session.body.co_read_raw(memoryview(bytearray(10)))) == 1
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()

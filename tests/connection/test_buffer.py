@@ -25,7 +25,7 @@ def test_a_new_buffer_is_empty_and_has_no_memory() -> None:
     assert len(buffer.data) == 0
 
 
-def test_a_small_answer_needs_little_memory() -> None:
+def test_a_small_response_needs_little_memory() -> None:
     buffer = filled(bytes(2000), BUFFER_SIZE)
     assert 2000 < len(buffer.data) <= BUFFER_SIZE // 8
 

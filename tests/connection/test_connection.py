@@ -1,4 +1,4 @@
-"""HTTPConnection: requests and answers over one connection, blocking, in threads, in coroutines."""
+"""HTTPConnection: requests and responses over one connection, blocking or in coroutines."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def served(*scripts: Script, repeat: bool = False) -> Iterator[HTTPConnection]:
 
 
 def echo_targets(peer: Peer) -> None:
-    """Answer every request with its target, until the client goes."""
+    """Response every request with its target, until the client goes."""
     try:
         while True:
-            peer.answer(peer.request().target.encode())
+            peer.respond(peer.request().target.encode())
     except (EOFError, ConnectionError):
         pass
 
@@ -89,7 +89,7 @@ def other_thread() -> Iterator[Callable[..., Future[object]]]:
 # --- exchanges -----------------------------------------------------------------------------------
 
 
-def test_an_answer_belongs_to_its_request() -> None:
+def test_a_response_belongs_to_its_request() -> None:
     with served(echo_targets) as conn:
         for path in ("/a", "/b"):
             assert get(conn, path) == path.encode()
@@ -98,7 +98,7 @@ def test_an_answer_belongs_to_its_request() -> None:
 def test_coroutines_do_what_the_blocking_calls_do() -> None:
     def script(peer: Peer) -> None:
         for _ in range(3):
-            peer.answer(peer.request().body)
+            peer.respond(peer.request().body)
 
     with served(script) as conn:
 
@@ -129,7 +129,7 @@ def test_coroutines_do_what_the_blocking_calls_do() -> None:
 def test_a_response_says_what_the_server_said() -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"", "404 Not There", "X-One: 1\r\nX-One: 2\r\n")
+        peer.respond(b"", "404 Not There", "X-One: 1\r\nX-One: 2\r\n")
 
     with served(script) as conn:
         conn.send_request("GET", "/a?b")
@@ -150,7 +150,7 @@ def test_reading_after_the_end_gives_nothing() -> None:
         assert get(conn, "/b") == b"/b"
 
 
-def test_an_answer_to_head_has_no_body() -> None:
+def test_a_response_to_head_has_no_body() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
@@ -170,7 +170,7 @@ def test_a_body_is_read_into_the_buffers_of_the_caller() -> None:
 
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(body)
+        peer.respond(body)
 
     with served(script) as conn:
         conn.send_request("GET", "/")
@@ -237,7 +237,7 @@ def test_text_is_read_line_by_line() -> None:
 
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(text.encode())
+        peer.respond(text.encode())
 
     with served(script) as conn:
         conn.send_request("GET", "/")
@@ -249,7 +249,7 @@ def test_text_is_read_line_by_line() -> None:
 
 def test_text_is_written() -> None:
     def script(peer: Peer) -> None:
-        peer.answer(peer.request().body)
+        peer.respond(peer.request().body)
 
     with served(script) as conn:
         conn.send_request("PUT", "/", body=BodyFollowing())
@@ -275,7 +275,7 @@ def test_a_body_of_known_length_is_streamed() -> None:
     def script(peer: Peer) -> None:
         request = peer.request()
         assert request.headers["content-length"] == "6"
-        peer.answer(request.body)
+        peer.respond(request.body)
 
     with served(script) as conn:
         conn.send_request("PUT", "/", body=BodyFollowing(6))
@@ -309,7 +309,7 @@ def test_a_body_of_unknown_length_is_sent_in_chunks(ended: bool) -> None:
         request = peer.request()
         assert request.headers["transfer-encoding"] == "chunked"
         assert "content-length" not in request.headers
-        peer.answer(request.body)
+        peer.respond(request.body)
 
     with served(script) as conn:
         conn.send_request("PUT", "/", body=BodyFollowing())
@@ -327,7 +327,7 @@ def test_an_empty_body_of_unknown_length_is_one_last_chunk() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         assert peer.exactly(5) == b"0\r\n\r\n"
-        peer.answer()
+        peer.respond()
 
     with served(script) as conn:
         conn.send_request("PUT", "/", body=BodyFollowing())
@@ -384,7 +384,7 @@ def test_a_large_echo_needs_two_threads_and_no_lock() -> None:
 def test_a_call_that_comes_too_early_does_not_end_a_chunked_body() -> None:
     def script(peer: Peer) -> None:
         for _ in range(2):
-            peer.answer(peer.request().body)
+            peer.respond(peer.request().body)
 
     with served(script) as conn:
         conn.send_request("PUT", "/a", body=b"first")
@@ -423,7 +423,7 @@ def test_a_body_follows_when_the_server_says_100() -> None:
         peer.send(b"HTTP/1.1 100\r\n\r\n")
         assert peer.exactly(3) == b"abc"
         peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
-        peer.answer(b"ok")
+        peer.respond(b"ok")
 
     with served(script) as conn:
         conn.send_request("PUT", "/a", body=BodyFollowing(3), expect100=True)
@@ -442,10 +442,10 @@ def test_a_body_follows_when_the_server_says_100() -> None:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "413 Too Large", "417 Expectation Failed"])
-def test_a_final_answer_cancels_the_body_and_the_connection_stays_usable(status: str) -> None:
+def test_a_final_response_cancels_the_body_and_the_connection_stays_usable(status: str) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"no", status)
+        peer.respond(b"no", status)
         assert until_gone(peer) == b""
 
     with served(script, echo_targets) as conn:
@@ -460,7 +460,7 @@ def test_a_final_answer_cancels_the_body_and_the_connection_stays_usable(status:
 def test_an_empty_body_is_not_announced_but_100_comes_all_the_same() -> None:
     def script(peer: Peer) -> None:
         assert "expect" not in peer.request().headers
-        peer.answer(b"ok")
+        peer.respond(b"ok")
 
     with served(script) as conn:
         conn.send_request("PUT", "/a", body=BodyFollowing(0), expect100=True)
@@ -474,7 +474,7 @@ def test_a_chunked_body_can_be_expected_too() -> None:
         peer.head()
         peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         assert peer.exactly(13) == b"3\r\nabc\r\n0\r\n\r\n"
-        peer.answer(b"ok")
+        peer.respond(b"ok")
 
     with served(script) as conn:
         conn.send_request("PUT", "/a", body=BodyFollowing(), expect100=True)
@@ -486,10 +486,10 @@ def test_a_chunked_body_can_be_expected_too() -> None:
 
 def test_an_expected_100_comes_in_its_turn() -> None:
     def script(peer: Peer) -> None:
-        peer.answer(peer.request().target.encode())
+        peer.respond(peer.request().target.encode())
         peer.head()
         peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        peer.answer(peer.exactly(3))
+        peer.respond(peer.exactly(3))
 
     with served(script) as conn:
         conn.send_request("GET", "/a")
@@ -502,18 +502,18 @@ def test_an_expected_100_comes_in_its_turn() -> None:
         assert conn.readall() == b"abc"
 
 
-def test_interim_answers_that_nobody_asked_for_are_skipped() -> None:
+def test_interim_responses_that_nobody_asked_for_are_skipped() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         for status in (b"100 Continue", b"103 Early Hints", b"199"):
             peer.send(b"HTTP/1.1 " + status + b"\r\nX: y\r\n\r\n")
-        peer.answer(b"ok")
+        peer.respond(b"ok")
 
     with served(script) as conn:
         assert get(conn, "/") == b"ok"
 
 
-def test_interim_answers_do_not_go_on_for_ever() -> None:
+def test_interim_responses_do_not_go_on_for_ever() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 1001)
@@ -525,7 +525,7 @@ def test_interim_answers_do_not_go_on_for_ever() -> None:
             conn.read_response()
 
 
-# --- answers that come early ---------------------------------------------------------------------
+# --- responses that come early --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -533,9 +533,9 @@ def test_interim_answers_do_not_go_on_for_ever() -> None:
 def test_an_error_can_be_read_after_write_has_failed(how: str, length: int | None) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"too large", "413 Too Large", "Connection: close\r\n")
+        peer.respond(b"too large", "413 Too Large", "Connection: close\r\n")
         if how == "reset":
-            answered.wait(TIMEOUT)  # so that the reset does not overtake the answer
+            answered.wait(TIMEOUT)  # so that the reset does not overtake the response
             peer.reset()
 
     answered = threading.Event()
@@ -546,7 +546,7 @@ def test_an_error_can_be_read_after_write_has_failed(how: str, length: int | Non
 
     with served(script, echo_targets) as conn:
         conn.send_request("PUT", "/a", body=BodyFollowing(length))
-        # Until the answer is here: a reset may make the kernel forget what it had received.
+        # Until the response is here: a reset may make the kernel forget what it had received.
         await_event(conn, POLLIN)
         answered.set()
         with pytest.raises(ConnectionClosed):
@@ -561,7 +561,7 @@ def test_an_error_can_be_read_after_write_has_failed(how: str, length: int | Non
 def test_an_error_can_be_read_if_the_end_of_a_chunked_body_cannot_be_sent() -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"too large", "413 Too Large")
+        peer.respond(b"too large", "413 Too Large")
         answered.wait(TIMEOUT)
         peer.reset()
 
@@ -575,10 +575,10 @@ def test_an_error_can_be_read_if_the_end_of_a_chunked_body_cannot_be_sent() -> N
         assert conn.readall() == b"too large"
 
 
-def test_an_answer_may_be_read_by_another_thread_while_the_body_is_written() -> None:
+def test_a_response_may_be_read_by_another_thread_while_the_body_is_written() -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"too large", "413 Too Large")
+        peer.respond(b"too large", "413 Too Large")
         closed.wait(TIMEOUT)
 
     closed = threading.Event()
@@ -599,7 +599,7 @@ def test_an_answer_may_be_read_by_another_thread_while_the_body_is_written() -> 
 def test_a_request_that_asks_for_the_end_is_the_last() -> None:
     def script(peer: Peer) -> None:
         assert peer.request().headers["connection"] == "close"
-        peer.answer(b"ok")
+        peer.respond(b"ok")
         assert until_gone(peer) == b""
 
     with served(script, echo_targets) as conn:
@@ -609,10 +609,10 @@ def test_a_request_that_asks_for_the_end_is_the_last() -> None:
         assert get(conn, "/b") == b"/b"
 
 
-def test_requests_behind_the_last_answer_are_lost() -> None:
+def test_requests_behind_the_last_response_are_lost() -> None:
     def script(peer: Peer) -> None:
-        peer.answer(peer.request().target.encode())
-        peer.answer(peer.request().target.encode(), headers="Connection: close\r\n")
+        peer.respond(peer.request().target.encode())
+        peer.respond(peer.request().target.encode(), headers="Connection: close\r\n")
         until_gone(peer)
 
     with served(script, echo_targets) as conn:
@@ -633,7 +633,7 @@ def test_requests_behind_the_last_answer_are_lost() -> None:
 
 def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
     def script(peer: Peer) -> None:
-        peer.answer(peer.request().target.encode())
+        peer.respond(peer.request().target.encode())
 
     with served(script, repeat=True) as conn:
         for path in "/a", "/b", "/c":
@@ -789,20 +789,20 @@ def test_an_upgrade_that_nobody_asked_for_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("response", "error"),
     [(b"220 ready\r\n", InvalidResponse), (b"HTTP/2.0 200 OK\r\n\r\n", UnsupportedResponse)],
 )
-def test_an_answer_that_is_none_can_be_read_raw(answer: bytes, error: type[Exception]) -> None:
+def test_a_response_that_is_none_can_be_read_raw(response: bytes, error: type[Exception]) -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.send(answer)
+        peer.send(response)
         until_gone(peer)
 
     with served(script, echo_targets) as conn:
         conn.send_request("GET", "/a")
         with pytest.raises(error):
             conn.read_response()
-        assert conn.read_raw(100) == answer
+        assert conn.read_raw(100) == response
         conn.disconnect()
         assert get(conn, "/b") == b"/b"
 
@@ -961,7 +961,7 @@ def test_two_threads_pipeline_bodies_in_both_directions() -> None:
     def script(peer: Peer) -> None:
         try:
             while True:
-                peer.answer(peer.request().body)
+                peer.respond(peer.request().body)
         except EOFError:
             pass
 
@@ -1018,10 +1018,10 @@ def test_a_chunked_body_is_not_ended_under_the_hands_of_the_thread_that_writes_i
         writing.result()
 
 
-def test_asking_for_the_answer_in_the_thread_that_wrote_last_ends_a_chunked_body() -> None:
+def test_asking_for_the_response_in_the_thread_that_wrote_last_ends_a_chunked_body() -> None:
     def script(peer: Peer) -> None:
         for _ in range(2):
-            peer.answer(peer.request().body)
+            peer.respond(peer.request().body)
 
     with served(script) as conn, other_thread() as submit:
         conn.send_request("PUT", "/a", body=BodyFollowing())
@@ -1088,7 +1088,7 @@ def test_read_response_waits_while_the_request_is_still_being_sent() -> None:
         peer.head()
         begun.set()
         read.wait(TIMEOUT)
-        peer.answer(b"%d" % len(peer.exactly(len(LONG))))
+        peer.respond(b"%d" % len(peer.exactly(len(LONG))))
 
     begun, read = threading.Event(), threading.Event()
     with served(script) as conn, other_thread() as submit:
@@ -1183,10 +1183,10 @@ def test_coroutines_pipeline() -> None:
     count = 300
 
     def script(peer: Peer) -> None:
-        # Reads everything before it answers, in small pieces, so that both sides have to wait.
+        # Reads everything before it responds, in small pieces, so that both sides have to wait.
         targets = [peer.request().target for _ in range(count)]
         for target in targets:
-            peer.answer(target.encode())
+            peer.respond(target.encode())
 
     with served(script) as conn:
 
@@ -1229,14 +1229,14 @@ def test_a_coroutine_that_is_suspended_when_the_connection_ends_says_so() -> Non
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_sequence_of_calls_does_what_a_simple_model_says(seed: int) -> None:
-    """Random calls, against a queue of what is due: each answer is its request's, and whole."""
+    """Random calls, against a queue of what is due: each response is its request's, and whole."""
 
     def script(peer: Peer) -> None:
         try:
             while True:
                 request = peer.request()
                 if "x-last" in request.headers:
-                    peer.answer(request.body, headers="Connection: close\r\n")
+                    peer.respond(request.body, headers="Connection: close\r\n")
                     until_gone(peer)
                     return
                 if "x-chunked" in request.headers:
@@ -1247,7 +1247,7 @@ def test_any_sequence_of_calls_does_what_a_simple_model_says(seed: int) -> None:
                     peer.send(b"0\r\n\r\n")
                 else:
                     peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * (len(request.body) % 2))
-                    peer.answer(request.body)
+                    peer.respond(request.body)
         except (EOFError, ConnectionError):
             pass
 

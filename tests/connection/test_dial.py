@@ -32,7 +32,7 @@ from tests.support.names import (
     address,
     no_descriptors,
     refusing,
-    unanswering,
+    unresponsive,
 )
 from tests.support.server import Peer, ScriptedServer
 
@@ -65,14 +65,14 @@ def test_families_take_turns_and_keep_their_order() -> None:
 def test_the_first_to_connect_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.01)
     with (
-        unanswering() as silent,
+        unresponsive() as silent,
         listening() as good,
         connect(silent, silent, good.getsockname()) as sock,
     ):
         assert sock.getpeername() == good.getsockname()
 
 
-def test_the_preferred_address_wins_if_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preferred_address_wins_if_it_responds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", FOREVER)
     with listening() as good, listening() as other:
         with connect(good.getsockname(), other.getsockname()) as sock:
@@ -83,7 +83,7 @@ def test_the_preferred_address_wins_if_it_answers(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_attempt_has_250_ms_before_the_next_begins_beside_it() -> None:
-    with unanswering() as silent, listening() as good:
+    with unresponsive() as silent, listening() as good:
         crt = co_connect([address(silent), address(good.getsockname())], Deadline(None), "peer")
         needed = next(crt)
         assert needed.timeout is not None
@@ -115,7 +115,7 @@ def test_if_all_fail_the_first_error_is_raised(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_one_address_is_not_waited_for_in_steps() -> None:
-    with unanswering() as silent:
+    with unresponsive() as silent:
         crt = co_connect([address(silent)], Deadline(None), "peer")
         assert next(crt).timeout is None
         crt.close()
@@ -131,8 +131,8 @@ def test_no_selector_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(selectors, "DefaultSelector", kind)
         monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0.01)
         with (
-            unanswering() as silent,
-            ScriptedServer(lambda peer: (peer.request(), peer.answer())) as server,
+            unresponsive() as silent,
+            ScriptedServer(lambda peer: (peer.request(), peer.respond())) as server,
         ):
             addresses = [address(silent), address(server.address)]
             monkeypatch.setattr(dial, "resolve", lambda *args, found=addresses, **kwargs: found)
@@ -149,7 +149,7 @@ def test_a_connection_that_connects_holds_one_descriptor_for_each_attempt(
     def open_descriptors() -> int:
         return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
 
-    with unanswering() as silent:
+    with unresponsive() as silent:
         monkeypatch.setattr(dial, "resolve", lambda *args, **kwargs: [address(silent)] * 2)
         conn = HTTPConnection("silent.test")
         before = open_descriptors()
@@ -167,7 +167,7 @@ def test_a_connection_that_connects_holds_one_descriptor_for_each_attempt(
 def test_a_driver_that_looks_at_one_descriptor_is_resumed_for_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with unanswering() as silent:
+    with unresponsive() as silent:
         addresses = [address(silent)] * 2
         monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0)
         crt = co_connect(addresses, Deadline(None), "peer")
@@ -181,7 +181,7 @@ def test_a_driver_that_looks_at_one_descriptor_is_resumed_for_the_others(
 
 def test_a_cancelled_race_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", 0)
-    with unanswering() as silent:
+    with unresponsive() as silent:
         crt = co_connect([address(silent)] * 3, Deadline(None), "peer")
         next(crt)
         crt.close()  # what is left open is found by the fixture for leaks
@@ -219,7 +219,7 @@ def test_an_address_without_a_descriptor_to_try_it_is_what_is_told_first(
 
 
 def test_the_timeout_covers_connecting(names: FakeNames) -> None:
-    with unanswering() as silent:
+    with unresponsive() as silent:
         names("silent.test", silent, silent)
         conn = HTTPConnection("silent.test", 80)
         conn.timeout = SHORT
@@ -227,7 +227,7 @@ def test_the_timeout_covers_connecting(names: FakeNames) -> None:
             conn.connect()
 
 
-def test_the_timeout_covers_the_answer_of_a_proxy() -> None:
+def test_the_timeout_covers_the_response_of_a_proxy() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         peer.until_eof()
@@ -248,7 +248,7 @@ def test_the_timeout_covers_a_handshake_that_never_proceeds() -> None:
             conn.connect()
 
 
-def test_a_proxy_that_answers_byte_by_byte_does_not_renew_the_timeout() -> None:
+def test_a_proxy_that_responds_byte_by_byte_does_not_renew_the_timeout() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         peer.send(b"HTTP/1.1 ")
@@ -290,8 +290,10 @@ def in_thread(call: Callable[[], object]) -> Callable[[], Exception | None]:
     return result
 
 
-def test_disconnecting_ends_a_connect_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with unanswering() as silent:
+def test_disconnecting_ends_a_connect_that_gets_no_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with unresponsive() as silent:
         resolving = threading.Event()
 
         def getaddrinfo(*args: Any, **kwargs: Any) -> list[Address]:
@@ -336,7 +338,7 @@ def test_after_a_disconnect_while_connecting_the_connection_is_usable() -> None:
 
     def refuse(peer: Peer) -> None:
         peer.head()
-        peer.answer(status="403 Forbidden")
+        peer.respond(status="403 Forbidden")
 
     with ScriptedServer(silent, refuse) as server:
         context = ssl.create_default_context()

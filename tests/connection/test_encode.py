@@ -324,7 +324,7 @@ def test_nothing_is_sent_of_a_request_that_is_refused() -> None:
 def test_a_refused_request_leaves_the_connection_as_it_was() -> None:
     def script(peer: Any) -> None:
         for _ in range(2):
-            peer.answer(peer.request().target.encode())
+            peer.respond(peer.request().target.encode())
 
     with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
         conn.send_request("GET", "/a")

@@ -1,4 +1,4 @@
-"""One request and its answer, as data."""
+"""One request and its response, as data."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_a_limit_may_be_longer_than_poll_can_wait(
 
 def test_a_connection_may_have_a_timeout_of_many_years() -> None:
     with (
-        ScriptedServer(lambda peer: (peer.request(), peer.answer())) as server,
+        ScriptedServer(lambda peer: (peer.request(), peer.respond())) as server,
         HTTPConnection(*server.address) as conn,
     ):
         conn.timeout = MANY_YEARS

@@ -122,7 +122,7 @@ def test_a_proxy_is_given_the_absolute_form(
         assert (request.method, request.target) == (method, target)
         assert request.headers["host"] == host
         assert "proxy-authorization" not in request.headers
-        peer.answer()
+        peer.respond()
 
     with (
         ScriptedServer(script) as server,
@@ -138,7 +138,7 @@ def test_each_request_to_a_proxy_carries_the_credentials() -> None:
         for _ in range(2):
             encoded = peer.request().headers["proxy-authorization"].removeprefix("Basic ")
             assert b64decode(encoded) == b"us:er:p@ss"
-            peer.answer()
+            peer.respond()
 
     with ScriptedServer(script) as server:
         proxy = f"http://us%3Aer:p%40ss@{server.host}:{server.port}"
@@ -170,7 +170,7 @@ def test_the_origin_behind_a_tunnel_does_not_see_the_credentials(
         assert set(connect.headers) == {"host", "proxy-authorization"}
         assert connect.headers["host"] == target
         assert connect.headers["proxy-authorization"] == "Basic dXNlcjpwYXNz"
-        # A successful answer to CONNECT has no body, whatever it says (RFC 9110 §9.3.6).
+        # A successful response to CONNECT has no body, whatever it says (RFC 9110 §9.3.6).
         peer.send(interim + b"HTTP/1.1 200 Established\r\nContent-Length: 5\r\n\r\n")
         with server_context.wrap_socket(peer.sock, server_side=True) as tls:
             inner = Peer(tls)
@@ -178,7 +178,7 @@ def test_the_origin_behind_a_tunnel_does_not_see_the_credentials(
             assert request.target == "/private"
             assert not [name for name in request.headers if name.startswith("proxy")]
             assert b"dXNlcjpwYXNz" not in request.head
-            inner.answer(b"hello")
+            inner.respond(b"hello")
 
     with ScriptedServer(script) as server:
         proxy = f"http://user:pass@{server.host}:{server.port}"
@@ -192,7 +192,7 @@ def test_the_origin_behind_a_tunnel_does_not_see_the_credentials(
 def test_a_refused_tunnel_says_why(status: str) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"explanation", status=status)
+        peer.respond(b"explanation", status=status)
         peer.until_eof()  # the socket is closed, or this would time out
 
     with ScriptedServer(script) as server:
@@ -205,7 +205,7 @@ def test_a_refused_tunnel_says_why(status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("response", "error"),
     [
         (b"HTTP/1.1 200 OK\r\n\r\nsmuggled", InvalidResponse),
         (b"SSH-2.0-OpenSSH\r\n", InvalidResponse),
@@ -215,10 +215,10 @@ def test_a_refused_tunnel_says_why(status: str) -> None:
         (b"", ConnectionClosed),
     ],
 )
-def test_nonsense_from_a_proxy_is_no_tunnel(answer: bytes, error: type[Exception]) -> None:
+def test_nonsense_from_a_proxy_is_no_tunnel(response: bytes, error: type[Exception]) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.send(answer)
+        peer.send(response)
         peer.cut()
         peer.until_eof()
 
@@ -229,7 +229,7 @@ def test_nonsense_from_a_proxy_is_no_tunnel(answer: bytes, error: type[Exception
             conn.connect()
 
 
-def test_a_proxy_that_sends_only_interim_answers_is_given_up() -> None:
+def test_a_proxy_that_sends_only_interim_responses_is_given_up() -> None:
     def script(peer: Peer) -> None:
         peer.head()
         peer.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000)

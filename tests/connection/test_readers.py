@@ -106,7 +106,7 @@ def test_a_body_begins_with_what_is_in_the_buffer() -> None:
     assert read_all(LengthReader(buffer, transport, 10)) == b"1234567890"
 
 
-def test_the_next_answer_stays_in_the_buffer() -> None:
+def test_the_next_response_stays_in_the_buffer() -> None:
     transport = FakeTransport([b"12345" + NEXT_MESSAGE], eof=False)
     buffer = ReceiveBuffer()
     drive(lambda: buffer.fill(transport))

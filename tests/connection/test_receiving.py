@@ -1,4 +1,4 @@
-"""ReceiveSide: which answer belongs to whom, and which bodies have an end."""
+"""ReceiveSide: which respond belongs to whom, and which bodies have an end."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from tests.support.session import (
     run,
 )
 
-# --- answers --------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 
-def test_answers_belong_to_the_requests_in_their_order(line: Line) -> None:
+def test_responses_belong_to_the_requests_in_their_order(line: Line) -> None:
     line.ask("/a", "/b", "/c")
     line.peer.sendall(OK + EMPTY + OK)
     for path, body in (("/a", b"ok"), ("/b", b""), ("/c", b"ok")):
@@ -45,7 +45,7 @@ def test_answers_belong_to_the_requests_in_their_order(line: Line) -> None:
     assert len(line.peers) == 1
 
 
-def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
+def test_giving_up_the_wait_for_a_response_loses_nothing(line: Line) -> None:
     line.ask("/a")
     line.peer.sendall(OK[:20])
     receiving = line.session.receiver.co_read_response()
@@ -56,12 +56,12 @@ def test_giving_up_the_wait_for_an_answer_loses_nothing(line: Line) -> None:
     assert line.readall() == b"ok"
 
 
-def test_all_answers_that_have_come_are_taken_at_once_whatever_their_bodies(line: Line) -> None:
+def test_all_responses_that_have_come_are_taken_at_once_whatever_their_bodies(line: Line) -> None:
     line.ask("/a", "/b", "/c", "/d")
     line.peer.sendall(OK + CHUNKED + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n" + EMPTY + OK)
-    answers, error = line.session.receiver.read_responses(5)
+    responses, error = line.session.receiver.read_responses(5)
     assert error is None
-    assert [body for *_, body in answers] == [b"ok", b"abc", b"", b"ok"]
+    assert [body for *_, body in responses] == [b"ok", b"abc", b"", b"ok"]
 
 
 @pytest.mark.parametrize("start", [b"", OK + b"HTTP/1.1 200 OK\r\n"], ids=["first", "second"])
@@ -69,8 +69,8 @@ def test_a_head_that_comes_byte_by_byte_has_to_be_whole_in_time(line: Line, star
     line.ask("/a", "/b")
     if start:
         line.peer.sendall(start)
-        answers, error = line.session.receiver.read_responses(5)
-        assert (len(answers), error) == (1, None)
+        responses, error = line.session.receiver.read_responses(5)
+        assert (len(responses), error) == (1, None)
     over = threading.Event()
 
     def trickle() -> None:
@@ -81,11 +81,11 @@ def test_a_head_that_comes_byte_by_byte_has_to_be_whole_in_time(line: Line, star
     thread = threading.Thread(target=trickle)
     thread.start()
     try:
-        answers, error = line.session.receiver.read_responses(0.2)
+        responses, error = line.session.receiver.read_responses(0.2)
     finally:
         over.set()
         thread.join()
-    assert answers == []
+    assert responses == []
     assert isinstance(error, ConnectionTimedOut)
     assert "head" in str(error)
 
@@ -103,19 +103,19 @@ def test_a_head_may_take_its_time_after_an_interim_response(line: Line) -> None:
     thread = threading.Thread(target=send)
     thread.start()
     try:
-        answers, error = line.session.receiver.read_responses(0.5)
+        responses, error = line.session.receiver.read_responses(0.5)
     finally:
         thread.join()
     assert error is None
-    assert [body for *_, body in answers] == [b"ok"]
+    assert [body for *_, body in responses] == [b"ok"]
 
 
 def test_a_chunked_body_that_has_not_come_completely_is_read_when_it_does(line: Line) -> None:
     line.ask("/a", "/b")
     line.peer.sendall(OK + CHUNKED + b"2\r\nab\r\n1\r\nc")
-    answers, error = line.session.receiver.read_responses(5)
+    responses, error = line.session.receiver.read_responses(5)
     assert error is None
-    assert [body for *_, body in answers] == [b"ok", None]
+    assert [body for *_, body in responses] == [b"ok", None]
     line.peer.sendall(b"\r\n0\r\n\r\n")
     assert line.readall() == b"abc"
 
@@ -130,7 +130,7 @@ def test_the_length_of_a_chunked_body_is_not_known_though_all_of_it_has_come(lin
 
 
 class Marking(PlainTransport):
-    """Notes the low-water mark of each receiving; one answer comes before each."""
+    """Notes the low-water mark of each receiving; one response comes before each."""
 
     marks: list[int]
     peer: socket.socket
@@ -142,20 +142,20 @@ class Marking(PlainTransport):
 
 
 def marks_of(line: Line, due: int, reads: int) -> list[int]:
-    """Return the low-water mark of each of *reads*, of which the first finds *due* answers due."""
+    """Return the low-water mark of each of *reads*; the first finds *due* responses due."""
     line.transport_class = Marking
     line.ask(*["/a"] * due)
     transport = line.transport
     assert isinstance(transport, Marking)
     transport.marks, transport.peer = [], line.peer
     for _ in range(reads):
-        answers, error = line.session.receiver.read_responses(5)
+        responses, error = line.session.receiver.read_responses(5)
         assert error is None
-        assert [body for *_, body in answers] == [b"ok"]
+        assert [body for *_, body in responses] == [b"ok"]
     return transport.marks
 
 
-def test_many_answers_are_waited_for_if_few_have_come_time_and_again(line: Line) -> None:
+def test_many_responses_are_waited_for_if_few_have_come_time_and_again(line: Line) -> None:
     assert marks_of(line, due=99, reads=5) == [1, 1, 1, 1, 12 * len(OK)]
 
 
@@ -186,9 +186,11 @@ def test_no_more_bytes_are_waited_for_than_half_a_buffer_has(
     ],
 )
 @pytest.mark.parametrize("at_once", [True, False])
-def test_nothing_behind_a_last_answer_is_an_answer(line: Line, last: bytes, at_once: bool) -> None:
+def test_nothing_behind_a_last_response_is_a_response(
+    line: Line, last: bytes, at_once: bool
+) -> None:
     class Slow(PlainTransport):
-        """Leaves in the socket what follows the answer."""
+        """Leaves in the socket what follows the response."""
 
         def recv_into(self, view: memoryview) -> int | PollNeeded:
             return super().recv_into(view[: len(last)])
@@ -203,10 +205,10 @@ def test_nothing_behind_a_last_answer_is_an_answer(line: Line, last: bytes, at_o
         with pytest.raises(ConnectionClosed):
             line.read_response()
     line.transport_class = PlainTransport
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
-def test_nothing_that_comes_out_of_a_tunnel_is_an_answer(line: Line) -> None:
+def test_nothing_that_comes_out_of_a_tunnel_is_a_response(line: Line) -> None:
     run(line.send_request("host:443", method="CONNECT"))
     line.ask("/b")
     line.peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + OK)
@@ -215,11 +217,11 @@ def test_nothing_that_comes_out_of_a_tunnel_is_an_answer(line: Line) -> None:
         line.read_response()
 
 
-def test_a_request_sent_while_the_protocol_changes_gets_no_answer(line: Line) -> None:
+def test_a_request_sent_while_the_protocol_changes_gets_no_response(line: Line) -> None:
     line.session.state.awaiting_response = HookedDeque()
     run(line.send_request("host:443", method="CONNECT"))
     request = RequestBuilder("host").build("GET", "/b", None, None, False)
-    # The sender has found the connection in order, and gets as far as this after the answer.
+    # The sender has found the connection in order, and gets as far as this after the response.
     line.session.state.awaiting_response.hook = lambda: line.session.state.awaiting_response.append(
         request.exchange
     )
@@ -230,13 +232,13 @@ def test_a_request_sent_while_the_protocol_changes_gets_no_answer(line: Line) ->
         line.read_response()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"nonsense\r\n\r\n"])
-def test_the_end_of_a_connection_does_not_touch_the_next(line: Line, answer: bytes) -> None:
+@pytest.mark.parametrize("response", [b"HTTP/1.1 200 OK\r\n\r\n", b"nonsense\r\n\r\n"])
+def test_the_end_of_a_connection_does_not_touch_the_next(line: Line, response: bytes) -> None:
     # The sender may open the next one as soon as the last exchange has left the pipeline.
     line.session.state.awaiting_response = HookedDeque()
     run(line.send_request("host:443", method="CONNECT"))
     line.session.state.awaiting_response.hook = lambda: line.ask("/next")
-    line.peer.sendall(answer)
+    line.peer.sendall(response)
     try:
         line.read_response()
     except InvalidResponse:
@@ -255,20 +257,20 @@ def test_each_of_the_requests_that_were_lost_is_reported(line: Line) -> None:
     for _ in "bc":
         with pytest.raises(ConnectionClosed):
             line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
-def test_no_answer_follows_an_invalid_one(line: Line) -> None:
+def test_no_response_follows_an_invalid_one(line: Line) -> None:
     line.ask("/a", "/b")
     line.peer.sendall(b"nonsense\r\n\r\n" + OK)
     with pytest.raises(InvalidResponse):
         line.read_response()
     with pytest.raises(ConnectionClosed):
         line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
-def test_an_interrupted_answer_is_not_taken_up_again(
+def test_an_interrupted_response_is_not_taken_up_again(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line.ask("/a", "/b")
@@ -290,13 +292,13 @@ class InterruptedDeque(deque[Exchange]):
         return super().popleft()
 
 
-@pytest.mark.parametrize("answer", [OK, EMPTY])
-def test_after_an_interrupt_no_answer_is_given_to_the_request_before_its_own(
-    line: Line, answer: bytes
+@pytest.mark.parametrize("response", [OK, EMPTY])
+def test_after_an_interrupt_no_response_is_given_to_the_request_before_its_own(
+    line: Line, response: bytes
 ) -> None:
     line.session.state.awaiting_response = InterruptedDeque()
     line.ask("/a", "/b")
-    line.peer.sendall(answer + OK)
+    line.peer.sendall(response + OK)
     with pytest.raises(Interrupt):
         line.session.receiver.read_response(5)
     line.session.state.awaiting_response = deque(line.session.state.awaiting_response)
@@ -305,7 +307,7 @@ def test_after_an_interrupt_no_answer_is_given_to_the_request_before_its_own(
             line.session.receiver.read_response(5)
         with pytest.raises(ConnectionClosed):
             line.readall()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_reading_with_nothing_asked_changes_nothing(line: Line) -> None:

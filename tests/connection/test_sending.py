@@ -31,16 +31,16 @@ def test_no_request_is_sent_behind_a_failure_before_all_have_been_told(line: Lin
         line.ask("/c")
     with pytest.raises(ConnectionClosed):
         line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
-def test_bytes_that_nobody_asked_for_are_never_an_answer(line: Line) -> None:
+def test_bytes_that_nobody_asked_for_are_never_a_response(line: Line) -> None:
     line.ask("/a")
-    line.peer.sendall(EMPTY + OK)  # in the buffer, with the answer
+    line.peer.sendall(EMPTY + OK)  # in the buffer, with the response
     line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
     line.peer.sendall(OK)  # in the socket, later
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_a_request_does_not_disturb_who_reads_raw(line: Line) -> None:
@@ -54,7 +54,7 @@ def test_a_request_does_not_disturb_who_reads_raw(line: Line) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_request_that_was_interrupted_before_it_was_sent_gets_no_answer(
+def test_a_request_that_was_interrupted_before_it_was_sent_gets_no_response(
     line: Line, monkeypatch: pytest.MonkeyPatch, blocking: bool
 ) -> None:
     line.ask("/a")
@@ -81,7 +81,7 @@ def test_a_request_that_was_interrupted_before_it_was_sent_gets_no_answer(
         line.ask("/c")
     with pytest.raises(ConnectionClosed):
         line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_a_connection_that_is_being_aborted_is_not_closed_under_its_users(line: Line) -> None:
@@ -122,7 +122,7 @@ def test_a_send_that_is_given_up_ends_the_connection(line: Line) -> None:
     for _ in "ab":
         with pytest.raises(ConnectionClosed):
             line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 # --- request bodies -------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_a_write_that_is_given_up_ends_the_body(line: Line) -> None:
         line.write(b"x")
     with pytest.raises(ConnectionClosed):
         line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_an_error_that_comes_while_the_body_is_sent_ends_the_body(line: Line) -> None:
@@ -151,7 +151,7 @@ def test_an_error_that_comes_while_the_body_is_sent_ends_the_body(line: Line) ->
         run(writing)
     with pytest.raises(ConnectionClosed):
         line.write(b"x")
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_a_success_that_comes_while_the_body_is_sent_does_not_end_it(line: Line) -> None:
@@ -169,7 +169,9 @@ def test_a_success_that_comes_while_the_body_is_sent_does_not_end_it(line: Line)
     assert len(line.peers) == 1
 
 
-def test_a_success_that_is_the_last_answer_ends_the_body_when_it_has_been_read(line: Line) -> None:
+def test_a_success_that_is_the_last_response_ends_the_body_when_it_has_been_read(
+    line: Line,
+) -> None:
     run(line.send_request("/a", BodyFollowing(6), "PUT"))
     line.write(b"12")
     line.peer.sendall(closing(OK))
@@ -178,26 +180,26 @@ def test_a_success_that_is_the_last_answer_ends_the_body_when_it_has_been_read(l
     assert line.readall() == b"ok"
     with pytest.raises(ConnectionClosed):
         line.write(b"56")
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
-def test_a_request_may_follow_one_whose_body_was_ended_by_the_last_answer(line: Line) -> None:
+def test_a_request_may_follow_one_whose_body_was_ended_by_the_last_response(line: Line) -> None:
     run(line.send_request("/a", BodyFollowing(6), "PUT"))
     line.peer.sendall(closing(OK))
     assert line.read_response().status == 200
     assert line.readall() == b"ok"
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 @pytest.mark.parametrize("expect100", [False, True])
-def test_a_request_may_follow_one_whose_answer_failed_before_its_body_was_sent(
+def test_a_request_may_follow_one_whose_response_failed_before_its_body_was_sent(
     line: Line, expect100: bool
 ) -> None:
     run(line.send_request("/a", BodyFollowing(6), "PUT", expect100=expect100))
     line.peer.close()
     with pytest.raises(ConnectionClosed):
         line.read_response()
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()
 
 
 def test_a_refused_body_leaves_no_connection_to_misunderstand_the_next_request(
@@ -209,4 +211,4 @@ def test_a_refused_body_leaves_no_connection_to_misunderstand_the_next_request(
     with pytest.raises(StateError):
         line.write(b"123456")
     assert line.readall() == b"no"
-    assert line.gets_an_answer_over_a_new_connection()
+    assert line.gets_a_response_over_a_new_connection()

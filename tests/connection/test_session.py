@@ -116,7 +116,7 @@ def test_how_long_the_server_keeps_the_connection_is_known_until_the_next_one(li
         read()
         assert line.session.keep_alive_timeout == 5.0
         line.peer.close()
-        assert line.gets_an_answer_over_a_new_connection()
+        assert line.gets_a_response_over_a_new_connection()
         assert line.session.keep_alive_timeout is None
 
 
@@ -138,7 +138,7 @@ def test_a_connection_that_ends_behind_the_last_chunk_has_had_its_last_response(
         assert line.session.state.last_response_reason is not None
         with pytest.raises(ConnectionClosed):
             line.read_response()
-        assert line.gets_an_answer_over_a_new_connection()
+        assert line.gets_a_response_over_a_new_connection()
 
 
 def test_a_connection_that_is_reset_behind_the_last_chunk_is_no_end() -> None:
@@ -162,7 +162,7 @@ def test_a_connection_that_is_reset_behind_the_last_chunk_is_no_end() -> None:
         line.close()
 
 
-def test_an_answer_is_pending_until_its_body_has_been_read(line: Line) -> None:
+def test_a_response_is_pending_until_its_body_has_been_read(line: Line) -> None:
     assert not line.session.pending()
     run(line.send_request("/a", BodyFollowing(2)))
     assert not line.session.pending()

@@ -171,7 +171,7 @@ def test_a_coroutine_that_is_given_up_after_aborting_closes_the_descriptor(line:
     assert not is_open(line.transport)
 
 
-def test_the_last_answer_wakes_a_sender_and_keeps_its_descriptor(line: Line) -> None:
+def test_the_last_response_wakes_a_sender_and_keeps_its_descriptor(line: Line) -> None:
     line.ask("/a")
     sending = line.send_request("/b", b"x" * 10_000_000)
     waiting = next(sending)

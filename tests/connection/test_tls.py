@@ -86,7 +86,7 @@ def test_the_name_of_the_server_is_sent(
 
     def script(peer: Peer) -> None:
         assert peer.request().headers["host"] == f"{named}:{server.port}"
-        peer.answer()
+        peer.respond()
 
     with (
         ScriptedServer(script, context=context) as server,
@@ -220,15 +220,15 @@ def test_a_server_that_does_not_speak_tls_is_an_ssl_error(client_context: ssl.SS
             conn.connect()
 
 
-@pytest.mark.parametrize("answer", [b"", b"data"])
+@pytest.mark.parametrize("response", [b"", b"data"])
 def test_a_connection_that_is_reset_before_the_handshake_is_closed(
-    answer: bytes, client_context: ssl.SSLContext
+    response: bytes, client_context: ssl.SSLContext
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
         sock.setblocking(False)
         peer, _ = listener.accept()
-    peer.sendall(answer)
+    peer.sendall(response)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
     poller = select.poll()
@@ -257,7 +257,7 @@ def test_a_name_that_tls_cannot_send_is_a_value_error(client_context: ssl.SSLCon
 
 
 @pytest.mark.parametrize(
-    ("answer", "body"),
+    ("response", "body"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"hello"),
@@ -272,14 +272,14 @@ def test_a_name_that_tls_cannot_send_is_a_value_error(client_context: ssl.SSLCon
 @pytest.mark.parametrize("end", [Peer.cut, Peer.reset], ids=["eof", "reset"])
 def test_an_end_without_close_notify_ends_no_body(
     end: Callable[[Peer], None],
-    answer: bytes,
+    response: bytes,
     body: bytes | None,
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
 ) -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.send(answer)
+        peer.send(response)
         received.wait()  # a reset may overtake what was sent before
         end(peer)
 
@@ -291,7 +291,7 @@ def test_an_end_without_close_notify_ends_no_body(
         conn.send_request("GET", "/")
         conn.read_response()
         got = b""
-        while len(got) < 5 and b"hello" in answer:
+        while len(got) < 5 and b"hello" in response:
             got += conn.read(5 - len(got))
         if body is not None:
             assert got + conn.readall() == body
@@ -311,7 +311,7 @@ def test_with_close_notify_the_end_of_the_connection_is_the_end_of_the_body(
         try:
             peer.sock.unwrap()
         except OSError:
-            pass  # whether the client answers is not the question
+            pass  # whether the client responses is not the question
 
     with (
         ScriptedServer(script, context=server_context) as server,
@@ -332,7 +332,7 @@ def test_we_say_close_notify_ourselves(
         assert isinstance(peer.sock, ssl.SSLSocket)
         peer.sock.suppress_ragged_eofs = False
         peer.request()
-        peer.answer(headers=f"{how}\r\n" if ":" in how else "")
+        peer.respond(headers=f"{how}\r\n" if ":" in how else "")
         assert peer.until_eof() == b""  # raises SSLEOFError if it is not said
 
     with ScriptedServer(script, context=server_context) as server:
@@ -394,7 +394,7 @@ def test_an_idle_connection_is_not_replaced_because_of_session_tickets(
     def script(peer: Peer) -> None:
         for _ in range(3):
             peer.request()
-            peer.answer()
+            peer.respond()
 
     with (
         ScriptedServer(script, context=server_context) as server,
@@ -445,7 +445,7 @@ def test_an_idle_connection_that_was_closed_is_replaced(
 ) -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer()
+        peer.respond()
 
     with (
         ScriptedServer(script, script, context=server_context) as server,

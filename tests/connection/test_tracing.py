@@ -74,13 +74,13 @@ def test_a_trace_holds_exactly_what_was_sent_and_received(
 ) -> None:
     monkeypatch.setenv("DUGONG_TRACEFILE", str(tmp_path / "100%-%d"))
     sent: list[bytes] = []
-    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 
     def script(peer: Peer) -> None:
         for _ in range(2):
             request = peer.request()
             sent.append(request.head + request.body)
-            peer.send(answer)
+            peer.send(response)
 
     contexts = (server_context, client_context) if tls else (None, None)
     with (
@@ -92,7 +92,7 @@ def test_a_trace_holds_exactly_what_was_sent_and_received(
             conn.read_response()
             assert conn.readall() == b"abc"
         (file,) = tmp_path.iterdir()
-        assert file.read_bytes() == sent[0] + answer + sent[1] + answer  # unbuffered
+        assert file.read_bytes() == sent[0] + response + sent[1] + response  # unbuffered
 
 
 def test_each_connection_has_a_trace_of_its_own(
@@ -102,7 +102,7 @@ def test_each_connection_has_a_trace_of_its_own(
 
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer()
+        peer.respond()
 
     with (
         ScriptedServer(script, repeat=True) as server,
@@ -174,7 +174,7 @@ def test_a_trace_holds_no_credentials(
 
     def script(peer: Peer) -> None:
         assert b"secret" in peer.request().head
-        peer.answer(b"body", headers="Set-Cookie: session=secret\r\n")
+        peer.respond(b"body", headers="Set-Cookie: session=secret\r\n")
 
     headers = {"Authorization": "Bearer secret", "Cookie": "a=secret"}
     contexts = (server_context, client_context) if tls else (None, None)

@@ -31,7 +31,7 @@ from dugong import (
 from dugong.connection.polling import Coroutine, co_sleep
 from dugong.connection.tracing import TracingTransport
 from dugong.connection.transport import PlainTransport, Transport
-from tests.support.names import unanswering
+from tests.support.names import unresponsive
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
 
@@ -586,7 +586,7 @@ def test_a_pool_uploads_a_file_that_the_system_does_not_send(
 
     def script(peer: Peer) -> None:
         assert peer.request().body == data
-        peer.answer()
+        peer.respond()
 
     with (
         ScriptedServer(script) as server,
@@ -663,14 +663,14 @@ def test_whoever_receives_meanwhile_may_go_on_blocking(
     plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
 ) -> None:
     file.truncate(2**30)
-    answers: list[bytes] = []
+    responses: list[bytes] = []
     plain.block_timeout = TIMEOUT
-    receiver = Outcome(lambda: answers.append(receive(plain)))
+    receiver = Outcome(lambda: responses.append(receive(plain)))
     next(co_send_file(plain, file.fileno(), 0, 2**30))
     assert os.get_blocking(pair[0].fileno())
     pair[1].sendall(b"answer")
     assert receiver.result() is None
-    assert answers == [b"answer"]
+    assert responses == [b"answer"]
 
 
 def test_a_reset_that_the_sender_of_a_file_heard_of_is_no_orderly_end(
@@ -807,7 +807,7 @@ def test_signals_that_are_handled_do_not_put_the_end_of_a_sleep_off() -> None:
 @pytest.mark.usefixtures("_signals")
 def test_signals_that_are_handled_do_not_put_the_time_for_connecting_off() -> None:
     began = time.monotonic()
-    with unanswering() as silent:
+    with unresponsive() as silent:
         conn = HTTPConnection(*silent)
         conn.timeout = 0.3
         with pytest.raises(ConnectionTimedOut):
@@ -895,7 +895,7 @@ def descriptor(conn: HTTPConnection) -> int:
     return transport.sock.fileno()
 
 
-def test_disconnecting_ends_a_wait_for_an_answer(contexts: Any) -> None:
+def test_disconnecting_ends_a_wait_for_a_response(contexts: Any) -> None:
     asked = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -1010,7 +1010,7 @@ def test_a_descriptor_in_use_survives_until_its_waiter_is_gone(contexts: Any) ->
 
     def second(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"second")
+        peer.respond(b"second")
 
     with (
         ScriptedServer(script, second, context=contexts[0]) as server,

@@ -178,7 +178,7 @@ def test_a_head_may_not_be_larger_than_the_limit(line_end: bytes, delivery: Deli
         received(head_of(65536, line_end), delivery)
 
 
-def test_a_large_head_fits_behind_other_answers() -> None:
+def test_a_large_head_fits_behind_other_responses() -> None:
     transport = FakeTransport([GOOD + head_of(65535, b"\r\n") + NEXT_MESSAGE], eof=False)
     buffer = ReceiveBuffer()
     assert drive(lambda: receive_head(transport, buffer)) == PARSED

@@ -78,7 +78,7 @@ class FailTogether:
             if target == "/1":
                 self._peer = server.accept()
             assert self._peer.burst() == [target]
-            self._peer.answers(target)
+            self._peer.responds(target)
             warm.result(TIMEOUT)
         targets = ["/a", "/b", "/c"]
         futures = [pool.submit("GET", server.url("/a"), retry=None)]
@@ -359,13 +359,13 @@ class Contexts:
 def test_what_would_wait_in_a_thread_of_the_pool_says_so(context: str, call: str) -> None:
     go_on = threading.Event()
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         if request.target == "/slow":
             wait_for(go_on)
         status = "503 Service Unavailable" if request.target == "/fail" else "200 OK"
-        peer.answer(request.target.encode(), status=status)
+        peer.respond(request.target.encode(), status=status)
 
-    with ScriptedServer(each(answer), repeat=True) as server:
+    with ScriptedServer(each(respond), repeat=True) as server:
         inside = Contexts(lambda: CALLS[call](pool, url(server, "/inside")))
         listener = inside if context == "event" else None
         pool = ConnectionPool(max_connections_per_host=1, on_event=listener, retry=None)

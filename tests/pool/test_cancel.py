@@ -32,7 +32,7 @@ from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 
 def serve(peer: Peer) -> None:
-    """Answer each request with its target, for as long as the client wants."""
+    """Response each request with its target, for as long as the client wants."""
     with contextlib.suppress(ConnectionError):
         each(name_target)(peer)
 
@@ -142,7 +142,7 @@ def test_a_post_that_waits_for_an_empty_connection_is_withdrawn() -> None:
 
 
 @pytest.mark.parametrize("which", [{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}, {0, 1, 2}])
-def test_the_neighbours_of_a_cancelled_request_get_their_own_answers(which: set[int]) -> None:
+def test_the_neighbours_of_a_cancelled_request_get_their_own_responses(which: set[int]) -> None:
     held = Held(3, warm=3)
     with ScriptedServer(held) as server, ConnectionPool(max_connections_per_host=1) as pool:
         flight = Flight(pool, server, held, 3)
@@ -152,7 +152,7 @@ def test_the_neighbours_of_a_cancelled_request_get_their_own_answers(which: set[
         for i, future in enumerate(flight.futures):
             if i not in which:
                 assert future.result().body == f"/{i}".encode()
-        # What was abandoned has been drained, and was nobody's answer.
+        # What was abandoned has been drained, and was nobody's response.
         assert pool.get(url(server, "/next")).body == b"/next"
         assert server.connections == 1
         assert pool.statistics().resent == 0
@@ -160,7 +160,7 @@ def test_the_neighbours_of_a_cancelled_request_get_their_own_answers(which: set[
 
 @pytest.mark.usefixtures("quick_drain")
 @pytest.mark.parametrize("which", [{0}, {0, 1}, {0, 2}])
-def test_if_no_answer_comes_the_neighbours_are_sent_again(which: set[int]) -> None:
+def test_if_no_response_comes_the_neighbours_are_sent_again(which: set[int]) -> None:
     arrived = threading.Event()
     again: list[str] = []
 
@@ -172,12 +172,12 @@ def test_if_no_answer_comes_the_neighbours_are_sent_again(which: set[int]) -> No
         arrived.set()
         discard_rest(peer)
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         again.append(request.target)
         name_target(peer, request)
 
     with (
-        ScriptedServer(mute, each(answer)) as server,
+        ScriptedServer(mute, each(respond)) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
         for _ in range(3):
@@ -212,7 +212,7 @@ def test_an_abandoned_post_is_closed_and_not_sent_again() -> None:
         assert pool.statistics().resent == 0
 
 
-def test_an_answer_that_is_too_long_to_be_drained_ends_the_connection() -> None:
+def test_a_response_that_is_too_long_to_be_drained_ends_the_connection() -> None:
     begun, cancelled = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
@@ -237,7 +237,7 @@ def test_an_answer_that_is_too_long_to_be_drained_ends_the_connection() -> None:
 
 
 @pytest.mark.usefixtures("quick_drain")
-def test_a_drip_of_an_abandoned_answer_is_not_waited_for() -> None:
+def test_a_drip_of_an_abandoned_response_is_not_waited_for() -> None:
     begun = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -440,8 +440,8 @@ def test_two_threads_may_cancel_at_once() -> None:
         assert flight.futures[2].result().body == b"/2"
 
 
-def test_cancelling_in_the_moment_of_the_answer_is_one_or_the_other() -> None:
-    """Whichever is first; and the next request gets its own answer."""
+def test_cancelling_in_the_moment_of_the_response_is_one_or_the_other() -> None:
+    """Whichever is first; and the next request gets its own response."""
     outcomes = set()
     with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
         pool.get(url(server))
@@ -458,10 +458,10 @@ def test_cancelling_in_the_moment_of_the_answer_is_one_or_the_other() -> None:
             assert pool.get(url(server, f"/after/{i}")).body == f"/after/{i}".encode()
 
 
-def test_an_answer_that_was_parsed_is_not_given_to_a_request_that_was_cancelled_then(
+def test_a_response_that_was_parsed_is_not_given_to_a_request_that_was_cancelled_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The answer is there, but the pool has not been told of it when the caller cancels."""
+    """The response is there, but the pool has not been told of it when the caller cancels."""
     with ScriptedServer(serve) as server, ConnectionPool(max_connections_per_host=1) as pool:
         answered = Traffic.responded
         results: list[bool] = []
@@ -530,8 +530,8 @@ def test_concurrent_futures_give_them_as_they_are_completed() -> None:
 def test_a_future_can_be_awaited() -> None:
     async def main(pool: ConnectionPool, server: ScriptedServer) -> list[bytes]:
         futures = [pool.submit("GET", url(server, f"/{i}")) for i in range(10)]
-        answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
-        return [answer.body for answer in answers]
+        responses = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        return [response.body for response in responses]
 
     with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
         bodies = asyncio.run(main(pool, server))

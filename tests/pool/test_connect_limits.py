@@ -1,4 +1,4 @@
-"""Hosts that do not answer hold up nothing but their own requests, and not for long."""
+"""Hosts that do not respond hold up nothing but their own requests, and not for long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.pool import discard_rest, each, name_target, url
 from tests.support.server import Peer, ScriptedServer
 
 SOON = 0.3  # seconds
-PROMPT = 1.0  # seconds for a host that answers at once
+PROMPT = 1.0  # seconds for a host that responds at once
 
 #: What may be tried again is, without a wait.
 AT_ONCE = RetryPolicy(backoff=0)
@@ -69,7 +69,7 @@ def test_what_follows_has_the_other_limit() -> None:
     def slow(peer: Peer) -> None:
         peer.request()
         time.sleep(2 * SOON)
-        peer.answer(b"ok")
+        peer.respond(b"ok")
 
     with (
         ScriptedServer(slow) as server,
@@ -110,7 +110,7 @@ def test_there_may_be_no_limit() -> None:
 
 
 @pytest.mark.parametrize(("holes", "limit"), [(20, 4), (300, 16), (300, 256), (1000, 256)])
-def test_hosts_that_answer_are_served_at_once_though_many_others_do_not(
+def test_hosts_that_respond_are_served_at_once_though_many_others_do_not(
     holes: int, limit: int
 ) -> None:
     with (
@@ -174,7 +174,7 @@ def test_a_host_that_was_served_before_is_served_though_its_connection_has_ended
                 future.cancel()
 
 
-def test_each_host_that_does_not_answer_fails_when_its_own_time_is_over() -> None:
+def test_each_host_that_does_not_respond_fails_when_its_own_time_is_over() -> None:
     """They do not have to wait for each other, either."""
     with (
         BlackHole() as hole,

@@ -307,7 +307,7 @@ print(json.dumps([sorted(set(outcomes)), sorted(kinds)]))
 """
 
 
-def test_hosts_that_do_not_answer_fail_for_that_and_not_for_descriptors() -> None:
+def test_hosts_that_do_not_respond_fail_for_that_and_not_for_descriptors() -> None:
     with BlackHole() as hole:
         errors, kinds = run(_BLACK_HOLES, 60, hole.port)
     assert errors == ["ConnectionTimedOut"]

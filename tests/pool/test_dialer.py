@@ -26,7 +26,7 @@ from dugong.connection.transport import Transport
 from dugong.errors import is_out_of_descriptors, is_tls_refusal
 from dugong.pool.dialer import Dialer
 from dugong.pool.request import Origin
-from tests.support.names import FakeNames, no_descriptors, refusing, unanswering
+from tests.support.names import FakeNames, no_descriptors, refusing, unresponsive
 from tests.support.server import Peer, ScriptedServer
 
 SHORT = 0.05  # seconds, where running into the limit is what is tested
@@ -91,7 +91,7 @@ def test_a_proxy_that_closes_is_said_to_be_the_proxy(client_context: ssl.SSLCont
 def test_a_tunnel_that_is_refused_is_a_proxy_error(client_context: ssl.SSLContext) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(status="407 No")
+        peer.respond(status="407 No")
 
     with ScriptedServer(script) as server, pytest.raises(ProxyError, match="407 No"):
         dial("origin.test", 443, context=client_context, proxy=server.address)
@@ -144,18 +144,18 @@ def test_a_dot_at_the_end_is_for_the_dns_and_host_but_not_for_tls(
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
 ) -> None:
-    def answer(peer: Peer) -> None:
+    def respond(peer: Peer) -> None:
         host = peer.request().headers["host"]
-        peer.answer(host.encode())
+        peer.respond(host.encode())
 
     def script(peer: Peer) -> None:
         if tunnel:
             assert peer.head().target == f"localhost.:{server.port}"
             peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
             with server_context.wrap_socket(peer.sock, server_side=True) as tls:
-                answer(Peer(tls))
+                respond(Peer(tls))
         else:
-            answer(peer)
+            respond(peer)
 
     with ScriptedServer(script, context=None if tunnel else server_context) as server:
         names("localhost.", server.address)
@@ -175,7 +175,7 @@ def test_a_dot_at_the_end_is_for_the_dns_and_host_but_not_for_tls(
 def test_the_shorter_limit_bounds_connecting(
     timeout: float | None, connect_timeout: float | None
 ) -> None:
-    with unanswering() as (host, port), pytest.raises(ConnectionTimedOut) as caught:
+    with unresponsive() as (host, port), pytest.raises(ConnectionTimedOut) as caught:
         dial(host, port, timeout=timeout, connect_timeout=connect_timeout)
     assert str(caught.value) == f"timed out after {SHORT:g} s while connecting to {host}:{port}"
 

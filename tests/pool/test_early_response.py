@@ -350,10 +350,10 @@ def test_a_put_that_was_broken_off_is_tried_again_though_its_response_was_a_succ
         error = future.exception(10)
         script.end()
         assert error is None
-        answer = future.result()
-        assert answer.body == b"gladly"
-        assert len(answer.attempts) == 1
-        assert answer.attempts[0].charged
+        response = future.result()
+        assert response.body == b"gladly"
+        assert len(response.attempts) == 1
+        assert response.attempts[0].charged
         assert here.goes_on()
     assert good.received == [TOO_MUCH]
 
@@ -407,10 +407,10 @@ def test_a_stream_whose_upload_was_broken_off_fails_in_its_block(
     script = BreaksOff(response, how)
 
     def stream(here: Site) -> None:
-        with here.pool.stream("PUT", here.url(), body=TOO_MUCH, timeout=SOON) as answer:
-            assert answer.status == 200
+        with here.pool.stream("PUT", here.url(), body=TOO_MUCH, timeout=SOON) as response:
+            assert response.status == 200
             if reads:
-                answer.read()
+                response.read()
 
     with open_site(script, each(name_target)) as here:
         try:

@@ -168,7 +168,7 @@ def test_a_request_that_its_caller_makes_by_himself_is_told_of_as_any_other(
     assert heard.lines("sent", "answered")[2:] == ["sent 1 /b", "answered 1 /b: 200 OK"]
 
 
-def test_an_answer_that_is_streamed_is_told_of_when_its_head_has_come(heard: Heard) -> None:
+def test_a_response_that_is_streamed_is_told_of_when_its_head_has_come(heard: Heard) -> None:
     read = Signal()
 
     def script(peer: Peer) -> None:
@@ -177,10 +177,10 @@ def test_an_answer_that_is_streamed_is_told_of_when_its_head_has_come(heard: Hea
         wait_for(read)
         peer.send(b"re")
 
-    with open_site(script, on_event=heard) as s, s.pool.stream("GET", s.url("/a")) as answer:
+    with open_site(script, on_event=heard) as s, s.pool.stream("GET", s.url("/a")) as response:
         heard.wait("answered")
         read.set()
-        assert answer.read() == b"here"
+        assert response.read() == b"here"
     assert heard.lines("answered") == ["answered 1 /a: 200 OK"]
 
 
@@ -197,7 +197,7 @@ def test_requests_that_are_pipelined_are_told_of_one_by_one(heard: Heard) -> Non
 
 def say_close(peer: Peer) -> None:
     peer.request()
-    peer.answer(headers="Connection: close\r\n")
+    peer.respond(headers="Connection: close\r\n")
 
 
 def stray_bytes(peer: Peer) -> None:
@@ -250,19 +250,19 @@ def test_the_end_of_a_connection_has_a_reason(
 
 
 def test_a_connection_that_is_idle_for_too_long_is_closed_for_that(heard: Heard) -> None:
-    with open_site(answer_and_wait, on_event=heard, idle_timeout=0.01) as s:
+    with open_site(respond_and_wait, on_event=heard, idle_timeout=0.01) as s:
         s.pool.get(s.url("/a"))
         heard.wait("closed")
     assert heard.lines("closed") == ["closed 1: it was idle for too long"]
 
 
-def answer_and_wait(peer: Peer) -> None:
+def respond_and_wait(peer: Peer) -> None:
     name_target(peer, peer.request())
     peer.until_eof()
 
 
 def test_a_connection_that_is_used_up_is_closed_for_that(heard: Heard) -> None:
-    with open_site(answer_and_wait, repeat=True, on_event=heard, max_requests=1) as s:
+    with open_site(respond_and_wait, repeat=True, on_event=heard, max_requests=1) as s:
         s.pool.get(s.url("/a"))
         s.pool.get(s.url("/b"))
         heard.wait("closed", 2)
@@ -312,7 +312,7 @@ def test_those_that_stood_behind_it_are_sent_again_too(heard: Heard) -> None:
         ConnectionPool(max_connections_per_host=1, on_event=heard, retry=AT_ONCE) as pool,
     ):
         futures = warm_and_submit(pool, server, "/b", "/c", "/d")
-        answer_the_rest(server, futures)
+        respond_to_the_rest(server, futures)
     assert heard.lines("resent") == [
         f"resent 1 /b: {DROPPED}",
         f"resent 1 /c: {DROPPED}",
@@ -330,11 +330,11 @@ def warm_and_submit(
     """Have *targets* pipelined on a connection that dies then."""
     first = pool.submit("GET", server.url("/a"))
     peer = server.accept()
-    peer.answers(*peer.targets(1))
+    peer.responds(*peer.targets(1))
     first.result(TIMEOUT)
     for _ in range(3):
         future = pool.submit("GET", server.url("/more"))
-        peer.answers(*peer.targets(1))
+        peer.responds(*peer.targets(1))
         future.result(TIMEOUT)
     futures = [pool.submit("GET", server.url(target)) for target in targets]
     assert peer.targets(len(targets)) == list(targets)
@@ -342,20 +342,20 @@ def warm_and_submit(
     return futures
 
 
-def answer_the_rest(server: HandServer, futures: list[ResponseFuture]) -> None:
-    """Answer what *futures* wait for, on whatever connections it comes."""
+def respond_to_the_rest(server: HandServer, futures: list[ResponseFuture]) -> None:
+    """Response what *futures* wait for, on whatever connections it comes."""
     peer = server.accept()
     for _ in futures:
-        peer.answers(*peer.targets(1))
+        peer.responds(*peer.targets(1))
     for future in futures:
         assert isinstance(future.result(TIMEOUT), Response)
 
 
 def busy(peer: Peer, request: ReceivedRequest) -> None:
-    peer.answer(b"", "503 Service Unavailable")
+    peer.respond(b"", "503 Service Unavailable")
 
 
-def test_an_answer_that_is_worth_another_attempt_is_told_of_and_then_sent_again(
+def test_a_response_that_is_worth_another_attempt_is_told_of_and_then_sent_again(
     heard: Heard,
 ) -> None:
     def script(peer: Peer) -> None:
@@ -376,7 +376,7 @@ def test_an_answer_that_is_worth_another_attempt_is_told_of_and_then_sent_again(
 def test_a_host_that_wants_us_to_wait_has_taught_us_so(heard: Heard) -> None:
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(b"", "429 Too Many Requests", "Retry-After: 9\r\n")
+        peer.respond(b"", "429 Too Many Requests", "Retry-After: 9\r\n")
         each(name_target)(peer)
 
     policy = RetryPolicy(attempts=2, backoff=0, max_retry_after=0.01)
@@ -411,7 +411,7 @@ def test_when_the_attempts_are_over_the_request_is_given_up(heard: Heard) -> Non
     ]
 
 
-def test_an_answer_that_counts_though_another_would_be_better_is_given_up(heard: Heard) -> None:
+def test_a_response_that_counts_though_another_would_be_better_is_given_up(heard: Heard) -> None:
     with open_site(each(busy), on_event=heard, retry=AT_ONCE) as s:
         assert s.pool.get(s.url("/a")).status == 503
     assert heard.lines("gave up") == [
@@ -419,8 +419,8 @@ def test_an_answer_that_counts_though_another_would_be_better_is_given_up(heard:
     ]
 
 
-def test_an_answer_that_is_not_worth_another_attempt_is_not_given_up(heard: Heard) -> None:
-    missing = each(lambda peer, request: peer.answer(b"", "404 Not Found"))
+def test_a_response_that_is_not_worth_another_attempt_is_not_given_up(heard: Heard) -> None:
+    missing = each(lambda peer, request: peer.respond(b"", "404 Not Found"))
     with open_site(missing, on_event=heard, retry=AT_ONCE) as s:
         assert s.pool.get(s.url("/a")).status == 404
     assert heard.lines("gave up", "resent") == []

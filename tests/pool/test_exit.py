@@ -117,7 +117,7 @@ class Exits:
             return {name: text for name, text in zip(programs, said, strict=True) if text}
 
 
-def answer(peer: Peer, request: ReceivedRequest) -> None:
+def respond(peer: Peer, request: ReceivedRequest) -> None:
     if request.target != "/never":
         name_target(peer, request)
 
@@ -146,7 +146,7 @@ def _exits(authority: trustme.CA, tls: ssl.SSLContext | None, where: Path) -> It
 
     def script(peer: Peer) -> None:
         try:
-            each(answer)(peer)
+            each(respond)(peer)
         except OSError:
             pass  # the client is gone in the midst of something
 

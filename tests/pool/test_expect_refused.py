@@ -24,7 +24,7 @@ REFUSAL = "417 Expectation Failed"
 class Refuses:
     """A server that expects nothing of itself: it refuses what has an Expect, with or without end.
 
-    It answers everything else with its target. `requests` are those that have come.
+    It responses everything else with its target. `requests` are those that have come.
     """
 
     def __init__(self, *, version: str = "HTTP/1.1", headers: str = "") -> None:
@@ -179,7 +179,7 @@ def test_it_is_sent_without_once_only(site: OpenSite) -> None:
                 name_target(peer, head)
                 continue
             count += 1
-            peer.answer(b"no", REFUSAL, "Connection: close\r\n")
+            peer.respond(b"no", REFUSAL, "Connection: close\r\n")
             discard_rest(peer)
             return
 
@@ -197,7 +197,7 @@ def test_what_expects_nothing_is_not_sent_again(site: OpenSite, body: bytes) -> 
         nonlocal count
         if request.method == "PUT":
             count += 1
-            peer.answer(b"no", REFUSAL)
+            peer.respond(b"no", REFUSAL)
         else:
             name_target(peer, request)
 
@@ -215,7 +215,7 @@ def test_a_body_that_was_read_from_before_the_refusal_is_not_sent_again(site: Op
         peer.head()
         peer.exactly(10)  # which come when the client has waited for long enough
         refused.append(1)
-        peer.answer(b"no", REFUSAL, "Connection: close\r\n")
+        peer.respond(b"no", REFUSAL, "Connection: close\r\n")
         discard_rest(peer)
 
     with site(script, each(name_target), retry=AT_ONCE) as here:
@@ -231,7 +231,7 @@ def test_a_body_that_can_be_rewound_is_sent_again_though_it_was_begun(site: Open
     def script(peer: Peer) -> None:
         peer.head()
         peer.exactly(10)
-        peer.answer(b"no", REFUSAL, "Connection: close\r\n")
+        peer.respond(b"no", REFUSAL, "Connection: close\r\n")
         discard_rest(peer)
 
     def good(peer: Peer, request: ReceivedRequest) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
 class Numbered:
-    """A script that answers each request with the number of its connection."""
+    """A script that responds to each request with the number of its connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class Numbered:
             while True:
                 request = peer.request()
                 status = "503 Busy" if request.target == "/fail" else "200 OK"
-                peer.answer(str(number).encode(), status=status)
+                peer.respond(str(number).encode(), status=status)
 
 
 def serves_in_child(pool: ConnectionPool, where: str, *parents: bytes) -> Callable[[], bool]:
@@ -132,7 +132,7 @@ def test_what_came_with_a_response_whose_callback_forks_is_over_in_the_child() -
             if target == "/1":
                 peer = server.accept()
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
             future.result(TIMEOUT)
         first = pool.submit("GET", server.url("/a"))
         assert peer.burst() == ["/a"]
@@ -141,7 +141,7 @@ def test_what_came_with_a_response_whose_callback_forks_is_over_in_the_child() -
         assert peer.targets(2) == ["/b", "/c"]
         fork = Forking(lambda: is_over(second) and is_over(third))
         first.add_done_callback(fork)
-        peer.answers("/a", "/b", "/c")
+        peer.responds("/a", "/b", "/c")
         wait_for(fork.done)
         assert [future.result(TIMEOUT).text for future in (first, second, third)] == [
             "/a",
@@ -166,18 +166,18 @@ def test_what_waits_behind_a_callback_is_over_in_a_child_of_another_thread(what:
             if target == "/1":
                 peer = server.accept()
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
             future.result(TIMEOUT)
         futures = [pool.submit("GET", server.url(target), retry=None) for target in ("/a", "/b")]
         assert peer.targets(2) == ["/a", "/b"]
         futures[0].add_done_callback(hold_up)
         closer = threading.Thread(target=pool.close)
         if what == "answered":
-            peer.answers("/a", "/b")
+            peer.responds("/a", "/b")
         elif what == "failed":
             peer.close()
         elif what == "cancelled":
-            peer.answers("/a")
+            peer.responds("/a")
         else:
             closer.start()
         wait_for(began)
@@ -241,7 +241,7 @@ def fork(pool):
 def numbered(
     request: pytest.FixtureRequest, server_context: ssl.SSLContext
 ) -> Iterator[tuple[str, str]]:
-    """The URL of a server that answers with the number of the connection, and a pool for it."""
+    """The URL of a server that responds with the number of the connection, and a pool for it."""
     tls = server_context if request.param == "tls" else None
     scheme = "http" if tls is None else "https"
     verify = "" if tls is None else "ssl_context=context"

@@ -193,7 +193,7 @@ def test_a_future_that_is_done_is_not_running(make: Callable[[], ResponseFuture]
     assert not future.running()
 
 
-def test_an_answered_future_gives_its_answer() -> None:
+def test_a_future_that_is_done_gives_its_response() -> None:
     future = answered()
     assert future.result() is future.result(0) is RESPONSE
     assert future.exception() is None
@@ -250,7 +250,7 @@ def test_nobody_but_the_pool_resolves_it(make: Callable[[], ResponseFuture]) -> 
 # --- waiting -----------------------------------------------------------------------------------
 
 
-def test_whoever_waits_gets_the_answer(waiting: threading.Event) -> None:
+def test_whoever_waits_gets_the_response(waiting: threading.Event) -> None:
     future = new()
 
     def resolve() -> None:
@@ -342,7 +342,7 @@ def test_who_has_given_up_waiting_leaves_nothing_behind() -> None:
     assert future._waiters == []
 
 
-def test_an_answer_that_comes_as_the_time_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_comes_as_the_time_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     future = new()
     monkeypatch.setattr(
         future_module._Waiter, "wait", lambda self, timeout: future._resolve(RESPONSE)
@@ -913,7 +913,7 @@ def test_a_callback_added_by_a_signal_handler_while_one_is_added_is_called(
 
 
 class Race(Pool):
-    """An owner that one thread asks to cancel, while another one answers."""
+    """An owner that one thread asks to cancel, while another one responds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -929,16 +929,16 @@ class Race(Pool):
         self.start.wait(10)
         self.was_cancelled = self.future.cancel()
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         self.start.wait(10)
         if self.turn.acquire(blocking=False):
             self.future._resolve(RESPONSE)
 
 
-def test_cancelling_and_answering_at_once_has_one_outcome() -> None:
+def test_cancelling_and_responding_at_once_has_one_outcome() -> None:
     for _ in range(200):
         race, calls = Race(), list[Future]()
-        with meanwhile(race.cancel, race.answer):
+        with meanwhile(race.cancel, race.respond):
             race.start.wait(10)
             race.future.add_done_callback(calls.append)
             assert concurrent.futures.wait([race.future], 10).done == {race.future}

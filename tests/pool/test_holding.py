@@ -40,8 +40,8 @@ def pool(heard: Listener, clock: StoppedClock) -> Iterator[ConnectionPool]:
 
 
 def refuse(peer: HandPeer, retry_after: object = 30, status: str = UNAVAILABLE) -> None:
-    """Answer that the client is to come back in so many seconds."""
-    peer.answer(b"refused", status, headers=f"Retry-After: {retry_after}\r\n")
+    """Response that the client is to come back in so many seconds."""
+    peer.respond(b"refused", status, headers=f"Retry-After: {retry_after}\r\n")
 
 
 def of_host(pool: ConnectionPool, server: HandServer) -> HostStatistics:
@@ -97,11 +97,11 @@ def test_a_blocking_request_waits_too_though_a_connection_is_idle(
     clock: StoppedClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers: list[str] = []
+    responses: list[str] = []
     peer, first = hold(pool, server, heard)
     assert of_host(pool, server).connections[0].state == "idle"
     submitted = signal_after(monkeypatch, Scheduler, "submit")
-    thread = threading.Thread(target=lambda: answers.append(pool.get(server.url("/get")).text))
+    thread = threading.Thread(target=lambda: responses.append(pool.get(server.url("/get")).text))
     thread.start()
     wait_for(submitted)
     clock.forward(pool, 29.9)
@@ -110,7 +110,7 @@ def test_a_blocking_request_waits_too_though_a_connection_is_idle(
     clock.forward(pool, 0.1)
     assert sorted(serve(peer, 2)) == ["/first", "/get"]
     thread.join()
-    assert answers == ["/get"]
+    assert responses == ["/get"]
     assert text_of(first) == "/first"
 
 
@@ -118,14 +118,14 @@ def test_a_blocking_request_that_is_refused_holds_its_host(
     pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
 ) -> None:
     """Which its own thread hears of, if it does the work itself."""
-    answers: list[str] = []
+    responses: list[str] = []
     first = threading.Thread(target=lambda: get_and_be_idle(pool, server.url("/warm")))
     first.start()
     peer = server.accept()
     assert peer.burst() == ["/warm"]
-    peer.answers("/warm")
+    peer.responds("/warm")
     first.join()
-    thread = threading.Thread(target=lambda: answers.append(pool.get(server.url("/get")).text))
+    thread = threading.Thread(target=lambda: responses.append(pool.get(server.url("/get")).text))
     thread.start()
     assert peer.burst() == ["/get"]
     refuse(peer)
@@ -133,9 +133,9 @@ def test_a_blocking_request_that_is_refused_holds_its_host(
     assert of_host(pool, server).held_for == 30
     clock.forward(pool, 30)
     assert peer.burst() == ["/get"]
-    peer.answers("/get")
+    peer.responds("/get")
     thread.join()
-    assert answers == ["/get"]
+    assert responses == ["/get"]
 
 
 def test_other_hosts_are_not_concerned(
@@ -146,7 +146,7 @@ def test_other_hosts_are_not_concerned(
         future = pool.submit("GET", another.url("/a"))
         peer = another.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
         assert of_host(pool, another).held_for == 0.0
         first.cancel()
@@ -163,7 +163,7 @@ def test_one_whose_policy_knows_nothing_of_it_holds_nobody_back(
     refuse(peer)
     other = pool.submit("GET", server.url("/other"))
     assert peer.burst() == ["/other"]
-    peer.answers("/other")
+    peer.responds("/other")
     assert text_of(other) == "/other"
     first.cancel()
 
@@ -178,7 +178,7 @@ def test_one_without_a_policy_is_held_like_all_others(
     first.cancel()
     clock.forward(pool, 30)
     assert peer.burst() == ["/other"]
-    peer.answers("/other")
+    peer.responds("/other")
     assert text_of(other) == "/other"
 
 
@@ -193,7 +193,7 @@ def test_a_refusal_that_is_given_to_its_caller_holds_the_others_all_the_same(
     assert peer.is_silent()
     clock.forward(pool, 30)
     assert peer.burst() == ["/other"]
-    peer.answers("/other")
+    peer.responds("/other")
     assert text_of(other) == "/other"
 
 
@@ -205,7 +205,7 @@ def test_only_429_and_503_concern_others(
     refuse(peer, 30, status)
     other = pool.submit("GET", server.url("/other"))
     assert peer.burst() == ["/other"]
-    peer.answers("/other")
+    peer.responds("/other")
     assert text_of(other) == "/other"
     first.cancel()
 
@@ -229,9 +229,9 @@ def test_a_stream_and_an_upload_are_held_too(
     assert peer.is_silent()
     clock.forward(pool, 0.1)
     assert peer.burst() == ["/upload"]
-    peer.answers("/upload")
+    peer.responds("/upload")
     assert peer.burst() == ["/stream"]
-    peer.answers("/stream")
+    peer.responds("/stream")
     thread.join()
     assert (text_of(upload), read) == ("/upload", [b"/stream"])
 
@@ -289,11 +289,11 @@ def test_what_is_over_or_malformed_holds_nobody(
     peer, first = submit_first(pool, server, "GET", "/first")
     refuse(peer, retry_after)
     assert peer.burst() == ["/first"]
-    peer.answers("/first")
+    peer.responds("/first")
     assert text_of(first) == "/first"
 
 
-def test_a_later_answer_makes_the_wait_longer_and_none_makes_it_shorter(
+def test_a_later_response_makes_the_wait_longer_and_none_makes_it_shorter(
     pool: ConnectionPool, server: HandServer, heard: Listener, clock: StoppedClock
 ) -> None:
     peer = warm_up(pool, server, 5)
@@ -310,7 +310,7 @@ def test_a_later_answer_makes_the_wait_longer_and_none_makes_it_shorter(
     clock.forward(pool, 0.1)
     targets = peer.targets(3)
     assert sorted(targets) == ["/a", "/b", "/c"]
-    peer.answers(*targets)
+    peer.responds(*targets)
     assert [text_of(future) for future in futures] == ["/a", "/b", "/c"]
 
 
@@ -323,13 +323,13 @@ def test_the_first_to_be_told_waits_its_backoff_too(
     other = pool.submit("GET", server.url("/other"))
     clock.forward(pool, 10)
     assert peer.burst() == ["/other"]
-    peer.answers("/other")
+    peer.responds("/other")
     assert text_of(other) == "/other"
     settle(pool)
     assert peer.is_silent()
     clock.forward(pool, 10)
     assert peer.burst() == ["/first"]
-    peer.answers("/first")
+    peer.responds("/first")
     assert text_of(first) == "/first"
 
 
@@ -369,7 +369,7 @@ def test_those_that_were_under_way_and_hear_the_same_are_not_charged(
     assert (host.waiting, host.queued) == (1, 2)
     clock.forward(pool, 30)
     targets = peer.targets(3)
-    peer.answers(*targets)
+    peer.responds(*targets)
     charged = [
         [attempt.charged for attempt in future.result(TIMEOUT).attempts] for future in futures
     ]
@@ -420,7 +420,7 @@ def test_should_retry_is_asked_about_the_first_to_be_told_only(
     assert [attempt.request for attempt in asked] == [futures[0].request]
 
 
-def test_an_answer_that_was_under_way_counts(
+def test_a_response_that_was_under_way_counts(
     pool: ConnectionPool, server: HandServer, heard: Listener
 ) -> None:
     peer = warm_up(pool, server, 5)
@@ -428,7 +428,7 @@ def test_an_answer_that_was_under_way_counts(
     assert peer.targets(2) == ["/a", "/b"]
     refuse(peer)
     heard.wait_for("resent")
-    peer.answers("/b")
+    peer.responds("/b")
     assert text_of(second) == "/b"
     first.cancel()
 
@@ -451,7 +451,7 @@ def test_one_that_was_under_way_and_fails_for_another_reason_is_charged(
     peer = server.accept()
     for target in ("/b", "/a"):
         assert peer.burst() == [target]
-        peer.answers(target)
+        peer.responds(target)
     attempts = second.result(TIMEOUT).attempts
     assert [(attempt.charged, attempt.status) for attempt in attempts] == [(True, None)]
     assert text_of(first) == "/a"
@@ -485,7 +485,7 @@ def test_one_that_has_a_connection_reserved_is_held_and_then_sent(
     assert not post.running()
     clock.forward(pool, 30)
     assert peer.burst() == ["/post"]
-    peer.answers("/post")
+    peer.responds("/post")
     assert text_of(post) == "/post"
 
 
@@ -496,7 +496,7 @@ def test_one_that_has_a_connection_reserved_can_be_cancelled_while_held(
     assert post.cancel()
     clock.forward(pool, 30)
     assert peer.burst() == ["/get"]
-    peer.answers("/get")
+    peer.responds("/get")
     assert text_of(get) == "/get"
     assert of_host(pool, server).queued == 0
 
@@ -518,7 +518,7 @@ def test_all_connections_are_used_again_when_a_host_has_been_held(
         clock.forward(pool, 30)
         bursts = [peer.burst() for peer in peers]
         for peer, burst in zip(peers, bursts, strict=True):
-            peer.answers(*burst)
+            peer.responds(*burst)
         assert sorted(bursts) == [["/0"], ["/1"], ["/2"]]
         assert [text_of(future) for future in futures] == ["/0", "/1", "/2"]
         assert server.is_left_alone()
@@ -537,7 +537,7 @@ def test_a_held_host_has_its_idle_connections_closed_to_make_room_for_another(
         assert held.was_left()
         peer = another.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
         settle(pool)
         assert server.is_left_alone()
@@ -564,7 +564,7 @@ def test_a_connection_that_becomes_idle_while_its_host_is_held_makes_room_for_an
         assert held.was_left()
         peer = another.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
         settle(pool)
         clock.forward(pool, 30)
@@ -582,7 +582,7 @@ def test_a_held_host_is_not_forgotten_and_then_it_is(
 ) -> None:
     monkeypatch.setattr("dugong.pool.core.connections.MAX_KNOWN_HOSTS", 2)
     peer, post = submit_first(pool, server, "POST", "/post")
-    peer.answer(b"", UNAVAILABLE, headers="Retry-After: 30\r\nConnection: close\r\n")
+    peer.respond(b"", UNAVAILABLE, headers="Retry-After: 30\r\nConnection: close\r\n")
     assert post.result(TIMEOUT).status == 503
     heard.wait_for("closed")
     with ExitStack() as stack:
@@ -669,5 +669,5 @@ def test_a_forked_child_does_not_wait_for_what_its_parent_was_told(
     thread.join()
     clock.forward(pool, 30)
     assert peer.burst() == ["/first"]
-    peer.answers("/first")
+    peer.responds("/first")
     assert text_of(first) == "/first"

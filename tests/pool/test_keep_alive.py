@@ -28,8 +28,8 @@ def ask(pool: ConnectionPool, server: HandServer, target: str, peer: HandPeer | 
     return future, peer
 
 
-def answer(peer: HandPeer, target: str, field: str, version: str = "HTTP/1.1") -> None:
-    """Answer with *field* (or several, if there are line ends within)."""
+def respond(peer: HandPeer, target: str, field: str, version: str = "HTTP/1.1") -> None:
+    """Response with *field* (or several, if there are line ends within)."""
     headers = "" if not field else f"{field}\r\n"
     if version == "HTTP/1.0":
         headers += "Connection: keep-alive\r\n"
@@ -41,7 +41,7 @@ def make_idle(
 ) -> HandPeer:
     """Have an idle connection whose only response had *field*."""
     future, peer = ask(pool, server, "/first")
-    answer(peer, "/first", field, version)
+    respond(peer, "/first", field, version)
     assert future.result(TIMEOUT).text == "/first"
     settle(pool)
     return peer
@@ -78,7 +78,7 @@ def test_a_connection_is_closed_a_second_before_the_server_would(
         clock.forward(pool, 4.1)
         assert is_closed(peer)
         future, second = ask(pool, server, "/next")
-        second.answers("/next")
+        second.responds("/next")
         assert future.result(TIMEOUT).text == "/next"
         assert future.result().attempts == ()
 
@@ -92,7 +92,7 @@ def test_a_connection_is_used_until_a_second_before_the_server_would_close_it(
         peer = make_idle(pool, server, field, version)
         clock.forward(pool, 3.9)
         future, _ = ask(pool, server, "/next", peer)
-        peer.answers("/next")
+        peer.responds("/next")
         assert future.result(TIMEOUT).text == "/next"
 
 
@@ -116,7 +116,7 @@ def test_what_says_no_time_is_ignored(server: HandServer, clock: StoppedClock, f
         peer = make_idle(pool, server, field)
         clock.forward(pool, 50)
         future, _ = ask(pool, server, "/next", peer)
-        peer.answers("/next")
+        peer.responds("/next")
         assert future.result(TIMEOUT).text == "/next"
 
 
@@ -126,7 +126,7 @@ def test_a_connection_that_would_be_closed_within_a_second_is_not_used_again(
 ) -> None:
     with ConnectionPool() as pool:
         future, peer = ask(pool, server, "/first")
-        answer(peer, "/first", f"Keep-Alive: timeout={seconds}")
+        respond(peer, "/first", f"Keep-Alive: timeout={seconds}")
         assert future.result(TIMEOUT).text == "/first"
         assert is_closed(peer)
 
@@ -146,7 +146,7 @@ def test_the_time_begins_anew_with_each_response(server: HandServer, clock: Stop
         for target in ("/second", "/third", "/fourth"):
             clock.forward(pool, 3)
             future, _ = ask(pool, server, target, peer)
-            answer(peer, target, "Keep-Alive: timeout=5")
+            respond(peer, target, "Keep-Alive: timeout=5")
             assert future.result(TIMEOUT).text == target
             settle(pool)
 
@@ -157,7 +157,7 @@ def test_a_connection_that_is_in_use_is_not_closed(server: HandServer, clock: St
         peer = make_idle(pool, server, "Keep-Alive: timeout=5")
         future, _ = ask(pool, server, "/slow", peer)
         clock.forward(pool, 10)
-        peer.answers("/slow")
+        peer.responds("/slow")
         assert future.result(TIMEOUT).text == "/slow"
 
 
@@ -171,19 +171,19 @@ def test_requests_that_wait_behind_each_other_are_not_disturbed(
         while answered < 4:
             for target in peer.burst():
                 clock.forward(pool, 3)
-                answer(peer, target, "Keep-Alive: timeout=5")
+                respond(peer, target, "Keep-Alive: timeout=5")
                 answered += 1
         assert [future.result(TIMEOUT).text for future in futures] == ["/0", "/1", "/2", "/3"]
 
 
 class Says:
-    """Answers with the target, and a Keep-Alive; counts requests for each connection."""
+    """Responses with the target, and a Keep-Alive; counts requests for each connection."""
 
     def __init__(self, field: str) -> None:
         self._headers = f"{field}\r\n"
 
     def __call__(self, peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(request.target.encode(), headers=self._headers)
+        peer.respond(request.target.encode(), headers=self._headers)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
@@ -232,19 +232,19 @@ def test_a_request_comes_too_late_though_no_timer_has_looked(
         make_idle(pool, server, "Keep-Alive: timeout=5")
         clock.now += 4.1  # and nothing is woken
         future, second = ask(pool, server, "/next")
-        second.answers("/next")
+        second.responds("/next")
         assert future.result(TIMEOUT).text == "/next"
 
 
 class SaysInTurn:
-    """Answers with the target; the n-th response to be sent has the n-th of *fields*."""
+    """Responses with the target; the n-th response to be sent has the n-th of *fields*."""
 
     def __init__(self, *fields: str) -> None:
         self._fields = iter(fields)
 
     def __call__(self, peer: Peer, request: ReceivedRequest) -> None:
         field = next(self._fields)
-        peer.answer(request.target.encode(), headers=f"{field}\r\n" if field else "")
+        peer.respond(request.target.encode(), headers=f"{field}\r\n" if field else "")
 
 
 @pytest.mark.parametrize("earlier", ["", "Keep-Alive: timeout=60"], ids=["none", "longer"])
@@ -285,7 +285,7 @@ def test_a_connection_is_closed_in_time_though_its_server_has_said_so_late(
         peer = make_idle(pool, server, earlier)
         clock.forward(pool, 1.1)  # so that the next look at it is a long way off
         future, _ = ask(pool, server, "/next", peer)
-        answer(peer, "/next", "Keep-Alive: timeout=5")
+        respond(peer, "/next", "Keep-Alive: timeout=5")
         assert future.result(TIMEOUT).text == "/next"
         settle(pool)
         clock.forward(pool, 4.1)
@@ -308,7 +308,7 @@ def test_a_request_that_was_held_back_goes_on_no_connection_that_was_idle_for_to
         second = server.accept()
         for _ in range(2):
             (target,) = second.burst()
-            second.answers(target)
+            second.responds(target)
         assert first.result(TIMEOUT).text == "/first"
         assert alone.result(TIMEOUT).text == "/alone"
         assert alone.result().attempts == ()

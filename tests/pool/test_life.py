@@ -43,13 +43,13 @@ from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 
 def serve(peer: Peer) -> None:
-    """Answer each request with its target, for as long as the client wants."""
+    """Response each request with its target, for as long as the client wants."""
     with contextlib.suppress(ConnectionError):
         each(name_target)(peer)
 
 
 class Mute:
-    """A script that receives and never answers; `arrived` tells of the first request."""
+    """A script that receives and never responds; `arrived` tells of the first request."""
 
     def __init__(self) -> None:
         self.arrived = threading.Event()
@@ -75,7 +75,7 @@ def delivery_of(future: ResponseFuture) -> Delivery | None:
 # --- close ----------------------------------------------------------------------------------------
 
 
-def test_close_ends_50000_requests_to_a_server_that_never_answers() -> None:
+def test_close_ends_50000_requests_to_a_server_that_never_responds() -> None:
     mute = Mute()
     with ScriptedServer(mute, repeat=True) as server:
         pool = ConnectionPool()
@@ -125,7 +125,7 @@ def test_close_waits_also_for_threads_that_are_about_to_end(
             threading.Event().wait(0.1)  # which is how long the thread has still to live
 
     def last(peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(headers="Connection: close\r\n")
+        peer.respond(headers="Connection: close\r\n")
 
     monkeypatch.setattr(threading.Thread, "run", slow_run)
     with ScriptedServer(each(last)) as server:
@@ -303,7 +303,7 @@ def test_close_resolves_what_was_answered_though_its_body_does_not_come(
     def script(peer: Peer) -> None:
         peer.head()
         wait_for(body.stuck)
-        peer.answer(b"early")
+        peer.respond(b"early")
         discard_rest(peer)
 
     with ScriptedServer(script) as server:
@@ -868,7 +868,9 @@ def test_an_interrupted_request_is_given_up_and_not_sent_again(
         assert pool.statistics().resent == 0
 
 
-def test_an_interrupted_submit_costs_nobody_else_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_submit_costs_nobody_else_a_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Ctrl-C between two steps of queueing: the request is in the queue, and not counted yet."""
 
     def append(self: Host, job: Job) -> None:
@@ -941,12 +943,12 @@ def test_an_interrupted_map_cancels_the_rest(
 ) -> None:
     monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         if request.target == "/next":
             name_target(peer, request)
 
     with (
-        ScriptedServer(each(answer), repeat=True) as server,
+        ScriptedServer(each(respond), repeat=True) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
         with while_waiting():

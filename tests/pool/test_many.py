@@ -18,17 +18,17 @@ NOWHERE = "http://127.0.0.1:9/"  # a URL that no test asks for
 
 
 def method_and_body(peer: Peer, request: ReceivedRequest) -> None:
-    peer.answer(f"{request.method} {request.target} ".encode() + request.body)
+    peer.respond(f"{request.method} {request.target} ".encode() + request.body)
 
 
 def serve(peer: Peer) -> None:
-    """Answer each request with its target, for as long as the client wants."""
+    """Response each request with its target, for as long as the client wants."""
     with contextlib.suppress(ConnectionError):
         each(name_target)(peer)
 
 
 def crash(peer: Peer, request: ReceivedRequest) -> None:
-    """Answer, unless the request asks for something else."""
+    """Response, unless the request asks for something else."""
     if request.target == "/crash":
         peer.send(b"this is no answer\r\n\r\n")
     else:
@@ -54,8 +54,8 @@ def test_map_waits_for_the_first_though_others_are_done() -> None:
         ScriptedServer(each(release)) as quick,
         ConnectionPool() as pool,
     ):
-        answers = pool.map([url(slow, "/slow"), url(quick, "/quick")])
-        assert [response.body for response in answers] == [b"/slow", b"/quick"]
+        responses = pool.map([url(slow, "/slow"), url(quick, "/quick")])
+        assert [response.body for response in responses] == [b"/slow", b"/quick"]
 
 
 def test_map_takes_requests_of_all_kinds() -> None:
@@ -88,12 +88,12 @@ def test_endless_requests_are_taken_as_they_are_needed(
     numbers = itertools.count()
     most = 0
     with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
-        answers = getattr(pool, name)(url(server, f"/{number}") for number in numbers)
+        responses = getattr(pool, name)(url(server, f"/{number}") for number in numbers)
         for given in range(200):
-            next(answers)
+            next(responses)
             taken = int(repr(numbers)[6:-1])
             most = max(most, taken - given)
-        answers.close()
+        responses.close()
     assert most <= 20
 
 
@@ -105,10 +105,10 @@ def test_who_wants_no_more_responses_has_the_rest_cancelled(name: str) -> None:
         ScriptedServer(serve) as quick,
         ConnectionPool(max_connections_per_host=1, pipeline_depth=1) as pool,
     ):
-        answers = getattr(pool, name)([url(quick)] + 50 * [url(slow)])
-        next(answers)
+        responses = getattr(pool, name)([url(quick)] + 50 * [url(slow)])
+        next(responses)
         held.wait()
-        answers.close()
+        responses.close()
         assert pool.statistics().queued == 0
         held.release()
 
@@ -119,10 +119,10 @@ def test_a_failure_ends_a_map_and_cancels_what_comes_later() -> None:
         ScriptedServer(discard_rest) as mute,
         ConnectionPool(max_connections_per_host=1, pipeline_depth=1, retry=None) as pool,
     ):
-        answers = pool.map([url(server, "/a"), url(server, "/crash"), url(mute), url(mute)])
-        assert next(answers).body == b"/a"
+        responses = pool.map([url(server, "/a"), url(server, "/crash"), url(mute), url(mute)])
+        assert next(responses).body == b"/a"
         with pytest.raises(DugongError):
-            next(answers)
+            next(responses)
         assert pool.statistics().queued == 0
         assert pool.get(url(server, "/b")).body == b"/b"
 

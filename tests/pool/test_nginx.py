@@ -23,7 +23,7 @@ from tests.support.nginx import Nginx, nginx
 from tests.support.pool import each, open_site
 from tests.support.server import Peer, ReceivedRequest
 
-#: The body names the request, which no other answer of these tests does.
+#: The body names the request, which no other response of these tests does.
 SETTINGS = """
     add_header Worker $pid;
     location / { return 200 "$request_uri"; }
@@ -70,9 +70,9 @@ def client(
         yield Client(pool, base)
 
 
-def check(answer: Response) -> None:
-    """Check that *answer* is that to its request."""
-    assert (answer.status, answer.text) == (200, answer.request.target)
+def check(response: Response) -> None:
+    """Check that *response* is that to its request."""
+    assert (response.status, response.text) == (200, response.request.target)
 
 
 def by_submit(client: Client, urls: list[str]) -> Iterator[Response]:
@@ -106,54 +106,54 @@ def test_every_body_is_that_of_its_request(
 ) -> None:
     urls = client.urls(place, count)
     answered = []
-    for answer in way(client, urls):
-        check(answer)
-        answered.append(answer.url)
+    for response in way(client, urls):
+        check(response)
+        answered.append(response.url)
     assert answered == urls
 
 
 @pytest.mark.parametrize(("place", "quota"), [("/", 1000), ("/three/", 3)])
-def test_after_how_many_answers_nginx_closes_is_learned(
+def test_after_how_many_responses_nginx_closes_is_learned(
     server: Nginx, place: str, quota: int
 ) -> None:
     with ConnectionPool(max_connections_per_host=1) as pool:
         client = Client(pool, f"http://127.0.0.1:{server.port}")
-        for answer in pool.map(client.urls(place, quota * 3)):
-            check(answer)
+        for response in pool.map(client.urls(place, quota * 3)):
+            check(response)
         assert client.host().quota == quota
         before = client.host()
-        for answer in pool.map(client.urls(place, quota * 3)):
-            check(answer)
+        for response in pool.map(client.urls(place, quota * 3)):
+            check(response)
         after = client.host()
     assert after.resent == before.resent
     assert after.answered == quota * 6
 
 
 def test_pipelines_are_full_where_nothing_speaks_against_it(client: Client) -> None:
-    for answer in client.pool.map(client.urls("/", 900)):
-        check(answer)
+    for response in client.pool.map(client.urls("/", 900)):
+        check(response)
     host = client.host()
     assert (host.pipelining, host.window, host.lesson) == ("full", 64, None)
     assert host.sent == host.answered == 900
 
 
-def test_a_server_that_closes_after_every_answer_gets_one_request_a_connection(
+def test_a_server_that_closes_after_every_response_gets_one_request_a_connection(
     client: Client,
 ) -> None:
-    for answer in client.pool.map(client.urls("/closing/", 50)):
-        check(answer)
+    for response in client.pool.map(client.urls("/closing/", 50)):
+        check(response)
     statistics = client.pool.statistics()
     assert (statistics.opened, statistics.sent, statistics.resent) == (50, 50, 0)
     assert client.host().window == 1
 
 
 def test_a_server_of_http_1_0_gets_one_request_at_a_time() -> None:
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         body = request.target.encode()
         head = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n"
         peer.send(head % len(body) + body)
 
-    with open_site(each(answer), repeat=True) as site:
+    with open_site(each(respond), repeat=True) as site:
         for reply in site.pool.map([site.url(f"/{i}") for i in range(200)]):
             check(reply)
         (host,) = site.pool.statistics().hosts.values()
@@ -177,8 +177,8 @@ def test_what_is_uploaded_is_what_arrives(client: Client, server: Nginx) -> None
             bodies: list[BodyLike] = [data, file, rest, io.BytesIO(data), pieces, iter(pieces)]
             for i, body in enumerate(bodies):
                 target = f"/dav/{i}"
-                answer = client.pool.put(client.url(target), body, expect100=expect100)
-                assert answer.status in (201, 204)
+                response = client.pool.put(client.url(target), body, expect100=expect100)
+                assert response.status in (201, 204)
                 check(client.pool.get(client.url("/between")))
                 expected = data[1_000_000:] if body is rest else data
                 stored = server.root / target[1:]
@@ -192,8 +192,8 @@ def test_threads_may_upload_the_same_file_at_once(client: Client, server: Nginx)
     source.write_bytes(data)
     with source.open("rb") as file, ThreadPoolExecutor(6) as threads:
         urls = [client.url(f"/dav/shared-{i}") for i in range(12)]
-        answers = list(threads.map(lambda url: client.pool.put(url, file), urls))
-    assert {answer.status for answer in answers} <= {201, 204}
+        responses = list(threads.map(lambda url: client.pool.put(url, file), urls))
+    assert {response.status for response in responses} <= {201, 204}
     assert all((server.root / "dav" / f"shared-{i}").read_bytes() == data for i in range(12))
 
 
@@ -213,7 +213,7 @@ def kill_worker(server: Nginx, worker: int) -> None:
 
 
 @pytest.mark.parametrize("end_worker", [replace_worker, kill_worker])
-def test_nobody_gets_a_wrong_answer_while_workers_come_and_go(
+def test_nobody_gets_a_wrong_response_while_workers_come_and_go(
     client: Client, server: Nginx, end_worker: Callable[[Nginx, int], None]
 ) -> None:
     workers = [int(client.pool.get(client.url("/")).headers["Worker"] or 0)]

@@ -149,7 +149,7 @@ def test_any_request_is_tried_again_for_nothing_was_sent(
     clock.forward(pool, 7.5)
     peer = server.accept()
     assert peer.request().body == b"once only"
-    peer.answers("/a")
+    peer.responds("/a")
     assert texts_of([future]) == ["/a"]
 
 
@@ -186,7 +186,7 @@ def test_that_another_connection_cannot_be_opened_is_no_attempt(
         (second,) = submit(pool, server, "/second")
         heard.wait_for("closed")
         assert not second.done()
-        peer.answers("/first")
+        peer.responds("/first")
         assert serve(peer, 1) == ["/second"]
         assert texts_of([first, second]) == ["/first", "/second"]
         assert second.result().attempts == ()
@@ -215,12 +215,12 @@ def test_what_was_not_sent_is_no_repetition_for_a_budget(
         clock.forward(pool, 1.6)
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answer(b"", "500 Oh")
+        peer.respond(b"", "500 Oh")
         assert future.result(TIMEOUT).status == 500  # the sixth attempt
         (other,) = submit(pool, server, "/b", retry=RetryPolicy(backoff=0, budget=0.0))
         for _ in range(3):
             assert peer.burst() == ["/b"]
-            peer.answer(b"", "500 Oh")
+            peer.respond(b"", "500 Oh")
         assert serve(peer, 1) == ["/b"]
         assert texts_of([other]) == ["/b"]
 
@@ -278,7 +278,7 @@ def test_it_is_tried_to_reach_with_one_connection_at_a_time(
         peers = [server.accept() for _ in targets]
         bursts = [peer.burst() for peer in peers]
         for peer, burst in zip(peers, bursts, strict=True):
-            peer.answers(*burst)
+            peer.responds(*burst)
         assert sorted(bursts) == [[target] for target in targets]
         assert texts_of(futures) == targets
 

@@ -36,13 +36,13 @@ NOWHERE = "http://127.0.0.1:9/"  # a URL that no test asks for
 
 
 def serve(peer: Peer) -> None:
-    """Answer each request with its target, for as long as the client wants."""
+    """Response each request with its target, for as long as the client wants."""
     with contextlib.suppress(ConnectionError):
         each(name_target)(peer)
 
 
 def crash(peer: Peer, request: ReceivedRequest) -> None:
-    """Answer, unless the request asks for something else."""
+    """Response, unless the request asks for something else."""
     if request.target == "/crash":
         peer.send(b"this is no answer\r\n\r\n")
     else:
@@ -272,7 +272,7 @@ def method_and_body(peer: Peer, request: ReceivedRequest) -> None:
     if request.method == "HEAD":
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
     else:
-        peer.answer(body)
+        peer.respond(body)
 
 
 def test_each_common_method_has_a_name() -> None:
@@ -289,7 +289,7 @@ def test_each_common_method_has_a_name() -> None:
 
 def test_a_convenience_takes_the_options_of_a_request() -> None:
     def header(peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(request.headers["accept"].encode())
+        peer.respond(request.headers["accept"].encode())
 
     with ScriptedServer(each(header)) as server, ConnectionPool() as pool:
         response = pool.get(url(server), headers={"Accept": "text/html"}, timeout=5, deadline=5)
@@ -646,7 +646,7 @@ def test_the_statistics_say_what_waits_and_which_host_is_held() -> None:
         peer.burst()
         before = pool.statistics()
         assert (before.waiting, [host.held_for for host in before.hosts.values()]) == (0, [0.0])
-        peer.answer(status="503 Busy", headers="Retry-After: 50\r\n")
+        peer.respond(status="503 Busy", headers="Retry-After: 50\r\n")
         while not (statistics := pool.statistics()).waiting:
             pass
         (host,) = statistics.hosts.values()
@@ -673,7 +673,7 @@ def test_after_a_hold_no_connection_takes_a_request_while_it_counts_as_idle(
         futures = [pool.submit("GET", server.url(target)) for target in ("/1", "/2")]
         peers = [server.accept(), server.accept()]
         for peer, targets in [(peer, peer.burst()) for peer in peers]:
-            peer.answers(*targets)
+            peer.responds(*targets)
         for future in futures:
             future.result(TIMEOUT)
         settle(pool)
@@ -689,7 +689,7 @@ def test_after_a_hold_no_connection_takes_a_request_while_it_counts_as_idle(
             scheduler._retries._end_hold_locked(host)
         (readable, *_), _, _ = select.select([peer.sock for peer in peers], [], [], TIMEOUT)
         (peer,) = (peer for peer in peers if peer.sock is readable)
-        peer.answers(*peer.burst())
+        peer.responds(*peer.burst())
         assert held.result(TIMEOUT).text == "/held"
         settle(pool)
         assert idle

@@ -150,9 +150,9 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
 def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server answers well, but takes no more of the body.
+    """The server responds well, but takes no more of the body.
 
-    The reader is told so, and can read the answer to its end, still.
+    The reader is told so, and can read the response to its end, still.
     """
     read_on = threading.Event()
 
@@ -169,14 +169,14 @@ def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(
 
     sent = signal_after(monkeypatch, Traffic, "_sent_locked")
     with open_site(script, each(name_target), max_connections=1) as site:
-        with site.pool.stream("PUT", site.url("/upload"), body=endless()) as answer:
-            assert answer.read(3) == b"fir"
+        with site.pool.stream("PUT", site.url("/upload"), body=endless()) as response:
+            assert response.read(3) == b"fir"
             sent.clear()
             read_on.set()
             wait_for(sent)
             with pytest.raises(ConnectionClosed, match="before the body was sent"):
-                answer.read()
-            assert answer.read() == b"st."
+                response.read()
+            assert response.read() == b"st."
         assert site.goes_on()
 
 
@@ -217,17 +217,17 @@ def test_what_the_garbage_collector_cancels_may_come_at_any_time(
         gc.collect()
         serve(self, host)
 
-    def answer_others(peer: Peer, request: ReceivedRequest) -> None:
+    def respond_to_others(peer: Peer, request: ReceivedRequest) -> None:
         if request.target != "/never":
             name_target(peer, request)
 
-    with open_site(each(answer_others), repeat=True) as site, ThreadPoolExecutor(1) as executor:
-        answers = site.pool.map([site.url("/1"), site.url("/never")])
-        assert next(answers).body == b"/1"
-        cycle: list[Any] = [answers]
+    with open_site(each(respond_to_others), repeat=True) as site, ThreadPoolExecutor(1) as executor:
+        responses = site.pool.map([site.url("/1"), site.url("/never")])
+        assert next(responses).body == b"/1"
+        cycle: list[Any] = [responses]
         cycle.append(cycle)
         monkeypatch.setattr(ConnectionManager, "ensure_served_locked", collecting_serve)
-        del answers, cycle
+        del responses, cycle
         later = executor.submit(lambda: site.pool.submit("GET", site.url("/2")).result(TIMEOUT))
         assert later.result(TIMEOUT).body == b"/2"
 
@@ -263,7 +263,7 @@ def test_a_block_whose_end_is_interrupted_gives_its_connection_back(
     def script(peer: Peer) -> None:
         peer.head()
         peer.exactly(4)
-        peer.answer(bytes(100_000))
+        peer.respond(bytes(100_000))
         discard_rest(peer)
 
     with open_site(script, each(name_target), max_connections=1) as site:
@@ -356,14 +356,14 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
 
         def call_back(future: object) -> None:
             assert uploading in scheduler._core.idle
-            other.answers("/get")
+            other.responds("/get")
             wait_until(lambda: getting in scheduler._core.idle)
             getting.sender_wakeup.notify = lambda n=1: None  # type: ignore[method-assign]  # it oversleeps
             nexts.append(pool.submit("PUT", server.url("/next"), body=body(looked)))
             called_back.set()
 
         upload.add_done_callback(call_back)
-        peer.answers("/put")
+        peer.responds("/put")
         wait_until(lambda: not uploading.in_flight)
         consented.set()
         wait_for(called_back)
@@ -374,7 +374,7 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
             del getting.sender_wakeup.notify
         looked.set()
         assert uploading not in idle
-        peer.answers("/next")
+        peer.responds("/next")
         assert [future.result(TIMEOUT).text for future in (upload, get, *nexts)] == [
             "/put",
             "/get",
@@ -395,7 +395,7 @@ def test_an_upload_that_was_answered_early_is_over_in_a_forked_child() -> None:
         peer = server.accept()
         peer.head()
         (pipeline,) = next(iter(pool._scheduler._core.hosts.values())).connections
-        peer.answers("/put")
+        peer.responds("/put")
         while pipeline.in_flight:
             pass
         assert holds_in_child(lambda: isinstance(future.exception(5), PoolClosed))

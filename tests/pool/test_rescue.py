@@ -81,7 +81,7 @@ def two_connections(**options: Any) -> ConnectionPool:
 
 def make_free(pool: ConnectionPool, scene: Scene) -> None:
     """Respond to all that the second connection has."""
-    scene.free.answers(*scene.held)
+    scene.free.responds(*scene.held)
     for target in scene.held:
         assert scene.text(target) == target
     settle(pool)
@@ -115,7 +115,7 @@ def test_what_stands_behind_a_slow_response_is_sent_on_a_free_connection(
         make_free(pool, scene)
         clock.forward(pool, SLOW)
         assert comes_to(scene.free, len(scene.behind)) == scene.behind
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
             (attempt,) = scene.futures[target].result().attempts
@@ -126,7 +126,7 @@ def test_what_stands_behind_a_slow_response_is_sent_on_a_free_connection(
         (host,) = pool.statistics().hosts.values()
         assert host.rescued == len(scene.behind)
         assert "rescued" in str(pool.statistics())
-        scene.slow.answers(scene.first)
+        scene.slow.responds(scene.first)
         assert scene.text(scene.first) == scene.first
 
 
@@ -146,7 +146,7 @@ def test_late_responses_are_dropped_with_their_connection(
         scene.slow.send(named(scene.first) + b"".join(late))
         assert scene.text(scene.first) == scene.first
         assert is_closed(scene.slow)
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
     assert sorted(calls) == sorted(server.url(f"/{i}") for i in range(6))
@@ -161,14 +161,14 @@ def test_a_late_response_that_never_comes_costs_its_own_request_only(
         clock.forward(pool, SLOW)
         assert comes_to(scene.free, len(scene.behind)) == scene.behind
         scene.slow.reset()
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
             (attempt,) = scene.futures[target].result().attempts
             assert not attempt.charged
         again = server.accept()
         assert again.burst() == [scene.first]
-        again.answers(scene.first)
+        again.responds(scene.first)
         assert scene.text(scene.first) == scene.first
 
 
@@ -182,7 +182,7 @@ def test_nothing_is_taken_back_before_a_response_is_slow(
         settle(pool)
         assert scene.free.is_silent()
         assert pool.statistics().rescued == 0
-        scene.slow.answers(scene.first, *scene.behind)
+        scene.slow.responds(scene.first, *scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -197,7 +197,7 @@ def test_what_is_slow_is_measured_by_what_the_host_took_before(
             peer = peer or server.accept()
             peer.burst()
             clock.now += 1.0
-            peer.answers(f"/before{i}")
+            peer.responds(f"/before{i}")
             assert future.result(TIMEOUT)
             settle(pool)
         assert peer is not None
@@ -209,7 +209,7 @@ def test_what_is_slow_is_measured_by_what_the_host_took_before(
         for i in range(2, 6):
             futures[f"/{i}"] = pool.submit("GET", server.url(f"/{i}"))
         found = arrivals([peer, second], 4)
-        second.answers("/1", *found[second])
+        second.responds("/1", *found[second])
         for target in ("/1", *found[second]):
             assert futures[target].result(TIMEOUT).text == target
         settle(pool)
@@ -219,7 +219,7 @@ def test_what_is_slow_is_measured_by_what_the_host_took_before(
         assert second.is_silent()
         clock.forward(pool, 2.0)
         assert comes_to(second, len(found[peer])) == found[peer]
-        second.answers(*found[peer])
+        second.responds(*found[peer])
         for target in found[peer]:
             assert futures[target].result(SOON).text == target
 
@@ -237,7 +237,7 @@ def test_nothing_is_taken_back_while_no_connection_is_free(
         make_free(pool, scene)
         clock.forward(pool, SLOW)
         assert comes_to(scene.free, len(scene.behind)) == scene.behind
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -250,7 +250,7 @@ def test_it_can_be_turned_off(server: HandServer, clock: StoppedClock) -> None:
         settle(pool)
         assert scene.free.is_silent()
         assert pool.statistics().rescued == 0
-        scene.slow.answers(scene.first, *scene.behind)
+        scene.slow.responds(scene.first, *scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -276,7 +276,7 @@ def test_what_is_not_to_be_sent_twice_is_not_taken_back(
         settle(pool)
         assert scene.free.is_silent()
         assert pool.statistics().rescued == 0
-        scene.slow.answers(scene.first, *scene.behind)
+        scene.slow.responds(scene.first, *scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -290,7 +290,7 @@ def test_what_was_cancelled_is_not_sent_again(server: HandServer, clock: Stopped
         rest = scene.behind[1:]
         clock.forward(pool, SLOW)
         assert comes_to(scene.free, len(rest)) == rest
-        scene.free.answers(*rest)
+        scene.free.responds(*rest)
         for target in rest:
             assert scene.text(target) == target
         assert scene.futures[cancelled].cancelled()
@@ -304,21 +304,21 @@ def test_what_has_been_taken_back_is_not_taken_back_again(
         make_free(pool, scene)
         clock.forward(pool, SLOW)
         assert comes_to(scene.free, len(scene.behind)) == scene.behind
-        scene.slow.answers(scene.first)
+        scene.slow.responds(scene.first)
         assert scene.text(scene.first) == scene.first
         assert is_closed(scene.slow)
         # Now these are slow, too, and their host opens another connection for one more.
         more = pool.submit("GET", server.url("/more"))
         third = server.accept()
         assert third.burst() == ["/more"]
-        third.answers("/more")
+        third.responds("/more")
         assert more.result(SOON).text == "/more"
         settle(pool)
         clock.forward(pool, 10 * SLOW)
         settle(pool)
         assert third.is_silent()
         assert pool.statistics().rescued == len(scene.behind)
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -353,7 +353,7 @@ def test_a_response_that_has_begun_and_does_not_end_is_slow_as_well(
         scene.slow.send(response[-1:])
         assert scene.text(scene.first) == scene.first
         assert is_closed(scene.slow)
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -371,7 +371,7 @@ def test_a_late_response_that_does_not_end_holds_nothing_up(
         scene.slow.send(named(scene.first) + late)
         assert scene.text(scene.first) == scene.first
         assert is_closed(scene.slow)
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -387,7 +387,7 @@ def test_a_late_response_that_is_too_large_is_no_failure(
         scene.slow.send(named(scene.first) + named("/" + 100 * "x"))
         assert scene.text(scene.first) == scene.first
         assert is_closed(scene.slow)
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
 
@@ -398,7 +398,7 @@ def test_the_timeout_of_a_slow_request_concerns_it_alone(server: HandServer) -> 
         scene = set_scene(pool, server, timeout=1)
         make_free(pool, scene)
         assert comes_to(scene.free, len(scene.behind)) == scene.behind
-        scene.free.answers(*scene.behind)
+        scene.free.responds(*scene.behind)
         for target in scene.behind:
             assert scene.text(target) == target
         assert isinstance(scene.futures[scene.first].exception(TIMEOUT), ConnectionTimedOut)
@@ -417,7 +417,7 @@ def test_quick_requests_do_not_wait_for_a_slow_one(submit: str, site: OpenSite) 
         if request.target == "/slow":
             assert quick_are_done.wait(TIMEOUT)
         try:
-            peer.answer(request.target.encode())
+            peer.respond(request.target.encode())
         except OSError:
             pass  # a late response that is not wanted any more
 

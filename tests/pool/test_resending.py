@@ -45,7 +45,7 @@ from tests.support.refusing import (
 )
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
-# --- which answers are worth another attempt ------------------------------------------------------
+# --- which responses are worth another attempt ----------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
@@ -120,7 +120,7 @@ def test_what_may_have_been_processed_is_only_sent_again_if_that_does_no_harm(
 
 
 @pytest.mark.parametrize("how", ["request", "submit", "stream"])
-def test_when_the_attempts_have_been_made_the_last_answer_is_what_the_caller_gets(
+def test_when_the_attempts_have_been_made_the_last_response_is_what_the_caller_gets(
     how: str,
 ) -> None:
     script = Refusing("500 First", "502 Second", "503 Third", "504 Fourth")
@@ -188,7 +188,7 @@ def test_an_exception_has_the_earlier_attempts_and_is_the_last_itself() -> None:
     refuses = Refusing(*[UNAVAILABLE] * 9)
 
     def refuses_and_dies(peer: Peer) -> None:
-        refuses.answer(peer, peer.request())
+        refuses.respond(peer, peer.request())
         dies(peer)
 
     policy = RetryPolicy(attempts=3, backoff=0)
@@ -209,12 +209,12 @@ def test_attempts_are_no_others() -> None:
         peer = warm_up(pool, server)
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b", "/c")]
         assert peer.targets(3) == ["/a", "/b", "/c"]
-        peer.answers("/a")
+        peer.responds("/a")
         peer.close()
         peer = server.accept()
         for target in ("/b", "/c"):
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
         charged = [
             [attempt.charged for attempt in future.result(TIMEOUT).attempts] for future in futures
         ]
@@ -243,7 +243,7 @@ def test_what_was_sent_once_and_refused_does_not_count_as_unsent() -> None:
         peer = server.accept()
         peer.request()
         server._listener.close()
-        peer.answer(b"", TOO_MANY, headers="Connection: close\r\n")
+        peer.respond(b"", TOO_MANY, headers="Connection: close\r\n")
         error = error_of(future)
     assert isinstance(error, ConnectError)
     assert error.delivery is Delivery.DISCLAIMED  # type: ignore[attr-defined]
@@ -310,7 +310,7 @@ def test_without_a_policy_a_request_survives_an_idle_connection_that_was_closed(
         settle(pool)
         peer.close()
         peer, future = submit_first(pool, server, "POST", "/a")
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
 
 
@@ -328,7 +328,7 @@ def test_each_request_is_judged_by_its_own_policy(server: HandServer) -> None:
         peer = server.accept()
         for target in ("/0", "/2"):
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
         assert [text_of(futures[i]) for i in (0, 2)] == ["/0", "/2"]
 
 
@@ -349,14 +349,14 @@ def test_the_first_that_was_not_answered_is_charged_and_those_behind_it_go_first
             assert peer.burst() == [target]  # each alone
             settle(pool)
             assert peer.is_silent()
-            peer.answers(target)
+            peer.responds(target)
         assert [text_of(future) for future in futures[1:]] == ["/b", "/c"]
         assert not futures[0].done()
         clock.forward(pool, 10)
         fresh = server.accept()  # alone, on a connection that has not been used
         assert peer.was_left()
         assert fresh.burst() == ["/a"]
-        fresh.answers("/a")
+        fresh.responds("/a")
         assert text_of(futures[0]) == "/a"
 
 
@@ -367,9 +367,9 @@ def test_one_that_was_answered_since_may_have_any_connection_again(server: HandS
         peer = server.accept()
         for _ in range(2):
             assert peer.burst() == ["/a"]
-            peer.answer(b"", "500 Not Now")
+            peer.respond(b"", "500 Not Now")
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
         assert server.is_left_alone()
 
@@ -383,7 +383,7 @@ def test_a_used_connection_that_ends_without_a_byte_costs_no_wait(server: HandSe
         peer.close()
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         response = future.result(TIMEOUT)
     assert [attempt.charged for attempt in response.attempts] == [True]
 
@@ -405,13 +405,13 @@ def test_one_that_ends_its_connections_each_time_drags_nobody_down(server: HandS
         peer = server.accept()
         for target in targets[1:]:
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
         for future in futures[1:]:
             response = future.result(TIMEOUT)
             assert [attempt.charged for attempt in response.attempts] == [False]
 
 
-def test_behind_an_answer_that_announces_the_end_any_request_is_sent_again(
+def test_behind_a_response_that_announces_the_end_any_request_is_sent_again(
     server: HandServer,
 ) -> None:
     """Whatever the method and uncharged: the server has not processed it (RFC 9112 §9.6)."""
@@ -419,11 +419,11 @@ def test_behind_an_answer_that_announces_the_end_any_request_is_sent_again(
         peer = warm_up(pool, server, 5)
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
         assert peer.targets(2) == ["/a", "/b"]
-        peer.answer(b"/a", headers="Connection: close\r\n")
+        peer.respond(b"/a", headers="Connection: close\r\n")
         peer.close()
         peer = server.accept()
         assert peer.burst() == ["/b"]
-        peer.answers("/b")
+        peer.responds("/b")
         assert text_of(futures[0]) == "/a"
         (attempt,) = futures[1].result(TIMEOUT).attempts
     assert (attempt.delivery, attempt.charged) == (Delivery.DISCLAIMED, False)
@@ -438,7 +438,7 @@ def test_what_waits_holds_no_connection_and_no_place_in_the_queue(
     with one_connection(SLOW, max_queued=1, on_event=(heard := Listener())) as pool:
         peer, future = submit_first(pool, server, "GET", "/a")
         threads = threading.active_count()
-        peer.answer(b"", "500 Not Now")
+        peer.respond(b"", "500 Not Now")
         heard.wait_for("resent")
         settle(pool)
         now = pool.statistics()
@@ -451,11 +451,11 @@ def test_what_waits_holds_no_connection_and_no_place_in_the_queue(
         # Others go on, on the same connection.
         other = pool.submit("GET", server.url("/b"), block=False)
         assert peer.burst() == ["/b"]
-        peer.answers("/b")
+        peer.responds("/b")
         assert text_of(other) == "/b"
         clock.forward(pool, 10)
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
         assert pool.statistics().waiting == 0
         assert pool.statistics().resent == 1
@@ -470,14 +470,14 @@ def test_each_wait_may_be_twice_as_long_as_the_one_before_up_to_a_limit(
         peer = server.accept()
         for seconds in (10, 20, 30, 30):
             assert peer.burst() == ["/a"]
-            peer.answer(b"", "500 Not Now")
+            peer.respond(b"", "500 Not Now")
             heard.wait_for("resent")
             clock.forward(pool, seconds - 0.1)
             settle(pool)
             assert peer.is_silent()
             clock.forward(pool, 0.1)
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
 
 
@@ -488,18 +488,18 @@ def test_a_wait_is_as_long_as_the_server_wants_within_limits(
     """Also where it says nothing of other requests, as with a 500."""
     with one_connection(SLOW, on_event=(heard := Listener())) as pool:
         peer, future = submit_first(pool, server, "GET", "/a")
-        peer.answer(b"", "500 Not Now", headers=f"Retry-After: {retry_after}\r\n")
+        peer.respond(b"", "500 Not Now", headers=f"Retry-After: {retry_after}\r\n")
         heard.wait_for("resent")
         other = pool.submit("GET", server.url("/b"))
         assert peer.burst() == ["/b"]
-        peer.answers("/b")
+        peer.responds("/b")
         assert text_of(other) == "/b"
         clock.forward(pool, wait - 0.1)
         settle(pool)
         assert peer.is_silent()
         clock.forward(pool, 0.1)
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
 
 
@@ -508,15 +508,15 @@ def test_what_has_waited_goes_before_what_came_later(
 ) -> None:
     with one_connection(SLOW, pipeline_depth=1, on_event=(heard := Listener())) as pool:
         peer, first = submit_first(pool, server, "GET", "/first")
-        peer.answer(b"", "500 Not Now")
+        peer.respond(b"", "500 Not Now")
         heard.wait_for("resent")
         others = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
         assert peer.burst() == ["/a"]
         clock.forward(pool, 10)
-        peer.answers("/a")
+        peer.responds("/a")
         for target in ("/first", "/b"):
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
         assert [text_of(future) for future in (*others, first)] == ["/a", "/b", "/first"]
 
 
@@ -526,14 +526,14 @@ def test_what_has_waited_goes_before_what_came_later(
 def wait_in_vain(pool: ConnectionPool, server: HandServer, heard: Listener) -> Future[Response]:
     """Return the future of a request that waits to be tried again."""
     peer, future = submit_first(pool, server, "GET", "/a")
-    peer.answer(b"refused", UNAVAILABLE)
+    peer.respond(b"refused", UNAVAILABLE)
     heard.wait_for("resent")
     return future
 
 
 def test_it_gives_up_at_once_if_the_deadline_would_pass_before_the_next_attempt() -> None:
     def refuse(peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(b"refused", "500 Not Now", headers="Retry-After: 60\r\n")
+        peer.respond(b"refused", "500 Not Now", headers="Retry-After: 60\r\n")
 
     with open_site(each(refuse), retry=AT_ONCE) as here:
         response = here.pool.get(here.url(), deadline=50)
@@ -562,7 +562,7 @@ def test_a_deadline_that_passes_in_a_later_attempt_has_the_earlier_ones(
 ) -> None:
     with one_connection(SLOW, on_event=(heard := Listener())) as pool:
         peer, future = submit_first(pool, server, "GET", "/a", deadline=15)
-        peer.answer(b"refused", UNAVAILABLE)
+        peer.respond(b"refused", UNAVAILABLE)
         heard.wait_for("resent")
         clock.forward(pool, 10)
         assert peer.burst() == ["/a"]
@@ -606,7 +606,7 @@ def test_an_interrupt_ends_the_wait_of_a_blocking_request(
     def interrupt() -> None:
         peer = server.accept()
         peer.request()
-        peer.answer(b"refused", UNAVAILABLE)
+        peer.respond(b"refused", UNAVAILABLE)
         heard.wait_for("resent")
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -625,7 +625,7 @@ def test_a_pool_that_is_forgotten_lives_until_what_waits_is_done(
     heard = Listener()
     pool = one_connection(SLOW, on_event=heard)
     peer, future = submit_first(pool, server, "GET", "/a")
-    peer.answer(b"", UNAVAILABLE)
+    peer.respond(b"", UNAVAILABLE)
     heard.wait_for("resent")
     ref = weakref.ref(pool)
     del pool
@@ -635,7 +635,7 @@ def test_a_pool_that_is_forgotten_lives_until_what_waits_is_done(
     clock.forward(alive, 10)
     del alive
     assert peer.burst() == ["/a"]
-    peer.answers("/a")
+    peer.responds("/a")
     assert text_of(future) == "/a"
     gc.collect()
     while threads := [one for one in threading.enumerate() if one.name.startswith("dugong-")]:
@@ -652,13 +652,13 @@ def test_what_waits_goes_on_in_the_parent_and_is_over_in_a_forked_child(
 ) -> None:
     with one_connection(SLOW, on_event=(heard := Listener())) as pool:
         peer, future = submit_first(pool, server, "GET", "/a")
-        peer.answer(b"", UNAVAILABLE)
+        peer.respond(b"", UNAVAILABLE)
         heard.wait_for("resent")
         assert holds_in_child(lambda: isinstance(future.exception(5), PoolClosed))
         assert holds_in_child(lambda: pool.statistics().waiting == 0)
         clock.forward(pool, 10)
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
 
 
@@ -699,8 +699,8 @@ def test_those_that_stood_behind_do_not_count_for_the_budget(server: HandServer)
         peer.close()
         fresh = server.accept()
         assert fresh.burst() == ["/a"]
-        fresh.answers("/a")
+        fresh.responds("/a")
         for target in targets[1:]:
             assert fresh.burst() == [target]
-            fresh.answers(target)
+            fresh.responds(target)
         assert [text_of(future) for future in futures] == targets

@@ -90,7 +90,7 @@ def test_a_file_is_sent_again_from_where_it_stood(server: HandServer) -> None:
 def refuse_early(peer: Peer) -> None:
     """Refuse before the body has come, and take no more."""
     peer.head()
-    peer.answer(b"refused", UNAVAILABLE, headers="Connection: close\r\n")
+    peer.respond(b"refused", UNAVAILABLE, headers="Connection: close\r\n")
     try:
         peer.until_eof()
     except ConnectionError:
@@ -136,7 +136,7 @@ def test_a_body_that_can_be_rewound_leaves_no_note() -> None:
 def test_a_body_that_cannot_be_rewound_is_sent_again_if_nothing_was_read_of_it() -> None:
     def refuses_at_the_gate(peer: Peer) -> None:
         assert peer.head().headers["expect"] == "100-continue"
-        peer.answer(b"", UNAVAILABLE, headers="Connection: close\r\n")
+        peer.respond(b"", UNAVAILABLE, headers="Connection: close\r\n")
 
     script = Refusing()
 
@@ -146,7 +146,7 @@ def test_a_body_that_cannot_be_rewound_is_sent_again_if_nothing_was_read_of_it()
         size = int(peer._until(b"\r\n")[:-2], 16)
         assert peer.exactly(size) == b"once only"
         peer.exactly(len(b"\r\n0\r\n\r\n"))
-        peer.answer(b"stored")
+        peer.respond(b"stored")
         peer.until_eof()
 
     with open_site(refuses_at_the_gate, agrees, retry=AT_ONCE) as here:
@@ -206,7 +206,7 @@ def test_a_bytearray_may_be_changed_when_its_upload_was_cancelled_while_it_waite
         future = pool.submit("PUT", server.url("/a"), body=body)
         peer = server.accept()
         assert peer.request().body == MUCH
-        peer.answer(b"", UNAVAILABLE)
+        peer.respond(b"", UNAVAILABLE)
         heard.wait_for("resent")
         assert future.cancel()
         body.clear()
@@ -222,7 +222,7 @@ def test_a_stream_that_is_refused_is_tried_again(framing: str) -> None:
     def refuses(peer: Peer) -> None:
         peer.request()
         if framing == "length":
-            peer.answer(REFUSED, UNAVAILABLE, headers="Connection: close\r\n")
+            peer.respond(REFUSED, UNAVAILABLE, headers="Connection: close\r\n")
             return
         peer.send(f"HTTP/1.1 {UNAVAILABLE}\r\nConnection: close\r\n".encode())
         if framing == "chunks":
@@ -246,7 +246,7 @@ def test_a_stream_that_is_refused_at_length_is_handed_over(framing: str) -> None
     def refuses(peer: Peer) -> None:
         peer.request()
         if framing == "length":
-            peer.answer(refused, UNAVAILABLE)
+            peer.respond(refused, UNAVAILABLE)
         else:
             peer.send(f"HTTP/1.1 {UNAVAILABLE}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
             peer.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(refused), refused))

@@ -26,7 +26,7 @@ def whole(body: bytes = b"", content_type: str | None = None, status: int = 200)
     return Response(status, "Reason", Headers(fields), body, REQUEST)
 
 
-# --- whole answers -----------------------------------------------------------------------------
+# --- whole responses -----------------------------------------------------------------------------
 
 
 def test_a_response_says_what_came_and_what_was_asked() -> None:
@@ -189,7 +189,7 @@ def test_the_attempts_are_copied_with_a_response(duplicate: Any) -> None:
     assert (str(copied.exception), copied.exception.delivery) == ("gone", Delivery.SENT)
 
 
-# --- streamed answers --------------------------------------------------------------------------
+# --- streamed responses --------------------------------------------------------------------------
 
 
 class Pieces:

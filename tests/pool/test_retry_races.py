@@ -84,7 +84,7 @@ def test_a_listener_that_raises_what_ends_a_thread_ends_none_of_the_pool(
         server.accept().reset()
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert future.result(TIMEOUT).text == "/a"
 
 
@@ -103,7 +103,7 @@ def test_an_upload_that_was_refused_is_not_sent_again_if_its_body_has_failed_sin
         peer = server.accept()
         peer.head()
         peer.exactly(len(b"4\r\nsome\r\n"))
-        peer.answer(b"", "503 Service Unavailable")
+        peer.respond(b"", "503 Service Unavailable")
         response = future.result(TIMEOUT)
         assert (response.status, response.attempts) == (503, ())
 
@@ -116,7 +116,7 @@ def test_the_last_connections_are_not_closed_for_another_that_cannot_be_opened(
         first, second = pool.submit("GET", server.url("/1")), pool.submit("GET", server.url("/2"))
         peers = server.accept(), server.accept()
         for peer, (target,) in [(peer, peer.burst()) for peer in peers]:
-            peer.answers(target)
+            peer.responds(target)
         assert (first.result(TIMEOUT).text, second.result(TIMEOUT).text) == ("/1", "/2")
         settle(pool)
         nobody = Unreachable(monkeypatch)
@@ -127,11 +127,11 @@ def test_the_last_connections_are_not_closed_for_another_that_cannot_be_opened(
         bursts["/3"].reset()
         heard.wait_for("resent")
         peer = bursts["/4"]
-        peer.answers("/4")
+        peer.responds("/4")
         assert peer.burst() == ["/3"]
-        peer.answers("/3")
+        peer.responds("/3")
         assert peer.burst() == ["/5"]
-        peer.answers("/5")
+        peer.responds("/5")
         assert [future.result(TIMEOUT).text for future in futures] == ["/3", "/4", "/5"]
         assert nobody.dialled == 1
 
@@ -175,7 +175,7 @@ def test_a_connection_is_not_kept_by_a_caller_who_is_interrupted_when_he_gives_i
     def refuse(peer: Peer) -> None:
         name_target(peer, peer.request())
         peer.request()
-        peer.answer(b"", "503 Service Unavailable")
+        peer.respond(b"", "503 Service Unavailable")
         discard_rest(peer)
 
     def interrupted(*args: Any) -> None:
@@ -191,10 +191,10 @@ def test_a_connection_is_not_kept_by_a_caller_who_is_interrupted_when_he_gives_i
         assert site.goes_on()
 
 
-def test_what_an_answer_has_decided_does_not_wait_for_the_next_request_of_its_connection(
+def test_what_a_response_has_decided_does_not_wait_for_the_next_request_of_its_connection(
     server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller borrows the connection before the receiver has told who waits for the answers."""
+    """A caller borrows the connection before the receiver has told who waits for the responses."""
     monkeypatch.setattr(connections, "RELEASE_TIME", 60.0)  # or its timer would see to it
     borrowed = threading.Event()
     options: dict[str, Any] = {"max_connections_per_host": 1, "timeout": TIMEOUT}
@@ -216,14 +216,14 @@ def test_what_an_answer_has_decided_does_not_wait_for_the_next_request_of_its_co
             wait_for(borrowed)
 
         futures[0].add_done_callback(borrow)
-        peer.answers("/a")
+        peer.responds("/a")
         assert first.result(TIMEOUT).text == "/a"
         refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
         peer.send(named("/b") + refusal)
         assert peer.burst() == ["/slow"]
         borrowed.set()
         assert futures[1].result(TIMEOUT).status == 503
-        peer.answers("/slow")
+        peer.responds("/slow")
         assert slow.get(timeout=TIMEOUT).result(TIMEOUT).text == "/slow"
 
 
@@ -243,7 +243,7 @@ def test_the_next_request_tries_at_once_if_the_one_that_waited_for_its_host_is_c
 
 
 @pytest.mark.parametrize("how", ["request", "stream that is refused"])
-def test_an_answer_that_pauses_while_its_upload_goes_on_is_received_whole(
+def test_a_response_that_pauses_while_its_upload_goes_on_is_received_whole(
     how: str, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pause is longer than the time-out, but that counts only if neither side moves."""
@@ -263,7 +263,7 @@ def test_an_answer_that_pauses_while_its_upload_goes_on_is_received_whole(
 
     status = "200 OK" if how == "request" else "503 Service Unavailable"
     with ConnectionPool(retry=AT_ONCE) as pool, ThreadPoolExecutor(1) as executor:
-        answer = executor.submit(put, pool)
+        response = executor.submit(put, pool)
         peer = server.accept()
         peer.head()
         peer.exactly(len(b"4\r\nsome\r\n"))
@@ -271,7 +271,7 @@ def test_an_answer_that_pauses_while_its_upload_goes_on_is_received_whole(
         wait_for(paused)
         peer.send(b"st.")
         go_on.set()
-        assert answer.result(TIMEOUT) == (int(status[:3]), b"first.")
+        assert response.result(TIMEOUT) == (int(status[:3]), b"first.")
 
 
 def test_nobody_is_asked_about_what_has_been_ended_since(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def pool() -> Iterator[ConnectionPool]:
 
 @pytest.fixture(params=["submit", "request"])
 def ask(request: pytest.FixtureRequest, pool: ConnectionPool) -> Iterator[Ask]:
-    """Both ways to an answer: over the queue, and by the thread of the caller itself."""
+    """Both ways to a response: over the queue, and by the thread of the caller itself."""
     if request.param == "submit":
         yield pool.submit
     else:
@@ -53,20 +53,20 @@ def texts(futures: Iterable[Future[Response]]) -> list[str]:
     return [future.result(TIMEOUT).text for future in futures]
 
 
-# --- 1: answers belong to requests in order; what nobody has asked for is no answer ---------------
+# --- 1: responses belong to requests in order; what nobody has asked for is no response -----------
 
 
-def test_answers_are_given_to_requests_in_the_order_in_which_they_were_sent(
+def test_responses_are_given_to_requests_in_the_order_in_which_they_were_sent(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
     futures = get_all(pool, server, ["/a", "/b", "/c"])
     assert peer.targets(3) == ["/a", "/b", "/c"]
-    peer.answers("/a", "/b", "/c")
+    peer.responds("/a", "/b", "/c")
     assert texts(futures) == ["/a", "/b", "/c"]
 
 
-def test_answers_that_come_byte_by_byte_are_the_same_answers(
+def test_responses_that_come_byte_by_byte_are_the_same_responses(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
@@ -76,21 +76,21 @@ def test_answers_that_come_byte_by_byte_are_the_same_answers(
     assert texts(futures) == ["/a", "/b", "/c"]
 
 
-def test_an_answer_is_given_out_though_those_behind_it_are_late(
+def test_a_response_is_given_out_though_those_behind_it_are_late(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
     first, second = get_all(pool, server, ["/a", "/b"])
     assert peer.targets(2) == ["/a", "/b"]
-    peer.answers("/a")
+    peer.responds("/a")
     assert texts([first]) == ["/a"]
     assert not second.done()
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([second]) == ["/b"]
 
 
 @pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
-def test_an_interim_answer_takes_the_place_of_no_final_one(
+def test_an_interim_response_takes_the_place_of_no_final_one(
     pool: ConnectionPool, server: HandServer, status: str
 ) -> None:
     interim = f"HTTP/1.1 {status}\r\nLink: </style>\r\n\r\n".encode()
@@ -102,8 +102,10 @@ def test_an_interim_answer_takes_the_place_of_no_final_one(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("stray", [named("/stray"), b"x", b"\r\n"], ids=["answer", "byte", "line"])
-def test_bytes_on_an_idle_connection_are_not_the_next_answer(
+@pytest.mark.parametrize(
+    "stray", [named("/stray"), b"x", b"\r\n"], ids=["response", "byte", "line"]
+)
+def test_bytes_on_an_idle_connection_are_not_the_next_response(
     pool: ConnectionPool, server: HandServer, ask: Ask, method: str, stray: bytes
 ) -> None:
     peer = warm_up(pool, server)
@@ -113,13 +115,13 @@ def test_bytes_on_an_idle_connection_are_not_the_next_answer(
     assert peer.was_left()
     peer = server.accept()
     assert peer.burst() == ["/a"]
-    peer.answers("/a")
+    peer.responds("/a")
     assert texts([future]) == ["/a"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("stray", [named("/stray"), b"x"], ids=["answer", "byte"])
-def test_bytes_behind_an_answer_are_not_the_next_answer(
+@pytest.mark.parametrize("stray", [named("/stray"), b"x"], ids=["response", "byte"])
+def test_bytes_behind_a_response_are_not_the_next_response(
     pool: ConnectionPool, server: HandServer, ask: Ask, method: str, stray: bytes
 ) -> None:
     first = ask("GET", server.url("/a"))
@@ -131,11 +133,11 @@ def test_bytes_behind_an_answer_are_not_the_next_answer(
     assert peer.was_left()
     peer = server.accept()
     assert peer.burst() == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([second]) == ["/b"]
 
 
-def test_the_body_of_an_answer_that_has_none_is_not_the_next_answer(
+def test_the_body_of_a_response_that_has_none_is_not_the_next_response(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     head = pool.submit("HEAD", server.url("/a"))
@@ -144,11 +146,11 @@ def test_the_body_of_an_answer_that_has_none_is_not_the_next_answer(
     peer.send(named("/a"))
     assert texts([head]) == [""]
     peer, get = submit_first(pool, server, "GET", "/b")
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([get]) == ["/b"]
 
 
-def test_a_server_that_answers_a_request_twice_answers_no_other_with_it(
+def test_a_server_that_responds_twice_to_a_request_responds_to_no_other_with_it(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     targets = ["/a", "/b", "/c"]
@@ -160,7 +162,7 @@ def test_a_server_that_answers_a_request_twice_answers_no_other_with_it(
     assert texts(futures) == targets
 
 
-# --- 2: the first request alone, then two, then one more for each good answer ---------------------
+# --- 2: the first request alone, then two, then one more for each good response -------------------
 
 
 def test_the_first_request_goes_alone_and_each_round_trip_doubles_what_is_in_flight(
@@ -176,11 +178,11 @@ def test_the_first_request_goes_alone_and_each_round_trip_doubles_what_is_in_fli
         assert peer.is_silent()
         del targets[:count]
         assert pool.statistics().queued == len(targets)
-        peer.answers(*burst)
+        peer.responds(*burst)
     assert texts(futures) == [f"/{i}" for i in range(15)]
 
 
-def test_each_good_answer_allows_one_more_in_flight(
+def test_each_good_response_allows_one_more_in_flight(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     for window in range(1, 6):
@@ -189,7 +191,7 @@ def test_each_good_answer_allows_one_more_in_flight(
             peer = server.accept()
         assert peer.burst() == ["/a"]
         assert host_of(pool).window == window
-        peer.answers("/a")
+        peer.responds("/a")
         assert texts([future]) == ["/a"]
 
 
@@ -202,9 +204,9 @@ def test_never_are_more_in_flight_than_the_caller_allows(server: HandServer, dep
         assert peer.targets(depth) == targets[:depth]
         settle(pool)
         assert peer.is_silent()
-        peer.answers(*targets[:depth])
+        peer.responds(*targets[:depth])
         assert peer.targets(1) == [targets[depth]]
-        peer.answers(targets[depth])
+        peer.responds(targets[depth])
         assert texts(futures) == targets
 
 
@@ -217,7 +219,7 @@ def test_requests_go_over_connections_of_their_own_before_they_go_behind_others(
         bursts = [peer.burst() for peer in peers]
         assert sorted(bursts) == [["/a"], ["/b"], ["/c"]]
         for peer, burst in zip(peers, bursts, strict=True):
-            peer.answers(*burst)
+            peer.responds(*burst)
         assert texts(futures) == ["/a", "/b", "/c"]
 
 
@@ -235,14 +237,14 @@ def test_after_a_connection_died_with_requests_unanswered_the_next_starts_alone(
     settle(pool)
     assert peer.is_silent()
     assert host_of(pool).window == 1
-    peer.answers("/a")
+    peer.responds("/a")
     for target in ("/b", "/c"):  # which were sent behind it, and are sent alone from now on
         assert peer.burst() == [target]
         settle(pool)
         assert peer.is_silent()
-        peer.answers(target)
+        peer.responds(target)
     assert peer.targets(3) == ["/d", "/e", "/f"]
-    peer.answers("/d", "/e", "/f")
+    peer.responds("/d", "/e", "/f")
     assert texts(futures) == ["/a", "/b", "/c", "/d", "/e", "/f"]
 
 
@@ -257,9 +259,9 @@ def test_after_an_end_was_announced_with_requests_unanswered_the_next_starts_alo
     assert peer.burst() == ["/b"]
     settle(pool)
     assert peer.is_silent()
-    peer.answers("/b")
+    peer.responds("/b")
     assert peer.targets(2) == ["/c", "/d"]
-    peer.answers("/c", "/d")
+    peer.responds("/c", "/d")
     assert texts(futures) == ["/a", "/b", "/c", "/d"]
 
 
@@ -288,7 +290,7 @@ def test_nothing_goes_behind_one_that_has_lost_a_connection_whatever_others_have
         others = get_all(pool, server, ["/a"])
         third = server.accept()
         assert third.burst() == ["/a"]
-        third.answers("/a")
+        third.responds("/a")
         assert texts(others) == ["/a"]
         others = get_all(pool, server, ["/b", "/c", "/d"])
         assert third.targets(2) == ["/b", "/c"]
@@ -297,14 +299,14 @@ def test_nothing_goes_behind_one_that_has_lost_a_connection_whatever_others_have
         assert second.is_silent()
         assert host_of(pool).queued == 1
 
-        second.answers("/lost")
+        second.responds("/lost")
         assert second.burst() == ["/d"]
-        second.answers("/d")
-        third.answers("/b", "/c")
+        second.responds("/d")
+        third.responds("/b", "/c")
         assert texts([lost, *others]) == ["/lost", "/b", "/c", "/d"]
 
 
-def test_a_host_that_answers_as_http_1_0_is_asked_one_at_a_time(
+def test_a_host_that_responds_as_http_1_0_is_asked_one_at_a_time(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     targets = ["/a", "/b", "/c"]
@@ -321,7 +323,7 @@ def test_a_host_that_answers_as_http_1_0_is_asked_one_at_a_time(
     assert host.lesson == "it responds as HTTP/1.0"
 
 
-def test_a_host_that_closes_after_each_answer_gets_one_request_a_connection(
+def test_a_host_that_closes_after_each_response_gets_one_request_a_connection(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     targets = ["/a", "/b", "/c"]
@@ -336,7 +338,7 @@ def test_a_host_that_closes_after_each_answer_gets_one_request_a_connection(
     assert pool.statistics().resent == 0
 
 
-def test_answers_that_only_the_end_of_the_connection_ends_let_nothing_go_behind_them(
+def test_responses_that_only_the_end_of_the_connection_ends_let_nothing_go_behind_them(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     targets = ["/a", "/b", "/c"]
@@ -366,7 +368,7 @@ def test_a_host_that_breaks_the_protocol_within_a_pipeline_is_asked_one_at_a_tim
         assert peer.burst() == [target]
         settle(pool)
         assert peer.is_silent()
-        peer.answers(target)
+        peer.responds(target)
     assert texts([first, *behind, *later]) == ["/a", "/c", "/d", "/e", "/f"]
     assert isinstance(broken.exception(TIMEOUT), InvalidResponse)
     host = host_of(pool)
@@ -384,7 +386,7 @@ def let_pipelines_die(pool: ConnectionPool, server: HandServer, times: int) -> H
         peer = server.accept()
         for target in ("/a", "/b"):
             assert peer.burst() == [target]
-            peer.answers(target)
+            peer.responds(target)
         assert texts(futures) == ["/a", "/b"]
     return peer
 
@@ -401,7 +403,7 @@ def test_a_host_whose_pipelines_keep_dying_is_asked_one_at_a_time(
         assert peer.burst() == [target]
         settle(pool)
         assert peer.is_silent()
-        peer.answers(target)
+        peer.responds(target)
     assert texts(futures) == ["/a", "/b"]
 
 
@@ -419,18 +421,18 @@ def test_a_host_is_not_asked_one_at_a_time_for_ever(
     peer = let_pipelines_die(pool, server, times=3)
     futures = get_all(pool, server, ["/a", "/b"])
     assert peer.targets(2) == ["/a", "/b"]
-    peer.answers("/a", "/b")
+    peer.responds("/a", "/b")
     assert texts(futures) == ["/a", "/b"]
 
 
-def test_a_host_that_ends_connections_after_a_number_of_answers_is_sent_no_more_than_that(
+def test_a_host_that_ends_connections_after_a_number_of_responses_is_sent_no_more_than_that(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     targets = [f"/{i}" for i in range(12)]
     futures = get_all(pool, server, targets)
     peer = server.accept()
     assert peer.targets(1) == ["/0"]
-    peer.answers("/0")
+    peer.responds("/0")
     for start in (0, 3, 6, 9):
         if start:
             peer = server.accept()
@@ -481,9 +483,9 @@ def test_what_may_be_repeated_and_is_in_memory_goes_behind_others_and_others_beh
     futures.append(pool.submit(method, server.url("/b"), **options))
     futures += get_all(pool, server, ["/c"])
     assert peer.targets(3) == ["/a", "/b", "/c"]
-    peer.answers("/a")
+    peer.responds("/a")
     peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
-    peer.answers("/c")
+    peer.responds("/c")
     assert texts(futures) == ["/a", "", "/c"]
 
 
@@ -499,23 +501,23 @@ def test_what_may_not_be_repeated_or_is_not_in_memory_goes_alone(
 
     settle(pool)
     assert peer.is_silent()  # it is not sent behind another
-    peer.answers("/a")
+    peer.responds("/a")
 
     assert peer.request().target == "/b"
     settle(pool)
     assert peer.is_silent()  # nothing is sent behind it
-    peer.answers("/b")
+    peer.responds("/b")
     if "headers" in options:
         assert peer.was_left()
         peer = server.accept()
 
     assert texts(futures[:2]) == ["/a", "/b"]
     assert peer.targets(2) == ["/c", "/d"]  # and then all is as before
-    peer.answers("/c", "/d")
+    peer.responds("/c", "/d")
     assert texts(futures) == ["/a", "/b", "/c", "/d"]
 
 
-def test_an_interim_answer_does_not_end_being_alone(
+def test_an_interim_response_does_not_end_being_alone(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
@@ -524,9 +526,9 @@ def test_an_interim_answer_does_not_end_being_alone(
     peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
     settle(pool)
     assert peer.is_silent()
-    peer.answers("/a")
+    peer.responds("/a")
     assert peer.targets(1) == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts(futures) == ["/a", "/b"]
 
 
@@ -543,13 +545,13 @@ def test_nothing_goes_behind_a_request_that_waits_for_100_continue(
     assert peer.exactly(len(IN_MEMORY)) == IN_MEMORY
     settle(pool)
     assert peer.is_silent()
-    peer.answers("/a")
+    peer.responds("/a")
     assert peer.targets(1) == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([upload, behind]) == ["/a", "/b"]
 
 
-def test_nothing_goes_behind_an_answer_that_its_caller_reads(
+def test_nothing_goes_behind_a_response_that_its_caller_reads(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
@@ -557,9 +559,9 @@ def test_nothing_goes_behind_an_answer_that_its_caller_reads(
         may_read = threading.Event()
 
         def read() -> bytes:
-            with pool.stream("GET", server.url("/a")) as answer:
+            with pool.stream("GET", server.url("/a")) as response:
                 wait_for(may_read)
-                return answer.read()
+                return response.read()
 
         streamed = caller.submit(read)
         assert peer.targets(1) == ["/a"]
@@ -573,7 +575,7 @@ def test_nothing_goes_behind_an_answer_that_its_caller_reads(
         peer.send(named("/a")[-1:])
         assert streamed.result(TIMEOUT) == b"/a"
     assert peer.targets(1) == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([behind]) == ["/b"]
 
 
@@ -600,18 +602,18 @@ def test_one_that_goes_alone_takes_an_idle_connection_rather_than_wait_for_a_bus
         futures = get_all(pool, server, ["/a", "/b"])
         first, second = server.accept(), server.accept()
         bursts = first.burst(), second.burst()
-        second.answers(*bursts[1])
+        second.responds(*bursts[1])
         assert texts([futures[bursts[1] == ["/b"]]]) == bursts[1]
         settle(pool)
         futures.append(pool.submit("POST", server.url("/c")))
         assert second.burst() == ["/c"]
         assert first.is_silent()
-        second.answers("/c")
-        first.answers(*bursts[0])
+        second.responds("/c")
+        first.responds(*bursts[0])
         assert texts(futures) == ["/a", "/b", "/c"]
 
 
-# --- 4: nothing behind a long answer --------------------------------------------------------------
+# --- 4: nothing behind a long response ------------------------------------------------------------
 
 LONG_HEADS = {
     "long": (b"Content-Length: %d\r\n" % (LONG + 1), bytes(LONG + 1)),
@@ -620,7 +622,7 @@ LONG_HEADS = {
 
 
 @pytest.mark.parametrize(("fields", "body"), LONG_HEADS.values(), ids=LONG_HEADS)
-def test_nothing_goes_behind_an_answer_that_is_long_or_of_unknown_length(
+def test_nothing_goes_behind_a_response_that_is_long_or_of_unknown_length(
     pool: ConnectionPool,
     server: HandServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -639,11 +641,11 @@ def test_nothing_goes_behind_an_answer_that_is_long_or_of_unknown_length(
     peer.send(body[-1:])
     assert first.result(TIMEOUT).status == 200
     assert peer.targets(2) == ["/b", "/c"]
-    peer.answers("/b", "/c")
+    peer.responds("/b", "/c")
     assert texts(behind) == ["/b", "/c"]
 
 
-def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_answer_either(
+def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_response_either(
     pool: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer = warm_up(pool, server)
@@ -667,11 +669,11 @@ def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_an
     peer.send(bytes(LONG + 1))
     assert long.result(TIMEOUT).body == bytes(LONG + 1)
     assert peer.targets(2) == ["/a", "/b"]
-    peer.answers("/a", "/b")
+    peer.responds("/a", "/b")
     assert texts(behind) == ["/a", "/b"]
 
 
-def test_what_has_been_sent_before_an_answer_proves_long_is_answered_behind_it(
+def test_what_has_been_sent_before_a_response_proves_long_is_answered_behind_it(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
@@ -684,7 +686,7 @@ def test_what_has_been_sent_before_an_answer_proves_long_is_answered_behind_it(
     assert texts(behind) == ["/a", "/b"]
 
 
-def test_requests_go_over_another_connection_while_a_long_answer_holds_one(
+def test_requests_go_over_another_connection_while_a_long_response_holds_one(
     server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocked = signal_after(monkeypatch, Traffic, "begin_body")
@@ -697,7 +699,7 @@ def test_requests_go_over_another_connection_while_a_long_answer_holds_one(
         behind = pool.submit("GET", server.url("/a"))
         second = server.accept()
         assert second.burst() == ["/a"]
-        second.answers("/a")
+        second.responds("/a")
         assert texts([behind]) == ["/a"]
         assert first.is_silent()
         first.send(bytes(LONG + 1))
@@ -706,7 +708,7 @@ def test_requests_go_over_another_connection_while_a_long_answer_holds_one(
 
 # --- 5: an end that is announced, or just comes, sends back what was not answered -----------------
 
-LAST_ANSWERS = {
+LAST_RESPONSES = {
     "close": named("/a", "Connection: close\r\n"),
     "http-1.0": named("/a", version="HTTP/1.0"),
     "no-length": b"HTTP/1.1 200 OK\r\n\r\n/a",
@@ -714,7 +716,7 @@ LAST_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("last", LAST_ANSWERS.values(), ids=LAST_ANSWERS)
+@pytest.mark.parametrize("last", LAST_RESPONSES.values(), ids=LAST_RESPONSES)
 def test_what_was_not_answered_goes_back_to_the_head_of_the_queue_in_its_order(
     pool: ConnectionPool, server: HandServer, last: bytes
 ) -> None:
@@ -730,7 +732,7 @@ def test_what_was_not_answered_goes_back_to_the_head_of_the_queue_in_its_order(
     while len(received) < 5:
         burst = peer.burst()
         received += burst
-        peer.answers(*burst)
+        peer.responds(*burst)
     assert received == ["/b", "/c", "/d", "/e", "/f"]
     assert texts(futures) == targets
     assert pool.statistics().resent == 3
@@ -738,7 +740,7 @@ def test_what_was_not_answered_goes_back_to_the_head_of_the_queue_in_its_order(
     assert attempts == [0, 1, 1, 1, 0, 0]
 
 
-def test_what_a_server_sends_behind_its_last_answer_is_no_answer(
+def test_what_a_server_sends_behind_its_last_response_is_no_response(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool, server)
@@ -747,7 +749,7 @@ def test_what_a_server_sends_behind_its_last_answer_is_no_answer(
     peer.send(named("/a", "Connection: close\r\n") + named("/stray"))
     peer = server.accept()
     assert peer.targets(1) == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts(futures) == ["/a", "/b"]
 
 
@@ -764,7 +766,7 @@ def test_one_that_may_not_be_repeated_waits_at_its_place_while_others_are_sent_a
     peer = server.accept()
     for target in ("/a", "/b", "/c", "/d"):
         assert peer.burst() == [target]
-        peer.answers(target)
+        peer.responds(target)
     assert texts(futures) == ["/a", "/b", "/c", "/d"]
 
 
@@ -786,7 +788,7 @@ def test_a_connection_that_ended_while_it_was_idle_is_not_used(
     future = ask(method, server.url("/a"))
     peer = server.accept()
     assert peer.burst() == ["/a"]
-    peer.answers("/a")
+    peer.responds("/a")
     assert texts([future]) == ["/a"]
     (attempt,) = future.result().attempts
     assert attempt.delivery is Delivery.UNSENT
@@ -801,7 +803,7 @@ def test_a_body_that_can_be_read_once_is_still_whole_after_an_idle_connection_pr
     future = pool.submit("POST", server.url("/a"), body=iter([b"once", b" only"]))
     peer = server.accept()
     assert peer.request().body == b"once only"
-    peer.answers("/a")
+    peer.responds("/a")
     assert texts([future]) == ["/a"]
 
 
@@ -812,20 +814,20 @@ def test_several_idle_connections_that_all_ended_cost_a_request_nothing(
         futures = get_all(pool, server, ["/a", "/b", "/c"])
         peers = [server.accept() for _ in range(3)]
         for peer, burst in [(peer, peer.burst()) for peer in peers]:
-            peer.answers(*burst)
+            peer.responds(*burst)
         assert texts(futures) == ["/a", "/b", "/c"]
         settle(pool)
         for peer in peers:
             peer.close()
         peer, future = submit_first(pool, server, "POST", "/d")
-        peer.answers("/d")
+        peer.responds("/d")
         assert texts([future]) == ["/d"]
 
 
 # --- 7: a future resolves when the sender has let go of the body ----------------------------------
 
 
-def test_an_early_answer_is_kept_until_the_sender_has_let_go_of_the_body(
+def test_an_early_response_is_kept_until_the_sender_has_let_go_of_the_body(
     pool: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_go_on = threading.Event()
@@ -839,7 +841,7 @@ def test_an_early_answer_is_kept_until_the_sender_has_let_go_of_the_body(
     peer = server.accept()
     peer.head()
     answered = signal_after(monkeypatch, Traffic, "responded")
-    peer.answers("/a")
+    peer.responds("/a")
     wait_for(answered)
     assert not future.done()
     may_go_on.set()
@@ -861,14 +863,14 @@ def test_an_early_refusal_stops_the_upload_reaches_the_caller_and_closes_the_con
     future = pool.submit("PUT", server.url("/a"), body=body)
     peer = server.accept()
     peer.head()
-    peer.answer(b"/a", status="413 Content Too Large", headers=headers)
+    peer.respond(b"/a", status="413 Content Too Large", headers=headers)
     assert (future.result(TIMEOUT).status, future.result().text) == (413, "/a")
     body.close()  # which would fail if it were being read
     discard_rest(peer)
     behind = pool.submit("GET", server.url("/b"))
     peer = server.accept()
     assert peer.targets(1) == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([behind]) == ["/b"]
 
 

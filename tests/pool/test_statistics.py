@@ -40,7 +40,7 @@ OLD_HOST = HostStatistics(
     in_flight=0,
     window=1,
     pipelining="one at a time",
-    lesson="answers as HTTP/1.0",
+    lesson="responds as HTTP/1.0",
     quota=None,
     sent=120,
     answered=119,
@@ -82,7 +82,7 @@ def test_a_holding_says_what_holds_and_for_how_long() -> None:
     assert str(HOLDING) == "GET http://h/a for 1.2 s"
 
 
-def test_a_holding_says_that_nobody_wants_its_answer_any_more() -> None:
+def test_a_holding_says_that_nobody_wants_its_response_any_more() -> None:
     assert str(dataclasses.replace(HOLDING, abandoned=True)).endswith("for 1.2 s (abandoned)")
 
 
@@ -110,7 +110,7 @@ def test_a_host_says_what_it_does_and_how_it_is_treated() -> None:
 def test_a_host_that_has_taught_a_lesson_says_which() -> None:
     assert str(OLD_HOST) == (
         "https://old.example:8443: 0 queued, 2 waiting, 0 in flight on 0 connections, "
-        "pipelining one at a time (answers as HTTP/1.0), window 1; "
+        "pipelining one at a time (responds as HTTP/1.0), window 1; "
         "120 sent, 119 answered, 1 resent"
     )
 
@@ -141,7 +141,7 @@ def test_a_pool_is_a_table_of_its_hosts() -> None:
         "http://h                            1       7        0          1       4     5         4"
         "       0  growing",
         "https://old.example:8443            0       0        2          0       1   120       119"
-        "       1  one at a time: answers as HTTP/1.0",
+        "       1  one at a time: responds as HTTP/1.0",
     ]
 
 

@@ -1,7 +1,7 @@
 """Streams: the caller of `ConnectionPool.stream` reads the body from the connection itself.
 
 Whatever the caller does with it, and however the block is left, the next request gets its own
-answer.
+response.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ AT_ONCE = RetryPolicy(backoff=0)
 
 
 def chunks(body: bytes, size: int = 30_000, status: str = "200 OK") -> bytes:
-    """Return an answer with *body* in chunks."""
+    """Return a response with *body* in chunks."""
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
     framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     head = f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -60,37 +60,37 @@ def chunks(body: bytes, size: int = 30_000, status: str = "200 OK") -> bytes:
 
 
 def sized(body: bytes, status: str) -> bytes:
-    """Return an answer with *body* and its length."""
+    """Return a response with *body* and its length."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def says(*data: bytes) -> Script:
-    """Return a script that answers the first requests with *data*, the others with their target."""
+    """Return a script that responds to the first requests with *data*, then with their target."""
 
     def script(peer: Peer) -> None:
-        for answer in data:
+        for response in data:
             peer.request()
-            peer.send(answer)
+            peer.send(response)
         each(name_target)(peer)
 
     return script
 
 
-def answers(body: bytes, status: str = "200 OK", headers: str = "") -> Script:
-    """Return a script that answers /body with *body*, and all else with its target."""
+def responds(body: bytes, status: str = "200 OK", headers: str = "") -> Script:
+    """Return a script that responds /body with *body*, and all else with its target."""
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         if request.target != "/body":
             name_target(peer, request)
             return
         with contextlib.suppress(*GONE):  # who reads only some of it may close
-            peer.answer(body, status, headers)
+            peer.respond(body, status, headers)
 
-    return each(answer)
+    return each(respond)
 
 
 def chunked(body: bytes) -> Script:
-    """Return a script that answers once with *body* in chunks, then as `answers`."""
+    """Return a script that responds once with *body* in chunks, then as `responses`."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -103,50 +103,50 @@ def chunked(body: bytes) -> Script:
 # --- ways to read ---------------------------------------------------------------------------------
 
 
-def by_read(answer: StreamedResponse) -> bytes:
-    return answer.read()
+def by_read(response: StreamedResponse) -> bytes:
+    return response.read()
 
 
-def by_pieces(answer: StreamedResponse) -> bytes:
+def by_pieces(response: StreamedResponse) -> bytes:
     parts = []
-    while part := answer.read(1000):
+    while part := response.read(1000):
         assert len(part) <= 1000
         parts.append(part)
     return b"".join(parts)
 
 
-def by_iteration(answer: StreamedResponse) -> bytes:
-    parts = list(answer)
+def by_iteration(response: StreamedResponse) -> bytes:
+    parts = list(response)
     assert all(type(part) is bytes and part for part in parts)
     return b"".join(parts)
 
 
-def by_readinto(answer: StreamedResponse) -> bytes:
+def by_readinto(response: StreamedResponse) -> bytes:
     body = bytearray(len(MUCH) + 1)
     view, filled = memoryview(body), 0
-    while got := answer.readinto(view[filled:]):
+    while got := response.readinto(view[filled:]):
         filled += got
     return bytes(body[:filled])
 
 
-def by_a_buffered_reader(answer: StreamedResponse) -> bytes:
-    reader = io.BufferedReader(answer)  # type: ignore[type-var]
+def by_a_buffered_reader(response: StreamedResponse) -> bytes:
+    reader = io.BufferedReader(response)  # type: ignore[type-var]
     try:
         return reader.read(10) + reader.read()
     finally:
-        reader.detach()  # or it would close the answer
+        reader.detach()  # or it would close the response
 
 
-def by_copying(answer: StreamedResponse) -> bytes:
+def by_copying(response: StreamedResponse) -> bytes:
     copy = io.BytesIO()
-    shutil.copyfileobj(answer, copy)
+    shutil.copyfileobj(response, copy)
     return copy.getvalue()
 
 
-def by_all_ways(answer: StreamedResponse) -> bytes:
+def by_all_ways(response: StreamedResponse) -> bytes:
     start = bytearray(10)
-    got = answer.readinto(start)
-    return bytes(start[:got]) + answer.read(1) + next(iter(answer), b"") + answer.read()
+    got = response.readinto(start)
+    return bytes(start[:got]) + response.read(1) + next(iter(response), b"") + response.read()
 
 
 WAYS = [
@@ -165,13 +165,13 @@ WAYS = [
 def test_a_body_is_the_same_however_it_is_read(
     site: OpenSite, read: Callable[[StreamedResponse], bytes], body: bytes
 ) -> None:
-    with site(answers(body)) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
-            assert (answer.status, answer.reason, answer.length) == (200, "OK", len(body))
-            assert answer.headers["Content-Length"] == str(len(body))
-            assert answer.url == here.url("/body")
-            assert read(answer) == body
-            assert answer.read() == b""
+    with site(responds(body)) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
+            assert (response.status, response.reason, response.length) == (200, "OK", len(body))
+            assert response.headers["Content-Length"] == str(len(body))
+            assert response.url == here.url("/body")
+            assert read(response) == body
+            assert response.read() == b""
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -181,10 +181,10 @@ def test_a_body_in_chunks_is_the_same_however_it_is_read(
     site: OpenSite, read: Callable[[StreamedResponse], bytes]
 ) -> None:
     with site(chunked(MUCH)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.length is None
-            assert read(answer) == MUCH
-            assert answer.read() == b""
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.length is None
+            assert read(response) == MUCH
+            assert response.read() == b""
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -196,25 +196,27 @@ def test_a_body_that_ends_with_the_connection_is_read_to_its_end(version: str) -
         peer.send(f"HTTP/{version} 200 OK\r\n\r\n".encode() + MUCH)
 
     with open_site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.length is None
-            assert answer.read() == MUCH
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.length is None
+            assert response.read() == MUCH
         assert here.goes_on()
 
 
 @pytest.mark.parametrize(
     ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Same")]
 )
-def test_an_answer_without_a_body_can_be_streamed(site: OpenSite, method: str, status: str) -> None:
+def test_a_response_without_a_body_can_be_streamed(
+    site: OpenSite, method: str, status: str
+) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(f"HTTP/1.1 {status}\r\nETag: a\r\n\r\n".encode())
         each(name_target)(peer)
 
     with site(script) as here:
-        with here.pool.stream(method, here.url()) as answer:
-            assert answer.headers["ETag"] == "a"
-            assert answer.read() == b""
+        with here.pool.stream(method, here.url()) as response:
+            assert response.headers["ETag"] == "a"
+            assert response.read() == b""
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -231,12 +233,12 @@ def test_readinto_receives_straight_into_the_callers_buffer() -> None:
         each(name_target)(peer)
 
     with open_site(script) as here:
-        with here.pool.stream("GET", here.url()) as answer:
+        with here.pool.stream("GET", here.url()) as response:
             ready.set()
             buffer = bytearray(len(MUCH))
             filled = 0
             while filled < len(MUCH):
-                filled += answer.readinto(memoryview(buffer)[filled:])
+                filled += response.readinto(memoryview(buffer)[filled:])
                 assert here.pool._scheduler._core.hosts.popitem is not None
             assert buffer == MUCH
         assert here.goes_on()
@@ -244,16 +246,16 @@ def test_readinto_receives_straight_into_the_callers_buffer() -> None:
 
 def test_text_can_be_read_line_by_line(site: OpenSite) -> None:
     lines = [f"line {i} \N{SNOWMAN}\n" for i in range(10_000)]
-    with site(answers("".join(lines).encode())) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
-            assert list(io.TextIOWrapper(answer, encoding="utf-8")) == lines  # type: ignore[type-var]
+    with site(responds("".join(lines).encode())) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
+            assert list(io.TextIOWrapper(response, encoding="utf-8")) == lines  # type: ignore[type-var]
         assert here.goes_on()
 
 
 def test_json_can_be_loaded(site: OpenSite) -> None:
-    with site(answers(b'{"a": [1, 2]}')) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
-            assert json.load(answer) == {"a": [1, 2]}
+    with site(responds(b'{"a": [1, 2]}')) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
+            assert json.load(response) == {"a": [1, 2]}
         assert here.goes_on()
 
 
@@ -271,8 +273,8 @@ def test_a_piece_is_there_when_it_has_come() -> None:
         each(name_target)(peer)
 
     with open_site(script) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            pieces = iter(answer)
+        with here.pool.stream("GET", here.url()) as response:
+            pieces = iter(response)
             for event in seen:
                 assert next(pieces) == b"event"
                 event.set()
@@ -282,12 +284,12 @@ def test_a_piece_is_there_when_it_has_come() -> None:
 
 
 def test_an_error_page_comes_with_the_exception() -> None:
-    with open_site(answers(b"gone for good", "410 Gone")) as here:
+    with open_site(responds(b"gone for good", "410 Gone")) as here:
         with (
             pytest.raises(HTTPStatusError, match="410 Gone") as caught,
-            here.pool.stream("GET", here.url("/body")) as answer,
+            here.pool.stream("GET", here.url("/body")) as response,
         ):
-            answer.raise_for_status()
+            response.raise_for_status()
         assert caught.value.response.body == b"gone for good"
         assert here.goes_on()
 
@@ -299,21 +301,21 @@ class OurError(Exception):
     """What goes wrong in the caller's block."""
 
 
-def reads_nothing(answer: StreamedResponse) -> None:
+def reads_nothing(response: StreamedResponse) -> None:
     pass
 
 
-def reads_a_little(answer: StreamedResponse) -> None:
-    assert answer.read(5) == MUCH[:5]
+def reads_a_little(response: StreamedResponse) -> None:
+    assert response.read(5) == MUCH[:5]
 
 
-def fails(answer: StreamedResponse) -> None:
-    assert answer.read(5) == MUCH[:5]
+def fails(response: StreamedResponse) -> None:
+    assert response.read(5) == MUCH[:5]
     raise OurError
 
 
-def closes(answer: StreamedResponse) -> None:
-    answer.close()
+def closes(response: StreamedResponse) -> None:
+    response.close()
 
 
 LEAVING = [reads_nothing, reads_a_little, fails, closes]
@@ -334,9 +336,9 @@ def test_what_little_is_left_is_drained(
         each(name_target)(peer)
 
     with site(script) as here:
-        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as answer:
+        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as response:
             try:
-                leave(answer)
+                leave(response)
             finally:
                 begun.set()
         assert here.goes_on()
@@ -356,8 +358,8 @@ def test_where_much_is_left_the_connection_is_closed(
         closed.set()
 
     with site(script, each(name_target)) as here:
-        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as answer:
-            leave(answer)
+        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as response:
+            leave(response)
         wait_for(closed)
         assert here.goes_on()
 
@@ -390,8 +392,8 @@ def test_where_nobody_knows_how_much_is_left_the_connection_is_closed(
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
-        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as answer:
-            leave(answer)
+        with contextlib.suppress(OurError), here.pool.stream("GET", here.url()) as response:
+            leave(response)
         assert here.goes_on()
 
 
@@ -406,20 +408,24 @@ def test_a_rest_that_does_not_come_is_not_waited_for_for_long(
         discard_rest(peer)
 
     with open_site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.read(5) == b"first"
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read(5) == b"first"
         assert here.goes_on()
 
 
 @pytest.mark.parametrize("body", [SOME, MUCH], ids=["some", "much"])
 def test_nothing_can_be_read_when_the_block_was_left(site: OpenSite, body: bytes) -> None:
-    with site(answers(body), repeat=True) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
-            answer.read(5)
-        for read in (answer.read, lambda: answer.readinto(bytearray(5)), lambda: list(answer)):
+    with site(responds(body), repeat=True) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
+            response.read(5)
+        for read in (
+            response.read,
+            lambda: response.readinto(bytearray(5)),
+            lambda: list(response),
+        ):
             with pytest.raises(ValueError, match="closed"):
                 read()
-        assert answer.closed
+        assert response.closed
         assert here.goes_on()
 
 
@@ -429,21 +435,21 @@ def test_who_does_not_enter_the_block_sends_nothing() -> None:
         assert here.server.connections == 0
 
 
-# --- answers that are worth another attempt -------------------------------------------------------
+# --- responses that are worth another attempt -----------------------------------------------------
 
 BUSY = "503 Busy"
 
 
 @pytest.mark.parametrize("body", [b"", SOME, MUCH[: receiver.LONG]], ids=["none", "some", "long"])
 @pytest.mark.parametrize("frame", [sized, lambda body, status: chunks(body, status=status)])
-def test_an_answer_that_can_be_let_go_of_is_let_go_of_for_another_attempt(
+def test_a_response_that_can_be_let_go_of_is_let_go_of_for_another_attempt(
     site: OpenSite, frame: Callable[[bytes, str], bytes], body: bytes
 ) -> None:
     with site(says(frame(body, BUSY), frame(SOME, "200 OK")), retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.status == 200
-            assert [attempt.status for attempt in answer.attempts] == [503]
-            assert answer.read() == SOME
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.status == 200
+            assert [attempt.status for attempt in response.attempts] == [503]
+            assert response.read() == SOME
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -454,9 +460,9 @@ def test_one_that_ends_with_its_connection_can_be_let_go_of_too() -> None:
         peer.send(b"HTTP/1.1 503 Busy\r\n\r\n" + SOME)
 
     with open_site(script, each(name_target), retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.read() == b"/"
-            assert [attempt.status for attempt in answer.attempts] == [503]
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read() == b"/"
+            assert [attempt.status for attempt in response.attempts] == [503]
         assert here.goes_on()
 
 
@@ -476,10 +482,10 @@ def test_one_that_is_too_long_for_that_is_handed_over_and_nothing_of_it_is_lost(
 ) -> None:
     sent = MUCH if len(data) > len(MUCH) else MUCH[: receiver.LONG + 1]
     with site(says(data), retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert (answer.status, answer.attempts) == (503, ())
-            assert read(answer) == sent
-            assert answer.read() == b""
+        with here.pool.stream("GET", here.url()) as response:
+            assert (response.status, response.attempts) == (503, ())
+            assert read(response) == sent
+            assert response.read() == b""
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -496,9 +502,9 @@ def test_one_that_says_that_it_is_too_long_is_handed_over_at_once(site: OpenSite
         each(name_target)(peer)
 
     with site(script, retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url()) as answer:
+        with here.pool.stream("GET", here.url()) as response:
             begun.set()
-            assert answer.read() == MUCH
+            assert response.read() == MUCH
         assert here.goes_on()
 
 
@@ -519,29 +525,29 @@ def test_one_that_is_not_tried_again_anyway_is_handed_over_at_once(
         each(name_target)(peer)
 
     with site(script, retry=retry) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert f"{answer.status} {answer.reason}" == status
+        with here.pool.stream("GET", here.url()) as response:
+            assert f"{response.status} {response.reason}" == status
             begun.set()
-            assert answer.read() == SOME
+            assert response.read() == SOME
         assert here.goes_on()
 
 
-def test_the_answer_to_the_last_attempt_is_handed_over(site: OpenSite) -> None:
+def test_the_response_to_the_last_attempt_is_handed_over(site: OpenSite) -> None:
     retry = RetryPolicy(attempts=3, backoff=0)
     script = says(*[sized(b"sorry %d" % number, BUSY) for number in (1, 2, 3)])
     with site(script, retry=retry) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert (answer.status, answer.length) == (503, 7)
-            assert answer.read() == b"sorry 3"
-            assert [attempt.status for attempt in answer.attempts] == [503, 503]
+        with here.pool.stream("GET", here.url()) as response:
+            assert (response.status, response.length) == (503, 7)
+            assert response.read() == b"sorry 3"
+            assert [attempt.status for attempt in response.attempts] == [503, 503]
         assert here.goes_on()
 
 
 def test_one_that_may_not_be_asked_for_twice_is_handed_over(site: OpenSite) -> None:
     with site(says(sized(SOME, BUSY)), retry=AT_ONCE) as here:
-        with here.pool.stream("POST", here.url(), body=b"once") as answer:
-            assert (answer.status, answer.attempts) == (503, ())
-            assert answer.read() == SOME
+        with here.pool.stream("POST", here.url(), body=b"once") as response:
+            assert (response.status, response.attempts) == (503, ())
+            assert response.read() == SOME
         assert here.goes_on()
 
 
@@ -552,9 +558,9 @@ def test_one_that_is_cut_short_is_an_attempt_that_has_failed(site: OpenSite, dat
         peer.send(data[:-1])
 
     with site(script, each(name_target), retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.read() == b"/"
-            (attempt,) = answer.attempts
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read() == b"/"
+            (attempt,) = response.attempts
             assert isinstance(attempt.exception, ConnectionClosed)
             assert attempt.delivery is Delivery.ANSWER_STARTED
         assert here.goes_on()
@@ -566,38 +572,38 @@ def test_a_long_one_that_is_cut_short_is_not_an_end(site: OpenSite) -> None:
         peer.send(chunks(MUCH, status=BUSY)[:-1])
 
     with site(script, each(name_target), retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url()) as answer, pytest.raises(ConnectionClosed):
-            answer.read()
+        with here.pool.stream("GET", here.url()) as response, pytest.raises(ConnectionClosed):
+            response.read()
         assert here.goes_on()
 
 
-def test_an_upload_is_sent_again_for_a_streamed_answer(site: OpenSite) -> None:
-    answers = [sized(b"thanks", "200 OK"), sized(SOME, BUSY)]
+def test_an_upload_is_sent_again_for_a_streamed_response(site: OpenSite) -> None:
+    responses = [sized(b"thanks", "200 OK"), sized(SOME, BUSY)]
 
     def script(peer: Peer) -> None:
-        # The first answer may come before the sender has seen that all of the body was sent: then
+        # The first response may come before the sender has seen that all of the body was sent: then
         # it ends the upload, and the connection with it.
         with contextlib.suppress(*GONE):
-            while answers:
+            while responses:
                 peer.request()
-                peer.send(answers.pop())
+                peer.send(responses.pop())
         each(name_target)(peer)
 
     with site(script, repeat=True, retry=AT_ONCE) as here:
-        with here.pool.stream("PUT", here.url(), body=io.BytesIO(MUCH)) as answer:
-            assert answer.read() == b"thanks"
-            assert [attempt.status for attempt in answer.attempts] == [503]
+        with here.pool.stream("PUT", here.url(), body=io.BytesIO(MUCH)) as response:
+            assert response.read() == b"thanks"
+            assert [attempt.status for attempt in response.attempts] == [503]
         assert here.goes_on()
 
 
-def test_a_stream_whose_connection_ends_before_the_answer_is_tried_again(site: OpenSite) -> None:
+def test_a_stream_whose_connection_ends_before_the_response_is_tried_again(site: OpenSite) -> None:
     def script(peer: Peer) -> None:
         peer.request()
 
-    with site(script, answers(MUCH), retry=AT_ONCE) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
-            assert answer.read() == MUCH
-            assert [attempt.status for attempt in answer.attempts] == [None]
+    with site(script, responds(MUCH), retry=AT_ONCE) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
+            assert response.read() == MUCH
+            assert [attempt.status for attempt in response.attempts] == [None]
         assert here.goes_on()
 
 
@@ -612,10 +618,10 @@ def test_a_body_that_fails_in_the_callers_hands_tells_of_the_attempts_before_it(
 
     with (
         site(script, retry=AT_ONCE) as here,
-        here.pool.stream("GET", here.url()) as answer,
+        here.pool.stream("GET", here.url()) as response,
     ):
         with pytest.raises(ConnectionClosed) as caught:
-            answer.read()
+            response.read()
         assert [attempt.status for attempt in caught.value.attempts] == [503]
 
 
@@ -632,10 +638,10 @@ def test_a_body_that_is_cut_short_is_not_an_end(
         peer.send(data[:-1])
 
     with site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
+        with here.pool.stream("GET", here.url()) as response:
             for _ in range(2):  # the second time, too
                 with pytest.raises(ConnectionClosed) as caught:
-                    read(answer)
+                    read(response)
                 assert caught.value.delivery is Delivery.ANSWER_STARTED
         assert here.goes_on()
 
@@ -647,13 +653,13 @@ def test_a_body_that_breaks_the_rules_is_not_an_end() -> None:
         discard_rest(peer)
 
     with open_site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.read(5) == b"first"
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read(5) == b"first"
             with pytest.raises(InvalidResponse) as caught:
-                answer.read(5)
+                response.read(5)
             assert caught.value.delivery is Delivery.ANSWER_STARTED
             with pytest.raises(ConnectionClosed):
-                answer.read(5)
+                response.read(5)
         assert here.goes_on()
 
 
@@ -664,11 +670,11 @@ def test_a_body_that_does_not_come_times_out(site: OpenSite) -> None:
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.read(5) == b"first"
-            answer._source._job.timeout = 0.01  # type: ignore[union-attr]
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read(5) == b"first"
+            response._source._job.timeout = 0.01  # type: ignore[union-attr]
             with pytest.raises(ConnectionTimedOut) as caught:
-                answer.read(5)
+                response.read(5)
             assert caught.value.delivery is Delivery.ANSWER_STARTED
         assert here.goes_on()
 
@@ -680,18 +686,18 @@ def test_the_deadline_also_holds_for_the_body(site: OpenSite) -> None:
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url(), deadline=TIMEOUT) as answer:
-            assert answer.read(5) == b"first"
+        with here.pool.stream("GET", here.url(), deadline=TIMEOUT) as response:
+            assert response.read(5) == b"first"
             scheduler = here.pool._scheduler
             with scheduler._core.transaction():  # as the timer does when its time has come
-                scheduler._expire_locked(answer._source._job)  # type: ignore[union-attr]
+                scheduler._expire_locked(response._source._job)  # type: ignore[union-attr]
             with pytest.raises(ConnectionTimedOut, match="deadline") as caught:
-                answer.read(5)
+                response.read(5)
             assert caught.value.delivery is Delivery.ANSWER_STARTED
         assert here.goes_on()
 
 
-def test_a_stream_that_gets_no_answer_fails_before_the_block() -> None:
+def test_a_stream_that_gets_no_response_fails_before_the_block() -> None:
     def script(peer: Peer) -> None:
         peer.request()
 
@@ -708,11 +714,11 @@ def test_a_stream_that_gets_no_answer_fails_before_the_block() -> None:
 def test_two_streams_are_read_side_by_side(site: OpenSite) -> None:
     first_body, second_body = b"1" * len(MUCH), b"2" * len(MUCH)
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         body = {"/1": first_body, "/2": second_body}.get(request.target)
-        peer.answer(request.target.encode() if body is None else body)
+        peer.respond(request.target.encode() if body is None else body)
 
-    with site(each(answer), repeat=True) as here:
+    with site(each(respond), repeat=True) as here:
         with (
             here.pool.stream("GET", here.url("/1")) as first,
             here.pool.stream("GET", here.url("/2")) as second,
@@ -729,32 +735,32 @@ def test_two_streams_are_read_side_by_side(site: OpenSite) -> None:
 
 def test_others_go_by_another_connection_while_a_stream_is_read(site: OpenSite) -> None:
     with (
-        site(answers(MUCH), repeat=True) as here,
-        here.pool.stream("GET", here.url("/body")) as answer,
+        site(responds(MUCH), repeat=True) as here,
+        here.pool.stream("GET", here.url("/body")) as response,
     ):
-        assert answer.read(5) == MUCH[:5]
+        assert response.read(5) == MUCH[:5]
         assert here.goes_on()
         futures = [here.pool.submit("GET", here.url(f"/{i}")) for i in range(20)]
         assert [future.result().text for future in futures] == [f"/{i}" for i in range(20)]
-        assert answer.read() == MUCH[5:]
+        assert response.read() == MUCH[5:]
 
 
 def test_others_wait_for_the_only_connection_until_the_stream_was_read(site: OpenSite) -> None:
-    with site(answers(MUCH), max_connections_per_host=1) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
+    with site(responds(MUCH), max_connections_per_host=1) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
             futures = [here.pool.submit("GET", here.url(f"/{i}")) for i in range(5)]
             assert here.pool.statistics().queued == 5
-            assert answer.read() == MUCH
+            assert response.read() == MUCH
             assert not any(future.done() for future in futures)
         assert [future.result().text for future in futures] == [f"/{i}" for i in range(5)]
         assert here.server.connections == 1
 
 
 def test_others_that_waited_go_on_when_the_stream_was_left_early(site: OpenSite) -> None:
-    with site(answers(MUCH), each(name_target), max_connections_per_host=1) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
+    with site(responds(MUCH), each(name_target), max_connections_per_host=1) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
             futures = [here.pool.submit("GET", here.url(f"/{i}")) for i in range(5)]
-            assert answer.read(5) == MUCH[:5]
+            assert response.read(5) == MUCH[:5]
         assert [future.result().text for future in futures] == [f"/{i}" for i in range(5)]
         assert here.server.connections == 2
 
@@ -771,9 +777,9 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
         stream_may_begin.set()
         wait_for(stream_queued)
         assert not peer._received
-        peer.answer(first.target.encode())
+        peer.respond(first.target.encode())
         received.append(peer.request().target)
-        peer.answer(MUCH)
+        peer.respond(MUCH)
         each(name_target)(peer)
 
     stream_may_begin, stream_queued = threading.Event(), threading.Event()
@@ -785,8 +791,8 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
         read: list[bytes] = []
 
         def reader() -> None:
-            with here.pool.stream("GET", here.url("/stream")) as answer:
-                read.append(answer.read())
+            with here.pool.stream("GET", here.url("/stream")) as response:
+                read.append(response.read())
 
         thread = threading.Thread(target=reader)
         thread.start()
@@ -806,8 +812,8 @@ def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_
     """Whoever reads the stream may be waiting for that very request."""
     monkeypatch.setattr(connections, "REOPEN_TIME", 0.01)
     with (
-        open_site(answers(MUCH), repeat=True) as here,
-        here.pool.stream("GET", here.url("/body")) as answer,
+        open_site(responds(MUCH), repeat=True) as here,
+        here.pool.stream("GET", here.url("/body")) as response,
     ):
         dial = Dialer.__call__
 
@@ -822,7 +828,7 @@ def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_
             assert future.result(1).body == b"/beside"
         finally:
             future.cancel()
-        assert answer.read() == MUCH
+        assert response.read() == MUCH
 
 
 def test_a_pool_that_is_closed_ends_a_read(site: OpenSite) -> None:
@@ -837,9 +843,9 @@ def test_a_pool_that_is_closed_ends_a_read(site: OpenSite) -> None:
     with site(script) as here:
 
         def reader() -> None:
-            with here.pool.stream("GET", here.url()) as answer:
+            with here.pool.stream("GET", here.url()) as response:
                 try:
-                    while answer.read(5):
+                    while response.read(5):
                         reading.set()
                 except BaseException as exc:
                     errors.append(exc)
@@ -855,12 +861,12 @@ def test_a_pool_that_is_closed_ends_a_read(site: OpenSite) -> None:
 
 
 def test_a_pool_that_is_closed_within_the_block_ends_the_stream(site: OpenSite) -> None:
-    with site(answers(MUCH)) as here:
-        with here.pool.stream("GET", here.url("/body")) as answer:
-            assert answer.read(5) == MUCH[:5]
+    with site(responds(MUCH)) as here:
+        with here.pool.stream("GET", here.url("/body")) as response:
+            assert response.read(5) == MUCH[:5]
             here.pool.close()
             with pytest.raises(PoolClosed):
-                answer.read()
+                response.read()
         assert "0 connections" in repr(here.pool)
 
 
@@ -871,15 +877,15 @@ def echoing(peer: Peer, request: ReceivedRequest) -> None:
     peer.send(chunks(request.body))
 
 
-def test_an_upload_may_have_a_streamed_answer(site: OpenSite) -> None:
+def test_an_upload_may_have_a_streamed_response(site: OpenSite) -> None:
     with site(each(echoing)) as here:
         for _ in range(2):
-            with here.pool.stream("POST", here.url(), body=iter([SOME, MUCH])) as answer:
-                assert answer.read() == SOME + MUCH
+            with here.pool.stream("POST", here.url(), body=iter([SOME, MUCH])) as response:
+                assert response.read() == SOME + MUCH
         assert here.server.connections == 1
 
 
-def test_a_block_begins_before_the_body_was_sent_if_the_answer_does() -> None:
+def test_a_block_begins_before_the_body_was_sent_if_the_response_does() -> None:
     begun = threading.Event()
 
     def body() -> Iterator[bytes]:
@@ -896,10 +902,10 @@ def test_a_block_begins_before_the_body_was_sent_if_the_answer_does() -> None:
 
     headers = {"Content-Length": str(2 * len(SOME))}
     with open_site(script) as here:
-        with here.pool.stream("PUT", here.url(), body=body(), headers=headers) as answer:
-            assert answer.read(5) == b"first"
+        with here.pool.stream("PUT", here.url(), body=body(), headers=headers) as response:
+            assert response.read(5) == b"first"
             begun.set()
-            assert answer.read() == SOME
+            assert response.read() == SOME
         assert here.goes_on()
         assert here.server.connections == 1
 
@@ -911,13 +917,13 @@ def test_an_early_refusal_can_be_streamed(site: OpenSite) -> None:
 
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(MUCH, "413 Too Large")
+        peer.respond(MUCH, "413 Too Large")
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
-        with here.pool.stream("PUT", here.url(), body=endless()) as answer:
-            assert answer.status == 413
-            assert answer.read() == MUCH
+        with here.pool.stream("PUT", here.url(), body=endless()) as response:
+            assert response.status == 413
+            assert response.read() == MUCH
         assert here.goes_on()
 
 
@@ -939,7 +945,7 @@ def test_a_block_is_left_only_when_the_sender_has_released_the_body(
     def script(peer: Peer) -> None:
         peer.head()
         peer.exactly(len(SOME))  # so the body is being read
-        peer.answer(MUCH, status)
+        peer.respond(MUCH, status)
         discard_rest(peer)
 
     with open_site(script) as here:
@@ -955,14 +961,14 @@ def test_a_block_is_left_only_when_the_sender_has_released_the_body(
         cut_short = pytest.raises(ConnectionClosed, match="abandoned")
         with (
             contextlib.nullcontext() if whole else cut_short,
-            here.pool.stream("PUT", here.url(), body=body()) as answer,
+            here.pool.stream("PUT", here.url(), body=body()) as response,
         ):
-            answer.read(-1 if fully else 5)
+            response.read(-1 if fully else 5)
         left.set()
         assert True not in left_before
 
 
-def test_a_body_that_fails_while_the_answer_is_read_is_what_the_reader_hears_of() -> None:
+def test_a_body_that_fails_while_the_response_is_read_is_what_the_reader_hears_of() -> None:
     class BodyFailed(Exception):
         pass
 
@@ -980,8 +986,8 @@ def test_a_body_that_fails_while_the_answer_is_read_is_what_the_reader_hears_of(
 
     with (
         open_site(script) as here,
-        here.pool.stream("PUT", here.url(), body=body()) as answer,
+        here.pool.stream("PUT", here.url(), body=body()) as response,
     ):
         begun.set()
         with pytest.raises(BodyFailed):
-            answer.read()
+            response.read()

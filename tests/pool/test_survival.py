@@ -1,7 +1,7 @@
-"""When servers die or misbehave: each request gets its own answer, maybe at another attempt, or one
-exception that says how far it had got, and no request pays for another.
+"""When servers die or misbehave: each request gets its own response, maybe at another attempt, or
+one exception that says how far it had got, and no request pays for another.
 
-Nearly every answer here has the target of its request as its body, so that an answer which was
+Nearly every response here has the target of its request as its body, so that a response which was
 given to the wrong request is seen.
 """
 
@@ -130,7 +130,7 @@ def test_the_verdict_is_partly_sent_if_the_body_was_not_asked_for(
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("ending", [HandPeer.close, HandPeer.reset])
-def test_the_verdict_is_sent_if_nothing_of_an_answer_came(
+def test_the_verdict_is_sent_if_nothing_of_a_response_came(
     pool: ConnectionPool, server: HandServer, method: str, ending: Callable[[HandPeer], None]
 ) -> None:
     future = pool.submit(method, server.url("/a"))
@@ -142,7 +142,7 @@ def test_the_verdict_is_sent_if_nothing_of_an_answer_came(
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(
-    ("answer", "kind"),
+    ("response", "kind"),
     [
         (b"H", ConnectionClosed),
         (named("/a")[:-1], ConnectionClosed),
@@ -155,18 +155,18 @@ def test_the_verdict_is_sent_if_nothing_of_an_answer_came(
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", UnsupportedResponse),
     ],
 )
-def test_the_verdict_is_that_an_answer_had_begun(
-    pool: ConnectionPool, server: HandServer, method: str, answer: bytes, kind: type[Exception]
+def test_the_verdict_is_that_a_response_had_begun(
+    pool: ConnectionPool, server: HandServer, method: str, response: bytes, kind: type[Exception]
 ) -> None:
     peer = warm_up(pool, server)
     future = pool.submit(method, server.url("/a"))
     assert peer.burst() == ["/a"]
-    peer.send(answer)
+    peer.send(response)
     peer.close()
     assert delivery_of(future, kind) is Delivery.ANSWER_STARTED
 
 
-def test_an_interim_answer_is_not_the_beginning_of_an_answer(
+def test_an_interim_response_is_not_the_beginning_of_a_response(
     pool: ConnectionPool, server: HandServer
 ) -> None:
     peer, future = submit_first(pool, server, "POST", "/a")
@@ -197,7 +197,7 @@ def test_a_post_whose_connection_died_is_not_sent_again(
     assert delivery_of(post, ConnectionClosed) is Delivery.SENT
     peer = server.accept()
     assert peer.burst() == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([behind]) == ["/b"]
 
 
@@ -213,9 +213,9 @@ def test_a_get_whose_connection_died_after_others_were_answered_is_sent_again_al
         assert peer.burst() == ["/a"]
         settle(pool)
         assert peer.is_silent()
-        peer.answers("/a")
+        peer.responds("/a")
         assert peer.burst() == ["/b"]
-        peer.answers("/b")
+        peer.responds("/b")
         assert texts(futures) == ["/a", "/b"]
         assert charged(futures[0].result()) == [Delivery.SENT]
         assert charged(futures[1].result()) == []
@@ -230,7 +230,7 @@ def test_what_a_caller_has_sent_by_himself_is_sent_again_at_once_too(server: Han
         peer.close()
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert texts([response]) == ["/a"]
 
 
@@ -255,7 +255,7 @@ def test_a_request_that_ends_a_fresh_connection_waits_before_it_is_sent_again(
         end_waits(pool)
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert texts([future]) == ["/a"]
         assert charged(future.result()) == [Delivery.SENT]
 
@@ -278,7 +278,7 @@ def test_what_was_lost_because_of_another_request_says_so(
     assert delivery_of(broken, InvalidResponse) is Delivery.ANSWER_STARTED
     peer = server.accept()
     assert peer.burst() == ["/b"]
-    peer.answers("/b")
+    peer.responds("/b")
     assert texts([behind]) == ["/b"]
     (attempt,) = behind.result().attempts
     assert (attempt.delivery, attempt.number, attempt.charged) == (Delivery.SENT, 1, False)
@@ -293,7 +293,7 @@ def test_one_that_has_lost_a_connection_before_is_not_failed_by_an_idle_one_that
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
         peers = [server.accept(), server.accept()]
         for peer, burst in [(peer, peer.burst()) for peer in peers]:
-            peer.answers(*burst)
+            peer.responds(*burst)
             (future,) = (f for f in futures if f.request.target in burst)
             assert future.result(TIMEOUT).text in burst
             settle(pool)
@@ -304,7 +304,7 @@ def test_one_that_has_lost_a_connection_before_is_not_failed_by_an_idle_one_that
         last_used.close()
         peer = server.accept()
         assert peer.burst() == ["/c"]
-        peer.answers("/c")
+        peer.responds("/c")
         assert future.result(TIMEOUT).text == "/c"
 
 
@@ -315,7 +315,7 @@ def test_a_request_that_takes_its_connections_down_meets_one_used_one_and_then_f
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b", "/c")]
         peers = [server.accept() for _ in range(3)]
         for peer, burst in [(peer, peer.burst()) for peer in peers]:
-            peer.answers(*burst)
+            peer.responds(*burst)
             (future,) = (f for f in futures if f.request.target in burst)
             assert future.result(TIMEOUT).text in burst
             settle(pool)
@@ -355,7 +355,7 @@ def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is
         futures = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
         peers = [server.accept(), server.accept()]
         for peer, burst in [(peer, peer.burst()) for peer in peers]:
-            peer.answers(*burst)
+            peer.responds(*burst)
             (future,) = (f for f in futures if f.request.target in burst)
             assert future.result(TIMEOUT).text in burst
             settle(pool)
@@ -368,9 +368,9 @@ def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is
         connect_slowly.release()
         assert fresh.burst() == ["/lost"]
         assert idle.burst() == ["/behind"]
-        idle.answers("/behind")
+        idle.responds("/behind")
         assert behind.result(TIMEOUT).text == "/behind"
-        fresh.answers("/lost")
+        fresh.responds("/lost")
         assert lost.result(TIMEOUT).text == "/lost"
 
 
@@ -388,7 +388,7 @@ def test_a_fresh_connection_that_ends_before_it_is_used_costs_a_request_nothing(
         connect_slowly.release(2)
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert texts([future]) == ["/a"]
         assert charged(future.result()) == []
 
@@ -410,10 +410,10 @@ def test_a_host_that_ends_every_connection_before_it_is_used_fails_the_request(
 
 
 class Deadly:
-    """A script that answers what it gets, but ends the connection at each "/killer".
+    """A script that responds to what it gets, but ends the connection at each "/killer".
 
-    With *late*, it has answered what stood before that; else it answers nobody. `killed` counts.
-    The first connection is that of a pool which has shown, after *warm* answers, that it sends
+    With *late*, it has answered what stood before that; else nothing. `killed` counts.
+    The first connection is that of a pool which has shown, after *warm* responses, that it sends
     *count* requests behind each other.
     """
 
@@ -534,7 +534,7 @@ def test_without_retries_what_stood_behind_one_that_failed_is_not_sent_twice_eit
         assert server.is_left_alone()
 
 
-def test_without_retries_what_stood_behind_the_last_answer_is_not_sent_twice_either(
+def test_without_retries_what_stood_behind_the_last_response_is_not_sent_twice_either(
     pool_without_retries: ConnectionPool, server: HandServer
 ) -> None:
     peer = warm_up(pool_without_retries, server)
@@ -570,7 +570,7 @@ def test_without_retries_what_was_not_sent_still_is(
         futures = get_all(pool_without_retries, server, "/a", "/b", "/c")
     peer = server.accept()
     assert peer.targets(3) == ["/a", "/b", "/c"]
-    peer.answers("/a", "/b", "/c")
+    peer.responds("/a", "/b", "/c")
     assert texts(futures) == ["/a", "/b", "/c"]
     for future in futures:
         (attempt,) = future.result().attempts
@@ -590,7 +590,7 @@ def test_one_that_must_not_be_sent_twice_does_not_keep_its_neighbours_from_it(
     peer = server.accept()
     for target in ("/a", "/b"):
         assert peer.burst() == [target]
-        peer.answers(target)
+        peer.responds(target)
     assert texts([before, behind]) == ["/a", "/b"]
 
 
@@ -611,7 +611,7 @@ TARGETS = ["/a", "/bb", "/ccc"]
 
 
 def dying_after(stream: bytes, ending: Callable[[Peer], None]) -> Script:
-    """Return a script that answers 3 requests, and 3 that it has at once with *stream*."""
+    """Return a script that responds to 3 requests, and 3 that it has at once with *stream*."""
 
     def script(peer: Peer) -> None:
         for _ in range(3):
@@ -647,52 +647,52 @@ def outcomes(
         return [charged(future.result()) for future in futures]
 
 
-def expected_costs(answers: list[bytes], size: int) -> list[list[Delivery]]:
-    """Return the same for a server that dies after *size* bytes of *answers*."""
+def expected_costs(responses: list[bytes], size: int) -> list[list[Delivery]]:
+    """Return the same for a server that dies after *size* bytes of *responses*."""
     costs: list[list[Delivery]] = [[] for _ in TARGETS]
-    whole, begun = whole_answers(answers, size)
-    if b"".join(answers)[:size].endswith(b"\n0\r\n"):
+    whole, begun = whole_responses(responses, size)
+    if b"".join(responses)[:size].endswith(b"\n0\r\n"):
         return costs  # that body is whole, and the connection has ended in order (RFC 9112 §8)
     if whole < len(TARGETS):
         costs[whole].append(Delivery.ANSWER_STARTED if begun else Delivery.SENT)
     return costs
 
 
-def whole_answers(answers: list[bytes], size: int) -> tuple[int, bool]:
-    """Return how many of *answers* are whole in their first *size* bytes; True if another began."""
+def whole_responses(responses: list[bytes], size: int) -> tuple[int, bool]:
+    """Return how many of *responses* are whole in *size* bytes, and True if another has begun."""
     whole = 0
-    for answer in answers:
-        if size < len(answer):
-            return whole, size > 0 and not answer[:size].endswith(INTERIM)
-        size -= len(answer)
+    for response in responses:
+        if size < len(response):
+            return whole, size > 0 and not response[:size].endswith(INTERIM)
+        size -= len(response)
         whole += 1
     return whole, False
 
 
-@pytest.mark.parametrize("answers", STREAMS.values(), ids=STREAMS)
-def test_a_server_that_closes_at_any_byte_costs_one_attempt_at_what_it_owed_an_answer_first(
-    answers: list[bytes],
+@pytest.mark.parametrize("responses", STREAMS.values(), ids=STREAMS)
+def test_a_server_that_closes_at_any_byte_costs_one_attempt_at_what_it_owed_a_response_first(
+    responses: list[bytes],
 ) -> None:
-    stream = b"".join(answers)
+    stream = b"".join(responses)
     for size in range(len(stream) + 1):
         costs = outcomes(stream[:size], Peer.cut)
-        assert costs == expected_costs(answers, size), f"after {size} bytes"
+        assert costs == expected_costs(responses, size), f"after {size} bytes"
 
 
-@pytest.mark.parametrize("answers", STREAMS.values(), ids=STREAMS)
-def test_a_server_that_resets_at_any_byte_costs_at_most_one_attempt(answers: list[bytes]) -> None:
-    stream = b"".join(answers)
+@pytest.mark.parametrize("responses", STREAMS.values(), ids=STREAMS)
+def test_a_server_that_resets_at_any_byte_costs_at_most_one_attempt(responses: list[bytes]) -> None:
+    stream = b"".join(responses)
     for size in range(len(stream) + 1):
         costs = outcomes(stream[:size], Peer.reset)
         assert sum(map(len, costs)) <= 1
         # The reset may have destroyed what had been sent before it, but adds nothing.
-        assert not any(costs[whole_answers(answers, size)[0] + 1 :]), f"after {size} bytes"
+        assert not any(costs[whole_responses(responses, size)[0] + 1 :]), f"after {size} bytes"
 
 
 def say_good_bye(peer: Peer) -> None:
     """Say in TLS that this is the end."""
     assert isinstance(peer.sock, ssl.SSLSocket)
-    peer.sock.settimeout(0)  # not to wait for an answer to it
+    peer.sock.settimeout(0)  # not to wait for a response to it
     try:
         peer.sock.unwrap()
     except ssl.SSLWantReadError:
@@ -700,23 +700,23 @@ def say_good_bye(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("ending", [Peer.cut, say_good_bye])
-def test_a_server_that_closes_within_tls_costs_one_attempt_at_what_it_owed_an_answer_first(
+def test_a_server_that_closes_within_tls_costs_one_attempt_at_what_it_owed_a_response_first(
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
     ending: Callable[[Peer], None],
 ) -> None:
-    answers = STREAMS["length"]
-    stream = b"".join(answers)
-    for size in {*range(0, len(stream) + 1, 20), len(answers[0]), len(stream)}:
+    responses = STREAMS["length"]
+    stream = b"".join(responses)
+    for size in {*range(0, len(stream) + 1, 20), len(responses[0]), len(stream)}:
         costs = outcomes(stream[:size], ending, (server_context, client_context))
-        assert costs == expected_costs(answers, size), f"after {size} bytes"
+        assert costs == expected_costs(responses, size), f"after {size} bytes"
 
 
 # --- whatever servers do --------------------------------------------------------------------------
 
 
 class Unreliable:
-    """A script that answers, each with the target of its request, in one of many ways; or not.
+    """A script that responds, each with the target of its request, in one of many ways; or not.
 
     `processed` counts how often each target was asked for.
     """
@@ -753,7 +753,7 @@ class Unreliable:
             pass
 
     def _plain(self, peer: Peer, target: bytes) -> bool:
-        peer.answer(target)
+        peer.respond(target)
         return True
 
     def _chunked(self, peer: Peer, target: bytes) -> bool:
@@ -766,15 +766,15 @@ class Unreliable:
 
     def _interim(self, peer: Peer, target: bytes) -> bool:
         peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
-        peer.answer(target)
+        peer.respond(target)
         return True
 
     def _last(self, peer: Peer, target: bytes) -> bool:
-        peer.answer(target, headers="Connection: close\r\n")
+        peer.respond(target, headers="Connection: close\r\n")
         return False
 
     def _last_without_saying_so(self, peer: Peer, target: bytes) -> bool:
-        peer.answer(target)
+        peer.respond(target)
         return False
 
     def _old(self, peer: Peer, target: bytes) -> bool:
@@ -804,7 +804,7 @@ class Unreliable:
 
 @pytest.mark.parametrize("connections", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_get_gets_its_own_answer_in_the_end_and_every_post_or_nobody(
+def test_every_get_gets_its_own_response_in_the_end_and_every_post_or_nobody(
     seed: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dugong.pool.core.pipelining.PENALTY", 0.001)
@@ -862,14 +862,14 @@ def test_a_request_that_lost_a_used_connection_gets_a_fresh_one() -> None:
     def dies_at_the_second(peer: Peer) -> None:
         target = peer.head().target
         both_are_open.wait(10)
-        peer.answer(target.encode())
+        peer.respond(target.encode())
         peer.sock.recv(1)  # and is gone, as if its idle time-out had just passed
 
-    def answers(peer: Peer) -> None:
-        peer.answer(peer.head().target.encode())
+    def responds(peer: Peer) -> None:
+        peer.respond(peer.head().target.encode())
 
     with (
-        ScriptedServer(dies_at_the_second, dies_at_the_second, answers) as server,
+        ScriptedServer(dies_at_the_second, dies_at_the_second, responds) as server,
         ConnectionPool(max_connections_per_host=2) as pool,
     ):
         base = "http://{}:{}".format(*server.address)

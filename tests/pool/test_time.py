@@ -55,20 +55,20 @@ SOON = 0.03  # seconds
 
 
 def serve(peer: Peer) -> None:
-    """Answer each request with its target, for as long as the client wants."""
+    """Response each request with its target, for as long as the client wants."""
     with contextlib.suppress(ConnectionError):
         each(name_target)(peer)
 
 
 def mute(peer: Peer) -> None:
-    """Take a request, and never answer."""
+    """Take a request, and never respond."""
     with contextlib.suppress(ConnectionError, EOFError):
         peer.head()
         discard_rest(peer)
 
 
 class Taken:
-    """A script that lets requests through and tells of the *count*th; it does not answer that."""
+    """A script that lets requests through and tells of the *count*th; it does not respond that."""
 
     def __init__(self, count: int, *, warm: int = 0) -> None:
         self.arrived = threading.Event()
@@ -183,7 +183,7 @@ def test_a_deadline_passes_while_shaking_hands(client_context: ssl.SSLContext) -
     assert "connecting" in message
 
 
-def test_a_deadline_passes_while_waiting_for_the_answer() -> None:
+def test_a_deadline_passes_while_waiting_for_the_response() -> None:
     with (
         ScriptedServer(mute, serve) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
@@ -255,10 +255,10 @@ def discard(peer: Peer) -> bytes:
         return b""
 
 
-def test_a_deadline_passes_after_an_early_answer_while_the_body_is_still_sent(
+def test_a_deadline_passes_after_an_early_response_while_the_body_is_still_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The answer is what the caller gets, or the deadline: and the timers of the pool live on."""
+    """The response is what the caller gets, or the deadline: and the timers of the pool live on."""
     stuck, go_on = threading.Event(), threading.Event()
 
     def body() -> Iterator[bytes]:
@@ -270,7 +270,7 @@ def test_a_deadline_passes_after_an_early_answer_while_the_body_is_still_sent(
     def script(peer: Peer) -> None:
         peer.head()
         wait_for(stuck)
-        peer.answer(b"early")
+        peer.respond(b"early")
         discard_rest(peer)
 
     with (
@@ -357,12 +357,12 @@ def test_a_deadline_that_is_met_leaves_nothing_behind() -> None:
 def test_a_time_out_fails_one_request_and_its_neighbours_are_sent_again_at_no_charge() -> None:
     again: list[str] = []
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
         again.append(request.target)
         name_target(peer, request)
 
     with (
-        ScriptedServer(Taken(3, warm=3), each(answer)) as server,
+        ScriptedServer(Taken(3, warm=3), each(respond)) as server,
         ConnectionPool(max_connections_per_host=1, retry=NO_SECOND_TRY) as pool,
     ):
         for _ in range(3):
@@ -383,10 +383,12 @@ def test_a_time_out_is_an_attempt() -> None:
             max_connections_per_host=1, retry=RetryPolicy(attempts=3, backoff=0)
         ) as pool,
     ):
-        answer = pool.get(url(server, "/late"), timeout=SOON)
-        assert answer.body == b"/late"
-        assert [type(attempt.exception) for attempt in answer.attempts] == [ConnectionTimedOut] * 2
-        assert [attempt.number for attempt in answer.attempts] == [1, 2]
+        response = pool.get(url(server, "/late"), timeout=SOON)
+        assert response.body == b"/late"
+        assert [type(attempt.exception) for attempt in response.attempts] == [
+            ConnectionTimedOut
+        ] * 2
+        assert [attempt.number for attempt in response.attempts] == [1, 2]
 
 
 def test_a_request_whose_connection_timed_out_for_another_says_so() -> None:
@@ -462,7 +464,7 @@ def test_connecting_has_the_time_out_of_the_pool(client_context: ssl.SSLContext)
     assert caught.value.delivery is Delivery.UNSENT
 
 
-def test_an_answer_that_begins_and_goes_no_further_is_a_time_out() -> None:
+def test_a_response_that_begins_and_goes_no_further_is_a_time_out() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Le")
@@ -487,10 +489,10 @@ def test_an_upload_that_makes_progress_is_no_time_out() -> None:
             yield b"piece"
             assert timeouts.acquire(timeout=5)  # the receiver has waited in vain meanwhile
 
-    def answer(peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(request.body)
+    def respond(peer: Peer, request: ReceivedRequest) -> None:
+        peer.respond(request.body)
 
-    with ScriptedServer(each(answer)) as server, ConnectionPool() as pool:
+    with ScriptedServer(each(respond)) as server, ConnectionPool() as pool:
         sends_body = pool._scheduler.traffic.sends_body
 
         def signalling_sends_body(pipeline: Any) -> bool:
@@ -607,7 +609,7 @@ def test_a_streamed_body_that_does_not_go_on_is_a_time_out() -> None:
 
 
 class Ended:
-    """A script that answers, and tells when the client has closed."""
+    """A script that responds, and tells when the client has closed."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -684,7 +686,7 @@ def test_a_connection_that_is_too_old_is_replaced(direct: bool, clock: Clock) ->
 
 
 def test_a_connection_that_is_too_old_gets_no_more_requests(clock: Clock) -> None:
-    """It is retired between answers, even if there is always something in flight on it."""
+    """It is retired between responses, even if there is always something in flight on it."""
     held = Held(2, warm=2)
     with (
         ScriptedServer(held, serve) as server,
@@ -713,11 +715,11 @@ def test_a_connection_that_has_done_its_requests_is_replaced(how: str) -> None:
         counts.append(0)
         mine = len(counts) - 1
 
-        def answer(peer: Peer, request: ReceivedRequest) -> None:
+        def respond(peer: Peer, request: ReceivedRequest) -> None:
             counts[mine] += 1
             name_target(peer, request)
 
-        each(answer)(peer)
+        each(respond)(peer)
 
     with (
         ScriptedServer(count, repeat=True) as server,
@@ -737,7 +739,7 @@ def test_a_connection_that_has_done_its_requests_is_replaced(how: str) -> None:
 
 
 class Count:
-    """A script that answers, and knows how many connections there are at a time."""
+    """A script that responds, and knows how many connections there are at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -749,14 +751,14 @@ class Count:
             self._now += 1
             self.most = max(self.most, self._now)
         try:
-            each(self.answer)(peer)
+            each(self.respond)(peer)
         except ConnectionError:
             pass
         finally:
             with self._lock:
                 self._now -= 1
 
-    def answer(self, peer: Peer, request: ReceivedRequest) -> None:
+    def respond(self, peer: Peer, request: ReceivedRequest) -> None:
         name_target(peer, request)
 
 
@@ -827,7 +829,7 @@ def test_hosts_that_want_a_connection_take_turns() -> None:
             order.append(name)
             if len(order) == 1:
                 wait_for(queued)
-            peer.answer(headers="Connection: close\r\n")
+            peer.respond(headers="Connection: close\r\n")
             discard_rest(peer)
 
         return script
@@ -908,7 +910,7 @@ def test_there_are_never_more_connections_than_allowed_however_many_hosts_want_o
 class TwoForOne:
     """A pool that may have two connections, and a host that has both.
 
-    On one of them a GET is in flight, with a POST behind it that has to wait for its answer; the
+    On one of them a GET is in flight, with a POST behind it that has to wait for its response; the
     other has answered its GET when `one_is_idle` returns.
     """
 
@@ -987,7 +989,7 @@ def test_making_room_for_one_host_does_not_make_it_for_two() -> None:
 def test_a_connection_that_has_ended_is_not_kept_until_it_would_have_been_too_old() -> None:
     def close_after_one(peer: Peer) -> None:
         peer.request()
-        peer.answer(headers="Connection: close\r\n")
+        peer.respond(headers="Connection: close\r\n")
 
     with ScriptedServer(close_after_one, repeat=True) as server, ConnectionPool(max_age=9) as pool:
         for _ in range(3):

@@ -116,7 +116,7 @@ def others_are_served(pool: ConnectionPool, other: str, gate: Gate) -> bool:
 
 
 def sends_much(peer: Peer) -> None:
-    """Answer one request with a large body."""
+    """Response one request with a large body."""
     try:
         peer.request()
         send_until_refused(peer, LARGE)
@@ -125,10 +125,10 @@ def sends_much(peer: Peer) -> None:
 
 
 def send_until_refused(peer: Peer, size: int) -> None:
-    """Answer with *size* bytes, of which the client does not want all."""
+    """Response with *size* bytes, of which the client does not want all."""
     peer.sock.settimeout(2)  # a system may not tell the end of a connection whose window is shut
     try:
-        peer.answer(bytes(size))
+        peer.respond(bytes(size))
         discard_rest(peer)
     except OSError:
         pass
@@ -146,7 +146,7 @@ def sends_much_to(gate: Gate) -> Script:
 
 
 def takes_a_head(peer: Peer) -> None:
-    """Receive the head of a request, and its body, and answer nothing."""
+    """Receive the head of a request, and its body, and respond nothing."""
     peer.head()
     discard_rest(peer)
 

@@ -323,7 +323,7 @@ def test_a_caller_who_takes_its_time_with_a_stream_is_not_taken_for_the_server(
 
     def script(peer: Peer) -> None:
         peer.request()
-        peer.answer(bytes(1000))
+        peer.respond(bytes(1000))
 
     with site(script, each(name_target), timeout=60, min_rate=FAST) as here:
         with here.pool.stream("GET", here.url()) as response:
@@ -355,7 +355,9 @@ def test_an_idle_connection_has_no_rate(site: OpenSite, interval: None) -> None:
         assert here.server.connections == 1
 
 
-def test_a_server_that_thinks_before_it_answers_has_no_rate(site: OpenSite, interval: None) -> None:
+def test_a_server_that_thinks_before_it_responds_has_no_rate(
+    site: OpenSite, interval: None
+) -> None:
     def slow(peer: Peer, request: ReceivedRequest) -> None:
         time.sleep(3 * INTERVAL)
         name_target(peer, request)

@@ -1,6 +1,6 @@
 """Uploads from end to end: each kind of body arrives byte for byte, or not as a whole request.
 
-Whatever has happened to an upload, the next request gets its own answer.
+Whatever has happened to an upload, the next request gets its own response.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ AT_ONCE = RetryPolicy(backoff=0)
 
 
 class Recorder:
-    """A script's answer that keeps what it was asked."""
+    """A script's response that keeps what it was asked."""
 
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
@@ -81,19 +81,19 @@ def file_with(tmp_path: Path, data: bytes) -> BinaryIO:
     return path.open("rb")
 
 
-def ends_without_an_answer(peer: Peer) -> None:
-    """Receive what the client sends until it closes, and do not answer."""
+def ends_without_a_response(peer: Peer) -> None:
+    """Receive what the client sends until it closes, and do not respond."""
     peer.head()
     discard_rest(peer)
 
 
-def answer_at_once(peer: Peer, body: bytes, status: str = "200 OK", headers: str = "") -> None:
-    """Answer before the system may be told to reset the connection.
+def respond_at_once(peer: Peer, body: bytes, status: str = "200 OK", headers: str = "") -> None:
+    """Response before the system may be told to reset the connection.
 
-    Or else it may keep the answer back until what TLS sent before it has been acknowledged.
+    Or else it may keep the response back until what TLS sent before it has been acknowledged.
     """
     peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    peer.answer(body, status, headers)
+    peer.respond(body, status, headers)
 
 
 # --- what arrives ---------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_a_pipe_arrives_in_chunks_as_it_is_filled(site: OpenSite) -> None:
         assert peer.exactly(10) == b"5\r\nfirst\r\n"
         received.set()
         assert peer.exactly(16) == b"6\r\nsecond\r\n0\r\n\r\n"
-        peer.answer()
+        peer.respond()
         each(name_target)(peer)
 
     reading, writing = os.pipe()
@@ -243,20 +243,20 @@ def test_a_stream_of_the_pool_can_be_the_body_of_an_upload(site: OpenSite) -> No
 
     def script(peer: Peer, request: ReceivedRequest) -> None:
         if request.method == "GET":
-            peer.answer(MUCH)
+            peer.respond(MUCH)
         else:
             asked(peer, request)
 
     with site(each(script), repeat=True) as here:
         with here.pool.stream("GET", here.url("/from")) as source:
-            answer = here.pool.put(here.url("/to"), source)
-        assert answer.body == b"/to"
+            response = here.pool.put(here.url("/to"), source)
+        assert response.body == b"/to"
     assert asked.requests[0].body == MUCH
 
 
-def test_each_upload_of_many_is_answered_by_its_own_answer(site: OpenSite) -> None:
+def test_each_upload_of_many_is_answered_by_its_own_response(site: OpenSite) -> None:
     def echo(peer: Peer, request: ReceivedRequest) -> None:
-        peer.answer(request.target.encode() + b" " + request.body)
+        peer.respond(request.target.encode() + b" " + request.body)
 
     def body(number: int) -> Iterator[bytes]:
         yield b"%d" % number
@@ -415,7 +415,7 @@ def test_a_file_that_has_grown_is_sent_as_it_was(site: OpenSite, tmp_path: Path)
         wait_for(told)
         peer.send(PLEASE)
         received.append(peer.exactly(len(SOME)))
-        peer.answer()
+        peer.respond()
         each(name_target)(peer)
 
     with file_with(tmp_path, SOME) as file, site(script) as here:
@@ -459,7 +459,7 @@ def test_a_body_goes_out_when_the_server_asks_for_it(
         peer.send(PLEASE)
         chunk = b"%x\r\n%b\r\n" % (len(SOME), SOME)
         assert peer.exactly(2 * len(chunk) + 5) == 2 * chunk + b"0\r\n\r\n"
-        peer.answer(b"got it")
+        peer.respond(b"got it")
         each(name_target)(peer)
 
     with site(script) as here:
@@ -488,7 +488,7 @@ def test_a_server_may_ask_in_many_ways(
         head = peer.head()
         peer.send(please)
         assert peer.exactly(int(head.headers["content-length"])) == SOME
-        peer.answer(b"got it")
+        peer.respond(b"got it")
         each(name_target)(peer)
 
     with site(script) as here:
@@ -508,7 +508,7 @@ def test_a_body_goes_out_when_the_server_says_nothing_for_a_while(
     assert asked.requests[0].body == SOME
 
 
-def test_a_100_that_comes_late_is_not_the_answer(
+def test_a_100_that_comes_late_is_not_the_response(
     site: OpenSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic, "CONTINUE_TIME", 0.01)
@@ -525,7 +525,7 @@ def test_a_100_that_comes_late_is_not_the_answer(
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "417 Expectation Failed", "303 See"])
-def test_a_final_answer_instead_of_100_leaves_the_body_unsent(
+def test_a_final_response_instead_of_100_leaves_the_body_unsent(
     site: OpenSite, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     monkeypatch.setattr(traffic, "CONTINUE_TIME", TIMEOUT * 2)
@@ -534,12 +534,12 @@ def test_a_final_answer_instead_of_100_leaves_the_body_unsent(
     def script(peer: Peer) -> None:
         peer.head()
         peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
-        peer.answer(b"no, thanks", status=status)
+        peer.respond(b"no, thanks", status=status)
         assert peer.until_eof() == b""
 
     with site(script, each(name_target)) as here:
-        answer = here.pool.put(here.url(), body, expect100=True)
-        assert (answer.status, answer.body) == (int(status[:3]), b"no, thanks")
+        response = here.pool.put(here.url(), body, expect100=True)
+        assert (response.status, response.body) == (int(status[:3]), b"no, thanks")
         assert not body.touched
         assert here.goes_on()
 
@@ -572,7 +572,7 @@ def test_a_body_of_no_bytes_expects_nothing(
     assert asked.requests[0].headers["content-length"] == "0"
 
 
-# --- early answers --------------------------------------------------------------------------------
+# --- early responses ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "413 Too Large", "503 Try Later", "302 No"])
@@ -582,24 +582,24 @@ def test_an_early_refusal_stops_the_upload_and_reaches_the_caller(
 ) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"no, thanks", status, headers)
+        peer.respond(b"no, thanks", status, headers)
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
-        answer = here.pool.put(here.url(), endless())
-        assert (answer.status, answer.body) == (int(status[:3]), b"no, thanks")
+        response = here.pool.put(here.url(), endless())
+        assert (response.status, response.body) == (int(status[:3]), b"no, thanks")
         assert here.goes_on()
 
 
 def test_an_early_refusal_whose_connection_ends_at_once_reaches_the_caller(site: OpenSite) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        answer_at_once(peer, b"no, thanks", "413 Too Large", "Connection: close\r\n")
-        # Without reading any more, so that the system answers what comes with a reset.
+        respond_at_once(peer, b"no, thanks", "413 Too Large", "Connection: close\r\n")
+        # Without reading any more, so that the system responses what comes with a reset.
 
     with site(script, each(name_target)) as here:
-        answer = here.pool.put(here.url(), endless())
-        assert (answer.status, answer.body) == (413, b"no, thanks")
+        response = here.pool.put(here.url(), endless())
+        assert (response.status, response.body) == (413, b"no, thanks")
         assert here.goes_on()
 
 
@@ -608,12 +608,12 @@ def test_an_early_refusal_stops_a_sender_that_waits_for_the_server(site: OpenSit
 
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"no, thanks", "413 Too Large")
+        peer.respond(b"no, thanks", "413 Too Large")
         wait_for(release)  # without reading any more
 
     with site(script, each(name_target)) as here:
-        answer = here.pool.put(here.url(), endless())
-        assert (answer.status, answer.body) == (413, b"no, thanks")
+        response = here.pool.put(here.url(), endless())
+        assert (response.status, response.body) == (413, b"no, thanks")
         release.set()
         assert here.goes_on()
 
@@ -621,26 +621,26 @@ def test_an_early_refusal_stops_a_sender_that_waits_for_the_server(site: OpenSit
 def test_an_early_refusal_stops_the_upload_of_a_file(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"no, thanks", "413 Too Large")
+        peer.respond(b"no, thanks", "413 Too Large")
         discard_rest(peer)
 
     with file_with(tmp_path, b"") as file, open_site(script, each(name_target)) as here:
         os.truncate(file.name, 1 << 34)  # sparse; there would be no end of it
-        answer = here.pool.put(here.url(), file)
-        assert (answer.status, answer.body) == (413, b"no, thanks")
+        response = here.pool.put(here.url(), file)
+        assert (response.status, response.body) == (413, b"no, thanks")
         assert here.goes_on()
 
 
 def test_an_early_refusal_may_be_long(site: OpenSite) -> None:
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(MUCH, "413 Too Large")
+        peer.respond(MUCH, "413 Too Large")
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
-        answer = here.pool.put(here.url(), endless())
-        assert answer.status == 413
-        assert answer.body == MUCH
+        response = here.pool.put(here.url(), endless())
+        assert response.status == 413
+        assert response.body == MUCH
         assert here.goes_on()
 
 
@@ -657,7 +657,7 @@ def test_an_early_consent_does_not_stop_the_upload(
 
     def script(peer: Peer) -> None:
         head = peer.head()
-        peer.answer(b"gladly")
+        peer.respond(b"gladly")
         received.append(peer.exactly(int(head.headers["content-length"])))
         each(name_target)(peer)
 
@@ -682,7 +682,7 @@ def test_an_early_success_is_none_if_the_rest_of_the_body_cannot_be_sent(
 
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(b"gladly", headers=headers)
+        peer.respond(b"gladly", headers=headers)
         wait_for(responded)
         peer.reset()
 
@@ -699,7 +699,7 @@ def test_an_early_success_is_none_if_the_rest_of_the_body_cannot_be_sent(
 
 
 def dies_in_the_second_request(peer: Peer) -> None:
-    """Answer once, so that the connection is known to be good, and end it within the next."""
+    """Response once, so that the connection is known to be good, and end it within the next."""
     name_target(peer, peer.request())
     peer.head()
     peer.exactly(1)
@@ -721,9 +721,9 @@ def test_a_body_that_can_be_rewound_is_sent_again_from_its_start(
     asked = Recorder()
     with site(dies_in_the_second_request, each(asked), retry=AT_ONCE) as here:
         assert here.goes_on()
-        answer = here.pool.put(here.url(), body)
-        assert answer.body == b"/"
-        assert len(answer.attempts) == 1
+        response = here.pool.put(here.url(), body)
+        assert response.body == b"/"
+        assert len(response.attempts) == 1
         assert here.goes_on()
     assert asked.requests[0].body == MUCH
     if isinstance(body, io.BufferedReader):
@@ -777,15 +777,15 @@ def test_a_stale_connection_costs_an_upload_nothing(site: OpenSite, expect100: b
         assert head.method == "POST"
         peer.send(PLEASE if expect100 else b"")
         assert peer.exactly(len(SOME) + 12) == b"100\r\n%b\r\n0\r\n\r\n" % SOME
-        peer.answer()
+        peer.respond()
         each(name_target)(peer)
 
     with site(script, asking) as here:
         assert here.goes_on()
         wait_for(closed)
         body = (piece for piece in [SOME])
-        answer = here.pool.post(here.url(), body, expect100=expect100)
-        assert answer.status == 200
+        response = here.pool.post(here.url(), body, expect100=expect100)
+        assert response.status == 200
         assert here.goes_on()
 
 
@@ -842,9 +842,9 @@ def test_a_body_that_is_made_afresh_is_sent_again_from_its_start(
     asked = Recorder()
     with site(dies_in_the_second_request, each(asked), retry=AT_ONCE) as here:
         assert here.goes_on()
-        answer = here.pool.put(here.url(), body, headers=headers)
-        assert answer.body == b"/"
-        assert len(answer.attempts) == 1
+        response = here.pool.put(here.url(), body, headers=headers)
+        assert response.body == b"/"
+        assert len(response.attempts) == 1
         assert here.goes_on()
     assert asked.requests[0].body == MUCH
     assert len(body.made) == 2
@@ -910,7 +910,7 @@ def test_what_was_made_is_closed_when_a_cancelled_future_is_done(site: OpenSite)
             self.closed = True
 
     body = Factory(Endless)
-    with site(ends_without_an_answer, each(name_target)) as here:
+    with site(ends_without_a_response, each(name_target)) as here:
         future = here.pool.submit("PUT", here.url(), body=body)
         wait_for(taken)
         assert not body.made[0].closed
@@ -963,7 +963,7 @@ def test_a_body_that_cannot_be_closed_is_not_taken_for_one_that_was_sent(site: O
         def close(self) -> None:
             raise OSError("the disk has gone")
 
-    with site(ends_without_an_answer, each(name_target), retry=AT_ONCE) as here:
+    with site(ends_without_a_response, each(name_target), retry=AT_ONCE) as here:
         with pytest.raises(OSError, match="the disk has gone"):
             here.pool.put(here.url(), Stuck)
         assert here.goes_on()
@@ -1009,8 +1009,8 @@ def _says(data: bytes) -> Callable[[Peer], None]:
 
 ENDS: dict[str, Callable[[Peer], None]] = {
     "a refusal": _says(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n"),
-    "a last answer": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-    "an answer": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "a last response": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    "a response": _says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
     "nonsense": _says(b"what?\r\n\r\n"),
     "the end": lambda peer: None,
     "a reset": Peer.reset,
@@ -1035,7 +1035,7 @@ def test_a_future_is_done_only_when_nobody_reads_its_body_any_more(
 
 def test_a_cancelled_upload_is_over_when_its_future_is_done(site: OpenSite) -> None:
     body = Held()
-    with site(ends_without_an_answer, each(name_target)) as here:
+    with site(ends_without_a_response, each(name_target)) as here:
         future = here.pool.submit("PUT", here.url(), body=body)
         wait_for(body.taken)
         assert future.cancel()
@@ -1050,7 +1050,7 @@ def test_a_cancelled_upload_is_over_when_its_future_is_done(site: OpenSite) -> N
 
 def test_a_pool_that_is_closed_waits_for_bodies_that_are_being_read(site: OpenSite) -> None:
     body = Held()
-    with site(ends_without_an_answer) as here:
+    with site(ends_without_a_response) as here:
         future = here.pool.submit("PUT", here.url(), body=body)
         wait_for(body.taken)
         closer = threading.Thread(target=here.pool.close)
@@ -1069,7 +1069,7 @@ def test_a_body_may_be_changed_as_soon_as_the_future_is_done(site: OpenSite, sta
 
     def script(peer: Peer) -> None:
         peer.head()
-        peer.answer(status=status)
+        peer.respond(status=status)
         discard_rest(peer)
 
     def change(_: object) -> None:

@@ -233,7 +233,7 @@ class Conversation:
         self._unsent = b""
 
     def run(self) -> None:
-        """Answer requests until it is over."""
+        """Response requests until it is over."""
         try:
             while True:
                 self._respond_next()

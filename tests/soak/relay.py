@@ -26,7 +26,7 @@ def relay(client: socket.socket) -> None:
         server = socket.create_connection(("127.0.0.1", int(authority.rpartition(":")[2])))
     except OSError:
         if tunnel:
-            peer.answer(status="502 It is away")
+            peer.respond(status="502 It is away")
         return
     with server:
         if tunnel:

@@ -130,10 +130,10 @@ class Server:
     def _control(self, peer: Peer) -> None:
         target = peer.head().target
         if target == "/ledger":
-            peer.answer(json.dumps(self._book.close()).encode())
+            peer.respond(json.dumps(self._book.close()).encode())
         else:
             came = self._book.await_repeated(target.removeprefix("/after/"))
-            peer.answer(status="200 OK" if came else "504 It has not")
+            peer.respond(status="200 OK" if came else "504 It has not")
 
 
 def _shut_down(listener: socket.socket, connections: list[socket.socket], how: int) -> None:

@@ -3,7 +3,7 @@
     future = pool.submit("GET", server.url("/a"))
     peer = server.accept()
     assert peer.burst() == ["/a"]
-    peer.answers("/a")
+    peer.responses("/a")
 
 The body of a response is the target of its request, so that a wrong one is noticed: see `named`.
 """
@@ -45,7 +45,7 @@ class HandPeer(Peer):
             targets += self.burst()
         return targets
 
-    def answers(self, *targets: str) -> None:
+    def responds(self, *targets: str) -> None:
         """Send a response to each of *targets*, all with one call."""
         self.send(b"".join(map(named, targets)))
 
@@ -116,7 +116,7 @@ def warm_up(pool: ConnectionPool, server: HandServer, window: int = 4) -> HandPe
         future = pool.submit("GET", server.url(target))
         peer = peer or server.accept()
         assert peer.burst() == [target]
-        peer.answers(target)
+        peer.responds(target)
         assert future.result(TIMEOUT).text == target
     assert peer is not None
     return peer

@@ -1,4 +1,4 @@
-"""Many hosts on one port of the loopback interface: those that answer, and those that never do.
+"""Many hosts on one port of the loopback interface: those that respond, and those that never do.
 
 All of 127.0.0.0/8 is this machine, so one listener is as many hosts as a test wants.
 """
@@ -37,7 +37,7 @@ class ManyHosts(ScriptedServer):
 
 
 class BlackHole:
-    """Hosts that answer no SYN: the queue of their listener is full, and nothing is accepted."""
+    """Hosts that respond to no SYN: the queue of their listener is full; nothing is accepted."""
 
     def __init__(self) -> None:
         self._listener = socket.socket()

@@ -29,24 +29,24 @@ class FakeNames:
         self._real = socket.getaddrinfo
         self.asked: list[str] = []
 
-    def __call__(self, host: str, *answer: tuple[str, int] | Exception) -> None:
-        if len(answer) == 1 and isinstance(answer[0], Exception):
-            self._known[host] = answer[0]
+    def __call__(self, host: str, *response: tuple[str, int] | Exception) -> None:
+        if len(response) == 1 and isinstance(response[0], Exception):
+            self._known[host] = response[0]
         else:
-            self._known[host] = [address(a) for a in answer if not isinstance(a, Exception)]
+            self._known[host] = [address(a) for a in response if not isinstance(a, Exception)]
 
     def getaddrinfo(self, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
         self.asked.append(host)
-        answer = self._known.get(host)
-        if answer is None:
+        response = self._known.get(host)
+        if response is None:
             return self._real(host, port, *args, **kwargs)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if isinstance(response, Exception):
+            raise response
+        return response
 
 
 @contextmanager
-def unanswering() -> Iterator[tuple[str, int]]:
+def unresponsive() -> Iterator[tuple[str, int]]:
     """An address that neither accepts nor refuses: a listener whose backlog is full."""
     with ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))

@@ -112,7 +112,7 @@ def each(respond: Respond) -> Script:
 
 def name_target(peer: Peer, request: ReceivedRequest) -> None:
     """Send a response whose body is the target of the request."""
-    peer.answer(request.target.encode())
+    peer.respond(request.target.encode())
 
 
 def discard_rest(peer: Peer) -> None:

@@ -67,11 +67,11 @@ class Server:
             while True:
                 request = peer.request()
                 if request.target == "/long":
-                    peer.answer(bytes(400_000))
+                    peer.respond(bytes(400_000))
                     continue
                 if request.target == "/held":
                     self.released.wait(60)
-                peer.answer(request.target.encode())
+                peer.respond(request.target.encode())
 
 
 # --- the operations -------------------------------------------------------------------------------

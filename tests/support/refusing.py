@@ -54,16 +54,16 @@ class Refusing:
         self._statuses = iter(statuses)
 
     def __call__(self, peer: Peer) -> None:
-        each(self.answer)(peer)
+        each(self.respond)(peer)
 
-    def answer(self, peer: Peer, request: ReceivedRequest) -> None:
+    def respond(self, peer: Peer, request: ReceivedRequest) -> None:
         """Respond to *request* with the next status."""
         self.requests.append(request)
         status = next(self._statuses, None)
         if status is None:
             name_target(peer, request)
         else:
-            peer.answer(b"refused", status)
+            peer.respond(b"refused", status)
 
 
 def one_connection(retry: RetryPolicy | None, **options: Any) -> ConnectionPool:
@@ -82,7 +82,7 @@ def serve(peer: HandPeer, count: int) -> list[str]:
     served: list[str] = []
     while len(served) < count:
         targets = peer.burst()
-        peer.answers(*targets)
+        peer.responds(*targets)
         served += targets
     return served
 

@@ -160,7 +160,7 @@ TRUNCATED: dict[str, bytes] = {
     "within a field": b"HTTP/1.1 200 OK\r\nContent-Le",
     "before the blank line": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
     "within the blank line": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r",
-    "only an interim answer": b"HTTP/1.1 103 Early\r\n\r\n",
+    "only an interim response": b"HTTP/1.1 103 Early\r\n\r\n",
     "before the body": _length("5")[:-5],
     "within the body": _length("5")[:-1],
     "before the first chunk": _chunked(b""),
@@ -321,7 +321,7 @@ UNDERSTOOD: dict[str, Understood] = {
     "304 with chunks": _no_body(304, "Transfer-Encoding: chunked"),
     "HEAD with close": _no_body(200, "Connection: close", method="HEAD", persistent=False),
     # 1xx
-    "behind interim answers": Understood(
+    "behind interim responses": Understood(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Length: 7\r\n\r\n"
         b"HTTP/1.1 199\nLink: a\n\n" + _length("5"),
         b"12345",

@@ -89,7 +89,7 @@ class Peer:
         for i in range(len(data)):
             self.sock.sendall(data[i : i + 1])
 
-    def answer(self, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
+    def respond(self, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
         """Send a response with a Content-Length."""
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         self.send(head.encode("latin-1") + body)

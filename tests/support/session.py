@@ -1,4 +1,4 @@
-"""A session over socket pairs, and the answers that its peer may give.
+"""A session over socket pairs, and the responses that its peer may give.
 
 Its calls are generators, so most of what two threads could do to each other is played in one
 thread: a call is taken to where it waits with `next`, and something else happens then. Where a
@@ -28,9 +28,9 @@ UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\n"
 TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
 
 
-def closing(answer: bytes) -> bytes:
-    """Return *answer* with a field that makes it the last of its connection."""
-    return answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+def closing(response: bytes) -> bytes:
+    """Return *response* with a field that makes it the last of its connection."""
+    return response.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
 
 
 class Interrupt(BaseException):
@@ -121,7 +121,7 @@ class Line:
     def write(self, data: bytes) -> int:
         return run(self.session.sender.co_write(memoryview(data)))
 
-    def gets_an_answer_over_a_new_connection(self) -> bool:
+    def gets_a_response_over_a_new_connection(self) -> bool:
         """Make an exchange from beginning to end."""
         connections = len(self.peers)
         self.ask("/new")

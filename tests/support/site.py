@@ -52,32 +52,32 @@ class Site:
             status = "404 Not Found" if size is None else "200 OK"
             peer.send(f"HTTP/1.1 {status}\r\nContent-Length: {size or 0}\r\n\r\n".encode())
         elif target == "/hello":
-            peer.answer(b"Hello, world!\n", headers="Content-Type: text/plain; charset=utf-8\r\n")
+            peer.respond(b"Hello, world!\n", headers="Content-Type: text/plain; charset=utf-8\r\n")
         elif target == "/poem":
             content_type = "Content-Type: text/plain; charset=iso-8859-1\r\n"
-            peer.answer(POEM.encode("latin-1"), headers=content_type)
+            peer.respond(POEM.encode("latin-1"), headers=content_type)
         elif target.startswith("/objects/"):
-            peer.answer(f"object {target.removeprefix('/objects/')}\n".encode())
+            peer.respond(f"object {target.removeprefix('/objects/')}\n".encode())
         elif target in PAGES:
             links = "".join(f'<a href="{link}">{link}</a>\n' for link in PAGES[target])
-            peer.answer(links.encode(), headers="Content-Type: text/html; charset=utf-8\r\n")
+            peer.respond(links.encode(), headers="Content-Type: text/html; charset=utf-8\r\n")
         elif target == "/moved":
-            peer.answer(status="301 Moved Permanently", headers="Location: /hello\r\n")
+            peer.respond(status="301 Moved Permanently", headers="Location: /hello\r\n")
         elif target == "/old":
             peer.send(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
         elif target == "/video":
-            peer.answer(bytes(range(256)) * 1200)
+            peer.respond(bytes(range(256)) * 1200)
         elif target == "/slow":
             peer.until_eof()
             return False
         elif target == "/crash" or (target.startswith("/flaky") and self._is_first(target)):
             return False
         elif target == "/down" or (target == "/busy" and self._is_first(target)):
-            peer.answer(status="503 Service Unavailable", headers="Retry-After: 1\r\n")
+            peer.respond(status="503 Service Unavailable", headers="Retry-After: 1\r\n")
         elif target.startswith(("/flaky", "/busy")):
-            peer.answer(b"at last\n")
+            peer.respond(b"at last\n")
         else:
-            peer.answer(b"no such page\n", status="404 Not Found")
+            peer.respond(b"no such page\n", status="404 Not Found")
         return True
 
     def _is_first(self, target: str) -> bool:
@@ -89,10 +89,10 @@ class Site:
     def _take_upload(self, peer: Peer, request: ReceivedRequest, target: str) -> bool:
         if target == "/full":
             # Before the body, and without waiting for it.
-            peer.answer(b"disk full\n", status="413 Content Too Large")
+            peer.respond(b"disk full\n", status="413 Content Too Large")
             return False
         if target == "/busy" and self._is_first(target):
-            peer.answer(status="503 Service Unavailable")
+            peer.respond(status="503 Service Unavailable")
             return False
         if "expect" in request.headers:
             peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -111,20 +111,20 @@ class Site:
             else:
                 size = len(peer.exactly(int(request.headers["content-length"])))
             if target == "/limited" and self._is_first(target):
-                peer.answer(status="429 Too Many Requests", headers="Retry-After: 1\r\n")
+                peer.respond(status="429 Too Many Requests", headers="Retry-After: 1\r\n")
                 return True
             self._stored[target] = size
             if target == "/dropped" or ("?complete" in target and self._is_first(target)):
                 return False
             if target.endswith("?uploads"):
-                peer.answer(b"u1\n")
+                peer.respond(b"u1\n")
                 return True
-            peer.answer(f"stored {size} bytes\n".encode(), status="201 Created")
+            peer.respond(f"stored {size} bytes\n".encode(), status="201 Created")
         return True
 
     def _tunnel(self, peer: Peer, request: ReceivedRequest) -> bool:
         if "proxy-authorization" not in request.headers:
-            peer.answer(status="407 Proxy Authentication Required")
+            peer.respond(status="407 Proxy Authentication Required")
             return True
         peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
         with self._context.wrap_socket(peer.sock, server_side=True) as inner:

@@ -1,4 +1,4 @@
-"""The receiver: an answer is whole, or an exception, whatever the server does."""
+"""The receiver: a response is whole, or an exception, whatever the server does."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ MUCH = bytes(range(256)) * 5000  # more than any one buffer holds
 
 
 def chunked(*pieces: bytes) -> bytes:
-    """Return an answer whose body is *pieces*, each a chunk."""
+    """Return a response whose body is *pieces*, each a chunk."""
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
 
 
 def until_close(body: bytes) -> bytes:
-    """Return an answer whose body ends with the connection."""
+    """Return a response whose body ends with the connection."""
     return b"HTTP/1.1 200 OK\r\n\r\n" + body
 
 
 def with_length(body: bytes) -> bytes:
-    """Return an answer that has a length."""
+    """Return a response that has a length."""
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def says(data: bytes, *, bytewise: bool = False, close: bool = False) -> Script:
-    """Return a script that answers its first request with *data*, others with their target."""
+    """Return a script that responds to its first request with *data*, others with their target."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -81,23 +81,23 @@ def says(data: bytes, *, bytewise: bool = False, close: bool = False) -> Script:
         if not bytewise or len(case.data) < 1000
     ],
 )
-def test_each_kind_of_answer_is_understood(name: str, bytewise: bool) -> None:
+def test_each_kind_of_response_is_understood(name: str, bytewise: bool) -> None:
     case = UNDERSTOOD[name]
     scripts = [says(case.data, bytewise=bytewise, close=case.until_close)]
     if not case.persistent:
         scripts.append(each(name_target))
     with open_site(*scripts) as here:
-        answer = here.pool.request(case.method, here.url())
-        assert (answer.status, answer.body) == (case.status, case.body)
+        response = here.pool.request(case.method, here.url())
+        assert (response.status, response.body) == (case.status, case.body)
         if case.fields is not None:
-            assert list(answer.headers.items()) == case.fields
-            assert bool(answer.headers.defects) is case.dropped
-        assert answer.attempts == ()
+            assert list(response.headers.items()) == case.fields
+            assert bool(response.headers.defects) is case.dropped
+        assert response.attempts == ()
         assert here.goes_on()
         assert here.server.connections == len(scripts)
 
 
-LARGE_ANSWERS: dict[str, tuple[bytes, bool]] = {
+LARGE_RESPONSES: dict[str, tuple[bytes, bool]] = {
     "length": (with_length(MUCH), False),
     "chunks": (chunked(MUCH[:100], MUCH[100:300_000], MUCH[300_000:]), False),
     "until close": (until_close(MUCH), True),
@@ -105,9 +105,9 @@ LARGE_ANSWERS: dict[str, tuple[bytes, bool]] = {
 }
 
 
-@pytest.mark.parametrize("name", LARGE_ANSWERS)
+@pytest.mark.parametrize("name", LARGE_RESPONSES)
 def test_a_large_body_is_received_whole(site: OpenSite, name: str) -> None:
-    data, close = LARGE_ANSWERS[name]
+    data, close = LARGE_RESPONSES[name]
     scripts = [says(data, close=close), each(name_target)][: 1 + close]
     with site(*scripts) as here:
         assert here.pool.submit("GET", here.url()).result().body == MUCH
@@ -115,9 +115,9 @@ def test_a_large_body_is_received_whole(site: OpenSite, name: str) -> None:
         assert here.server.connections == len(scripts)
 
 
-@pytest.mark.parametrize("name", LARGE_ANSWERS)
+@pytest.mark.parametrize("name", LARGE_RESPONSES)
 def test_a_caller_that_does_it_alone_receives_a_large_body_whole(site: OpenSite, name: str) -> None:
-    data, close = LARGE_ANSWERS[name]
+    data, close = LARGE_RESPONSES[name]
 
     def script(peer: Peer) -> None:
         name_target(peer, peer.request())
@@ -129,7 +129,7 @@ def test_a_caller_that_does_it_alone_receives_a_large_body_whole(site: OpenSite,
         assert here.goes_on()
 
 
-def test_many_answers_in_one_segment_each_find_their_request(site: OpenSite) -> None:
+def test_many_responses_in_one_segment_each_find_their_request(site: OpenSite) -> None:
     count = 50
 
     def script(peer: Peer) -> None:
@@ -152,7 +152,7 @@ def test_many_answers_in_one_segment_each_find_their_request(site: OpenSite) -> 
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_an_answer_that_breaks_the_rules_is_an_exception(name: str) -> None:
+def test_a_response_that_breaks_the_rules_is_an_exception(name: str) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(INVALID[name])
@@ -166,7 +166,7 @@ def test_an_answer_that_breaks_the_rules_is_an_exception(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_an_answer_that_we_do_not_speak_is_an_exception(name: str) -> None:
+def test_a_response_that_we_do_not_speak_is_an_exception(name: str) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(UNSUPPORTED[name])
@@ -181,7 +181,7 @@ def test_an_answer_that_we_do_not_speak_is_an_exception(name: str) -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("name", TRUNCATED)
-def test_an_answer_that_is_cut_short_is_not_an_answer(name: str, reset: bool) -> None:
+def test_a_response_that_is_cut_short_is_not_a_response(name: str, reset: bool) -> None:
     data = TRUNCATED[name]
 
     def script(peer: Peer) -> None:
@@ -194,7 +194,7 @@ def test_an_answer_that_is_cut_short_is_not_an_answer(name: str, reset: bool) ->
         with pytest.raises(ConnectionClosed) as caught:
             here.pool.get(here.url())
         if not reset:  # which may destroy what was sent before
-            nothing = data in (b"", TRUNCATED["only an interim answer"])
+            nothing = data in (b"", TRUNCATED["only an interim response"])
             started = Delivery.SENT if nothing else Delivery.ANSWER_STARTED
             assert caught.value.delivery is started
         assert here.goes_on()
@@ -226,11 +226,11 @@ def test_a_body_until_close_that_ends_in_a_reset_is_cut_short() -> None:
         peer.reset()
 
     with open_site(script, each(name_target)) as here:
-        with here.pool.stream("GET", here.url()) as answer:
-            assert answer.read(6) == b"a part"
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read(6) == b"a part"
             sent.set()
             with pytest.raises(ConnectionClosed) as caught:
-                answer.read()
+                response.read()
         assert caught.value.delivery is Delivery.ANSWER_STARTED
         assert here.goes_on()
 
@@ -263,7 +263,7 @@ TOO_LARGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 def one_of_three(data: bytes) -> Script:
-    """Return a script that answers three requests behind each other, the second with *data*."""
+    """Return a script that responds to three requests behind each other, the second with *data*."""
 
     def script(peer: Peer) -> None:
         for _ in range(3):  # which shows that three may be pipelined
@@ -308,9 +308,9 @@ def test_what_is_too_large_for_memory_can_be_streamed() -> None:
     script = says(with_length(b"0123456789"))
     with (
         open_site(script, max_body_size=9) as here,
-        here.pool.stream("GET", here.url()) as answer,
+        here.pool.stream("GET", here.url()) as response,
     ):
-        assert answer.read() == b"0123456789"
+        assert response.read() == b"0123456789"
 
 
 def test_a_length_without_a_body_is_not_too_large() -> None:
@@ -320,11 +320,11 @@ def test_a_length_without_a_body_is_not_too_large() -> None:
         assert here.goes_on()
 
 
-# --- long answers ---------------------------------------------------------------------------------
+# --- long responses -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [None, receiver.LONG + 1])
-def test_nothing_waits_behind_a_long_answer_if_there_is_another_connection(
+def test_nothing_waits_behind_a_long_response_if_there_is_another_connection(
     monkeypatch: pytest.MonkeyPatch, length: int | None
 ) -> None:
     blocked = signal_after(monkeypatch, Traffic, "begin_body")
@@ -354,7 +354,7 @@ def test_nothing_waits_behind_a_long_answer_if_there_is_another_connection(
         assert here.server.connections == 2
 
 
-def test_what_was_sent_before_a_long_answer_was_known_still_gets_its_own() -> None:
+def test_what_was_sent_before_a_long_response_was_known_still_gets_its_own() -> None:
     def script(peer: Peer) -> None:
         for _ in range(3):
             name_target(peer, peer.request())
@@ -373,7 +373,7 @@ def test_what_was_sent_before_a_long_answer_was_known_still_gets_its_own() -> No
         assert here.goes_on()
 
 
-def test_an_answer_is_not_kept_by_the_connection_that_brought_it() -> None:
+def test_a_response_is_not_kept_by_the_connection_that_brought_it() -> None:
     with open_site(each(name_target)) as here:
         future = here.pool.submit("GET", here.url())
         future.result()

@@ -216,7 +216,7 @@ def proxied(server: ScriptedServer, **options: object) -> ConnectionPool:
 class Seen(list[ReceivedRequest]):
     """The requests that a server has answered."""
 
-    def answer(self, peer: Peer, request: ReceivedRequest) -> None:
+    def respond(self, peer: Peer, request: ReceivedRequest) -> None:
         self.append(request)
         name_target(peer, request)
 
@@ -224,18 +224,18 @@ class Seen(list[ReceivedRequest]):
 @pytest.mark.parametrize("headers", [None, {"X-Other": "a"}])
 def test_a_proxy_is_told_the_whole_url(headers: dict[str, str] | None) -> None:
     seen = Seen()
-    with ScriptedServer(each(seen.answer)) as server, proxied(server) as pool:
-        answer = pool.get("http://origin.invalid:81/path?query#part", headers=headers)
-        assert answer.body == b"http://origin.invalid:81/path?query"
+    with ScriptedServer(each(seen.respond)) as server, proxied(server) as pool:
+        response = pool.get("http://origin.invalid:81/path?query#part", headers=headers)
+        assert response.body == b"http://origin.invalid:81/path?query"
     assert seen[0].headers["host"] == "origin.invalid:81"
     assert seen[0].headers["proxy-authorization"] == SECRET
 
 
 def test_an_upload_goes_through_a_proxy_too() -> None:
     seen = Seen()
-    with ScriptedServer(each(seen.answer)) as server, proxied(server) as pool:
-        answer = pool.put("http://origin.invalid/put", iter([b"one", b"two"]))
-        assert answer.body == b"http://origin.invalid/put"
+    with ScriptedServer(each(seen.respond)) as server, proxied(server) as pool:
+        response = pool.put("http://origin.invalid/put", iter([b"one", b"two"]))
+        assert response.body == b"http://origin.invalid/put"
     assert seen[0].body == b"onetwo"
     assert seen[0].headers["proxy-authorization"] == SECRET
 
@@ -243,7 +243,7 @@ def test_an_upload_goes_through_a_proxy_too() -> None:
 def test_a_proxy_without_a_password_is_sent_none() -> None:
     seen = Seen()
     with (
-        ScriptedServer(each(seen.answer)) as server,
+        ScriptedServer(each(seen.respond)) as server,
         ConnectionPool(proxy=server.address) as pool,
     ):
         pool.get("http://origin.invalid/")
@@ -268,7 +268,7 @@ def test_https_goes_through_a_tunnel_and_the_password_stays_outside(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     outside, inside = Seen(), Seen()
-    script = tunnel(server_context, each(inside.answer), outside)
+    script = tunnel(server_context, each(inside.respond), outside)
     with ScriptedServer(script) as server, proxied(server, ssl_context=client_context) as pool:
         assert pool.get("https://localhost:4430/a").body == b"/a"
         assert pool.put("https://localhost:4430/b", b"body").body == b"/b"
@@ -287,7 +287,7 @@ def test_a_tunnel_that_is_refused_fails_what_is_queued(
 ) -> None:
     def script(peer: Peer) -> None:
         assert peer.head().method == "CONNECT"
-        peer.answer(b"no", status)
+        peer.respond(b"no", status)
         discard_rest(peer)
 
     with (
@@ -309,7 +309,7 @@ def test_a_tunnel_that_is_refused_fails_what_is_queued(
 def headers_of(pool_headers: object, method: str = "GET", **options: object) -> dict[str, str]:
     """Return the header fields of a request from a pool with *pool_headers*."""
     seen = Seen()
-    with open_site(each(seen.answer), headers=pool_headers) as here:
+    with open_site(each(seen.respond), headers=pool_headers) as here:
         here.pool.request(method, here.url(), **options)  # type: ignore[arg-type]
         fields = seen[0].headers
         assert seen[0].head.count(b"\r\n") == len(fields) + 2, "a field was sent twice"
@@ -370,7 +370,7 @@ def test_what_is_sent_unasked_can_be_changed(
 
 def test_a_request_may_name_another_host() -> None:
     seen = Seen()
-    with open_site(each(seen.answer)) as here:
+    with open_site(each(seen.respond)) as here:
         here.pool.get(here.url(), headers={"Host": "other.example"})
     assert seen[0].headers["host"] == "other.example"
     assert seen[0].head.lower().count(b"host:") == 1

@@ -22,7 +22,7 @@ class Interrupt(BaseException):
 
 def serve(peer: Peer, request: ReceivedRequest) -> None:
     if request.target == "/long":
-        peer.answer(LONG)
+        peer.respond(LONG)
     else:
         name_target(peer, request)
 

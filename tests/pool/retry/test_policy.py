@@ -455,7 +455,7 @@ def test_as_much_of_retry_after_is_honoured_as_the_policy_says() -> None:
     assert RetryPolicy(max_retry_after=0).wanted_delay(Headers({"Retry-After": "9"})) == 0
 
 
-def test_retry_after_is_read_with_the_date_of_the_answer() -> None:
+def test_retry_after_is_read_with_the_date_of_the_response() -> None:
     headers = Headers({"Date": DATE, "Retry-After": "Sun, 08 Jan 2023 12:00:07 GMT"})
     assert RetryPolicy().wanted_delay(headers) == 7
 
@@ -526,7 +526,7 @@ def failed(
     number: int = 1,
     charged: bool = True,
 ) -> Attempt:
-    """Return an attempt that has ended with *exception*; if there is none, with an answer."""
+    """Return an attempt that has ended with *exception*; if there is none, with a response."""
     status = 503 if exception is None else None
     return Attempt(0.0, "host:80-1", "it failed", delivery, number, charged, status, exception)
 
@@ -541,7 +541,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("exception", [None, ConnectionClosed()], ids=["answer", "exception"])
+@pytest.mark.parametrize("exception", [None, ConnectionClosed()], ids=["response", "exception"])
 @pytest.mark.parametrize("charged", [True, False], ids=["charged", "uncharged"])
 @pytest.mark.parametrize("delivery", Delivery, ids=lambda delivery: delivery.name)
 @pytest.mark.parametrize(("policy", "request_", "repeated"), REPEATED.values(), ids=list(REPEATED))
@@ -590,7 +590,7 @@ def test_what_was_lost_because_of_another_request_is_not_an_attempt(delivery: De
 
 @pytest.mark.parametrize("charged", [True, False], ids=["charged", "uncharged"])
 @pytest.mark.parametrize("delivery", Delivery, ids=lambda delivery: delivery.name)
-@pytest.mark.parametrize("exception", [None, ConnectionClosed()], ids=["answer", "exception"])
+@pytest.mark.parametrize("exception", [None, ConnectionClosed()], ids=["response", "exception"])
 def test_a_policy_of_one_attempt_sends_nothing_again_that_may_have_been_sent(
     exception: Exception | None, delivery: Delivery, charged: bool
 ) -> None:

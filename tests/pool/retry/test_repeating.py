@@ -578,7 +578,7 @@ def drop(peer: Peer) -> None:
     assert peer.request().target == "/it"
 
 
-def drop_within_the_answer(peer: Peer) -> None:
+def drop_within_the_response(peer: Peer) -> None:
     peer.request()
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
 
@@ -590,7 +590,7 @@ def reset(peer: Peer) -> None:
 
 def serve(peer: Peer) -> None:
     peer.request()
-    peer.answer(b"the body")
+    peer.respond(b"the body")
     peer.until_eof()
 
 
@@ -599,7 +599,7 @@ def test_a_request_is_made_until_the_server_stops_dropping_it(
     fetch: Callable[..., Any], run: Callable[[Any], Any]
 ) -> None:
     with (
-        ScriptedServer(drop, drop_within_the_answer, reset, serve) as server,
+        ScriptedServer(drop, drop_within_the_response, reset, serve) as server,
         HTTPConnection(*server.address) as conn,
     ):
         assert run(lambda: retrying(AT_ONCE)(fetch)(conn, "/it")) == b"the body"

@@ -37,19 +37,19 @@ from tests.support.server import TIMEOUT
 
 
 class Hook:
-    """A `RetryPolicy.should_retry` that takes as long as the test wants, and then says *answer*."""
+    """A `RetryPolicy.should_retry` that takes as long as the test wants, then says *verdict*."""
 
-    def __init__(self, answer: bool = True) -> None:
+    def __init__(self, verdict: bool = True) -> None:
         self.asked = threading.Event()
         self.go_on = threading.Event()
         self.attempts: list[Attempt] = []
-        self._answer = answer
+        self._verdict = verdict
 
     def __call__(self, attempt: Attempt) -> bool:
         self.attempts.append(attempt)
         self.asked.set()
         wait_for(self.go_on)
-        return self._answer
+        return self._verdict
 
 
 def submit_and_wait(pool: ConnectionPool, url: str) -> Response:
@@ -139,7 +139,7 @@ def test_the_hook_is_not_asked_about_those_that_stood_behind(server: HandServer)
         assert isinstance(error_of(first), ConnectionClosed)
         peer = server.accept()
         assert peer.burst() == ["/b"]
-        peer.answers("/b")
+        peer.responds("/b")
         assert text_of(second) == "/b"
     assert asked == ["/a"]
 
@@ -240,12 +240,12 @@ def test_a_hook_may_cancel_what_it_is_asked_about(server: HandServer) -> None:
         futures.append(pool.submit("GET", server.url("/a")))
         peer = server.accept()
         assert peer.burst() == ["/a"]
-        peer.answer(b"", UNAVAILABLE)
+        peer.respond(b"", UNAVAILABLE)
         with pytest.raises(CancelledError):
             futures[0].result(TIMEOUT)
         other = pool.submit("GET", server.url("/b"))
         assert peer.burst() == ["/b"]
-        peer.answers("/b")
+        peer.responds("/b")
         assert text_of(other) == "/b"
 
 
@@ -254,7 +254,7 @@ def ask_about(
 ) -> Future[Response]:
     """Return the future of a request that *hook* is being asked about."""
     peer, future = submit_first(pool, server, "GET", "/a", **options)
-    peer.answer(b"", UNAVAILABLE)
+    peer.respond(b"", UNAVAILABLE)
     wait_for(hook.asked)
     return future
 
@@ -270,13 +270,13 @@ def test_others_go_on_while_the_hook_is_asked(server: HandServer) -> None:
         hook.go_on.set()
         peer = server._peers[0]
         assert peer.burst() == ["/a"]
-        peer.answers("/a")
+        peer.responds("/a")
         assert text_of(future) == "/a"
 
 
-@pytest.mark.parametrize("answer", [True, False])
-def test_cancel_ends_it_while_the_hook_is_asked(server: HandServer, answer: bool) -> None:
-    hook = Hook(answer)
+@pytest.mark.parametrize("verdict", [True, False])
+def test_cancel_ends_it_while_the_hook_is_asked(server: HandServer, verdict: bool) -> None:
+    hook = Hook(verdict)
     with one_connection(RetryPolicy(backoff=0, should_retry=hook)) as pool:
         future = ask_about(pool, server, hook)
         assert future.cancel()
@@ -287,10 +287,10 @@ def test_cancel_ends_it_while_the_hook_is_asked(server: HandServer, answer: bool
         assert pool.statistics().queued == 0
 
 
-@pytest.mark.parametrize("answer", [True, False])
-def test_close_ends_it_while_the_hook_is_asked(server: HandServer, answer: bool) -> None:
-    """And says that it has been sent: the answer that is being asked about counts."""
-    hook = Hook(answer)
+@pytest.mark.parametrize("verdict", [True, False])
+def test_close_ends_it_while_the_hook_is_asked(server: HandServer, verdict: bool) -> None:
+    """And says that it has been sent: the response in question counts."""
+    hook = Hook(verdict)
     pool = one_connection(RetryPolicy(backoff=0, should_retry=hook))
     future = ask_about(pool, server, hook)
     future.add_done_callback(lambda future: hook.go_on.set())
@@ -301,11 +301,11 @@ def test_close_ends_it_while_the_hook_is_asked(server: HandServer, answer: bool)
     assert [attempt.status for attempt in error.attempts] == [503]
 
 
-@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("verdict", [True, False])
 def test_the_deadline_ends_it_while_the_hook_is_asked(
-    server: HandServer, clock: StoppedClock, answer: bool
+    server: HandServer, clock: StoppedClock, verdict: bool
 ) -> None:
-    hook = Hook(answer)
+    hook = Hook(verdict)
     with one_connection(RetryPolicy(backoff=0, should_retry=hook)) as pool:
         future = ask_about(pool, server, hook, deadline=5)
         clock.forward(pool, 5)
