@@ -8,6 +8,7 @@ code of a caller (done-callbacks, *on_event*) runs in the pool's own threads alo
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import time
 import weakref
@@ -17,7 +18,7 @@ from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from dugong.errors import DugongError, PoolClosed, StateError
 from dugong.pool.core.callbacks import Callbacks
@@ -80,8 +81,9 @@ class PoolCore:
     transaction: Callable[[], PoolCore]
 
     def __init__(self, limits: Limits, on_event: Callable[[Event], object] | None = None) -> None:
-        # This object; a weak reference is called in C, at half the cost of a method.
-        self.transaction = cast("Callable[[], PoolCore]", weakref.ref(self))
+        # This object, each time: what is called in C costs half as much as a method. A weak
+        # reference would be none in a finalizer of what is collected together with this.
+        self.transaction = itertools.repeat(self).__next__
         self.limits = limits  # never changes
         self.on_event = on_event  # never changes
         #: Called with the lock held after an interrupt, to mend what it left unfinished; set once.

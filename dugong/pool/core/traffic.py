@@ -501,8 +501,9 @@ class Traffic:
             if connection.keep_alive is not None and connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
                 return None
-            connection.borrower = job
+            # First, for `Scheduler.check_may_wait_for` reads both without the lock.
             connection.borrowed_by = self._core.owner
+            connection.borrower = job
             self.mark_in_flight_locked(connection, (job,))
             return connection
 

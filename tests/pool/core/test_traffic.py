@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -708,6 +709,29 @@ def test_a_caller_borrows_an_idle_connection(rig: Rig) -> None:
     assert not host.idle
     assert not rig.core.idle
     assert host.in_flight == 1
+
+
+def test_a_connection_is_at_no_moment_lent_to_the_thread_that_had_it_before(rig: Rig) -> None:
+    """Others look without the lock at who has it."""
+    host = rig.host()
+    idle = rig.idle(host)
+    another = idle.borrowed_by = -1
+    seen: list[int] = []
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        if idle.borrower is not None:
+            seen.append(idle.borrowed_by)
+        return look
+
+    job = rig.job(host, "/borrowed")
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        rig.traffic.borrow(job)
+    finally:
+        sys.settrace(before)
+    assert seen
+    assert another not in seen
 
 
 @pytest.mark.parametrize("why", ["none idle", "others queued", "held", "closed"])
