@@ -60,10 +60,17 @@ class _Code:
         names = {i.offset: i.opname for i in instructions}
         self.calls = {at for at, name in names.items() if name.startswith("CALL")}
         self.calls -= {at for at in self.calls if names[at].startswith("CALL_INTRINSIC")}
-        self.jumps = {at for at, name in names.items() if name.startswith("JUMP_BACKWARD")}
         self.resumes = {at for at, name in names.items() if name == "RESUME"}
         self.start = min(self.resumes, default=0)
         self._handlers = dis.Bytecode(code).exception_entries
+        # CPython 3.12 looks once it has jumped, so what is raised is handled as at the target. That
+        # cannot be done here if the jump itself has another handler.
+        self.jumps = {
+            i.offset
+            for i in instructions
+            if i.opname.startswith("JUMP_BACKWARD")
+            and self.handler(i.offset) == self.handler(int(i.argval))
+        }
 
     def handler(self, at: int) -> int | None:
         """Return where an exception at the offset *at* is handled."""
