@@ -12,7 +12,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dugong.pool.core.scheduler import Scheduler
+    from dugong.pool.core.recovery import Recovery
 
 __all__ = ["register"]
 
@@ -20,39 +20,39 @@ __all__ = ["register"]
 # thread does.
 _lock = RLock()  # a forked child has a new one
 #: Those of the pools that exist; guarded by _lock.
-_schedulers: dict[int, weakref.ref[Scheduler]] = {}
-#: For each fork that is under way in the thread that holds _lock, the schedulers that it has
+_recoveries: dict[int, weakref.ref[Recovery]] = {}
+#: For each fork that is under way in the thread that holds _lock, the recoveries that it has
 #: stopped; guarded by _lock.
-_stopped: list[list[Scheduler]] = []
+_stopped: list[list[Recovery]] = []
 
 
-def register(scheduler: Scheduler) -> None:
-    """Have the pool of *scheduler* start afresh in a forked child."""
-    key = id(scheduler)
+def register(recovery: Recovery) -> None:
+    """Have the pool of *recovery* start afresh in a forked child."""
+    key = id(recovery)
     # An item of a dict is removed in one step, also by a finalizer that comes at any time.
-    reference = weakref.ref(scheduler, lambda _: _schedulers.pop(key, None))
+    reference = weakref.ref(recovery, lambda _: _recoveries.pop(key, None))
     with _lock:
-        _schedulers[key] = reference
+        _recoveries[key] = reference
 
 
-def _existing() -> list[Scheduler]:
-    known = [reference() for reference in list(_schedulers.values())]
-    return [scheduler for scheduler in known if scheduler is not None]
+def _existing() -> list[Recovery]:
+    known = [reference() for reference in list(_recoveries.values())]
+    return [recovery for recovery in known if recovery is not None]
 
 
 def _before() -> None:
     # With all locks in hand, what the child finds was not left in the middle of a change.
     _lock.acquire()
-    stopped: list[Scheduler] = []
+    stopped: list[Recovery] = []
     _stopped.append(stopped)
-    for scheduler in _existing():
-        scheduler.before_fork()
-        stopped.append(scheduler)
+    for recovery in _existing():
+        recovery.before_fork()
+        stopped.append(recovery)
 
 
 def _after_in_parent() -> None:
-    for scheduler in _stopped.pop():
-        scheduler.after_fork_in_parent()
+    for recovery in _stopped.pop():
+        recovery.after_fork_in_parent()
     _lock.release()
 
 
@@ -61,8 +61,8 @@ def _after_in_child() -> None:
     _stopped.clear()
     try:
         # All of them, for `_before` may have failed on the way.
-        for scheduler in _existing():
-            scheduler.begin_as_child()
+        for recovery in _existing():
+            recovery.begin_as_child()
     finally:
         _lock = RLock()
 

@@ -167,7 +167,7 @@ class ConnectionPool:
         )
         self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
         self._scheduler.close_when_forgotten(self)
-        fork.register(self._scheduler)
+        fork.register(self._scheduler.recovery)
 
     # --- requests ---------------------------------------------------------------------------------
 

@@ -3,9 +3,10 @@
 core.py         the lock, the transaction, the counters; threads.py, callbacks.py: what follows one
 scheduler.py    the facade for callers            traffic.py   the same for the connections' threads
 connections.py  when connections are opened       closing.py   how they end
-room.py         how many there may be
+room.py         how many there may be             rescue.py    what waits behind a slow response
 retries.py      `complete`: how a request ends, or is tried again
-maintenance.py  timers (timers.py) and their thread
+maintenance.py  timers (timers.py), their thread  rate.py      the speed of bodies
+recovery.py     after an interrupt, and a fork    snapshot.py  what can be seen
 dispatch.py     which requests go to which connection
 job.py          one request on its way            host.py      one origin, its queue and connections
 connection.py   one connection                    pipelining.py  how far a host may be pipelined

@@ -334,8 +334,8 @@ def test_a_pool_that_is_closed_fails_all_of_them_once(rig: SchedulerRig) -> None
 def test_a_child_process_fails_all_of_them_and_looks_anew(rig: SchedulerRig) -> None:
     line = Line(rig)
     line.be_slow()
-    rig.scheduler.before_fork()
-    rig.scheduler.begin_as_child()
+    rig.scheduler.recovery.before_fork()
+    rig.scheduler.recovery.begin_as_child()
     for job in (line.oldest, *line.behind):
         assert type(job.future.exception()).__name__ == "PoolClosed"
     rig.started = StartedThreads(rig.core)
