@@ -128,6 +128,7 @@ class Maintenance:
                 continue
             if action is not None:
                 action()
+            del action  # it may refer to a request, and so to the pool, that is done with
             if self._owner is not None and self._owner() is None:
                 self._on_forgotten()
         self._on_close()

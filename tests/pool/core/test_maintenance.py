@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 
 import pytest
@@ -370,3 +372,15 @@ def test_it_says_so_after_a_fork_too(bench: Bench) -> None:
     del owner
     bench.core.threads.join(Deadline(TIMEOUT))
     assert bench.log == ["begun", "forgotten", "closed"]
+
+
+def test_what_an_action_refers_to_is_let_go_of_when_it_is_done(bench: Bench) -> None:
+    collected = threading.Event()
+    bench.note_at(monotonic(), "begun")
+    bench.pass_by()
+    owner = Owner()
+    watcher = weakref.ref(owner, lambda _: collected.set())
+    bench.maintenance.do_later(partial(id, owner))
+    del owner
+    wait_for(collected)
+    assert watcher() is None
