@@ -26,7 +26,7 @@ AHEAD, BEHIND = 3, 4  # how many are in flight with it
 UPLOAD = bytes(range(256)) * 500  # more than goes in one piece with a head
 HUGE_UPLOAD = bytes(range(256)) * 16_000  # more than vanishes in the buffers of the system
 PATIENCE = 8.0  # seconds; what takes longer hangs
-STALL = 0.5  # seconds, if that is what has to be found out
+STALL = 1.5  # seconds, if that is what has to be found out
 MAYBE_PROCESSED = (Delivery.PARTLY_SENT, Delivery.SENT, Delivery.ANSWER_STARTED)
 
 

@@ -25,7 +25,7 @@ QUICK = RetryPolicy(backoff=0.001)
 HIT = "hit"  # the request that is to have the fault
 UPLOAD = bytes(range(256)) * 500  # more than goes in one piece with a head
 PATIENCE = 8.0  # seconds; what takes longer hangs
-STALL = 0.5  # seconds, if that is what has to be found out
+STALL = 1.5  # seconds, if that is what has to be found out
 NEVER_AGAIN = "the body of the request could not have been sent again"
 
 
