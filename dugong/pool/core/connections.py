@@ -118,7 +118,7 @@ class ConnectionManager:
             self._serve_needing_fresh_locked(host)
             if not host.queue:
                 return
-        while (connection := self.pop_idle_locked(host)) is not None:
+        while host.idle and (connection := self.pop_idle_locked(host)) is not None:
             if not connection.is_stale(monotonic()):
                 self.wake_sender_locked(connection)
                 return

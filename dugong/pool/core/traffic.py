@@ -539,7 +539,7 @@ class Traffic:
         host, core = connection.host, self._core
         with core.transaction():
             connection.exclusive = False
-            connection.idle_since = monotonic()
+            connection.idle_since = now = monotonic()
             # As `PooledConnection.take_off`, once more for speed.
             del connection.in_flight[job]
             exchange, job.exchange = job.exchange, None
@@ -547,7 +547,7 @@ class Traffic:
             host.answered += 1
             host.in_flight -= 1
             host.accepted += 1
-            host.pipelining.took(monotonic() - job.dispatched_at, True)
+            host.pipelining.took(now - job.dispatched_at, True)
             in_time = job.place is not _DONE
             if in_time:
                 if core.on_event is not None:
