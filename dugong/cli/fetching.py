@@ -29,7 +29,7 @@ from dugong import (
     RetryPolicy,
     StreamedResponse,
 )
-from dugong.pool.many import Supply, size_of
+from dugong.pool.many import Supply, sizes_of
 
 if TYPE_CHECKING:
     import ssl
@@ -95,35 +95,33 @@ def fetch(
         timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL, retry=_RETRY
     )
 
-    def begin(download: Download) -> None:
-        nonlocal under_way
-        _start(download, pool, streams, ended)
-        under_way += 1
-
     def came() -> list[int]:
         while not ended.empty():
             ready.append(ended.get())
-        return [_size_in_memory(future) or 0 for _, future in ready]
+        return sizes_of(future for _, future in ready if isinstance(future, ResponseFuture))
 
     def is_ready() -> bool:
         return bool(ready) or not ended.empty()
 
     # `with` closes the pool first, which ends the streams; then the executor can wait for them.
     with ThreadPoolExecutor(_STREAMS, "dugong-get") as streams, pool:
-        supply = Supply(iter(downloads), begin, _MEMORY, _SMALL)
+        supply = Supply(iter(downloads), _MEMORY, _SMALL)
         while True:
             if under_way <= supply.low:
-                supply.fill(under_way, came, is_ready)
+                for download in supply.more(under_way, came, is_ready):
+                    _start(download, pool, streams, ended)
+                    under_way += 1
             if not under_way:
                 return
             if not ready:
                 ready.append(ended.get())  # waits until a download under way ends
             download, future = ready.popleft()
-            supply.taken(_size_in_memory(future))
             if _is_to_be_streamed(download, future):
                 _start(download, pool, streams, ended)
             else:
                 under_way -= 1
+                if download.error is None:
+                    supply.taken(min(download.size, _SMALL))
                 yield download
 
 
@@ -140,10 +138,6 @@ def _start(
         pool.submit(download.request).add_done_callback(
             lambda future: ended.put((download, future))
         )
-
-
-def _size_in_memory(future: Future[Response] | Future[None]) -> int | None:
-    return size_of(future) if isinstance(future, ResponseFuture) else None
 
 
 def _is_to_be_streamed(download: Download, future: Future[Response] | Future[None]) -> bool:

@@ -35,7 +35,7 @@ from dugong.pool.response import Response
 if TYPE_CHECKING:
     from dugong.pool.future import ResponseFuture
 
-__all__ = ["AHEAD", "AHEAD_SIZE", "Supply", "as_completed", "in_order", "requests_of"]
+__all__ = ["AHEAD", "AHEAD_SIZE", "Supply", "as_completed", "in_order", "requests_of", "sizes_of"]
 
 #: How many requests are kept under way, at most.
 AHEAD = 1024
@@ -72,7 +72,7 @@ def _request(item: str | Request) -> Request:
 
 
 class Supply(Generic[T]):
-    """Keeps enough under way of what a *source* gives, by calling *begin* with each item.
+    """Says which items of a *source* are to be begun, so that enough is under way.
 
     *max_size* is how many bytes the bodies of what is under way may have together. That is exact
     for those that have come; each other one is expected to be as large as the last ones were on the
@@ -81,37 +81,34 @@ class Supply(Generic[T]):
     *clock* is `time.monotonic`, but for tests.
     """
 
-    __slots__ = ("_begin", "_clock", "_expected", "_max_size", "_rest_until", "_source", "low")
+    __slots__ = ("_clock", "_expected", "_max_size", "_rest_until", "_source", "low")
 
     def __init__(
         self,
         source: Iterator[T],
-        begin: Callable[[T], object],
         max_size: int,
         expected_size: float = EXPECTED_SIZE,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._source = source
-        self._begin = begin
         self._max_size = max_size
         self._clock = clock
         self._expected = float(expected_size)  # bytes of a body that has not come yet
         self._rest_until = 0.0  # when the source may be called though there is a response to give
-        #: `fill` is to be called when no more than this are under way.
+        #: `more` is to be called when no more than this are under way.
         self.low = 0
 
-    def taken(self, size: int | None) -> None:
-        """Note that the consumer takes a body of *size* bytes; None: there is only a failure."""
-        if size is not None:
-            self._expected += (size - self._expected) / 16
+    def taken(self, size: int) -> None:
+        """Note that the consumer takes a body of *size* bytes."""
+        self._expected += (size - self._expected) / 16
 
-    def fill(
+    def more(
         self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
-    ) -> None:
-        """Begin more, if *under_way* are under way. Raise what the source or *begin* raises.
+    ) -> Iterator[T]:
+        """Yield what is to be begun now, if *under_way* are under way.
 
         *came* returns the sizes of the bodies that have come (0 for a failure); *is_ready* returns
-        whether there is a response to give.
+        whether there is a response to give. Raises what the source raises.
         """
         clock = self._clock
         began = clock()
@@ -121,19 +118,25 @@ class Supply(Generic[T]):
         expected = int((self._max_size - sum(sizes)) / max(self._expected, 1.0))
         most = max(1, min(AHEAD, len(sizes) + max(0, expected)))
         self.low = most // 2 if most >= FEW else most - 1
-        begin = self._begin
+        until = began + PATIENCE
         for item in islice(self._source, max(0, most - under_way)):
-            begin(item)
-            if is_ready() and (now := clock()) - began > PATIENCE:
+            yield item
+            if clock() > until and is_ready():
+                now = clock()
                 self.low = most - 1
                 self._rest_until = now + (now - began)
                 break
 
 
-def size_of(future: ResponseFuture) -> int | None:
-    """Return how large the body of the response is; None if there is no response."""
-    outcome = future._outcome  # not result(), which would add to the traceback of a failure
-    return len(outcome.body) if isinstance(outcome, Response) else None
+def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
+    """Return how large the bodies of those *futures* are that are done; 0 for a failure."""
+    # Not result(), which would add to the traceback of a failure.
+    outcomes = [future._outcome for future in futures]
+    return [
+        len(outcome.body) if isinstance(outcome, Response) else 0
+        for outcome in outcomes
+        if outcome is not None
+    ]
 
 
 def in_order(
@@ -148,11 +151,11 @@ def in_order(
     *max_size* is as for `Supply`.
     """
     ahead: deque[ResponseFuture] = deque()
-    supply = Supply(source, lambda request: ahead.append(submit(request)), max_size)
+    supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
 
     def came() -> list[int]:
-        return [size_of(future) or 0 for future in ahead if future.done()]
+        return sizes_of(ahead)
 
     def is_ready() -> bool:
         return bool(ahead) and ahead[0].done()
@@ -162,13 +165,17 @@ def in_order(
             check_may_wait()
             if len(ahead) <= supply.low and failed is None:
                 try:
-                    supply.fill(len(ahead), came, is_ready)
+                    for request in supply.more(len(ahead), came, is_ready):
+                        ahead.append(submit(request))
                 except Exception as exc:
                     failed = exc
             if ahead:
                 # Not taken out before: it is cancelled, too, if the wait is interrupted.
-                supply.taken(len(ahead[0].result().body))
-                yield ahead.popleft().result()
+                response = ahead[0].result()
+                ahead.popleft()
+                supply.taken(len(response.body))
+                yield response
+                del response  # while the next one is waited for
             elif failed is not None:
                 raise failed
             else:
@@ -192,28 +199,26 @@ def as_completed(
     done: SimpleQueue[Any] = SimpleQueue()
     ready: deque[ResponseFuture] = deque()  # taken from `done`
     pending: set[ResponseFuture] = set()
+    supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
-
-    def begin(request: Request) -> None:
-        future = submit(request)
-        pending.add(future)
-        future.add_done_callback(done.put)
 
     def came() -> list[int]:
         while not done.empty():
             ready.append(done.get())
-        return [size_of(future) or 0 for future in ready]
+        return sizes_of(ready)
 
     def is_ready() -> bool:
         return bool(ready) or not done.empty()
 
-    supply = Supply(source, begin, max_size)
     try:
         while True:
             check_may_wait()
             if len(pending) <= supply.low and failed is None:
                 try:
-                    supply.fill(len(pending), came, is_ready)
+                    for request in supply.more(len(pending), came, is_ready):
+                        future = submit(request)
+                        pending.add(future)
+                        future.add_done_callback(done.put)
                 except Exception as exc:
                     failed = exc
             if pending:
@@ -223,7 +228,10 @@ def as_completed(
                     ready.append(done.get())
                 future = ready.popleft()
                 pending.remove(future)
-                supply.taken(size_of(future))
+                outcome = future._outcome
+                if isinstance(outcome, Response):  # a failure says nothing about sizes
+                    supply.taken(len(outcome.body))
+                del outcome
                 yield future
             elif failed is not None:
                 raise failed

@@ -342,31 +342,31 @@ class Slow:
 
 def test_a_source_that_is_slow_delays_a_response_that_is_there_by_one_item_at_most() -> None:
     source = Slow(many.PATIENCE * 2)
-    supply = Supply(source, id, 10**9, 1000, source.clock)
-    supply.fill(0, list, lambda: source.asked >= 5)
+    supply = Supply(source, 10**9, 1000, source.clock)
+    list(supply.more(0, list, lambda: source.asked >= 5))
     assert source.asked == 5  # until there was one
     assert supply.low >= 5  # and it goes on in the next step
 
 
 def test_a_source_that_is_slow_is_left_alone_while_there_are_responses() -> None:
     source = Slow(many.PATIENCE * 2)
-    supply = Supply(source, id, 10**9, 1000, source.clock)
-    supply.fill(0, list, lambda: True)
+    supply = Supply(source, 10**9, 1000, source.clock)
+    list(supply.more(0, list, lambda: True))
     assert source.asked == 1
     source.now += source.seconds * 0.9
-    supply.fill(1, list, lambda: True)
+    list(supply.more(1, list, lambda: True))
     assert source.asked == 1
-    supply.fill(1, list, lambda: source.asked == 2)  # there is none
+    list(supply.more(1, list, lambda: source.asked == 2))  # there is none
     assert source.asked == 2
     source.now += source.seconds * 1.1
-    supply.fill(2, list, lambda: True)
+    list(supply.more(2, list, lambda: True))
     assert source.asked == 3
 
 
 def test_a_source_that_is_quick_is_read_though_there_are_responses() -> None:
     source = Slow(many.PATIENCE / many.AHEAD / 2)
-    supply = Supply(source, id, 10**9, 1000, source.clock)
-    supply.fill(0, list, lambda: True)
+    supply = Supply(source, 10**9, 1000, source.clock)
+    list(supply.more(0, list, lambda: True))
     assert source.asked == many.AHEAD
     assert supply.low == many.AHEAD // 2
 
