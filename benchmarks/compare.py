@@ -161,6 +161,23 @@ WORKS = [
         ],
         ours="pool",
     ),
+    *(
+        Work(name, f"pool: {title}", count, 21, [Line(TIME, "pool, apart", 1.3, 1.1)], ours="pool")
+        for name, title, count in [
+            ("map-files", "each body of a map to a file", 5000),
+            ("completed-files", "the same by as_completed", 5000),
+            ("map-html", "each page of a map parsed", 1000),
+        ]
+    ),
+    Work(
+        "request-threads",
+        "pool: 1 KiB GETs by request, 8 threads",
+        4096,
+        11,
+        [Line(RATE, "urllib3", 3.0), Line(CPU, "urllib3")],
+        ours="pool",
+        fewer={"urllib3": 1024},
+    ),
     Work(
         "far",
         "pool: 1 KiB GETs, 40 ms away",
@@ -236,6 +253,7 @@ _PROGRAMS = {
     "pool": ("pool", ""),
     "pool, 1000 queued": ("pool", "-by-1000"),
     "pool, retry=None": ("pool", "-once"),
+    "pool, apart": ("pool", "-apart"),
     "raw socket": ("raw", ""),
     "raw socket, 64 a call": ("raw", "-in-batches"),
     "http.client": ("http_client", ""),

@@ -19,11 +19,23 @@ from pathlib import Path
 from types import TracebackType
 
 import trustme
-from clients.worker import HOST, LARGE, LARGE_SIZE, ORIGINS, SMALL, SMALL_SIZE, Cost, Server
+from clients.worker import (
+    HOST,
+    LARGE,
+    LARGE_SIZE,
+    ORIGINS,
+    PAGE,
+    PAGE_TEXT,
+    SMALL,
+    SMALL_SIZE,
+    Cost,
+    Server,
+)
 
 HERE = Path(__file__).resolve().parent
 #: Seconds after which a client that has not finished a round is given up.
 ROUND_LIMIT = 60
+SHARED_MEMORY = "/dev/shm"
 
 _CONFIG = """\
 daemon off;
@@ -67,6 +79,9 @@ class Rig:
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="dugong-bench-"))
+        # In memory if there is such a place, for no disk is to be measured.
+        memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+        self._scratch = tempfile.mkdtemp(prefix="dugong-bench-", dir=memory)
         self._nginx: subprocess.Popen[bytes] | None = None
         self._servers: list[subprocess.Popen[bytes]] = []
         self._clients: list[Client] = []
@@ -89,6 +104,7 @@ class Rig:
                 tls_sink_port=self._start_server("sink", str(certificate)),
                 ca_file=str(self._directory / "ca.pem"),
                 large_file=str(self._directory / "files" / LARGE.strip("/")),
+                scratch=self._scratch,
             )
             os.sched_setaffinity(0, {client_cpu})
         except BaseException:
@@ -137,6 +153,7 @@ class Rig:
                 self._nginx.wait()
         os.sched_setaffinity(0, self._affinity)
         shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _choose_cpus(self) -> tuple[int, int]:
         available = sorted(self._affinity)
@@ -151,6 +168,7 @@ class Rig:
         files = self._directory / "files"
         files.mkdir()
         (files / SMALL.strip("/")).write_bytes(os.urandom(SMALL_SIZE))
+        (files / PAGE.strip("/")).write_text(PAGE_TEXT)
         with open(files / LARGE.strip("/"), "wb") as file:
             file.truncate(LARGE_SIZE)  # a hole: no disk is needed, or read
         authority = trustme.CA()

@@ -21,6 +21,7 @@ import trustme
 
 import dugong
 from dugong import RetryPolicy
+from dugong.pool import many
 from dugong.pool.core import connections, host, pipelining, room, scheduler, traffic
 from dugong.pool.io import receiver
 from tests.support.server import ScriptedServer
@@ -176,11 +177,14 @@ def test_the_reference_gives_the_constants_their_values() -> None:
 
 def test_the_reference_gives_the_numbers_of_the_pool() -> None:
     text = (ROOT / "docs/reference.rst").read_text(encoding="utf-8")
-    rows = re.findall(r"^   \* - ``([A-Z_]+)``\n     - ([\d.]+)(?: (s|KiB))?$", text, re.MULTILINE)
-    described = {name: float(value) * (1024 if unit == "KiB" else 1) for name, value, unit in rows}
+    rows = re.findall(
+        r"^   \* - ``([A-Z_]+)``\n     - ([\d.]+)(?: (s|KiB|MiB))?$", text, re.MULTILINE
+    )
+    units = {"KiB": 2**10, "MiB": 2**20}
+    described = {name: float(value) * units.get(unit, 1) for name, value, unit in rows}
     numbers = {
         name: value
-        for module in (connections, host, pipelining, receiver, room, scheduler, traffic)
+        for module in (connections, host, many, pipelining, receiver, room, scheduler, traffic)
         for name, value in vars(module).items()
         if name[0] != "_" and type(value) in (int, float)
     }

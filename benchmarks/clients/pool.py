@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from html.parser import HTMLParser
 from typing import Any
 
 from clients.worker import (
@@ -13,14 +14,18 @@ from clients.worker import (
     LARGE,
     LARGE_SIZE,
     ORIGINS,
+    PAGE,
+    PAGE_TEXT,
     SMALL,
+    SMALL_SIZE,
     Round,
     Server,
     check,
+    in_threads,
     main,
     small_urls,
 )
-from dugong import ConnectionPool, ResponseFuture
+from dugong import ConnectionPool, Response, ResponseFuture
 
 
 def submit_all(pool: ConnectionPool, urls: Iterable[str]) -> None:
@@ -63,6 +68,73 @@ def in_order(server: Server) -> Round:
     return perform
 
 
+def by_map(pool: ConnectionPool, urls: Iterable[str]) -> Iterator[Response]:
+    return pool.map(urls)
+
+
+def by_as_completed(pool: ConnectionPool, urls: Iterable[str]) -> Iterator[Response]:
+    return (future.result() for future in pool.as_completed(urls))
+
+
+#: What a client does with the body of a response, and with its number.
+Use = Callable[[int, bytes], object]
+
+
+def files(server: Server) -> tuple[list[str], bytes, Use]:
+    def write(number: int, body: bytes) -> None:
+        with open(f"{server.scratch}/{number}", "wb") as file:
+            file.write(body)
+
+    return small_urls(server.port), bytes(SMALL_SIZE), write
+
+
+class Links(HTMLParser):
+    """Collects the links of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href"]
+
+
+def html(server: Server) -> tuple[list[str], bytes, Use]:
+    def parse(number: int, body: bytes) -> None:
+        links = Links()
+        links.feed(body.decode())
+        links.close()
+        assert len(links.found) == 30
+
+    return small_urls(server.port, PAGE), PAGE_TEXT.encode(), parse
+
+
+def used(
+    get_many: Callable[[ConnectionPool, Iterable[str]], Iterator[Response]],
+    make: Callable[[Server], tuple[list[str], bytes, Use]],
+    apart: bool = False,
+) -> Callable[[Server], Round]:
+    """Get responses, and use the body of each when it comes; or *apart*: use as many afterwards."""
+
+    def work(server: Server) -> Round:
+        pool = ConnectionPool(max_connections_per_host=8)
+        urls, body, use = make(server)
+
+        def perform(count: int) -> None:
+            for number, response in enumerate(get_many(pool, urls[:count])):
+                check(response.status, len(response.body), len(body))
+                if not apart:
+                    use(number, response.body)
+            if apart:
+                for number in range(count):
+                    use(number, body)
+
+        return perform
+
+    return work
+
+
 def far(server: Server) -> Round:
     pool = ConnectionPool()
     urls = small_urls(server.far_port)
@@ -79,6 +151,17 @@ def request(server: Server, **options: Any) -> Round:
             check(response.status, len(response.body))
 
     return perform
+
+
+def request_threads(server: Server) -> Round:
+    pool = ConnectionPool(max_connections_per_host=8)
+    urls = small_urls(server.port)
+
+    def get(url: str) -> None:
+        response = pool.request("GET", url)
+        check(response.status, len(response.body))
+
+    return lambda count: in_threads(get, urls[:count])
 
 
 def request_once(server: Server) -> Round:
@@ -149,6 +232,13 @@ main(
         "submit": submit,
         "submit-once": submit_once,
         "map": in_order,
+        "map-files": used(by_map, files),
+        "map-files-apart": used(by_map, files, apart=True),
+        "completed-files": used(by_as_completed, files),
+        "completed-files-apart": used(by_as_completed, files, apart=True),
+        "map-html": used(by_map, html),
+        "map-html-apart": used(by_map, html, apart=True),
+        "request-threads": request_threads,
         "far": far,
         "request": request,
         "request-once": request_once,

@@ -28,4 +28,4 @@ def submit(server: Server) -> Round:
     return lambda count: in_threads(get, [f"{SMALL}?{number}" for number in range(count)])
 
 
-main({"serial": serial, "request": serial, "submit": submit})
+main({"serial": serial, "request": serial, "submit": submit, "request-threads": submit})

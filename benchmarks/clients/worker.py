@@ -21,9 +21,20 @@ from typing import NamedTuple
 HOST = "127.0.0.1"
 SMALL = "/1k"
 SMALL_SIZE = 1024
+PAGE = "/page.html"
 LARGE = "/512m"
 LARGE_SIZE = 512 * 1024 * 1024
 BUFFER_SIZE = 256 * 1024
+
+#: What is served as `PAGE`: 30 paragraphs with a link each.
+PAGE_TEXT = (
+    "<!DOCTYPE html>\n<html><head><title>A page</title></head><body>\n{}</body></html>\n".format(
+        "".join(
+            f'<p class="entry">Entry <a href="/entry/{n}">{n}</a> &amp; more.</p>\n'
+            for n in range(30)
+        )
+    )
+)
 
 #: No round has more requests.
 MOST = 100_000
@@ -41,7 +52,7 @@ class Server(NamedTuple):
     """Where the servers listen, and two files.
 
     *port* and *tls_port* are nginx's; *ca_file* is the authority that its certificate is from,
-    *large_file* is what it serves as `LARGE`.
+    *large_file* is what it serves as `LARGE`. *scratch* is a directory for the files of clients.
     """
 
     port: int
@@ -51,6 +62,7 @@ class Server(NamedTuple):
     tls_sink_port: int
     ca_file: str
     large_file: str
+    scratch: str
 
     def tls_context(self) -> ssl.SSLContext:
         """Return the context that every client uses for TLS."""
@@ -107,15 +119,15 @@ def _kibibytes(name: str, key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
 
-def small_urls(port: int) -> list[str]:
-    """Return `MOST` different URLs of the small file, so that a cache of URLs does not help."""
-    return [f"http://{HOST}:{port}{SMALL}?{number}" for number in range(MOST)]
+def small_urls(port: int, path: str = SMALL) -> list[str]:
+    """Return `MOST` different URLs of a file, so that a cache of URLs does not help."""
+    return [f"http://{HOST}:{port}{path}?{number}" for number in range(MOST)]
 
 
-def check(status: int, size: int) -> None:
-    """Raise an exception unless a small response is as expected."""
-    if status != 200 or size != SMALL_SIZE:
-        raise AssertionError(f"expected 200 with {SMALL_SIZE} bytes, got {status} with {size}")
+def check(status: int, size: int, expected: int = SMALL_SIZE) -> None:
+    """Raise an exception unless a response is 200 and has the *expected* size."""
+    if status != 200 or size != expected:
+        raise AssertionError(f"expected 200 with {expected} bytes, got {status} with {size}")
 
 
 def in_threads(get: Callable[[str], object], urls: list[str]) -> None:

@@ -3,7 +3,7 @@
 Guarantees: each download ends once, with a complete file or with an error, and leaves no partial
 file. The number of attempts is bounded. The pool retries requests; this module retries a streamed
 body that was cut short, which the pool cannot do. Memory does not depend on the size or the number
-of the bodies: the upper limit is `_SMALL` times `_UNDER_WAY`.
+of the bodies: what is under way is what `Supply` allows for `_MEMORY` bytes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from dugong import (
     DugongError,
     Request,
     Response,
+    ResponseFuture,
     ResponseTooLarge,
     RetryPolicy,
     StreamedResponse,
 )
+from dugong.pool.many import Supply, sizes_of
 
 if TYPE_CHECKING:
     import ssl
 
     from dugong import Attempt
 
+    _Ended = tuple["Download", Future[Response] | Future[None]]
+
 __all__ = ["Download", "fetch"]
 
-_UNDER_WAY = 256  # downloads
+_MEMORY = 64 * 1024 * 1024  # bytes of small bodies that are under way
 _STREAMS = 8  # threads, each of which receives one large body
 
 # Bytes. A body up to this size is received into memory, so that its request can be pipelined. If
@@ -84,23 +88,40 @@ def fetch(
     *timeout* (in seconds) and *ssl_context* are those of `ConnectionPool`. Closing the generator
     cancels the downloads that have not ended; they get neither a file nor an error.
     """
-    todo = deque(downloads)
-    ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]] = SimpleQueue()
+    ended: SimpleQueue[_Ended] = SimpleQueue()
+    ready: deque[_Ended] = deque()  # taken from `ended`
     under_way = 0
     pool = ConnectionPool(
         timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL, retry=_RETRY
     )
+
+    def came() -> list[int]:
+        while not ended.empty():
+            ready.append(ended.get())
+        return sizes_of(future for _, future in ready if isinstance(future, ResponseFuture))
+
+    def is_ready() -> bool:
+        return bool(ready) or not ended.empty()
+
     # `with` closes the pool first, which ends the streams; then the executor can wait for them.
     with ThreadPoolExecutor(_STREAMS, "dugong-get") as streams, pool:
-        while todo or under_way:
-            while todo and under_way < _UNDER_WAY:
-                _start(todo.popleft(), pool, streams, ended)
-                under_way += 1
-            download, future = ended.get()  # waits until a download under way ends
-            under_way -= 1
+        supply = Supply(iter(downloads), _MEMORY, _SMALL)
+        while True:
+            if under_way <= supply.low:
+                for download in supply.more(under_way, came, is_ready):
+                    _start(download, pool, streams, ended)
+                    under_way += 1
+            if not under_way:
+                return
+            if not ready:
+                ready.append(ended.get())  # waits until a download under way ends
+            download, future = ready.popleft()
             if _is_to_be_streamed(download, future):
-                todo.appendleft(download)
+                _start(download, pool, streams, ended)
             else:
+                under_way -= 1
+                if download.error is None:
+                    supply.taken(min(download.size, _SMALL))
                 yield download
 
 
@@ -108,7 +129,7 @@ def _start(
     download: Download,
     pool: ConnectionPool,
     streams: ThreadPoolExecutor,
-    ended: SimpleQueue[tuple[Download, Future[Response] | Future[None]]],
+    ended: SimpleQueue[_Ended],
 ) -> None:
     if download.large:
         stream = streams.submit(_RETRY.call, _stream, pool, download)

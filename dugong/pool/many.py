@@ -3,27 +3,55 @@
 Guarantees: each takes only so many requests from its source that there is enough under way. When
 one ends, however that happens, the requests that it has submitted are done or cancelled. For one
 thread at a time.
+
+*Under way* is what has been submitted and was not taken by the consumer yet, whether its response
+has come or not. What is under way is filled up, and then not before half of it is left. If a
+request were submitted for each response that is taken, then a consumer that releases the GIL in
+between would have each request sent by itself.
+
+The source is called by the consumer's thread, so a response cannot be given while the source is
+waited for. What follows from this:
+
+- Filling up is broken off once it has taken `PATIENCE` and there is a response to give. The next
+  step goes on with it.
+- A source that has taken longer is then left alone for as long as it took, while there are
+  responses to give. So a source that is slow takes no more than half of the consumer's time.
+- While there is no response to give, the source is called, though one may come in the meantime. It
+  is given as soon as that call is over.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dugong.pool.request import Request
+from dugong.pool.response import Response
 
 if TYPE_CHECKING:
     from dugong.pool.future import ResponseFuture
-    from dugong.pool.response import Response
 
-__all__ = ["AHEAD", "as_completed", "in_order", "requests_of"]
+__all__ = ["AHEAD", "AHEAD_SIZE", "Supply", "as_completed", "in_order", "requests_of", "sizes_of"]
 
 #: How many requests are kept under way, at most.
 AHEAD = 1024
+#: Bytes of the bodies of what is under way, as far as they are known: the default of
+#: *max_ahead_size*.
+AHEAD_SIZE = 64 * 1024 * 1024
+#: Bytes that a body is expected to have before the first has come.
+EXPECTED_SIZE = 1024 * 1024
+#: If fewer may be under way than this, each that is taken is replaced at once: bodies are large
+#: then, so that it costs nothing to send each request by itself.
+FEW = 128
+#: Seconds that filling up may take while there is a response to give.
+PATIENCE = 0.01
 
 Submit = Callable[[Request], "ResponseFuture"]
+T = TypeVar("T")
 
 
 def requests_of(items: Iterable[str | Request]) -> Iterator[Request]:
@@ -43,30 +71,111 @@ def _request(item: str | Request) -> Request:
     return item if isinstance(item, Request) else Request("GET", item)
 
 
+class Supply(Generic[T]):
+    """Says which items of a *source* are to be begun, so that enough is under way.
+
+    *max_size* is how many bytes the bodies of what is under way may have together. That is exact
+    for those that have come; each other one is expected to be as large as the last ones were on the
+    average (*expected_size* for the first ones). One may be under way in any case.
+
+    *clock* is `time.monotonic`, but for tests.
+    """
+
+    __slots__ = ("_clock", "_expected", "_max_size", "_rest_until", "_source", "low")
+
+    def __init__(
+        self,
+        source: Iterator[T],
+        max_size: int,
+        expected_size: float = EXPECTED_SIZE,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._source = source
+        self._max_size = max_size
+        self._clock = clock
+        self._expected = float(expected_size)  # bytes of a body that has not come yet
+        self._rest_until = 0.0  # when the source may be called though there is a response to give
+        #: `more` is to be called when no more than this are under way.
+        self.low = 0
+
+    def taken(self, size: int) -> None:
+        """Note that the consumer takes a body of *size* bytes."""
+        self._expected += (size - self._expected) / 16
+
+    def more(
+        self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
+    ) -> Iterator[T]:
+        """Yield what is to be begun now, if *under_way* are under way.
+
+        *came* returns the sizes of the bodies that have come (0 for a failure); *is_ready* returns
+        whether there is a response to give. Raises what the source raises.
+        """
+        clock = self._clock
+        began = clock()
+        if began < self._rest_until and is_ready():
+            return
+        sizes = came()
+        expected = int((self._max_size - sum(sizes)) / max(self._expected, 1.0))
+        most = max(1, min(AHEAD, len(sizes) + max(0, expected)))
+        self.low = most // 2 if most >= FEW else most - 1
+        until = began + PATIENCE
+        for item in islice(self._source, max(0, most - under_way)):
+            yield item
+            if clock() > until and is_ready():
+                now = clock()
+                self.low = most - 1
+                self._rest_until = now + (now - began)
+                break
+
+
+def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
+    """Return how large the bodies of those *futures* are that are done; 0 for a failure."""
+    # Not result(), which would add to the traceback of a failure.
+    outcomes = [future._outcome for future in futures]
+    return [
+        len(outcome.body) if isinstance(outcome, Response) else 0
+        for outcome in outcomes
+        if outcome is not None
+    ]
+
+
 def in_order(
-    source: Iterator[Request], submit: Submit, check_may_wait: Callable[[], None]
+    source: Iterator[Request],
+    submit: Submit,
+    check_may_wait: Callable[[], None],
+    max_size: int = AHEAD_SIZE,
 ) -> Iterator[Response]:
     """Submit what *source* gives, and yield the responses in its order.
 
     *check_may_wait* raises in a thread that must not wait; each step may be in another thread.
+    *max_size* is as for `Supply`.
     """
     ahead: deque[ResponseFuture] = deque()
+    supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
+
+    def came() -> list[int]:
+        return sizes_of(ahead)
+
+    def is_ready() -> bool:
+        return bool(ahead) and ahead[0].done()
+
     try:
         while True:
             check_may_wait()
-            try:
-                while failed is None and len(ahead) < AHEAD:
-                    if (request := next(source, None)) is None:
-                        break
-                    ahead.append(submit(request))
-                    if ahead[0].done():
-                        break
-            except Exception as exc:
-                failed = exc
+            if len(ahead) <= supply.low and failed is None:
+                try:
+                    for request in supply.more(len(ahead), came, is_ready):
+                        ahead.append(submit(request))
+                except Exception as exc:
+                    failed = exc
             if ahead:
-                yield ahead[0].result()  # which is cancelled, too, if the wait is interrupted
+                # Not taken out before: it is cancelled, too, if the wait is interrupted.
+                response = ahead[0].result()
                 ahead.popleft()
+                supply.taken(len(response.body))
+                yield response
+                del response  # while the next one is waited for
             elif failed is not None:
                 raise failed
             else:
@@ -78,35 +187,51 @@ def in_order(
 
 
 def as_completed(
-    source: Iterator[Request], submit: Submit, check_may_wait: Callable[[], None]
+    source: Iterator[Request],
+    submit: Submit,
+    check_may_wait: Callable[[], None],
+    max_size: int = AHEAD_SIZE,
 ) -> Iterator[ResponseFuture]:
     """Submit what *source* gives, and yield the futures as they are done.
 
-    *check_may_wait* is as for `in_order`.
+    *check_may_wait* and *max_size* are as for `in_order`.
     """
     done: SimpleQueue[Any] = SimpleQueue()
+    ready: deque[ResponseFuture] = deque()  # taken from `done`
     pending: set[ResponseFuture] = set()
+    supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
+
+    def came() -> list[int]:
+        while not done.empty():
+            ready.append(done.get())
+        return sizes_of(ready)
+
+    def is_ready() -> bool:
+        return bool(ready) or not done.empty()
+
     try:
         while True:
             check_may_wait()
-            while failed is None and len(pending) < AHEAD:
+            if len(pending) <= supply.low and failed is None:
                 try:
-                    if (request := next(source, None)) is None:
-                        break
-                    future = submit(request)
+                    for request in supply.more(len(pending), came, is_ready):
+                        future = submit(request)
+                        pending.add(future)
+                        future.add_done_callback(done.put)
                 except Exception as exc:
                     failed = exc
-                    break
-                pending.add(future)
-                future.add_done_callback(done.put)
-                if not done.empty():
-                    break
             if pending:
-                if done.empty():
-                    next(iter(pending))._check_may_wait()
-                future = done.get()
+                if not ready:
+                    if done.empty():
+                        next(iter(pending))._check_may_wait()
+                    ready.append(done.get())
+                future = ready.popleft()
                 pending.remove(future)
+                outcome = future._outcome
+                if isinstance(outcome, Response):  # a failure says nothing about sizes
+                    supply.taken(len(outcome.body))
+                del outcome
                 yield future
             elif failed is not None:
                 raise failed

@@ -25,7 +25,7 @@ from dugong.pool.hints import refuse_options
 from dugong.pool.io import caller_runs, receiver, sender
 from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
-from dugong.pool.many import as_completed, in_order, requests_of
+from dugong.pool.many import AHEAD_SIZE, as_completed, in_order, requests_of
 from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -247,31 +247,41 @@ class ConnectionPool:
             raise
         return future
 
-    def map(self, requests: Iterable[str | Request]) -> Iterator[Response]:
+    def map(
+        self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
+    ) -> Iterator[Response]:
         """Yield the response to each of *requests* (URLs for GET, or `Request` objects), in order.
 
-        Takes from *requests* only so much that there is enough under way, so they may be endless.
-        A request that fails, or cannot be made, raises here when it is its turn, and the later ones
-        are cancelled: use `as_completed` to go on. The same goes for what *requests* raise. Raises
-        TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
-        and in each step.
+        Takes from *requests* only so much that there is enough under way, so they may be endless:
+        up to 1024, and fewer if their bodies would have more than *max_ahead_size* bytes together
+        (default: 64 MiB), where those that have not come yet count as much as the last ones on the
+        average. A request that fails, or cannot be made, raises here when it is its turn, and the
+        later ones are cancelled: use `as_completed` to go on. The same goes for what *requests*
+        raise. Raises TypeError or ValueError at the call if the arguments make no sense, and
+        `StateError` in a callback: at the call, and in each step.
         """
         source = requests_of(requests)
-        self._scheduler.check_may_wait()
-        return in_order(source, self.submit, self._scheduler.check_may_wait)
+        _check_counts(max_ahead_size=max_ahead_size)
+        check_may_wait = self._scheduler.check_may_wait
+        check_may_wait()
+        return in_order(source, self.submit, check_may_wait, max_ahead_size)
 
-    def as_completed(self, requests: Iterable[str | Request]) -> Iterator[ResponseFuture]:
+    def as_completed(
+        self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
+    ) -> Iterator[ResponseFuture]:
         """Yield a future for each of *requests* (URLs for GET, or `Request` objects), when done.
 
         `future.request` says which request it is for. Takes from *requests* only so much that there
-        is enough under way, so they may be endless. A request that cannot be made raises here, as
-        does what *requests* raise, once there is a future for all that came before. Raises
-        TypeError at the call if they are no iterable, and `StateError` in a callback: at the call,
-        and in each step.
+        is enough under way, and *max_ahead_size* is the same as for `map`. A request that cannot be
+        made raises here, as does what *requests* raise, once there is a future for all that came
+        before. Raises TypeError or ValueError at the call if the arguments make no sense, and
+        `StateError` in a callback: at the call, and in each step.
         """
         source = requests_of(requests)
-        self._scheduler.check_may_wait()
-        return as_completed(source, self.submit, self._scheduler.check_may_wait)
+        _check_counts(max_ahead_size=max_ahead_size)
+        check_may_wait = self._scheduler.check_may_wait
+        check_may_wait()
+        return as_completed(source, self.submit, check_may_wait, max_ahead_size)
 
     def stream(
         self,

@@ -14,6 +14,7 @@ import pytest
 from dugong.cli import fetching
 from dugong.cli.fetching import Download, fetch
 from dugong.cli.url import get_request
+from dugong.pool import many
 from tests.support.server import Peer, Script, ScriptedServer
 
 TIMEOUT = 10.0
@@ -129,25 +130,51 @@ def test_the_requests_to_one_host_are_pipelined(
     assert files(tmp_path) == {"1": b"/1", "2": b"/2", "3": b"/3"}
 
 
-def test_only_so_many_are_under_way_as_may_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetching, "_UNDER_WAY", 2)
-    started: list[Download] = []
-    ended = 0
+@serve
+def kibibyte(peer: Peer, target: str) -> None:
+    peer.respond(bytes(1024))
+
+
+def starts_between_ends(monkeypatch: pytest.MonkeyPatch, downloads: list[Download]) -> list[int]:
+    """Fetch *downloads*; return how many were started before each of them ended."""
+    started = 0
     start = fetching._start
 
-    def counting(download: Download, *rest: object) -> None:
-        started.append(download)
-        assert len(started) - ended <= 2
-        start(download, *rest)  # type: ignore[arg-type]
+    def counting(*arguments: object) -> None:
+        nonlocal started
+        started += 1
+        start(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fetching, "_start", counting)
-    with ScriptedServer(echo, repeat=True) as server:
+    counts = []
+    before = 0
+    for _ in fetch(downloads, TIMEOUT):
+        counts.append(started - before)
+        before = started
+    return counts
+
+
+def test_only_so_many_are_under_way_as_memory_is_allowed_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_MEMORY", 2048)
+    monkeypatch.setattr(fetching, "_SMALL", 1024)
+    with ScriptedServer(kibibyte, repeat=True) as server:
         downloads = [download(server.address, tmp_path, f"/{i}") for i in range(10)]
-        for _ in fetch(downloads, TIMEOUT):
-            ended += 1
-    assert started == downloads
+        counts = starts_between_ends(monkeypatch, downloads)
+    assert counts == [2, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_small_downloads_are_started_in_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "PATIENCE", 60.0)  # a busy machine is no slow source
+    monkeypatch.setattr(fetching, "_MEMORY", 200 * 1024)
+    monkeypatch.setattr(fetching, "_SMALL", 1024)
+    with ScriptedServer(kibibyte, repeat=True) as server:
+        downloads = [download(server.address, tmp_path, f"/{i}") for i in range(400)]
+        counts = starts_between_ends(monkeypatch, downloads)
+    assert [count for count in counts if count] == [200, 100, 100]
 
 
 # --- bodies that are too large for memory -------------------------------------------------------

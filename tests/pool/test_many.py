@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 
-from dugong import ConnectionPool, DugongError, Request
+from dugong import ConnectionPool, DugongError, Headers, Request, Response, ResponseFuture
 from dugong.pool import many
-from dugong.pool.many import requests_of
+from dugong.pool.many import Supply, as_completed, in_order, requests_of
 from tests.support.pool import Held, discard_rest, each, name_target, url
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
 NOWHERE = "http://127.0.0.1:9/"  # a URL that no test asks for
+
+
+@pytest.fixture(autouse=True)
+def a_machine_that_is_busy_is_no_slow_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "PATIENCE", 60.0)
 
 
 def method_and_body(peer: Peer, request: ReceivedRequest) -> None:
@@ -180,3 +186,283 @@ def test_what_is_no_iterable_is_refused_without_being_quoted() -> None:
     with pytest.raises(TypeError, match="not str") as caught:
         requests_of("http://h/?secret")
     assert "secret" not in str(caught.value)
+
+
+# --- how much is under way, and when more is submitted: without a pool, and without a clock -------
+
+
+class WouldWait(Exception):
+    """A future is waited for that is not done."""
+
+
+class Owner:
+    """Of futures that no pool has."""
+
+    def abandon(self, future: ResponseFuture) -> bool:
+        if future.done():
+            return False
+        future._cancel()
+        return True
+
+    def is_running(self, future: ResponseFuture) -> bool:
+        return False
+
+    def check_may_wait(self) -> None:
+        raise WouldWait
+
+
+class Network:
+    """Takes requests, and gives each a body of *size* bytes: at once, or when it is told to."""
+
+    def __init__(self, size: int = 10, *, at_once: bool = True) -> None:
+        self.size = size
+        self.at_once = at_once
+        self.submitted: list[ResponseFuture] = []
+
+    def submit(self, request: Request) -> ResponseFuture:
+        future = ResponseFuture(request, Owner())
+        self.submitted.append(future)
+        if self.at_once:
+            self.respond(future)
+        return future
+
+    def respond(self, future: ResponseFuture) -> None:
+        request = future.request
+        future._resolve(Response(200, "OK", Headers(), bytes(self.size), request))
+
+    def may_wait(self) -> None:
+        """Be in a thread that may wait."""
+
+
+Many = Callable[..., Iterator[Any]]
+both = pytest.mark.parametrize("many_of", [in_order, as_completed])
+
+
+def endless() -> Iterator[Request]:
+    return (Request("GET", NOWHERE) for _ in itertools.count())
+
+
+def start(many_of: Many, network: Network, source: Iterable[Request], **options: Any) -> Any:
+    return many_of(iter(source), network.submit, network.may_wait, **options)
+
+
+def submitted_by_each(responses: Iterator[Any], network: Network, count: int) -> list[int]:
+    """Take *count* responses; return how many requests were submitted in each step."""
+    counts = []
+    for _ in range(count):
+        before = len(network.submitted)
+        next(responses)
+        counts.append(len(network.submitted) - before)
+    return counts
+
+
+@both
+def test_requests_are_submitted_in_batches_though_each_response_is_there(many_of: Many) -> None:
+    network = Network()
+    responses = start(many_of, network, endless())
+    submitted_by_each(responses, network, 500)  # until it is known that bodies are small
+    counts = submitted_by_each(responses, network, 5000)
+    batches = [count for count in counts if count]
+    assert len(batches) <= 5000 // (many.AHEAD // 2) + 1
+    assert set(batches) == {many.AHEAD // 2}
+
+
+@both
+def test_what_is_under_way_never_runs_out(many_of: Many) -> None:
+    network = Network()
+    responses = start(many_of, network, endless())
+    for given in range(1, 5000):
+        next(responses)
+        under_way = len(network.submitted) - given
+        assert under_way <= many.AHEAD
+        if given > 500:
+            assert under_way >= many.AHEAD // 2 - 1
+
+
+@both
+def test_bodies_that_were_not_taken_bound_how_much_is_under_way(many_of: Many) -> None:
+    network = Network(size=5000)
+    responses = start(many_of, network, endless(), max_size=50_000)
+    most = 0
+    for given in range(300):
+        next(responses)
+        most = max(most, len(network.submitted) - given)
+    assert 5 <= most <= 10
+
+
+@both
+def test_a_body_that_is_larger_than_the_bound_comes_alone(many_of: Many) -> None:
+    network = Network(size=5000)
+    responses = start(many_of, network, endless(), max_size=1)
+    assert submitted_by_each(responses, network, 20) == 20 * [1]
+
+
+@both
+def test_bodies_that_have_come_and_are_large_are_counted_as_they_are(many_of: Many) -> None:
+    network = Network(size=10)
+    responses = start(many_of, network, endless(), max_size=1_000_000)
+    submitted_by_each(responses, network, 2000)
+    network.size = 10_000
+    submitted_by_each(responses, network, 2 * many.AHEAD)  # of which some were a surprise
+    taken = 2000 + 2 * many.AHEAD
+    for given in range(taken, taken + 500):
+        waiting = [len(future.result().body) for future in network.submitted[given:]]
+        assert 900_000 <= sum(waiting) <= 1_000_000
+        next(responses)
+
+
+@both
+def test_before_a_body_has_come_it_may_be_large(many_of: Many) -> None:
+    network = Network(at_once=False)
+    responses = start(many_of, network, endless())
+    with pytest.raises(WouldWait):
+        next(responses)
+    assert len(network.submitted) == many.AHEAD_SIZE // many.EXPECTED_SIZE
+
+
+class Slow:
+    """A source that takes *seconds* for each request, by its own clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.now = 0.0
+        self.asked = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self.asked += 1
+        self.now += self.seconds
+        return self.asked
+
+
+def test_a_source_that_is_slow_delays_a_response_that_is_there_by_one_item_at_most() -> None:
+    source = Slow(many.PATIENCE * 2)
+    supply = Supply(source, 10**9, 1000, source.clock)
+    list(supply.more(0, list, lambda: source.asked >= 5))
+    assert source.asked == 5  # until there was one
+    assert supply.low >= 5  # and it goes on in the next step
+
+
+def test_a_source_that_is_slow_is_left_alone_while_there_are_responses() -> None:
+    source = Slow(many.PATIENCE * 2)
+    supply = Supply(source, 10**9, 1000, source.clock)
+    list(supply.more(0, list, lambda: True))
+    assert source.asked == 1
+    source.now += source.seconds * 0.9
+    list(supply.more(1, list, lambda: True))
+    assert source.asked == 1
+    list(supply.more(1, list, lambda: source.asked == 2))  # there is none
+    assert source.asked == 2
+    source.now += source.seconds * 1.1
+    list(supply.more(2, list, lambda: True))
+    assert source.asked == 3
+
+
+def test_a_source_that_is_quick_is_read_though_there_are_responses() -> None:
+    source = Slow(many.PATIENCE / many.AHEAD / 2)
+    supply = Supply(source, 10**9, 1000, source.clock)
+    list(supply.more(0, list, lambda: True))
+    assert source.asked == many.AHEAD
+    assert supply.low == many.AHEAD // 2
+
+
+@both
+def test_a_source_that_has_nothing_for_a_while_is_asked_again(many_of: Many) -> None:
+    class Grows:
+        def __init__(self) -> None:
+            self.left = 1
+
+        def __iter__(self) -> Iterator[Request]:
+            return self
+
+        def __next__(self) -> Request:
+            if not self.left:
+                raise StopIteration
+            self.left -= 1
+            return Request("GET", NOWHERE)
+
+    source = Grows()
+    count = 0
+    for _ in start(many_of, Network(), source):
+        count += 1
+        source.left = 3 if count < 1000 else 0
+    assert count > 1000
+
+
+@both
+def test_what_the_source_raises_comes_after_all_that_came_before(many_of: Many) -> None:
+    def requests() -> Iterator[Request]:
+        for _ in range(many.AHEAD + many.AHEAD // 2):
+            yield Request("GET", NOWHERE)
+        raise ZeroDivisionError
+
+    responses = start(many_of, Network(), requests())
+    for _ in range(many.AHEAD + many.AHEAD // 2):
+        next(responses)
+    with pytest.raises(ZeroDivisionError):
+        next(responses)
+
+
+@both
+def test_to_close_it_cancels_all_that_is_under_way(many_of: Many) -> None:
+    network = Network()
+    responses = start(many_of, network, endless())
+    submitted_by_each(responses, network, 600)
+    network.at_once = False
+    submitted_by_each(responses, network, 600)
+    waiting = [future for future in network.submitted if not future.done()]
+    assert waiting
+    responses.close()
+    assert all(future.cancelled() for future in waiting)
+
+
+def test_a_failure_does_not_say_how_large_a_body_will_be() -> None:
+    class Unreachable(Network):
+        def respond(self, future: ResponseFuture) -> None:
+            future._reject(DugongError())
+
+    network = Unreachable()
+    futures = start(as_completed, network, endless())
+    submitted_by_each(futures, network, 500)
+    network.at_once = False
+    with contextlib.suppress(WouldWait):
+        submitted_by_each(futures, network, 5000)
+    not_done = [future for future in network.submitted if future.cancelled()]
+    assert len(not_done) == many.AHEAD_SIZE // many.EXPECTED_SIZE
+
+
+def test_an_empty_body_says_that_bodies_are_small() -> None:
+    network = Network(size=0)
+    responses = start(as_completed, network, endless())
+    submitted_by_each(responses, network, 500)
+    assert len(network.submitted) - 500 >= many.AHEAD // 2
+
+
+def test_responses_keep_their_order_over_many_batches() -> None:
+    network = Network()
+    requests = [Request("GET", NOWHERE) for _ in range(3 * many.AHEAD + 7)]
+    assert [r.request for r in start(in_order, network, requests)] == requests
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, None, True])
+def test_the_bound_is_a_number_of_bytes(name: str, value: Any) -> None:
+    with ConnectionPool() as pool, pytest.raises((TypeError, ValueError), match="max_ahead_size"):
+        getattr(pool, name)([], max_ahead_size=value)
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+def test_the_bound_may_be_given(name: str) -> None:
+    numbers = itertools.count()
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        requests = (url(server, f"/{number}") for number in numbers)
+        responses = getattr(pool, name)(requests, max_ahead_size=1)
+        for given in range(20):
+            next(responses)
+            assert int(repr(numbers)[6:-1]) == given + 1
+        responses.close()
