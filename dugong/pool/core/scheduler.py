@@ -360,9 +360,9 @@ class Scheduler:
             if wait and not core.threads.is_own():
                 self._see_threads_end()
         except BaseException as exc:
-            core.recover(exc)
-            with core.transaction():
-                self._maintenance.repair_locked()  # so that it looks whether the pool is closed
+            # It wakes the maintenance thread, too, which looks whether the pool is closed. Another
+            # interrupt of that may come at once: what follows is in the midst of it, not behind it.
+            core.recover(exc, is_certain=True)
             if wait:
                 core.threads.start(self._see_threads_end, "dugong-close", lambda error: None)
             raise

@@ -515,6 +515,37 @@ def test_a_pool_may_be_closed_twice(rig: SchedulerRig) -> None:
     rig.scheduler.close()
 
 
+@pytest.mark.parametrize("error", [Interrupt, TimeoutError])
+def test_every_request_ends_though_closing_is_interrupted_twice(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """The first time while all of them end, the second while the first is mended."""
+    (job,) = rig.submit(rig.host(), "/a")
+    interrupts = [error(), error()]
+
+    def interrupted(*_: object) -> None:
+        if interrupts:
+            raise interrupts.pop()
+
+    monkeypatch.setattr(rig.core.threads, "join", interrupted)
+    start_again = rig.maintenance.repair_locked
+
+    def repair() -> None:
+        start_again()
+        rig.core.follow_up(interrupted)
+
+    monkeypatch.setattr(rig.maintenance, "repair_locked", repair)
+    with pytest.raises(error):
+        rig.scheduler.close()
+    assert interrupts == []
+    rig.maintenance.on_close()
+    assert job.future.done()
+    log: list[str] = []
+    with rig.core.transaction():
+        rig.core.follow_up(lambda: log.append("done"))
+    assert log == ["done"]
+
+
 def test_no_thread_starts_once_the_pool_is_closed(rig: SchedulerRig) -> None:
     rig.scheduler.close()
     with pytest.raises(RuntimeError, match="closed"):
