@@ -61,8 +61,8 @@ class Scheduler:
         run_receiver: Loop,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
-        #: The slice of the maintenance thread, a host, and what holds it; guarded by the lock.
-        self._holders: tuple[int, Host | None, str] = (-1, None, "")
+        #: A slice of the maintenance thread, and what holds hosts then; guarded by the lock.
+        self._holders: tuple[int, dict[Host, str]] = (-1, {})
         # None of the others ever changes.
         self._core = core = PoolCore(limits, on_event)
         self._maintenance = Maintenance(core, on_close=self._fail_everything)
@@ -270,10 +270,12 @@ class Scheduler:
     @locked
     def _holders_locked(self, host: Host) -> str:
         # Many deadlines may pass at once, and the text is the same for all of them.
-        known_slice, known_host, text = self._holders
-        if known_slice != self._maintenance.slice or known_host is not host:
-            text = describe_holders(host, monotonic())
-            self._holders = self._maintenance.slice, host, text
+        if self._holders[0] != self._maintenance.slice:
+            self._holders = self._maintenance.slice, {}
+        texts = self._holders[1]
+        text = texts.get(host)
+        if text is None:
+            text = texts[host] = describe_holders(host, monotonic())
         return text
 
     def begin_stream(self, job: Job, stream: object) -> None:
