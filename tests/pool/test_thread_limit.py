@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from dugong import ConnectionPool, ConnectionTimedOut, Delivery, DugongError, PoolClosed
+from dugong.pool.core import threads as module
 from tests.support.loopback import ManyHosts
 from tests.support.pool import Held, each, name_target, url, wait_for
 from tests.support.server import ScriptedServer
@@ -20,13 +22,17 @@ HOSTS = 40
 
 
 class Threads:
-    """Has `threading.Thread.start` fail for pools that have `limit` threads already."""
+    """Has no thread start for pools that have `limit` threads already.
+
+    Those that a pool begins only to start others count, too.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.limit: float = float("inf")
         self.refused = threading.Event()
         self._lock = threading.Lock()  # so that two do not take the last one
-        start = threading.Thread.start
+        self._starters = 0
+        start, begin = threading.Thread.start, module.start_new_thread
 
         def limited(thread: threading.Thread) -> None:
             if not thread.name.startswith("dugong-"):
@@ -38,12 +44,28 @@ class Threads:
                     raise RuntimeError("can't start new thread")
                 start(thread)
 
-        monkeypatch.setattr(threading.Thread, "start", limited)
+        def begin_limited(function: Callable[..., object], arguments: tuple[Any, ...]) -> int:
+            def run() -> None:
+                try:
+                    function(*arguments)
+                finally:
+                    with self._lock:
+                        self._starters -= 1
 
-    @staticmethod
-    def count() -> int:
+            with self._lock:
+                if self.count() >= self.limit:
+                    self.refused.set()
+                    raise RuntimeError("can't start new thread")
+                self._starters += 1
+                return begin(run, ())
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+        monkeypatch.setattr(module, "start_new_thread", begin_limited)
+
+    def count(self) -> int:
         """Return how many threads all pools have."""
-        return sum(thread.name.startswith("dugong-") for thread in threading.enumerate())
+        names = [thread.name for thread in threading.enumerate()]
+        return self._starters + sum(name.startswith("dugong-") for name in names)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, get_ident
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from dugong.errors import DugongError, PoolClosed, StateError
@@ -204,7 +204,7 @@ class PoolCore:
         """Return what this thread is to do now; None if a caller of this call does it."""
         ident = get_ident()
         todo = self._under_way.get(ident)
-        is_nested = todo is not None
+        is_nested = todo is not None and self._is_followed_up_by(sys._getframe(2))
         if todo is None:
             todo = self._under_way[ident] = deque()
         if self.settlements:
@@ -226,6 +226,18 @@ class PoolCore:
                 return
             self._under_way[ident] = todo  # a finalizer has come before that
 
+    def _is_followed_up_by(self, frame: FrameType | None) -> bool:
+        """Return True if *frame* or a caller of it is leaving a transaction of this pool.
+
+        If none is, what is under way in this thread is what an interrupt has left there, and
+        another one has kept `recover` from.
+        """
+        while frame is not None:
+            if frame.f_code is PoolCore.__exit__.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
+
     def is_locked_here(self) -> bool:
         """Return True in the thread that is in a transaction."""
         return self.owner == get_ident()
@@ -236,7 +248,9 @@ class PoolCore:
         So this is a finalizer or a signal handler, which must not wait for the pool.
         """
         if get_ident() in self._under_way:
-            raise Entering
+            if self._is_followed_up_by(sys._getframe(1)):
+                raise Entering
+            self._recover(is_certain=True)
         try:
             self.lock.release()
         except RuntimeError:
@@ -280,15 +294,16 @@ class PoolCore:
                 return was_held
             was_held = True
 
-    def recover(self, exc: BaseException) -> None:
+    def recover(self, exc: BaseException, is_certain: bool = False) -> None:
         """Mend what *exc* may have left behind, which has come out of a transaction, or near one.
 
-        An exception that a signal handler raises may come between any two steps. Not to be called
-        for `Nested`, if that is raised because the caller has come in the middle of a change.
+        An exception that a signal handler raises may come between any two steps. If *is_certain* is
+        set, *exc* counts as such a one whatever it is. Not to be called for `Nested`, if that is
+        raised because the caller has come in the middle of a change.
         """
         if isinstance(exc, Entering):
             return  # the lock is for what goes on further up
-        is_certain = not isinstance(exc, Exception)
+        is_certain = is_certain or not isinstance(exc, Exception)
         for _ in range(_RECOVERIES):
             try:
                 self._recover(is_certain)

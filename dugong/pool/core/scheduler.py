@@ -64,8 +64,8 @@ class Scheduler:
         on_event: Callable[[Event], object] | None = None,
         pipeline_rescue: bool = True,
     ) -> None:
-        #: The slice of the maintenance thread, a host, and what holds it; guarded by the lock.
-        self._holders: tuple[int, Host | None, str] = (-1, None, "")
+        #: A slice of the maintenance thread, and what holds hosts then; guarded by the lock.
+        self._holders: tuple[int, dict[Host, str]] = (-1, {})
         # None of the others ever changes.
         self._core = core = PoolCore(limits, on_event)
         self._maintenance = Maintenance(
@@ -281,10 +281,12 @@ class Scheduler:
     @locked
     def _holders_locked(self, host: Host) -> str:
         # Many deadlines may pass at once, and the text is the same for all of them.
-        known_slice, known_host, text = self._holders
-        if known_slice != self._maintenance.slice or known_host is not host:
-            text = describe_holders(host, monotonic())
-            self._holders = self._maintenance.slice, host, text
+        if self._holders[0] != self._maintenance.slice:
+            self._holders = self._maintenance.slice, {}
+        texts = self._holders[1]
+        text = texts.get(host)
+        if text is None:
+            text = texts[host] = describe_holders(host, monotonic())
         return text
 
     def begin_stream(self, job: Job, stream: object) -> None:
@@ -372,9 +374,9 @@ class Scheduler:
             if wait and not core.threads.is_own():
                 self._see_threads_end()
         except BaseException as exc:
-            core.recover(exc)
-            with core.transaction():
-                self._maintenance.repair_locked()  # so that it looks whether the pool is closed
+            # It wakes the maintenance thread, too, which looks whether the pool is closed. Another
+            # interrupt of that may come at once: what follows is in the midst of it, not behind it.
+            core.recover(exc, is_certain=True)
             if wait:
                 core.threads.start(self._see_threads_end, "dugong-close", lambda error: None)
             raise

@@ -12,14 +12,21 @@ single call, and that starts the thread which is wanted.
 from __future__ import annotations
 
 import sys
+import time
 from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from threading import RLock, Thread, current_thread, get_ident
+from time import monotonic
 
 from dugong.deadline import Deadline
 
 __all__ = ["Threads"]
+
+#: Seconds for which what is to be started is left to a thread that was begun to start others.
+_STARTER_TIME = 0.5
+#: Seconds to wait, one after the other, before it is tried again to begin such a thread.
+_PAUSES = (0.001, 0.01, 0.05)
 
 #: What a thread does, its name, and what is called if it cannot be had.
 Start = tuple[Callable[[], object], str, Callable[[RuntimeError], object]]
@@ -33,12 +40,15 @@ class Threads:
         self._lock = RLock()
         #: To be started. append and popleft are atomic in free-threaded CPython, too.
         self._pending: deque[Start] = deque()
-        # In these three, each thread adds and removes its own key; single operations of a dict are
+        # In these, each thread adds and removes its own key; single operations of a dict are
         # atomic in free-threaded CPython, too.
         self.idents: dict[int, None] = {}  # the threads of the pool
         self._starting: dict[int, None] = {}  # those that are starting others now
         #: A lock for each thread that was begun only to start others, released when it has.
         self._starters: dict[LockType, None] = {}
+        #: Those that will look again for what is pending, and when they were begun
+        #: (`time.monotonic`).
+        self._looking: dict[LockType, float] = {}
         self._closed = False  # guarded by _lock
         self._threads: dict[Thread, None] = {}  # guarded by _lock
         self._ending: deque[Thread] = deque()  # have done what they were for; guarded by _lock
@@ -76,24 +86,50 @@ class Threads:
             self._start_pending()
 
     def _start_elsewhere(self) -> None:
-        """Have a thread begun that starts what is pending."""
+        """Have a thread begun that starts what is pending.
+
+        One is enough, which looks again when it has ended. More of them might take what the system
+        allows of threads. If none can be had, one that is about to end may make room.
+        """
+        for pause in (*_PAUSES, None):
+            if not self._pending or self._is_starter_looking():
+                return
+            try:
+                self._begin_starter()
+            except RuntimeError as exc:
+                if pause is None:
+                    self._fail_pending(exc)
+                else:
+                    time.sleep(pause)
+            else:
+                return
+
+    def _is_starter_looking(self) -> bool:
+        # One that takes long may run a callback; or an interrupt has kept it from being begun.
+        since = monotonic() - _STARTER_TIME
+        return any(begun > since for begun in list(self._looking.values()))
+
+    def _begin_starter(self) -> None:
         over = allocate_lock()
         over.acquire()
         self._starters[over] = None
+        self._looking[over] = monotonic()
         try:
             start_new_thread(self._run_starter, (over,))
-        except BaseException as exc:
+        except BaseException:
+            self._looking.pop(over, None)
             self._starters.pop(over, None)
-            if not isinstance(exc, RuntimeError):
-                raise
-            self._fail_pending(exc)
+            raise
 
     def _run_starter(self, over: LockType) -> None:
         ident = get_ident()
         self.idents[ident] = None
         try:
             self._start_pending()
+            self._looking.pop(over, None)
+            self._start_pending()  # what has come before that
         finally:
+            self._looking.pop(over, None)
             self._starters.pop(over, None)
             over.release()
             self.idents.pop(ident, None)

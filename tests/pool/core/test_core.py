@@ -213,6 +213,33 @@ def test_what_follows_what_follows_does_not_nest(core: PoolCore) -> None:
     assert left == 0
 
 
+@pytest.mark.parametrize("later", ["transaction", "wait"])
+def test_what_an_interrupt_has_left_is_done_though_another_has_kept_it_from_being_mended(
+    core: PoolCore, later: str
+) -> None:
+    log: list[str] = []
+
+    def interrupted() -> None:
+        log.append("first")
+        if len(log) == 1:
+            raise Interrupt
+
+    def change() -> None:
+        with core.transaction():
+            core.follow_up(interrupted)
+            core.follow_up(lambda: log.append("second"))
+
+    with pytest.raises(Interrupt):
+        change()  # what calls it could call `recover` now, but for another interrupt
+    assert log == ["first"]
+    if later == "wait":
+        core.check_not_entering()
+        assert log == ["first", "first", "second"]
+    with core.transaction():
+        core.follow_up(lambda: log.append("third"))
+    assert log == ["first", "first", "second", "third"]
+
+
 def test_what_follows_in_one_thread_keeps_no_other_thread_from_what_follows_there(
     core: PoolCore,
 ) -> None:

@@ -393,9 +393,10 @@ def test_a_deadline_has_no_effect_once_the_response_was_read(rig: SchedulerRig, 
 def test_requests_whose_deadlines_pass_at_once_are_told_the_same_and_it_is_made_once(
     rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = rig.host()
-    rig.send(host, "/other", exclusive=True)
-    jobs = rig.submit(host, "/1", "/2", "/3", deadline=5.0)
+    hosts = [rig.host(name=name) for name in "ab"]
+    for host in hosts:
+        rig.send(host, "/other", exclusive=True)
+    jobs = [rig.submit(host, "/", deadline=5.0)[0] for host in (*hosts, hosts[0])]
     describe, made = module.describe_holders, list[Host]()
 
     def count(host: Host, now: float) -> str:
@@ -405,9 +406,10 @@ def test_requests_whose_deadlines_pass_at_once_are_told_the_same_and_it_is_made_
     monkeypatch.setattr(module, "describe_holders", count)
     rig.forward(5.0)
     words = [str(job.future.exception()).partition(": ")[2] for job in jobs]
-    assert len(set(words)) == 1
-    assert words[0].startswith("the deadline passed in the queue of host:80; held by host:80-1")
-    assert made == [host]
+    for name, text in zip("aba", words, strict=True):
+        assert text.startswith(f"the deadline passed in the queue of {name}:80; held by {name}:80-")
+    assert words[2] == words[0]
+    assert made == hosts
 
 
 # --- the end of the pool --------------------------------------------------------------------------
@@ -439,6 +441,37 @@ def test_a_pool_may_be_closed_twice(rig: SchedulerRig) -> None:
     Placed(rig, "oldest")
     rig.scheduler.close()
     rig.scheduler.close()
+
+
+@pytest.mark.parametrize("error", [Interrupt, TimeoutError])
+def test_every_request_ends_though_closing_is_interrupted_twice(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """The first time while all of them end, the second while the first is mended."""
+    (job,) = rig.submit(rig.host(), "/a")
+    interrupts = [error(), error()]
+
+    def interrupted(*_: object) -> None:
+        if interrupts:
+            raise interrupts.pop()
+
+    monkeypatch.setattr(rig.core.threads, "join", interrupted)
+    start_again = rig.maintenance.repair_locked
+
+    def repair() -> None:
+        start_again()
+        rig.core.follow_up(interrupted)
+
+    monkeypatch.setattr(rig.maintenance, "repair_locked", repair)
+    with pytest.raises(error):
+        rig.scheduler.close()
+    assert interrupts == []
+    rig.maintenance.on_close()
+    assert job.future.done()
+    log: list[str] = []
+    with rig.core.transaction():
+        rig.core.follow_up(lambda: log.append("done"))
+    assert log == ["done"]
 
 
 def test_no_thread_starts_once_the_pool_is_closed(rig: SchedulerRig) -> None:
