@@ -221,12 +221,16 @@ def as_completed(
                         future.add_done_callback(done.put)
                 except Exception as exc:
                     failed = exc
+                    for future in pending:  # one is not told of, if a signal handler has raised
+                        future.add_done_callback(done.put)
             if pending:
                 if not ready:
                     if done.empty():
                         next(iter(pending))._check_may_wait()
                     ready.append(done.get())
                 future = ready.popleft()
+                if future not in pending:
+                    continue  # it was told of twice
                 pending.remove(future)
                 outcome = future._outcome
                 if isinstance(outcome, Response):  # a failure says nothing about sizes

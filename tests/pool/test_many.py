@@ -174,6 +174,28 @@ def test_as_completed_goes_on_after_a_failure_and_says_whose_it_is() -> None:
         assert done[requests[2]].result().body == b"/b"
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_signal_handler_that_raises_leaves_no_future_that_is_waited_for_in_vain(
+    monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    add = ResponseFuture.add_done_callback
+    calls = itertools.count()
+
+    def interrupted(future: ResponseFuture, callback: Callable[[Any], object]) -> None:
+        at = next(calls)
+        if at != 1 or is_told:
+            add(future, callback)
+        if at == 1:
+            raise TimeoutError
+
+    monkeypatch.setattr(ResponseFuture, "add_done_callback", interrupted)
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        done = pool.as_completed([url(server, f"/{i}") for i in range(4)])
+        assert {next(done).result().text for _ in range(2)} == {"/0", "/1"}
+        with pytest.raises(TimeoutError):
+            next(done)
+
+
 def test_the_same_request_twice_is_two_futures() -> None:
     with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
         request = Request("GET", url(server))
