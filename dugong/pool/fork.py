@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from threading import RLock
+from collections.abc import Callable
+from contextlib import suppress
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,14 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+#: Seconds that a fork waits for each lock. None is held for so long, unless its thread waits for
+#: this fork: a signal handler forks, its thread has a lock, and another thread forks as well. Then
+#: the fork goes on without the lock, and the child may find a pool in the middle of a change.
+LOCK_TIME = 1.0
+
 # Held while a thread makes a pool or forks. Reentrant, for a signal handler may fork while its
 # thread does.
 _lock = RLock()  # a forked child has a new one
-#: Those of the pools that exist; guarded by _lock.
+#: Those of the pools that exist. Single operations of a dict are atomic in free-threaded CPython,
+#: too.
 _recoveries: dict[int, weakref.ref[Recovery]] = {}
-#: For each fork that is under way in the thread that holds _lock, the recoveries that it has
-#: stopped; guarded by _lock.
-_stopped: list[list[Recovery]] = []
+#: What gives back, for each fork that is under way in a thread, the locks that it has got. Each
+#: thread has its own key, which stays: a handler that forks may come between any two steps.
+_taken: dict[int, list[list[Callable[[], object]]]] = {}
 
 
 def register(recovery: Recovery) -> None:
@@ -42,23 +50,36 @@ def _existing() -> list[Recovery]:
 
 def _before() -> None:
     # With all locks in hand, what the child finds was not left in the middle of a change.
-    _lock.acquire()
-    stopped: list[Recovery] = []
-    _stopped.append(stopped)
+    taken: list[Callable[[], object]] = []
+    _taken.setdefault(get_ident(), []).append(taken)
+    lock = _lock
+    if lock.acquire(timeout=LOCK_TIME):
+        taken.append(lock.release)
     for recovery in _existing():
-        recovery.before_fork()
-        stopped.append(recovery)
+        if recovery.before_fork(LOCK_TIME):  # one at a time, as the next may be interrupted
+            taken.append(recovery.after_fork_in_parent)  # noqa: PERF401
 
 
 def _after_in_parent() -> None:
-    for recovery in _stopped.pop():
-        recovery.after_fork_in_parent()
-    _lock.release()
+    forks = _taken.get(get_ident())
+    if forks:
+        for release in reversed(forks.pop()):
+            # If a handler has forked here, and this is its child, which goes on, the lock is new.
+            with suppress(RuntimeError):
+                release()
 
 
 def _after_in_child() -> None:
     global _lock  # noqa: PLW0603  # the thread that may hold it does not exist in the child
-    _stopped.clear()
+    ident = get_ident()
+    forks = _taken.get(ident, [])
+    if forks:
+        forks.pop()
+    for taken in forks:  # of this thread, which goes on with these forks; the locks are new ones
+        taken.clear()
+    for other in list(_taken):
+        if other != ident:
+            del _taken[other]
     try:
         # All of them, for `_before` may have failed on the way.
         for recovery in _existing():

@@ -432,3 +432,44 @@ sender.join()
 pool.close()
 """
     assert run(code, where) == ""
+
+
+def test_a_handler_that_forks_in_a_change_while_another_thread_forks_does_not_hang(
+    numbered: tuple[str, str],
+) -> None:
+    """Each has a lock then that the other waits for."""
+    where, pool = numbered
+    code = f"""
+{UNVERIFIED}{CHILD}
+sys.path.insert(0, {os.getcwd()!r})
+from dugong.pool import fork as module
+from tests.support.points import Interrupter
+module.LOCK_TIME = 0.1
+pool = {pool}
+parents = {{pool.get(served).body for _ in range(3)}}
+begun = threading.Event()
+def other():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+os.register_at_fork(before=begun.set)  # the last is the first that is called
+def handler():
+    begun.clear()
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait(5)
+    thread.join(0.05)  # if this thread has the lock of the pool, it cannot end
+    fork(pool)
+    threads.append(thread)
+threads = []
+with Interrupter() as listing:
+    pool.statistics()
+for at, point in enumerate(listing.points):
+    if "core.py" in point.file:
+        with Interrupter(at, handler):
+            pool.statistics()
+        threads.pop().join()
+pool.close()
+"""
+    assert run(code, where, 40.0) == ""

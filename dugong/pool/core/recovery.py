@@ -85,12 +85,13 @@ class Recovery:
 
     # --- a fork -----------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
+    def before_fork(self, seconds: float = -1) -> bool:
         """Hold the lock, so that the child does not find the pool in the middle of a change.
 
-        It may do so if a signal handler forks in the middle of a change of its own thread.
+        It may do so if a signal handler forks in the middle of a change of its own thread. Return
+        False if the lock could not be had within *seconds* (-1: no limit).
         """
-        self._core.lock.acquire()
+        return self._core.lock.acquire(timeout=seconds)
 
     def after_fork_in_parent(self) -> None:
         """Release what `before_fork` has taken."""

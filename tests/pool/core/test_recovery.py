@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 
 import pytest
@@ -123,6 +124,13 @@ def test_in_a_child_every_request_has_failed_and_no_connection_is_used(
     if place != "waiting":  # its connection had ended before
         assert "abort" not in calls
     assert rig.scheduler.statistics().connections == 0
+
+
+def test_a_fork_does_not_wait_for_ever_for_a_lock_that_waits_for_it(rig: SchedulerRig) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as executor, rig.core.transaction():
+        assert not executor.submit(rig.scheduler.recovery.before_fork, 0.01).result(5)
+    assert rig.scheduler.recovery.before_fork(0.01)
+    rig.scheduler.recovery.after_fork_in_parent()
 
 
 def test_a_child_begins_afresh(rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch) -> None:
