@@ -339,6 +339,9 @@ class ConnectionManager:
     @locked
     def _failed_locked(self, connection: PooledConnection, error: Exception) -> None:
         host = connection.host
+        if connection.is_closing:  # which ended the dial, and says nothing of the host
+            self.close_locked(connection)
+            return
         if len(host.connections) == 1:
             self._retries.cannot_reach_locked(host, connection.name, error)
         else:

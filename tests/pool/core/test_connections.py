@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dugong import RetryPolicy
+from dugong.errors import ConnectionClosed, PoolClosed
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import MAX_KNOWN_HOSTS, RELEASE_TIME, REOPEN_TIME
 from dugong.pool.core.job import Place
@@ -202,6 +203,20 @@ def test_a_connection_that_cannot_be_connected_is_closed_and_its_host_left_alone
     assert left > 0
     rig.forward(left)
     assert len(host.connections) == 1
+
+
+def test_a_dial_that_the_pool_has_ended_says_nothing_of_the_host(rig: Rig) -> None:
+    host = rig.host()
+    (job,) = rig.submit(host, "/a", retry=NO_RETRY)
+    connection = rig.latest(host)
+    assert rig.traffic.begin_sending(connection)
+    with rig.core.transaction():
+        connection.sending = True
+        rig.connections.fail_locked(connection, PoolClosed())
+    rig.connections.connect_failed(connection, ConnectionClosed("disconnected"))
+    assert job.place is Place.QUEUED
+    assert connection.phase is Phase.CLOSED
+    assert host.connect_failures == 0
 
 
 def test_if_another_connection_is_open_the_requests_stay_for_that(rig: Rig) -> None:
