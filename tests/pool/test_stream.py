@@ -991,3 +991,15 @@ def test_a_body_that_fails_while_the_response_is_read_is_what_the_reader_hears_o
         begun.set()
         with pytest.raises(BodyFailed):
             response.read()
+
+
+def test_streams_that_were_read_leave_their_connection_to_others_of_their_thread() -> None:
+    """The blocks are still open, and there are more of them than connections."""
+    with (
+        open_site(each(name_target), max_connections_per_host=3) as site,
+        contextlib.ExitStack() as blocks,
+    ):
+        for i in range(5):
+            response = blocks.enter_context(site.pool.stream("GET", site.url(f"/{i}")))
+            assert response.read() == f"/{i}".encode()
+        assert site.pool.get(site.url("/a"), deadline=5).text == "/a"

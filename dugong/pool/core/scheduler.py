@@ -322,6 +322,11 @@ class Scheduler:
         if job.place is Place.IN_FLIGHT:
             return
         ident, limits = get_ident(), core.limits
+        # What this thread has counts among these. So where there is room, it need not be looked
+        # for, which takes longer the more streams there are.
+        is_full = core.connections >= limits.max_connections
+        if not is_full and len(job.host.connections) < limits.max_connections_per_host:
+            return
         mine = [
             other.host
             for other, (thread, stream) in list(core.streamed.items())
@@ -330,7 +335,7 @@ class Scheduler:
         # Without the lock: what this thread has borrowed it alone can give back. Copying a dict is
         # atomic in free-threaded CPython, too.
         hosts = [job.host]
-        if core.connections >= limits.max_connections:
+        if is_full:
             hosts = list(core.hosts.values())
         for host in hosts:
             connections = list(host.connections)
