@@ -226,15 +226,21 @@ def counted(server: ScriptedServer, pool: ConnectionPool, method: str = "GET") -
     return server.connections
 
 
+def contexts(authority: trustme.CA) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a context for a server and one for a client that trusts it."""
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    return theirs, ours
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
 def test_a_version_of_tls_that_the_server_does_not_speak_is_final(
     authority: trustme.CA, method: str
 ) -> None:
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    theirs, ours = contexts(authority)
     theirs.maximum_version = ssl.TLSVersion.TLSv1_2
-    ours = ssl.create_default_context()
-    authority.configure_trust(ours)
     ours.minimum_version = ssl.TLSVersion.TLSv1_3
     with (
         ScriptedServer(each(name_target), context=theirs, repeat=True) as server,
@@ -244,11 +250,8 @@ def test_a_version_of_tls_that_the_server_does_not_speak_is_final(
 
 
 def test_a_version_of_tls_that_we_do_not_speak_is_final(authority: trustme.CA) -> None:
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    theirs, ours = contexts(authority)
     theirs.minimum_version = ssl.TLSVersion.TLSv1_3
-    ours = ssl.create_default_context()
-    authority.configure_trust(ours)
     ours.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
         ScriptedServer(each(name_target), context=theirs, repeat=True) as server,
@@ -258,12 +261,9 @@ def test_a_version_of_tls_that_we_do_not_speak_is_final(authority: trustme.CA) -
 
 
 def test_that_no_cipher_is_shared_is_final(authority: trustme.CA) -> None:
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    theirs, ours = contexts(authority)
     theirs.maximum_version = ssl.TLSVersion.TLSv1_2
     theirs.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256")
-    ours = ssl.create_default_context()
-    authority.configure_trust(ours)
     ours.maximum_version = ssl.TLSVersion.TLSv1_2
     ours.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384")
     with (

@@ -29,6 +29,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
+from tests.support.points import Interrupt
 from tests.support.pool import (
     Held,
     discard_rest,
@@ -755,10 +756,6 @@ def test_a_child_of_a_closed_pool_has_none() -> None:
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 @pytest.fixture

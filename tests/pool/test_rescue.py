@@ -242,17 +242,24 @@ def test_nothing_is_taken_back_while_no_connection_is_free(
             assert scene.text(target) == target
 
 
+def check_that_nothing_is_taken_back(
+    pool: ConnectionPool, server: HandServer, clock: StoppedClock
+) -> None:
+    """Check that what waits behind a slow response of *pool* is left there, and gets its own."""
+    scene = set_scene(pool, server)
+    make_free(pool, scene)
+    clock.forward(pool, 10 * SLOW)
+    settle(pool)
+    assert scene.free.is_silent()
+    assert pool.statistics().rescued == 0
+    scene.slow.responds(scene.first, *scene.behind)
+    for target in scene.behind:
+        assert scene.text(target) == target
+
+
 def test_it_can_be_turned_off(server: HandServer, clock: StoppedClock) -> None:
     with two_connections(pipeline_rescue=False) as pool:
-        scene = set_scene(pool, server)
-        make_free(pool, scene)
-        clock.forward(pool, 10 * SLOW)
-        settle(pool)
-        assert scene.free.is_silent()
-        assert pool.statistics().rescued == 0
-        scene.slow.responds(scene.first, *scene.behind)
-        for target in scene.behind:
-            assert scene.text(target) == target
+        check_that_nothing_is_taken_back(pool, server, clock)
 
 
 def test_it_is_on_if_nothing_is_said() -> None:
@@ -270,15 +277,7 @@ def test_what_is_not_to_be_sent_twice_is_not_taken_back(
 ) -> None:
     """With a policy of one attempt, nothing that was on the wire is sent again."""
     with two_connections(retry=None) as pool:
-        scene = set_scene(pool, server)
-        make_free(pool, scene)
-        clock.forward(pool, 10 * SLOW)
-        settle(pool)
-        assert scene.free.is_silent()
-        assert pool.statistics().rescued == 0
-        scene.slow.responds(scene.first, *scene.behind)
-        for target in scene.behind:
-            assert scene.text(target) == target
+        check_that_nothing_is_taken_back(pool, server, clock)
 
 
 def test_what_was_cancelled_is_not_sent_again(server: HandServer, clock: StoppedClock) -> None:

@@ -25,9 +25,7 @@ from dugong.pool.core import (
     connections,
     dispatch,
     maintenance,
-    retries,
     room,
-    scheduler,
     traffic,
 )
 from dugong.pool.core.connection import PooledConnection
@@ -36,6 +34,7 @@ from dugong.pool.core.job import Job
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
+from tests.support.clock import DECIDING
 from tests.support.pool import (
     NO_SECOND_TRY,
     Held,
@@ -114,7 +113,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (connections, maintenance, retries, scheduler, traffic):
+    for module in (maintenance, *DECIDING):
         monkeypatch.setattr(module, "monotonic", clock)
     return clock
 

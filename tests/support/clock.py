@@ -15,6 +15,7 @@ from dugong.pool.core import (
     closing,
     connections,
     maintenance,
+    rescue,
     retries,
     room,
     scheduler,
@@ -24,7 +25,10 @@ from dugong.pool.retry import policy
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
 
-__all__ = ["Clock", "Listener", "StoppedClock", "no_luck", "throw"]
+__all__ = ["DECIDING", "Clock", "Listener", "StoppedClock", "no_luck", "throw"]
+
+#: The parts of a pool that look at the clock, but for the one that keeps the timers.
+DECIDING = (closing, connections, rescue, retries, room, scheduler, traffic)
 
 
 class Clock:
@@ -44,7 +48,15 @@ class StoppedClock(Clock):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(
-            monkeypatch, closing, connections, maintenance, retries, room, scheduler, traffic
+            monkeypatch,
+            closing,
+            connections,
+            maintenance,
+            rescue,
+            retries,
+            room,
+            scheduler,
+            traffic,
         )
 
     def forward(self, pool: ConnectionPool, seconds: float) -> None:

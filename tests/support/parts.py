@@ -17,7 +17,7 @@ import pytest
 
 from dugong import Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
-from dugong.pool.core import closing, connections, retries, room, scheduler, traffic
+from dugong.pool.core import closing, connections, rescue, retries, room, scheduler, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore
@@ -43,6 +43,7 @@ __all__ = [
     "StartedThread",
     "StartedThreads",
     "WouldWait",
+    "engine_of",
     "fly",
     "land",
     "make_connection",
@@ -174,6 +175,13 @@ class FakeEngine:
 
     def drop(self) -> None:
         self.calls.append("drop")
+
+
+def engine_of(connection: PooledConnection) -> FakeEngine:
+    """Return the engine of *connection*, as what it is in these tests."""
+    engine = connection.engine
+    assert isinstance(engine, FakeEngine)
+    return engine
 
 
 def make_connection(
@@ -351,7 +359,9 @@ class Rig:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-        self.clock = Clock(monkeypatch, closing, connections, retries, room, scheduler, traffic)
+        self.clock = Clock(
+            monkeypatch, closing, connections, rescue, retries, room, scheduler, traffic
+        )
         self.events: list[Event] = []
         self.engines: list[FakeEngine] = []
         self._build(make_core(self.events.append, **limits))

@@ -11,9 +11,9 @@ from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.response import StreamedResponse
-from tests.support.parts import FakeEngine, SchedulerRig
+from tests.support.parts import SchedulerRig
 
-__all__ = ["PLACES", "POLICY", "Placed", "Upload", "engine_of"]
+__all__ = ["PLACES", "POLICY", "Placed", "Upload"]
 
 POLICY = RetryPolicy(backoff=1.0)
 
@@ -25,12 +25,6 @@ class Upload:
 
     def release(self) -> None:
         pass
-
-
-def engine_of(connection: PooledConnection) -> FakeEngine:
-    engine = connection.engine
-    assert isinstance(engine, FakeEngine)
-    return engine
 
 
 class Placed:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-__all__ = ["Interrupter", "Point", "where"]
+__all__ = ["Interrupt", "Interrupter", "Point", "where"]
 
 _DUGONG = os.sep + "dugong" + os.sep
 _STDLIB = tuple(
@@ -87,6 +87,10 @@ _code_of = functools.cache(_Code)
 @functools.cache
 def _in_scope(filename: str) -> bool:
     return _DUGONG in filename or filename.endswith(_STDLIB)
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 class Interrupter:

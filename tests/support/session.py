@@ -18,6 +18,7 @@ from dugong.connection.exchange import Exchange, HTTPResponse
 from dugong.connection.polling import POLLIN, Coroutine, PollNeeded, eval_coroutine
 from dugong.connection.session import Http1Session
 from dugong.connection.transport import PlainTransport, Transport
+from tests.support.points import Interrupt
 
 T = TypeVar("T")
 
@@ -31,10 +32,6 @@ TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
 def closing(response: bytes) -> bytes:
     """Return *response* with a field that makes it the last of its connection."""
     return response.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 def interrupted(*args: object) -> None:

@@ -57,7 +57,7 @@ class ConnectionManager:
         self._run_sender = run_sender  # the sender's loop, for a thread; never changes
         self._room = room = Room(core, maintenance, self)  # never changes
         self._closing = closing = Closing(core, maintenance, retries, room, self)  # never changes
-        self._rescue = rescue = Rescue(core, maintenance, retries, self, _now)  # never changes
+        self._rescue = rescue = Rescue(core, maintenance, retries, self)  # never changes
         #: What is told that requests wait on a connection behind its oldest one; never changes.
         self.watch_locked = rescue.watch_locked if pipeline_rescue else _ignore
         self.admit_locked = room.admit_locked
@@ -231,9 +231,7 @@ class ConnectionManager:
             self._maintenance.cancel_locked(timer)  # the server has made the time shorter
             timer = None
         if timer is None:
-            first_look = connection.idle_since + min(RELEASE_TIME, limit)
-            look = partial(self._watch_idle_locked, connection)
-            connection.idle_timer = self._maintenance.at_locked(first_look, look)
+            self._look_at_idle_locked(connection, min(RELEASE_TIME, limit))
         connection.keep_alive = connection.engine.keep_alive_timeout
 
     def _idle_limit(self, connection: PooledConnection) -> float:
@@ -258,11 +256,16 @@ class ConnectionManager:
             return
         if idle_for >= RELEASE_TIME:
             connection.engine.release_memory()
-            next_look = connection.idle_since + idle_timeout
+            self._look_at_idle_locked(connection, idle_timeout)
         else:
-            next_look = connection.idle_since + min(RELEASE_TIME, idle_timeout)
+            self._look_at_idle_locked(connection, min(RELEASE_TIME, idle_timeout))
+
+    @locked
+    def _look_at_idle_locked(self, connection: PooledConnection, idle_for: float) -> None:
+        """Have a timer look at *connection* once it has been idle for so many seconds."""
         look = partial(self._watch_idle_locked, connection)
-        connection.idle_timer = self._maintenance.at_locked(next_look, look)
+        when = connection.idle_since + idle_for
+        connection.idle_timer = self._maintenance.at_locked(when, look)
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -393,10 +396,6 @@ class ConnectionManager:
     def _fail_job_locked(self, error: DugongError, job: Job) -> None:
         own = failure(error, Delivery.UNSENT, job.request)
         self._retries.give_up_locked(job, own, "", describe(error))
-
-
-def _now() -> float:
-    return monotonic()
 
 
 def _ignore(connection: PooledConnection) -> None:

@@ -6,9 +6,10 @@ slower than the limit ends within two intervals. The thread that reads takes no 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dugong.errors import ConnectionTimedOut
 from dugong.pool.core import maintenance
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.connections import ConnectionManager
 
-__all__ = ["BodyRate", "RateLimit"]
+__all__ = ["BodyRate", "RateLimit", "measured"]
+
+_What = TypeVar("_What")
+_Part = TypeVar("_Part", int, bytes)
 
 
 class BodyRate:
@@ -49,6 +53,28 @@ class BodyRate:
         """Return how many bytes have come until now, in how many seconds. For any thread."""
         received, waited, since = self._state
         return received, waited if since is None else waited + monotonic() - since
+
+
+def measured(
+    rate: BodyRate | None,
+    receive: Callable[[_What, float | None], _Part],
+    what: _What,
+    timeout: float | None,
+) -> _Part:
+    """Return the part of a body, or its size, that *receive* returns for *what* and *timeout*.
+
+    *rate*, if there is one, is told of the wait for it.
+    """
+    if rate is None:
+        return receive(what, timeout)
+    received = 0
+    rate.begin_wait()
+    try:
+        part = receive(what, timeout)
+        received = part if isinstance(part, int) else len(part)
+        return part
+    finally:
+        rate.end_wait(received)
 
 
 class RateLimit:

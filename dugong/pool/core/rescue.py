@@ -12,6 +12,7 @@ Requests are taken back by a timer, so by the maintenance thread, which nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 from dugong.errors import Delivery
@@ -53,7 +54,7 @@ class Users(Protocol):
 
 
 class Rescue:
-    """Takes back what waits behind a slow response. *clock* is `time.monotonic`."""
+    """Takes back what waits behind a slow response."""
 
     def __init__(
         self,
@@ -61,13 +62,11 @@ class Rescue:
         maintenance: Maintenance,
         retries: RetryEngine,
         users: Users,
-        clock: Callable[[], float],
     ) -> None:
         self._core = core  # never changes
         self._maintenance = maintenance  # never changes
         self._retries = retries  # never changes
         self._users = users  # never changes
-        self._clock = clock  # never changes
         self.reset()
 
     def reset(self) -> None:
@@ -82,7 +81,7 @@ class Rescue:
         """Requests wait on *connection* behind its oldest one: look whether that is slow."""
         self._watched[connection] = None
         if self._timer is None:
-            self._look_at_locked(self._clock() + LOOK_TIME)
+            self._look_at_locked(monotonic() + LOOK_TIME)
 
     @locked
     def _look_at_locked(self, when: float) -> None:
@@ -92,7 +91,7 @@ class Rescue:
     def _look_locked(self) -> None:
         """Look at all connections on which requests wait; rescue those if that is possible."""
         self._timer = None
-        now = self._clock()
+        now = monotonic()
         next_look = now + LOOK_TIME
         for connection in list(self._watched):
             if not _holds_up(connection):
@@ -114,14 +113,20 @@ class Rescue:
             connection.reserved = None
             host.put_back([reserved])
         behind = list(connection.in_flight)[1:]
-        jobs = [job for job in behind if _may_be_taken(job, connection)]
-        if jobs:
+        # It may be on its way this very moment, so it counts as sent.
+        attempts = [
+            (job, make_attempt(job, connection.name, _REASON, Delivery.SENT, charged=False))
+            for job in behind
+            if _may_be_taken(job)
+        ]
+        taken = [(job, attempt) for job, attempt in attempts if _may_be_sent_again(job, attempt)]
+        if taken:
             connection.lost_requests = True
             self._users.retire_locked(connection)
-            host.rescued += len(jobs)
-            successors = [job.take_back() for job in jobs]
-            for job in successors:
-                job.attempts += (_attempt(job, connection)._replace(request=None),)
+            host.rescued += len(taken)
+            successors = [job.take_back() for job, _ in taken]
+            for job, (_, attempt) in zip(successors, taken, strict=True):
+                job.attempts += (attempt._replace(request=None),)
                 self._core.emit("resent", host, connection.name, job.request, _REASON)
             self._retries.requeue_locked(successors)
             if not connection.is_wanted:  # its oldest request was cancelled
@@ -131,20 +136,17 @@ class Rescue:
         self._users.ensure_all_served_locked(host)
 
 
-def _may_be_taken(job: Job, connection: PooledConnection) -> bool:
-    """Return True if *job*, which waits on *connection*, may be sent a second time."""
-    if job.place is not Place.IN_FLIGHT or job.was_taken_back or job.exclusive or job.cancelled:
-        return False
-    if job.fatal_error is not None:
-        return False
-    attempt = _attempt(job, connection)
+def _may_be_taken(job: Job) -> bool:
+    """Return True if *job*, which waits behind another, may leave its connection."""
+    return (
+        job.place is Place.IN_FLIGHT
+        and job.fatal_error is None
+        and not (job.was_taken_back or job.exclusive or job.cancelled)
+    )
+
+
+def _may_be_sent_again(job: Job, attempt: Attempt) -> bool:
     return retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable) is None
-
-
-def _attempt(job: Job, connection: PooledConnection) -> Attempt:
-    """Return the attempt of *job* that ends on *connection*."""
-    # It may be on its way this very moment, so it counts as sent.
-    return make_attempt(job, connection.name, _REASON, Delivery.SENT, charged=False)
 
 
 def _holds_up(connection: PooledConnection) -> bool:

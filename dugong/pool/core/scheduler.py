@@ -85,7 +85,7 @@ class Scheduler:
         self.limits = limits
         self.hosts = core.hosts
         self.check_may_wait = core.check_may_wait
-        self.is_inside = core.is_locked_here
+        self.is_locked_here = core.is_locked_here
         self.do_later = self._maintenance.do_later
         self.close_when_forgotten = self._maintenance.watch
         self.recover = core.recover

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.head import headers_of
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
+from dugong.pool.core.rate import measured
 from dugong.pool.failure import Abandoned, failure, incomplete_upload
 from dugong.pool.response import Response, StreamedResponse
 
@@ -121,18 +122,11 @@ def _receive(
 ) -> int:
     """Receive the next part of the body into *view*; 0 is its end."""
     while True:
-        got = 0
-        if rate is not None:
-            rate.begin_wait()
         try:
-            got = connection.engine.readinto(view, job.timeout)
-            return got
+            return measured(rate, connection.engine.readinto, view, job.timeout)
         except ConnectionTimedOut:
             if not traffic.sends_body(connection):
                 raise
-        finally:
-            if rate is not None:
-                rate.end_wait(got)
 
 
 def _receive_beginning(
@@ -227,17 +221,11 @@ class ConnectionBody:
             piece = self._take(len(view))
             view[: len(piece)] = piece
             return len(piece)
-        rate, got = self.rate, 0
-        if rate is not None:
-            rate.begin_wait()
+        engine = self._connection.engine
         try:
-            got = self._connection.engine.readinto(view, self._job.timeout)
-            return got
+            return measured(self.rate, engine.readinto, view, self._job.timeout)
         except Exception as exc:
             raise self._error(exc) from None
-        finally:
-            if rate is not None:
-                rate.end_wait(got)
 
     def read(self, size: int) -> bytes:
         """Receive up to *size* bytes of the body; b"" is its end."""
@@ -245,17 +233,11 @@ class ConnectionBody:
             self.check_upload()
         if self._beginning:
             return self._take(size)
-        rate, piece = self.rate, b""
-        if rate is not None:
-            rate.begin_wait()
+        engine = self._connection.engine
         try:
-            piece = self._connection.engine.read(size, self._job.timeout)
-            return piece
+            return measured(self.rate, engine.read, size, self._job.timeout)
         except Exception as exc:
             raise self._error(exc) from None
-        finally:
-            if rate is not None:
-                rate.end_wait(len(piece))
 
     def _take(self, size: int) -> bytes:
         piece, self._beginning = self._beginning[:size], self._beginning[size:]
@@ -295,7 +277,7 @@ class ConnectionBody:
 
     def close(self, scheduler: Scheduler) -> None:
         """Give the connection back: at once, if next to nothing is left to be read, or closed."""
-        if scheduler.is_inside():
+        if scheduler.is_locked_here():
             scheduler.do_later(partial(self.close, scheduler))
             return
         timeout = DRAIN_TIME if self._job.timeout is None else min(self._job.timeout, DRAIN_TIME)

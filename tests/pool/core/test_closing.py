@@ -16,36 +16,9 @@ from dugong.errors import (
 )
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Place
+from dugong.pool.core.job import Job, Place
 from dugong.pool.failure import Abandoned
-from tests.support.clock import throw
-from tests.support.parts import NO_RETRY, FakeEngine, Rig
-
-
-@pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=3)
-
-
-@pytest.fixture
-def single(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """A rig with one connection to each host."""
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=1)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """A rig that may have one connection."""
-    return Rig(monkeypatch, max_connections=1)
-
-
-def engine_of(connection: PooledConnection) -> FakeEngine:
-    engine = connection.engine
-    assert isinstance(engine, FakeEngine)
-    return engine
-
+from tests.support.parts import NO_RETRY, Rig, engine_of
 
 # --- closing --------------------------------------------------------------------------------------
 
@@ -223,15 +196,21 @@ def test_a_request_that_is_done_is_not_tried_again(rig: Rig) -> None:
     assert (host.queued, host.in_flight) == (0, 0)
 
 
-def test_a_reserved_request_goes_back_with_the_connection_that_ends(rig: Rig) -> None:
-    host = rig.host()
-    connection, (first,) = rig.send(host, "/a")
-    job = rig.job(host, "/exclusive", exclusive=True)
+def reserve(rig: Rig, connection: PooledConnection) -> Job:
+    """Return a request that *connection* has reserved, as it may send nothing behind others."""
+    job = rig.job(connection.host, "/exclusive", exclusive=True)
     with rig.core.transaction():
         job.enter_queue()
         job.reserve(connection)
         connection.reserved = job
         rig.core.queued += 1
+    return job
+
+
+def test_a_reserved_request_goes_back_with_the_connection_that_ends(rig: Rig) -> None:
+    host = rig.host()
+    connection, (first,) = rig.send(host, "/a")
+    job = reserve(rig, connection)
     rig.lose(connection, Abandoned())
     assert host.pop_all() == [first, job]
     assert rig.core.queued == 2
@@ -240,13 +219,8 @@ def test_a_reserved_request_goes_back_with_the_connection_that_ends(rig: Rig) ->
 def test_the_reserved_request_of_a_closed_pool_fails(rig: Rig) -> None:
     host = rig.host()
     connection, (first,) = rig.send(host, "/a")
-    job = rig.job(host, "/exclusive", exclusive=True)
-    with rig.core.transaction():
-        job.enter_queue()
-        job.reserve(connection)
-        connection.reserved = job
-        rig.core.queued += 1
-        rig.core.closed = True
+    job = reserve(rig, connection)
+    rig.core.closed = True
     rig.lose(connection, PoolClosed())
     assert isinstance(job.future.exception(), PoolClosed)
     assert isinstance(first.future.exception(), PoolClosed)

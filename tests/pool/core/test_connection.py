@@ -9,14 +9,13 @@ import pytest
 from dugong.errors import ConnectionClosed
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.timers import Timer
-from tests.support.parts import CLOSED_TO_MORE, FakeEngine, make_connection, make_host, make_job
-
-
-def engine_of(connection: PooledConnection) -> FakeEngine:
-    engine = connection.engine
-    assert isinstance(engine, FakeEngine)
-    return engine
-
+from tests.support.parts import (
+    CLOSED_TO_MORE,
+    engine_of,
+    make_connection,
+    make_host,
+    make_job,
+)
 
 # --- the phases -----------------------------------------------------------------------------------
 

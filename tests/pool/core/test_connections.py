@@ -6,37 +6,10 @@ import pytest
 
 from dugong import RetryPolicy
 from dugong.errors import ConnectionClosed, PoolClosed
-from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.pool.core.connection import Phase
 from dugong.pool.core.connections import MAX_KNOWN_HOSTS, RELEASE_TIME, REOPEN_TIME
 from dugong.pool.core.job import Place
-from tests.support.clock import throw
-from tests.support.parts import NO_RETRY, FakeEngine, Rig, make_host
-
-
-@pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=3)
-
-
-@pytest.fixture
-def single(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """A rig with one connection to each host."""
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=1)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """A rig that may have one connection."""
-    return Rig(monkeypatch, max_connections=1)
-
-
-def engine_of(connection: PooledConnection) -> FakeEngine:
-    engine = connection.engine
-    assert isinstance(engine, FakeEngine)
-    return engine
-
+from tests.support.parts import NO_RETRY, Rig, engine_of, make_host
 
 # --- hosts ----------------------------------------------------------------------------------------
 

@@ -24,12 +24,9 @@ from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
 from tests.support.parts import make_core, make_host, make_job, make_response
+from tests.support.points import Interrupt
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 @pytest.fixture

@@ -22,13 +22,10 @@ from dugong.pool.io import caller_runs
 from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
 from tests.support.parts import FakeEngine, SchedulerRig, make_host
+from tests.support.points import Interrupt
 
 _CORE = os.path.dirname(package.__file__)
 _MOST = 2000  # points that one operation may have
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 class Interrupter:

@@ -11,12 +11,9 @@ from dugong.errors import ConnectionTimedOut, PoolClosed
 from dugong.pool.core.connection import Phase
 from dugong.pool.core.job import Place
 from tests.support.clock import throw
-from tests.support.parts import SchedulerRig, StartedThreads, make_response
-from tests.support.placed import PLACES, POLICY, Placed, engine_of
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+from tests.support.parts import SchedulerRig, StartedThreads, engine_of, make_response
+from tests.support.placed import PLACES, POLICY, Placed
+from tests.support.points import Interrupt
 
 
 @pytest.fixture

@@ -25,10 +25,7 @@ from dugong.pool.core.scheduler import DRAIN_TIME
 from tests.support.clock import throw
 from tests.support.parts import SchedulerRig, WouldWait
 from tests.support.placed import PLACES, Placed
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+from tests.support.points import Interrupt
 
 
 @pytest.fixture

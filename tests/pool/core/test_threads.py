@@ -13,12 +13,9 @@ import pytest
 from dugong.deadline import Deadline
 from dugong.pool.core import threads as module
 from dugong.pool.core.threads import Threads
+from tests.support.points import Interrupt
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 def do_nothing() -> None:

@@ -18,7 +18,7 @@ from dugong.pool.core.pipelining import PENALTY
 from dugong.pool.failure import Abandoned, BodyError
 from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
-from tests.support.parts import NO_RETRY, FakeEngine, Rig, WouldWait, make_response
+from tests.support.parts import NO_RETRY, Rig, WouldWait, engine_of, make_response
 
 
 @pytest.fixture
@@ -26,12 +26,6 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A rig with one connection to each host."""
     throw(monkeypatch, 1.0)
     return Rig(monkeypatch, max_connections_per_host=1)
-
-
-def engine_of(connection: PooledConnection) -> FakeEngine:
-    engine = connection.engine
-    assert isinstance(engine, FakeEngine)
-    return engine
 
 
 def would_wait(function: Callable[[], object]) -> bool:

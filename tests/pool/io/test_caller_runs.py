@@ -15,10 +15,7 @@ from dugong.pool.io import caller_runs
 from dugong.pool.response import Response
 from tests.support.clock import throw
 from tests.support.parts import NO_RETRY, FakeEngine, Rig, SchedulerRig
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
+from tests.support.points import Interrupt
 
 
 class Borrowed:

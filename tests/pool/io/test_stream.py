@@ -10,14 +10,11 @@ import pytest
 
 from dugong import ConnectionPool, StateError
 from dugong.pool.core.traffic import Traffic
+from tests.support.points import Interrupt
 from tests.support.pool import Site, each, name_target, open_site
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 LONG = bytes(1_000_000)
-
-
-class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, which pytest takes for its own."""
 
 
 def serve(peer: Peer, request: ReceivedRequest) -> None:
