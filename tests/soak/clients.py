@@ -203,7 +203,7 @@ class Client:
         documented = exc is question.error or isinstance(exc, (DugongError, OSError, Vetoed))
         if not documented or type(exc) is DugongError or isinstance(exc, StateError):
             self.ledger.problem(f"{ask} has failed with {exc!r}")
-        elif not question.excuses(exc, self.max_body_size):
+        elif not question.excuses(exc, self.max_body_size, streamed):
             self.ledger.problem(
                 f"{ask} should have got its response, but: {exc!r} "
                 f"({getattr(exc, 'delivery', None)}) after {getattr(exc, 'attempts', None)}"

@@ -135,8 +135,11 @@ class Question(NamedTuple):
             return f"{self.ask} got a wrong body: {len(body)} bytes {body[:100]!r}"
         return ""
 
-    def excuses(self, exc: BaseException, max_body_size: int) -> bool:
-        """Return True if the request may end with *exc*, instead of a response."""
+    def excuses(self, exc: BaseException, max_body_size: int, streamed: bool) -> bool:
+        """Return True if the request may end with *exc*, instead of a response.
+
+        *streamed*: its caller reads the body from the connection, if it has a response.
+        """
         if isinstance(exc, (PoolClosed, PoolFull)) or exc is self.error:
             return True
         if isinstance(exc, Vetoed):
@@ -153,7 +156,9 @@ class Question(NamedTuple):
         if self.ask.once or not self.resendable or self.request.deadline is not None:
             return self.place.kind in ("away", "quiet") or self.place.through
         if self.place.kind == "away" or self.place.through:
-            return self.policy is not POLICIES["patient"]
+            # What the caller reads already cannot be tried again.
+            begun = streamed and getattr(exc, "delivery", None) is Delivery.ANSWER_STARTED
+            return begun or self.policy is not POLICIES["patient"]
         doubtful = self.policy.budget is not None or self.policy.should_retry is not None
         return self.place.kind == "quiet" and (doubtful or self.policy.attempts < 6)
 

@@ -147,7 +147,25 @@ def test_what_a_request_has_no_right_to_fail_with_is_noticed(
     exc: Exception, method: str, kind: str, policy: str, excused: bool
 ) -> None:
     asked = question(1, method, kind=kind, policy=policy)
-    assert asked.excuses(exc, max_body_size=1000) is excused
+    assert asked.excuses(exc, max_body_size=1000, streamed=False) is excused
+
+
+@pytest.mark.parametrize(
+    ("delivery", "kind", "streamed", "excused"),
+    [
+        (Delivery.ANSWER_STARTED, "away", True, True),
+        (Delivery.ANSWER_STARTED, "away", False, False),
+        (Delivery.ANSWER_STARTED, "honest", True, False),
+        (Delivery.SENT, "away", True, False),
+    ],
+)
+def test_a_stream_may_fail_once_its_caller_reads_it_if_its_server_goes_away(
+    delivery: Delivery, kind: str, streamed: bool, excused: bool
+) -> None:
+    exc = ConnectionClosed()
+    exc.delivery = delivery
+    asked = question(1, kind=kind, policy="patient")
+    assert asked.excuses(exc, max_body_size=1000, streamed=streamed) is excused
 
 
 def failed(number: int, charged: bool = True, status: int | None = None) -> Attempt:
