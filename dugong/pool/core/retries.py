@@ -84,10 +84,13 @@ class RetryEngine:
                 attempt, delay = retryable
         if attempt is not None:
             reason = self._refusal_locked(job, attempt, delay)
-            if reason is None:
+            if reason is None and not self._core.closed:
                 self._schedule_locked(job, outcome, attempt, delay)
                 return False
-            self._emit_gave_up(job, outcome, attempt.connection, reason)
+            if reason is None and isinstance(outcome, Exception):
+                self._close_failed_locked(job, outcome, attempt)
+                return False
+            self._emit_gave_up(job, outcome, attempt.connection, reason or PoolClosed.msg)
         if isinstance(outcome, Exception):
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
@@ -141,6 +144,16 @@ class RetryEngine:
         self._core.emit("gave up", job.host, request=job.request, reason=describe(error))
         self.complete_locked(job, error)
 
+    @locked
+    def _close_failed_locked(self, job: Job, error: Exception, attempt: Attempt) -> None:
+        """Fail *job*, whose *attempt* has failed with *error*, because the pool is being closed.
+
+        But for that, another attempt would follow.
+        """
+        own = failure(PoolClosed(), attempt.delivery or Delivery.UNSENT, job.request)
+        own.__cause__ = error
+        self.give_up_locked(job, own, attempt.connection, describe(error))
+
     def may_be_retried(self, job: Job, status: int) -> bool:
         """Return whether the policy of *job* has a response with *status* tried again.
 
@@ -193,9 +206,11 @@ class RetryEngine:
         If it may not, it ends with *error*.
         """
         refusal = retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
-        if self._core.closed or refusal is not None:
-            reason = refusal or "the pool has been closed"
-            self.give_up_locked(job, error, attempt.connection, reason)
+        if refusal is not None:
+            self.give_up_locked(job, error, attempt.connection, refusal)
+            return False
+        if self._core.closed:
+            self._close_failed_locked(job, error, attempt)
             return False
         job.attempts += (attempt._replace(request=None),)
         self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
@@ -206,8 +221,6 @@ class RetryEngine:
     @locked
     def _refusal_locked(self, job: Job, attempt: Attempt, delay: float) -> str | None:
         """Return why *job* is not tried again after *attempt*, or None if it is."""
-        if self._core.closed:
-            return "the pool has been closed"
         refusal = retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
         return refusal or self._no_time_locked(job, delay) or self._no_budget_locked(job, attempt)
 

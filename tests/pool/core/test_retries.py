@@ -291,7 +291,25 @@ def test_nothing_is_tried_again_once_the_pool_is_closed(bench: Bench) -> None:
     job = bench.in_flight()
     bench.core.closed = True
     bench.fail(job)
+    error = job.future.exception()
+    assert isinstance(error, PoolClosed)
+    assert error.delivery is Delivery.SENT
+    assert isinstance(error.__cause__, ConnectionClosed)
+
+
+def test_a_failure_that_nothing_may_follow_stays_when_the_pool_is_closed(bench: Bench) -> None:
+    job = bench.in_flight(method="POST")
+    bench.core.closed = True
+    bench.fail(job)
     assert isinstance(job.future.exception(), ConnectionClosed)
+
+
+def test_a_response_stays_when_the_pool_is_closed(bench: Bench) -> None:
+    job = bench.in_flight()
+    bench.core.closed = True
+    bench.complete(job, make_response(job, 503))
+    assert job.future.result().status == 503
+    assert bench.heard("gave up") == ["503 Reason; the pool has been closed"]
 
 
 def test_a_status_that_is_worth_another_attempt_counts_if_there_is_none(bench: Bench) -> None:
@@ -384,7 +402,9 @@ def test_no_request_goes_back_once_the_pool_is_closed(bench: Bench) -> None:
     job = bench.in_flight()
     bench.core.closed = True
     assert not lose_uncharged(bench, job, Delivery.UNSENT)
-    assert job.place is Place.DONE
+    error = job.future.exception()
+    assert isinstance(error, PoolClosed)
+    assert isinstance(error.__cause__, ConnectionClosed)
 
 
 # --- the hook of the policy -----------------------------------------------------------------------
