@@ -26,10 +26,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from queue import SimpleQueue
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dugong.pool.request import Request
+from dugong.pool.request import Request, make_request
 from dugong.pool.response import Response
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def requests_of(items: Iterable[str | Request]) -> Iterator[Request]:
 
 
 def _request(item: str | Request) -> Request:
-    return item if isinstance(item, Request) else Request("GET", item)
+    return item if isinstance(item, Request) else make_request(Request, "GET", item)
 
 
 class Supply(Generic[T]):
@@ -153,6 +154,7 @@ def in_order(
     ahead: deque[ResponseFuture] = deque()
     supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
+    checked = 0  # the last thread that was found to be one that may wait
 
     def came() -> list[int]:
         return sizes_of(ahead)
@@ -162,7 +164,9 @@ def in_order(
 
     try:
         while True:
-            check_may_wait()
+            if get_ident() != checked:  # once, for `ResponseFuture.result` does before it waits
+                check_may_wait()
+                checked = get_ident()
             if len(ahead) <= supply.low and failed is None:
                 try:
                     for request in supply.more(len(ahead), came, is_ready):
@@ -201,6 +205,7 @@ def as_completed(
     pending: set[ResponseFuture] = set()
     supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
+    checked = 0  # the last thread that was found to be one that may wait
 
     def came() -> list[int]:
         while not done.empty():
@@ -212,7 +217,9 @@ def as_completed(
 
     try:
         while True:
-            check_may_wait()
+            if get_ident() != checked:  # once, for `ResponseFuture.result` does before it waits
+                check_may_wait()
+                checked = get_ident()
             if len(pending) <= supply.low and failed is None:
                 try:
                     for request in supply.more(len(pending), came, is_ready):

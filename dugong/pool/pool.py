@@ -36,6 +36,7 @@ from dugong.pool.request import (
     Request,
     check_retry,
     check_seconds,
+    make_request,
 )
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
@@ -239,7 +240,7 @@ class ConnectionPool:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
-        future = job.future
+        future = job.make_future()
         try:
             self._scheduler.submit(job, block)
         except BaseException:  # an interrupt, too: the caller never sees the future
@@ -377,18 +378,8 @@ def _made(
     if not isinstance(method, Request):
         if url is None:
             raise TypeError("a method and a URL are needed, or a Request")
-        # The class itself would make a dict of the keywords, and takes half as long again.
-        return Request.__new__(
-            Request,
-            method,
-            url,
-            headers,
-            body,
-            timeout=timeout,
-            deadline=deadline,
-            expect100=expect100,
-            idempotent=idempotent,
-            retry=retry,
+        return make_request(
+            Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
         )
     others = (url, headers, body, deadline, idempotent)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100

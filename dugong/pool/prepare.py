@@ -68,23 +68,21 @@ class Preparer:
         """
         host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
         options = request._options
+        is_plain = request.method in _NO_BODY and host.plain_builder is not None
         timeout, retry = self._timeout, self._retry
-        if options is not PLAIN_OPTIONS:
+        if options is PLAIN_OPTIONS:
+            if is_plain:
+                return Job(request, self._scheduler, pool, host, None, timeout, retry)
+        else:
             if options.timeout is not POOL_DEFAULT:
                 timeout = options.timeout
             if options.retry is not POOL_DEFAULT:
                 retry = RetryPolicy.never if options.retry is None else options.retry
-        if (
-            options.headers is None
-            and options.body is None
-            and request.method in _NO_BODY
-            and host.plain_builder is not None
-        ):
-            job = Job(request, self._scheduler, pool, host, None, timeout, retry)
-            if options is not PLAIN_OPTIONS:
+            if is_plain and options.headers is None and options.body is None:
+                job = Job(request, self._scheduler, pool, host, None, timeout, retry)
                 job.deadline = options.deadline
                 job.exclusive = options.idempotent is False
-            return job
+                return job
         return self._prepare_elaborate(request, pool, host, timeout, retry)
 
     def _prepare_elaborate(

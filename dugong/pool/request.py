@@ -36,6 +36,7 @@ __all__ = [
     "check_retry",
     "check_seconds",
     "checked_headers",
+    "make_request",
     "public_url",
 ]
 
@@ -161,47 +162,9 @@ class Request(_Fields):
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         # Not in __init__, which could be called again.
-        if method not in _COMMON:
-            method = _checked_method(method)
-        elif type(method) is not str:
-            method = str.__str__(method)  # what is formatted is what was checked
-        if type(url) is not str:
-            url = _as_str(url)
-        plain = PLAIN_URL.fullmatch(url)
-        target: int | str
-        try:
-            if plain is not None:
-                prefix = plain[1]
-                target = len(prefix)  # a second copy of most of the URL would cost memory
-            else:
-                prefix, target = split_url(url)
-                _check_target(method, target)
-            origin = known_origins[prefix]
-        except ValueError as exc:
-            raise ValueError(f"invalid URL '{redacted_url(url)}': {exc}") from None
-        if (
-            headers is None
-            and body is None
-            and timeout is POOL_DEFAULT
-            and deadline is None
-            and expect100 is False
-            and idempotent is None
-            and retry is POOL_DEFAULT
-        ):
-            options = PLAIN_OPTIONS
-        else:
-            options = _checked_options(
-                headers, body, timeout, deadline, expect100, idempotent, retry
-            )
-        made: Any = _Fields()
-        made.method = method
-        made.url = url
-        made.origin = origin
-        made._target = target
-        made._options = options
-        made.__class__ = cls  # from now on, it refuses to be changed
-        request: Request = made
-        return request
+        return make_request(
+            cls, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+        )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Request never changes: replace({name}=...) makes another")
@@ -289,6 +252,60 @@ class Request(_Fields):
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.public_url}>"
+
+
+def make_request(
+    cls: type[Request],
+    method: str,
+    url: str,
+    headers: HeadersLike | None = None,
+    body: BodyLike | None = None,
+    timeout: float | PoolDefault | None = POOL_DEFAULT,
+    deadline: float | None = None,
+    expect100: bool = False,
+    idempotent: bool | None = None,
+    retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+) -> Request:
+    """Return a new *cls*, checked. A call with names takes half as long again."""
+    if method not in _COMMON:
+        method = _checked_method(method)
+    elif type(method) is not str:
+        method = str.__str__(method)  # what is formatted is what was checked
+    if type(url) is not str:
+        url = _as_str(url)
+    plain = PLAIN_URL.fullmatch(url)
+    target: int | str
+    try:
+        if plain is not None:
+            prefix = plain[1]
+            target = len(prefix)  # a second copy of most of the URL would cost memory
+        else:
+            prefix, target = split_url(url)
+            _check_target(method, target)
+        origin = known_origins[prefix]
+    except ValueError as exc:
+        raise ValueError(f"invalid URL '{redacted_url(url)}': {exc}") from None
+    if (
+        headers is None
+        and body is None
+        and timeout is POOL_DEFAULT
+        and deadline is None
+        and expect100 is False
+        and idempotent is None
+        and retry is POOL_DEFAULT
+    ):
+        options = PLAIN_OPTIONS
+    else:
+        options = _checked_options(headers, body, timeout, deadline, expect100, idempotent, retry)
+    made: Any = _Fields()
+    made.method = method
+    made.url = url
+    made.origin = origin
+    made._target = target
+    made._options = options
+    made.__class__ = cls  # from now on, it refuses to be changed
+    request: Request = made
+    return request
 
 
 _PARAMETERS = ("method", "url", *CheckedOptions._fields[:-2])

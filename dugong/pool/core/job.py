@@ -51,7 +51,6 @@ class Place(Enum):
 
 _NEW, _QUEUED, _RESERVED, _IN_FLIGHT = Place.NEW, Place.QUEUED, Place.RESERVED, Place.IN_FLIGHT
 _WAITING, _STREAMING, _DONE = Place.WAITING, Place.STREAMING, Place.DONE
-_DECIDED = (_DONE, _STREAMING)
 _DISPATCHABLE = (_QUEUED, _RESERVED, _NEW)
 
 
@@ -161,7 +160,8 @@ class Job:
 
     def enter_queue(self) -> None:
         """It is in the queue of its host, from the caller or for another attempt."""
-        if self.place in _DECIDED:
+        place = self.place
+        if place is _DONE or place is _STREAMING:
             raise self._refuse(_QUEUED)
         self.place = _QUEUED
         self.connection = None
@@ -189,7 +189,7 @@ class Job:
 
     def wait(self) -> None:
         """It waits to be tried again."""
-        if self.place in _DECIDED:
+        if self.is_decided:
             raise self._refuse(_WAITING)
         self.place = _WAITING
         self.connection = None
@@ -229,14 +229,16 @@ class Job:
 
     def finish(self) -> None:
         """Its outcome is decided."""
-        if self.place in _DECIDED:
+        place = self.place
+        if place is _DONE or place is _STREAMING:
             raise self._refuse(_DONE)
         self.place = _DONE
 
     @property
     def is_decided(self) -> bool:
         """True if its future has ended, or is about to."""
-        return self.place in _DECIDED
+        place = self.place
+        return place is _DONE or place is _STREAMING
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -247,9 +249,11 @@ class Job:
         It is made when it is first asked for: by the thread that makes the job, before the pool has
         it, or else with the lock held.
         """
-        future = self._future
-        if future is None:
-            future = self._future = ResponseFuture(self.request, self)
+        return self._future or self.make_future()
+
+    def make_future(self) -> ResponseFuture:
+        """Make `future`, which must not exist yet."""
+        future = self._future = ResponseFuture(self.request, self)
         return future
 
     @property

@@ -205,7 +205,7 @@ class RetryEngine:
 
         If it may not, it ends with *error*.
         """
-        refusal = retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
+        refusal = _refusal_reason(job, attempt)
         if refusal is not None:
             self.give_up_locked(job, error, attempt.connection, refusal)
             return False
@@ -221,7 +221,7 @@ class RetryEngine:
     @locked
     def _refusal_locked(self, job: Job, attempt: Attempt, delay: float) -> str | None:
         """Return why *job* is not tried again after *attempt*, or None if it is."""
-        refusal = retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
+        refusal = _refusal_reason(job, attempt)
         return refusal or self._no_time_locked(job, delay) or self._no_budget_locked(job, attempt)
 
     @locked
@@ -474,6 +474,13 @@ def _raised_by_hook(exc: BaseException, attempt: Attempt) -> Exception:
     outcome = failure(exc, attempt.delivery or Delivery.SENT, attempt.request)
     outcome.__context__ = attempt.exception
     return outcome
+
+
+def _refusal_reason(job: Job, attempt: Attempt) -> str | None:
+    """Return why *attempt* of *job* must not be followed by another one, or None."""
+    if isinstance(attempt.exception, PoolClosed):
+        return PoolClosed.msg
+    return retry_refusal_reason(job.retry, job.request, attempt, job.is_rewindable)
 
 
 def _describe(outcome: Outcome) -> str:

@@ -143,12 +143,12 @@ class Scheduler:
     def _queue_locked(self, job: Job, deadline: float | None) -> None:
         if deadline is not None:
             job.timer = self._maintenance.at_locked(deadline, partial(self._expire_locked, job))
-        host = job.host
+        host, connections = job.host, self._connections
         if not host.queued and host.is_unused:
-            host = job.host = self._connections.know_locked(host)
+            host = job.host = connections.know_locked(host)
         host.append(job)
         self._core.queued += 1
-        self._connections.ensure_served_locked(host)
+        connections.ensure_served_locked(host)
 
     @locked
     def _wait_for_room_locked(self, job: Job, block: bool, deadline: float | None) -> None:

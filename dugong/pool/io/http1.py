@@ -191,11 +191,11 @@ class Http1Engine:
 def _begin(job: Job) -> tuple[Exchange, bytes]:
     """Return the exchange for another sending of *job*, and the bytes that are to be sent."""
     request, head = job.request, job.head
-    exchange = Exchange(request.method, request.url, job)
+    exchange = job.exchange = Exchange(request.method, request.url, job)
     if head is None:
         builder = job.host.plain_builder
         assert builder is not None
-        head = builder.plain_head(request.method, request.target)
+        return exchange, builder.plain_head(request.method, request.target)
     upload = job.upload
     exchange.close = exchange.needs_full_parse = job.close
     if upload is not None and upload.length != 0:
@@ -203,7 +203,6 @@ def _begin(job: Job) -> tuple[Exchange, bytes]:
         length = upload.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY
-    job.exchange = exchange
     return exchange, head
 
 
