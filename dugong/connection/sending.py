@@ -146,13 +146,14 @@ class SendSide:
 
     def send_requests(
         self,
-        batch: Sequence[tuple[Exchange, bytes]],
+        exchanges: Sequence[Exchange],
+        heads: Sequence[bytes],
         timeout: float | None,
         begun: Callable[[], None] | None,
     ) -> None:
         """Send requests in one go, blocking; never connects.
 
-        *batch* has, for each, all of its bytes; only the last may have a body to follow. *begun*
+        *heads* has, for each, all of its bytes; only the last may have a body to follow. *begun*
         (or None) is called once a receiver may wait for their responses. If this fails,
         `Exchange.delivery` of each of them says how far it got. Raises `ConnectionClosed`,
         `ConnectionTimedOut` after *timeout* seconds (None: no limit) without progress, and
@@ -164,7 +165,7 @@ class SendSide:
             raise state.busy(turn)
         try:
             with turn:
-                self._send_requests(batch, timeout, begun)
+                self._send_requests(exchanges, heads, timeout, begun)
         except BaseException:
             state.wake_waiters()
             raise
@@ -175,17 +176,15 @@ class SendSide:
 
     def _send_requests(
         self,
-        batch: Sequence[tuple[Exchange, bytes]],
+        exchanges: Sequence[Exchange],
+        heads: Sequence[bytes],
         timeout: float | None,
         begun: Callable[[], None] | None,
     ) -> None:
         sent = 0
-        last, data = batch[-1]
+        last = exchanges[-1]
         try:
-            exchanges: Sequence[Exchange] = (last,)
-            if len(batch) > 1:
-                exchanges = [exchange for exchange, _ in batch]
-                data = b"".join([part for _, part in batch])
+            data = b"".join(heads)  # which is the head itself, if there is one
             transport = self._begin_requests(exchanges)
             if transport is None:
                 used = self._state.transport
@@ -205,8 +204,8 @@ class SendSide:
             # What an interrupt has come behind may have been sent without being counted.
             is_counted = isinstance(exc, (DugongError, OSError)) or self._begun is not last
             end = 0
-            for exchange, part in batch:
-                start, end = end, end + len(part)
+            for exchange, head in zip(exchanges, heads, strict=True):
+                start, end = end, end + len(head)
                 if end > sent:
                     unsent = is_counted and start >= sent
                     exchange.delivery = Delivery.UNSENT if unsent else Delivery.PARTLY_SENT

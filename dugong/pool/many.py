@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from queue import SimpleQueue
-from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -50,6 +49,9 @@ EXPECTED_SIZE = 1024 * 1024
 FEW = 128
 #: Seconds that filling up may take while there is a response to give.
 PATIENCE = 0.01
+
+#: How much of what is expected is left of it after a body of another size.
+_KEPT = 15 / 16
 
 Submit = Callable[[Request], "ResponseFuture"]
 T = TypeVar("T")
@@ -99,9 +101,10 @@ class Supply(Generic[T]):
         #: `more` is to be called when no more than this are under way.
         self.low = 0
 
-    def taken(self, size: int) -> None:
-        """Note that the consumer takes a body of *size* bytes."""
-        self._expected += (size - self._expected) / 16
+    def taken(self, size: int, count: int = 1) -> None:
+        """Note that the consumer has taken *count* bodies, of *size* bytes together."""
+        if count:
+            self._expected += (size / count - self._expected) * (1 - _KEPT**count)
 
     def more(
         self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
@@ -118,15 +121,21 @@ class Supply(Generic[T]):
         sizes = came()
         expected = int((self._max_size - sum(sizes)) / max(self._expected, 1.0))
         most = max(1, min(AHEAD, len(sizes) + max(0, expected)))
-        self.low = most // 2 if most >= FEW else most - 1
+        self.low = self._low(most)
         until = began + PATIENCE
         for item in islice(self._source, max(0, most - under_way)):
+            under_way += 1
             yield item
             if clock() > until and is_ready():
                 now = clock()
                 self.low = most - 1
                 self._rest_until = now + (now - began)
-                break
+                return
+        if under_way < most:  # the source may have more later
+            self.low = self._low(under_way)
+
+    def _low(self, most: int) -> int:
+        return most // 2 if most >= FEW else max(0, most - 1)
 
 
 def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
@@ -154,7 +163,6 @@ def in_order(
     ahead: deque[ResponseFuture] = deque()
     supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
-    checked = 0  # the last thread that was found to be one that may wait
 
     def came() -> list[int]:
         return sizes_of(ahead)
@@ -164,26 +172,27 @@ def in_order(
 
     try:
         while True:
-            if get_ident() != checked:  # once, for `ResponseFuture.result` does before it waits
-                check_may_wait()
-                checked = get_ident()
-            if len(ahead) <= supply.low and failed is None:
+            check_may_wait()
+            if failed is None:
                 try:
                     for request in supply.more(len(ahead), came, is_ready):
                         ahead.append(submit(request))
                 except Exception as exc:
                     failed = exc
-            if ahead:
+            if not ahead:
+                break
+            low = 0 if failed is not None else min(supply.low, len(ahead) - 1)
+            size, count = 0, len(ahead) - low
+            for _ in range(count):
                 # Not taken out before: it is cancelled, too, if the wait is interrupted.
                 response = ahead[0].result()
                 ahead.popleft()
-                supply.taken(len(response.body))
+                size += len(response.body)
                 yield response
                 del response  # while the next one is waited for
-            elif failed is not None:
-                raise failed
-            else:
-                return
+            supply.taken(size, count)
+        if failed is not None:
+            raise failed
     finally:
         failed = None  # which refers to this frame
         for future in ahead:
@@ -205,7 +214,6 @@ def as_completed(
     pending: set[ResponseFuture] = set()
     supply = Supply(source, max_size)
     failed: Exception | None = None  # what *source* ends with, after all that came before
-    checked = 0  # the last thread that was found to be one that may wait
 
     def came() -> list[int]:
         while not done.empty():
@@ -217,10 +225,8 @@ def as_completed(
 
     try:
         while True:
-            if get_ident() != checked:  # once, for `ResponseFuture.result` does before it waits
-                check_may_wait()
-                checked = get_ident()
-            if len(pending) <= supply.low and failed is None:
+            check_may_wait()
+            if failed is None:
                 try:
                     for request in supply.more(len(pending), came, is_ready):
                         future = submit(request)
@@ -230,7 +236,11 @@ def as_completed(
                     failed = exc
                     for future in pending:  # one is not told of, if a signal handler has raised
                         future.add_done_callback(done.put)
-            if pending:
+            if not pending:
+                break
+            low = 0 if failed is not None else min(supply.low, len(pending) - 1)
+            size = count = 0
+            while len(pending) > low:
                 if not ready:
                     if done.empty():
                         next(iter(pending))._check_may_wait()
@@ -241,13 +251,13 @@ def as_completed(
                 pending.remove(future)
                 outcome = future._outcome
                 if isinstance(outcome, Response):  # a failure says nothing about sizes
-                    supply.taken(len(outcome.body))
+                    size += len(outcome.body)
+                    count += 1
                 del outcome
                 yield future
-            elif failed is not None:
-                raise failed
-            else:
-                return
+            supply.taken(size, count)
+        if failed is not None:
+            raise failed
     finally:
         failed = None  # which refers to this frame
         for future in pending:

@@ -95,18 +95,17 @@ def pipeline_blocking(line: Line) -> None:
 
 
 def exchange_in_batches(line: Line) -> None:
-    batch = []
-    for target in ("/a", "/bb", "/ccc"):
-        exchange = Exchange("GET", target, target.encode())
-        batch.append((exchange, f"GET {target} HTTP/1.1\r\n\r\n".encode()))
+    targets = ("/a", "/bb", "/ccc")
+    exchanges = [Exchange("GET", target, target.encode()) for target in targets]
+    heads = [f"GET {target} HTTP/1.1\r\n\r\n".encode() for target in targets]
     before = len(Responding.uploaded)
     try:
-        line.session.sender.send_requests(batch, 5, None)
+        line.session.sender.send_requests(exchanges, heads, 5, None)
     except BaseException:
         nothing_sent = len(Responding.uploaded) == before
-        assert nothing_sent or batch[0][0].delivery is not Delivery.UNSENT
+        assert nothing_sent or exchanges[0].delivery is not Delivery.UNSENT
         raise
-    left = len(batch)
+    left = len(exchanges)
     while left:
         responses, error = line.session.receiver.read_responses(5)
         assert error is None or isinstance(error, ConnectionClosed)

@@ -112,19 +112,14 @@ def take(host: Host, connection: PooledConnection) -> list[Job]:
     # An equal share, so that no request waits behind others while a connection has nothing to do.
     share = -(-(host.queued + host.in_flight) // len(host.connections))
     most = min(most, max(share, 1) - flying)
-    batch: list[Job] = []
-    while len(batch) < most and (job := host.pop()) is not None:
-        if not job.exclusive:
-            batch.append(job)
-            continue
-        if not (flying or batch):
-            return [job]
+    batch = host.pop(most)
+    if batch and batch[-1].exclusive and (flying or len(batch) > 1):
+        job = batch.pop()
         if any(_is_free(host, other) for other in host.connections):
             host.put_back([job])
         else:
             connection.reserved = job
             job.reserve(connection)
-        break
     return batch
 
 

@@ -147,7 +147,7 @@ class Host:
         self.queue.extendleft(job for job in reversed(jobs) if not job.needs_fresh_connection)
         self.needing_fresh.extendleft(job for job in reversed(jobs) if job.needs_fresh_connection)
         for job in jobs:
-            job.enter_queue()
+            job.reenter_queue()
         self.queued += len(jobs)
 
     def withdraw(self, job: Job) -> None:
@@ -204,17 +204,25 @@ class Host:
             self._forget_withdrawn()
         return job
 
-    def pop(self) -> Job | None:
-        """Remove and return the next job of the queue, or None if it is empty."""
-        while self.queue:
-            job = self.queue.popleft()
-            if job.place is not _DONE:
-                self.queued -= 1
-                if not self.queued and self.queue:
-                    self._forget_withdrawn()
-                return job
-            self.withdrawn -= 1
-        return None
+    def pop(self, most: int) -> list[Job]:
+        """Remove and return the next jobs of the queue: up to *most*, or one that is exclusive.
+
+        An exclusive one is the last of them.
+        """
+        queue = self.queue
+        jobs: list[Job] = []
+        while queue and len(jobs) < most:
+            job = queue.popleft()
+            if job.place is _DONE:
+                self.withdrawn -= 1
+                continue
+            self.queued -= 1
+            jobs.append(job)
+            if job.exclusive:
+                break
+        if not self.queued and queue:
+            self._forget_withdrawn()
+        return jobs
 
     def _forget_withdrawn(self) -> None:
         # They refer to their pool, and no sender is on its way that would come across them.

@@ -159,12 +159,18 @@ class Job:
         return AssertionError(f"{self!r} cannot become {place.value}")
 
     def enter_queue(self) -> None:
-        """It is in the queue of its host, from the caller or for another attempt."""
+        """It is in the queue of its host."""
         place = self.place
         if place is _DONE or place is _STREAMING:
             raise self._refuse(_QUEUED)
         self.place = _QUEUED
         self.connection = None
+
+    def reenter_queue(self) -> None:
+        """It is in the queue of its host again, for another attempt, or with nothing done."""
+        self.enter_queue()
+        self.response_started = False
+        self.exchange = None
 
     def reserve(self, connection: PooledConnection) -> None:
         """It is the next request of *connection*."""
@@ -183,8 +189,6 @@ class Job:
             job.place = _IN_FLIGHT
             job.connection = connection
             job.dispatched_at = now
-            job.response_started = False
-            job.exchange = None
             in_flight[job] = None
 
     def wait(self) -> None:

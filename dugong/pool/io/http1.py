@@ -74,9 +74,10 @@ class Http1Engine:
 
     def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
         last = batch[-1]
-        requests = (_begin(last),) if len(batch) == 1 else [_begin(job) for job in batch]
-        self._outgoing = requests[-1][0] if last.upload is not None else None
-        self._session.sender.send_requests(requests, last.timeout, begun)
+        heads = [_begin(job) for job in batch]
+        exchanges = [job.exchange for job in batch]
+        self._outgoing = exchanges[-1] if last.upload is not None else None
+        self._session.sender.send_requests(exchanges, heads, last.timeout, begun)
 
     def send_body(
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
@@ -188,14 +189,14 @@ class Http1Engine:
             transport.drop()
 
 
-def _begin(job: Job) -> tuple[Exchange, bytes]:
-    """Return the exchange for another sending of *job*, and the bytes that are to be sent."""
+def _begin(job: Job) -> bytes:
+    """Give *job* an exchange for another sending; return the bytes that are to be sent."""
     request, head = job.request, job.head
     exchange = job.exchange = Exchange(request.method, request.url, job)
     if head is None:
         builder = job.host.plain_builder
         assert builder is not None
-        return exchange, builder.plain_head(request.method, request.target)
+        return builder.plain_head(request.method, request.target)
     upload = job.upload
     exchange.close = exchange.needs_full_parse = job.close
     if upload is not None and upload.length != 0:
@@ -203,7 +204,7 @@ def _begin(job: Job) -> tuple[Exchange, bytes]:
         length = upload.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY
-    return exchange, head
+    return head
 
 
 def _descriptor(upload: RequestBody) -> int:

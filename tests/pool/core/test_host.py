@@ -14,12 +14,31 @@ NOW = 1000.0
 # --- the queue ------------------------------------------------------------------------------------
 
 
+def popped(host: Host) -> Job | None:
+    """Take the next job of the queue; None if there is none."""
+    jobs = host.pop(1)
+    return jobs[0] if jobs else None
+
+
 def test_the_queue_gives_what_was_put_in_first() -> None:
     host = make_host()
     jobs = queue(host, "/a", "/b")
     assert host.queued == 2
-    assert [host.pop(), host.pop(), host.pop()] == [*jobs, None]
+    assert [popped(host), popped(host), popped(host)] == [*jobs, None]
     assert host.queued == 0
+
+
+def test_the_queue_gives_up_to_so_many_at_a_time() -> None:
+    host = make_host()
+    jobs = queue(host, "/a", "/b", "/c")
+    assert (host.pop(2), host.queued) == (jobs[:2], 1)
+
+
+def test_the_queue_gives_nothing_behind_a_request_that_has_to_be_exclusive() -> None:
+    host = make_host()
+    jobs = queue(host, "/a", "/b", "/c")
+    jobs[1].exclusive = True
+    assert (host.pop(3), host.queued) == (jobs[:2], 1)
 
 
 def test_what_is_put_back_comes_first_in_its_old_order() -> None:
@@ -28,7 +47,7 @@ def test_what_is_put_back_comes_first_in_its_old_order() -> None:
     back = [make_job(host, "/a"), make_job(host, "/b")]
     host.put_back(back)
     assert host.queued == 3
-    assert [host.pop(), host.pop(), host.pop()] == back + later
+    assert [popped(host), popped(host), popped(host)] == back + later
 
 
 def test_what_was_withdrawn_is_not_given() -> None:
@@ -37,19 +56,19 @@ def test_what_was_withdrawn_is_not_given() -> None:
     second.finish()
     host.withdraw(second)
     assert host.queued == 2
-    assert [host.pop(), host.pop(), host.pop()] == [first, third, None]
+    assert [popped(host), popped(host), popped(host)] == [first, third, None]
     assert host.queued == 0
 
 
-@pytest.mark.parametrize("popped", [0, 1])
-def test_nothing_is_kept_of_a_queue_of_which_the_rest_was_withdrawn(popped: int) -> None:
+@pytest.mark.parametrize("taken", [0, 1])
+def test_nothing_is_kept_of_a_queue_of_which_the_rest_was_withdrawn(taken: int) -> None:
     host = make_host()
     jobs = queue(host, "/1", "/2", "/3")
-    for job in jobs[popped:]:
+    for job in jobs[taken:]:
         job.finish()
         host.withdraw(job)
-    for _ in range(popped):
-        host.pop()
+    for _ in range(taken):
+        popped(host)
     assert (len(host.queue), host.queued, host.withdrawn) == (0, 0, 0)
 
 
@@ -61,7 +80,7 @@ def test_withdrawn_requests_do_not_fill_a_queue_that_no_connection_takes_from() 
         host.withdraw(job)
     assert host.queued == 1
     assert len(host.queue) < 200
-    assert host.pop() is jobs[-1]
+    assert popped(host) is jobs[-1]
 
 
 def test_all_that_is_queued_is_given_at_once_but_for_what_was_withdrawn() -> None:
@@ -84,7 +103,7 @@ def test_a_request_that_needs_an_unused_connection_waits_apart_from_the_others()
     needy.needs_fresh_connection = True
     host.put_back([needy, exclusive])
     assert host.queued == 3
-    assert [host.pop(), host.pop(), host.pop()] == [exclusive, ordinary, None]
+    assert [popped(host), popped(host), popped(host)] == [exclusive, ordinary, None]
     assert host.queued == 1
     assert host.pop_needing_fresh() is needy
     assert host.queued == 0
@@ -124,7 +143,7 @@ def test_requests_that_any_connection_may_serve_again_are_exclusive_and_come_fir
     assert host.queued == 3
     assert not host.needing_fresh
     assert [(job.needs_fresh_connection, job.exclusive) for job in relieved] == [(False, True)] * 2
-    assert [host.pop(), host.pop(), host.pop()] == relieved + ordinary
+    assert [popped(host), popped(host), popped(host)] == relieved + ordinary
 
 
 # --- the retry budget -----------------------------------------------------------------------------
@@ -201,7 +220,7 @@ def test_a_host_is_unused_if_it_has_neither_connections_nor_requests() -> None:
     assert host.is_unused
     queue(host, "/")
     assert not host.is_unused
-    host.pop()
+    popped(host)
     assert host.is_unused
     make_connection(host)
     assert not host.is_unused
@@ -253,7 +272,7 @@ def test_a_queue_that_was_not_interrupted_stays_what_it_is() -> None:
     host.withdraw(jobs[1])
     host.recount()
     assert host.queued == 2
-    assert [host.pop(), host.pop(), host.pop()] == [jobs[0], jobs[2], None]
+    assert [popped(host), popped(host), popped(host)] == [jobs[0], jobs[2], None]
 
 
 def test_a_request_that_an_interrupt_has_left_in_both_queues_is_in_one() -> None:

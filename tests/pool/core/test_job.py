@@ -113,7 +113,7 @@ def test_a_request_that_ends_keeps_its_connection_for_the_response_that_still_co
 def test_each_sending_begins_anew() -> None:
     job = job_in(Place.IN_FLIGHT)
     job.exchange, job.response_started = object(), True
-    job.enter_queue()
+    job.reenter_queue()
     dispatch(job)
     assert (job.exchange, job.response_started, job.dispatched_at) == (None, False, 5.0)
 
