@@ -182,7 +182,8 @@ class PlainTransport(Transport):
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:
             raise ConnectionClosed("disconnected")  # by us, which is no end of a body
-        may_block = self.block_timeout != 0
+        timeout = self.block_timeout
+        may_block = timeout != 0
         if may_block:
             if self.receive_low_water > 1:
                 got = self._receive_many(view)
@@ -190,15 +191,15 @@ class PlainTransport(Transport):
                     return got
             if self._drained and len(view) >= LARGE:
                 self._gather(self._want_read)
-            if self.block_timeout is not None and get_ident() == _main_thread:
+            if timeout is not None and get_ident() == _main_thread:
                 # A signal handler that returns makes recv() begin its time anew, and poll() not. It
                 # is the main thread that the system interrupts, unless the program has it choose
                 # another. For those, one system call less is worth more.
-                if not self._want_read.poll(self.block_timeout):
-                    raise timed_out("received", self.block_timeout)
+                if not self._want_read.poll(timeout):
+                    raise timed_out("received", timeout)
                 may_block = False
-            elif self.block_timeout != self._receive_timeout:
-                self._set_receive_timeout(self.block_timeout)
+            elif timeout != self._receive_timeout:
+                self._set_receive_timeout(timeout)
         elif self._drained:
             # Waiting first is cheaper than failing first.
             self._drained = False
@@ -207,7 +208,7 @@ class PlainTransport(Transport):
             got = self.sock.recv_into(view, 0, 0 if may_block else socket.MSG_DONTWAIT)
         except BlockingIOError:
             if may_block:
-                raise timed_out("received", self.block_timeout) from None
+                raise timed_out("received", timeout) from None
             return self._want_read
         except OSError as exc:
             raise closed_by_peer(exc) from exc

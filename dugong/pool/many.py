@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from operator import attrgetter
 from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -55,6 +56,7 @@ _KEPT = 15 / 16
 
 Submit = Callable[[Request], "ResponseFuture"]
 T = TypeVar("T")
+_outcome_of = attrgetter("_outcome")
 
 
 def requests_of(items: Iterable[str | Request]) -> Iterator[Request]:
@@ -141,12 +143,8 @@ class Supply(Generic[T]):
 def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
     """Return how large the bodies of those *futures* are that are done; 0 for a failure."""
     # Not result(), which would add to the traceback of a failure.
-    outcomes = [future._outcome for future in futures]
-    return [
-        len(outcome.body) if isinstance(outcome, Response) else 0
-        for outcome in outcomes
-        if outcome is not None
-    ]
+    outcomes = filter(None, map(_outcome_of, futures))
+    return [len(outcome.body) if isinstance(outcome, Response) else 0 for outcome in outcomes]
 
 
 def in_order(

@@ -239,7 +239,10 @@ class ConnectionPool:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._preparer.prepare(made, self)
+        return self._submit(made, block)
+
+    def _submit(self, request: Request, block: bool = True) -> ResponseFuture:
+        job = self._preparer.prepare(request, self)
         future = job.make_future()
         try:
             self._scheduler.submit(job, block)
@@ -265,7 +268,7 @@ class ConnectionPool:
         _check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
-        return in_order(source, self.submit, check_may_wait, max_ahead_size)
+        return in_order(source, self._submit, check_may_wait, max_ahead_size)
 
     def as_completed(
         self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
@@ -282,7 +285,7 @@ class ConnectionPool:
         _check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
-        return as_completed(source, self.submit, check_may_wait, max_ahead_size)
+        return as_completed(source, self._submit, check_may_wait, max_ahead_size)
 
     def stream(
         self,

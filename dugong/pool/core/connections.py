@@ -174,12 +174,12 @@ class ConnectionManager:
     def pop_idle_locked(self, host: Host) -> PooledConnection | None:
         """Remove and return the idle connection of *host* that was used last, if there is one."""
         # A signal handler may fork between any two steps, and in the child none is there any more.
-        idle = list(host.idle)
-        if not idle:
+        try:
+            connection, _ = host.idle.popitem()
+        except KeyError:
             return None
-        host.idle.pop(idle[-1], None)
-        self._core.idle.pop(idle[-1], None)
-        return idle[-1]
+        self._core.idle.pop(connection, None)
+        return connection
 
     @locked
     def wake_sender_locked(self, connection: PooledConnection) -> None:

@@ -32,6 +32,8 @@ __all__ = ["Traffic"]
 
 _DONE = Place.DONE  # a member is looked up slowly in its class
 
+#: Of so many responses to lone requests, the time of one is noted. That they are alike is the rule.
+_SAMPLED = 8
 #: Seconds that a server is given to ask for a body that was announced with Expect.
 CONTINUE_TIME = 1.0
 
@@ -553,12 +555,11 @@ class Traffic:
             host.answered += 1
             host.in_flight -= 1
             host.accepted += 1
-            host.pipelining.took(now - job.dispatched_at, True)
             in_time = job.place is not _DONE
             if in_time:
                 if core.on_event is not None:
                     self._emit_answered(connection, job, response)
-                self._retries.complete_locked(job, response, final=True, taken=True)
+                job.finish()  # it has no body and no deadline: see `ConnectionPool.request`
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
             is_good = exchange.persistent and exchange.minor_version > 0
             if (
@@ -569,7 +570,10 @@ class Traffic:
             ):
                 # What the other branch would come to, at a fraction of its cost.
                 self._connections.enter_idle_locked(connection)
+                if connection.answered % _SAMPLED == 0:
+                    host.pipelining.took(now - job.dispatched_at, True)
             else:
+                host.pipelining.took(now - job.dispatched_at, True)
                 self._learn_locked(connection, exchange, int(is_good))
                 if host.queued and not connection.is_closing:
                     self._connections.ensure_served_locked(host)

@@ -742,11 +742,17 @@ def test_a_caller_borrows_no_connection_out_of_turn(rig: Rig, why: str) -> None:
     assert job.place is Place.NEW
 
 
-def test_how_long_a_host_takes_is_noted_for_a_caller_that_does_it_alone(rig: Rig) -> None:
+@pytest.mark.parametrize("window", [64, 3])
+def test_how_long_a_host_takes_is_noted_for_a_caller_that_does_it_alone(
+    rig: Rig, window: int
+) -> None:
     _, connection, job = borrow(rig)
     host = connection.host
     for _ in range(40):
         host.pipelining.took(0.5, True)
+    # Of one in eight, once there is nothing to be learned of the host.
+    host.pipelining.window = window
+    connection.answered = 7
     rig.clock.now += 1.0
     rig.traffic.responded_to_caller(connection, job, make_response(job))
     assert host.pipelining.slow_after == pytest.approx(4 * (0.5 + 0.5 / 8), rel=0.01)
