@@ -67,21 +67,29 @@ class RetryEngine:
         attempt: Attempt | None = None,
         delay: float = 0.0,
         final: bool = False,
+        taken: bool = False,
     ) -> bool:
         """End *job* with *outcome*, or have it tried again: the only way to either.
-
-        But for responses that are plainly the outcome, which `Traffic` settles itself, for speed.
 
         *outcome* is a response, an exception, or None for a cancellation. *attempt* is the attempt
         that has failed, if another may follow, in *delay* seconds. Without it, an exception is
         final, and a response unless its status is one that the policy of *job* has tried again;
-        *final* says that it is not. Returns True if it was final, and not what a last attempt has
-        failed with.
+        *final* says that it is not. *taken* says that the calling thread takes *outcome*, which is
+        final, to the caller itself, so that there is no future to tell. Returns True if it was
+        final, and not what a last attempt has failed with.
         """
-        if type(outcome) is Response and outcome.status >= 400 and attempt is None and not final:
-            retryable = self._attempt_of_response_locked(job, outcome)
-            if retryable is not None:
-                attempt, delay = retryable
+        if type(outcome) is Response and attempt is None:
+            if final or outcome.status < 400:
+                if job.timer is None and job.upload is None:
+                    # The same as below, in fewer steps.
+                    if not taken:
+                        self._core.settlements.append((job._future or job.future, outcome))
+                    job.finish()
+                    return True
+            else:
+                retryable = self._attempt_of_response_locked(job, outcome)
+                if retryable is not None:
+                    attempt, delay = retryable
         if attempt is not None:
             reason = self._refusal_locked(job, attempt, delay)
             if reason is None and not self._core.closed:
@@ -94,8 +102,9 @@ class RetryEngine:
         if isinstance(outcome, Exception):
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
-        # Before the job changes its place: an interrupt in between must not lose the future.
-        self._core.settlements.append((job.future, outcome))
+        if not taken:
+            # Before the job changes its place: an interrupt in between must not lose the future.
+            self._core.settlements.append((job.future, outcome))
         if isinstance(outcome, StreamedResponse):
             job.begin_streaming()  # its deadline goes on, and its body may be on its way
         else:

@@ -299,7 +299,6 @@ class Traffic:
         complete = self._retries.complete_locked
         has_listener = self._core.on_event is not None
         with self._core.transaction():
-            settlements = self._core.settlements  # another list once this transaction has ended
             connection.long_response = False
             connection.rate = None
             good = accepted = 0
@@ -319,12 +318,7 @@ class Traffic:
                     continue
                 if has_listener:
                     self._emit_answered(connection, job, response)
-                if response.status < 400 and job.timer is None and job.upload is None:
-                    # As `RetryEngine.complete_locked`, once more for speed.
-                    settlements.append((job._future or job.future, response))
-                    job.finish()
-                    accepted += 1
-                elif job.upload is None:
+                if job.upload is None:
                     accepted += complete(job, response)
                 elif job.sending_body:
                     job.pending_response = response
@@ -559,7 +553,7 @@ class Traffic:
             if in_time:
                 if core.on_event is not None:
                     self._emit_answered(connection, job, response)
-                job.finish()  # it has no body and no deadline: see `ConnectionPool.request`
+                self._retries.complete_locked(job, response, final=True, taken=True)
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
             is_good = exchange.persistent and exchange.minor_version > 0
             if (
