@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median, quantiles
 from types import MappingProxyType
 from typing import NamedTuple
@@ -377,6 +378,18 @@ def row(work: Work, line: Line, took: dict[str, list[Cost]]) -> tuple[str, ...]:
     )
 
 
+def build_of(python: Path | str) -> str:
+    """Return the version of the interpreter *python*, and what it says of how it was built."""
+    program = (
+        "import platform, sys, sysconfig;"
+        "said = sysconfig.get_config_var('CONFIG_ARGS') or '';"
+        "options = [o for o in ('--enable-optimizations', '--with-lto') if o in said];"
+        "print(platform.python_version(), *options, sysconfig.get_config_var('OPT'), sep=', ')"
+    )
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 _HEAD = ("work", "ours", "peer", "the peer's", "ratio", "floor", "target", "verdict")
 _WIDTHS = (47, 10, 21, 10, 18, 13, 12, 0)
 
@@ -413,7 +426,8 @@ def main() -> int:
     works = [work for work in WORKS if not options.only or work.name in options.only]
     try:
         with Rig() as rig:
-            print(f"{rig.cpus}; ratios are medians of paired rounds (with their quartiles)\n")
+            print(f"{rig.cpus}; ratios are medians of paired rounds (with their quartiles)")
+            print(f"Python {build_of(sys.executable)}; for dugong 3.8.2: {build_of(OLD_PYTHON)}\n")
             print_row(_HEAD)
             for work in works:
                 rounds = options.rounds or (work.rounds // 3 if options.quick else work.rounds)
