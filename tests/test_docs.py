@@ -7,12 +7,12 @@ section of the page. An example names its output in comments that begin with ``#
 
 from __future__ import annotations
 
+import inspect
 import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,8 +194,8 @@ def test_the_reference_gives_the_numbers_of_the_pool() -> None:
 def test_the_page_on_retries_gives_the_defaults_of_a_policy() -> None:
     text = (ROOT / "docs/retries.rst").read_text(encoding="utf-8")
     described = re.findall(r"^   \* - \*(\w+)\*\n     - (.+)$", text, re.MULTILINE)
-    defaults = {field.name: field.default for field in fields(RetryPolicy)}
-    assert dict(described) == {name: in_words(default) for name, default in defaults.items()}
+    parameters = inspect.signature(RetryPolicy).parameters.values()
+    assert dict(described) == {each.name: in_words(each.default) for each in parameters}
 
 
 def in_words(default: object) -> str:

@@ -138,6 +138,19 @@ def test_a_connection_without_tls_does_not_load_expensive_modules_either() -> No
         )
 
 
+@pytest.mark.parametrize(
+    "module", ["dataclasses", "inspect", "ssl", "asyncio", "dugong.pool.statistics"]
+)
+def test_a_pool_without_tls_does_not_load(module: str) -> None:
+    with ScriptedServer(lambda peer: peer.respond(peer.request().body)) as server:
+        run_python(
+            "import dugong",
+            "with dugong.ConnectionPool() as pool:",
+            f"    assert pool.get('http://127.0.0.1:{server.port}/').status == 200",
+            f"assert {module!r} not in sys.modules",
+        )
+
+
 def test_importing_dugong_prints_nothing() -> None:
     assert run_python("import dugong", "dugong.AioFuture") == ""
 

@@ -40,7 +40,6 @@ from dugong.pool.request import (
 )
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
-from dugong.pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
     import ssl
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from dugong.connection.encode import HeadersLike
     from dugong.pool.events import Event
+    from dugong.pool.statistics import PoolStatistics
 
 __all__ = ["ConnectionPool"]
 

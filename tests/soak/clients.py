@@ -51,6 +51,7 @@ class Client:
         listener: Listener,
         max_body_size: int,
         depth: int,
+        connections: int,
         seed: int,
     ) -> None:
         self.pool = pool
@@ -60,6 +61,7 @@ class Client:
         self.listener = listener
         self.max_body_size = max_body_size
         self.depth = depth
+        self.connections = connections  # that a host may have
         self.dice = random.Random(seed)
         self.stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"client-{seed}", daemon=True)
@@ -238,14 +240,23 @@ class Client:
     def _upload(self) -> None:
         self._do(self._question(upload=True))
 
-    def _do(self, question: Question) -> None:
+    def _do(self, question: Question, within: Question | None = None) -> None:
+        """Ask *question*, in the block of the stream of *within* if that is given."""
         self.ledger.submit(question.ask)
         try:
             response = self.pool.request(question.request)
+        except StateError as exc:
+            if not self._may_wait_for_itself(question, within):
+                self.ledger.problem(f"{question.ask} has failed with {exc!r}")
+            self._end(question, "unsent", "StateError")
         except BaseException as exc:
             self._fail(question, exc)
         else:
             self._check(question, response, response.body, True)
+
+    def _may_wait_for_itself(self, question: Question, within: Question | None) -> bool:
+        """Return True if the stream of *within* may have the only connection for *question*."""
+        return within is not None and self.connections == 1 and question.place == within.place
 
     def _begin(self, question: Question, block: bool = True) -> ResponseFuture | None:
         self.ledger.submit(question.ask)
@@ -348,7 +359,7 @@ class Client:
                         idempotent=request.idempotent,
                         retry=request.retry,
                     )
-                    self._do(nested._replace(request=request))
+                    self._do(nested._replace(request=request), within=question)
                 body = self._read(response, limit)
                 whole = len(body) < limit
         except BaseException as exc:

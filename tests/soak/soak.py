@@ -114,7 +114,8 @@ def _round(
     ]
     mixed = [place for place in places if place.kind != "late"]
     late = [place for place in places if place.kind == "late"]
-    rest = (ledger, listener, limits["max_body_size"], limits["pipeline_depth"])
+    names = ("max_body_size", "pipeline_depth", "max_connections_per_host")
+    rest = (ledger, listener, *(limits[name] for name in names))
     clients = [Client(pool, policy, mixed, *rest, dice.randrange(10**9)) for _ in range(CLIENTS)]
     clients += [
         LateClient(pool, policy, [place], *rest, dice.randrange(10**9), control=ports["control"])

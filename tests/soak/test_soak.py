@@ -192,10 +192,24 @@ def test_attempts_that_cannot_have_been_are_noticed(
     ledger = Ledger()
     asked = question(1, policy="twice")
     with ConnectionPool() as pool:
-        client = Client(pool, asked.policy, [asked.place], ledger, Listener(), 1000, 1, 1)
+        client = Client(pool, asked.policy, [asked.place], ledger, Listener(), 1000, 1, 1, 1)
         client._look_at(asked, attempts, attempts)
     assert len(ledger.problems) == bool(problem)
     assert all(problem in found for found in ledger.problems)
+
+
+@pytest.mark.parametrize(
+    ("connections", "kind", "may"), [(1, "honest", True), (2, "honest", False), (1, "away", False)]
+)
+def test_a_request_in_a_stream_may_be_refused_if_that_has_the_only_connection(
+    connections: int, kind: str, may: bool
+) -> None:
+    outer, inner = question(1, kind="honest"), question(2, kind=kind)
+    places = [outer.place]
+    with ConnectionPool() as pool:
+        client = Client(pool, outer.policy, places, Ledger(), Listener(), 1000, 1, connections, 1)
+        assert client._may_wait_for_itself(inner, outer) is may
+        assert not client._may_wait_for_itself(inner, None)
 
 
 def test_a_body_that_was_made_and_not_closed_is_noticed() -> None:

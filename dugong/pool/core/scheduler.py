@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from dugong.deadline import Deadline
 from dugong.errors import (
@@ -27,19 +28,21 @@ from dugong.errors import (
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, locked
+from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import SLICE as _SLICE
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.recovery import Recovery
 from dugong.pool.core.retries import RetryEngine
-from dugong.pool.core.snapshot import describe_holders, pool_statistics
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.events import Event
 from dugong.pool.failure import Abandoned, failure
 from dugong.pool.io.engine import Engine
 from dugong.pool.request import Origin, Request
-from dugong.pool.statistics import PoolStatistics
+
+if TYPE_CHECKING:
+    from dugong.pool.statistics import PoolStatistics
 
 __all__ = ["Scheduler"]
 
@@ -440,6 +443,8 @@ class Scheduler:
 
     def statistics(self) -> PoolStatistics:
         """Return what there is to be seen now."""
+        from dugong.pool.core.snapshot import pool_statistics
+
         try:
             with self._core.transaction():
                 return pool_statistics(self._core, len(self._retries.waiting), monotonic())

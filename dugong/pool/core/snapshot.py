@@ -1,6 +1,7 @@
-"""What there is to be seen of a pool: its statistics, and what holds its connections in words.
+"""The statistics of a pool, as it is now.
 
-Called with the lock held. Changes nothing.
+Called with the lock held. Changes nothing. Loaded when statistics are first asked for, because
+few programs do.
 """
 
 from __future__ import annotations
@@ -15,24 +16,7 @@ from dugong.pool.statistics import (
     PoolStatistics,
 )
 
-__all__ = ["describe_holders", "pool_statistics"]
-
-
-def describe_holders(host: Host, now: float) -> str:
-    """Return which requests hold which connections of *host*, and since when."""
-    lines = []
-    if host.retry_after_hold:
-        left = host.hold_until - now
-        lines.append(f"its server, which has asked to be left alone for {left:.1f} s more")
-    for connection in host.connections:
-        holders = [
-            f"{job.request.method} {job.request.public_url} for {now - job.dispatched_at:.1f} s"
-            for job in list(connection.in_flight)[:3]
-        ]
-        line = f"{connection.name} ({connection.state}): {', '.join(holders) or 'nothing'}"
-        more = len(connection.in_flight) - len(holders)
-        lines.append(f"{line} and {more} more" if more else line)
-    return "held by " + "; ".join(lines) if lines else "no connection is open"
+__all__ = ["pool_statistics"]
 
 
 def pool_statistics(core: PoolCore, waiting: int, now: float) -> PoolStatistics:

@@ -4,9 +4,6 @@
 policy.py      the policy, and the one function that decides what may be sent again
 decorator.py   `retrying`
 repeating.py   how a function is called again: blocking, as a coroutine, under asyncio
+
+Imports none of them, because a pool needs the policy alone, and the others take long to load.
 """
-
-from dugong.pool.retry.decorator import retrying
-from dugong.pool.retry.policy import RetryPolicy
-
-__all__ = ["RetryPolicy", "retrying"]

@@ -12,9 +12,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from functools import partial
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, TypeVar
 
 from dugong.connection.head import check_method
 from dugong.errors import (
@@ -63,7 +63,25 @@ def _items(name: str, values: object) -> list[Any]:
     return list(values)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _checked_statuses(values: Iterable[int]) -> frozenset[int]:
+    statuses = _items("statuses", values)
+    for status in statuses:
+        if not isinstance(status, int) or isinstance(status, bool):
+            raise TypeError(f"statuses must consist of ints, not of {status!r}")
+        if not 400 <= status <= 599:
+            raise ValueError(f"statuses must be between 400 and 599, not {status}")
+    return frozenset(statuses)
+
+
+def _checked_methods(values: Iterable[str]) -> frozenset[str]:
+    methods = _items("methods", values)
+    for method in methods:
+        if not isinstance(method, str):
+            raise TypeError(f"methods must consist of strs, not of {method!r}")
+        check_method(method)
+    return frozenset(methods)
+
+
 class RetryPolicy:
     """What is tried again, how often, and after how long. Times are in seconds.
 
@@ -86,47 +104,105 @@ class RetryPolicy:
       the pool, where it must not wait for the pool. What it raises becomes the outcome.
 
     `RetryPolicy.never` is the policy with one attempt. Raises TypeError or ValueError for values
-    that make no sense. Immutable, so any thread may use it.
+    that make no sense. Immutable, so any thread may use it; `replace` makes another one.
     """
 
-    attempts: int = 6
-    backoff: float = 0.2
-    max_backoff: float = 20.0
-    statuses: Set[int] = _STATUSES
-    methods: Set[str] = IDEMPOTENT
-    retry_after: bool = True
-    max_retry_after: float = 60.0
-    budget: float | None = None
-    should_retry: Callable[[Attempt], bool] | None = None
+    __slots__ = (  # noqa: RUF023  # in the order of the parameters, for the repr
+        "attempts",
+        "backoff",
+        "max_backoff",
+        "statuses",
+        "methods",
+        "retry_after",
+        "max_retry_after",
+        "budget",
+        "should_retry",
+    )
+
+    attempts: int
+    backoff: float
+    max_backoff: float
+    statuses: Set[int]
+    methods: Set[str]
+    retry_after: bool
+    max_retry_after: float
+    budget: float | None
+    should_retry: Callable[[Attempt], bool] | None
 
     never: ClassVar[RetryPolicy]
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):
-            raise TypeError(f"attempts must be an int, not {self.attempts!r}")
-        if self.attempts < 1:
-            raise ValueError(f"attempts must be at least 1, not {self.attempts}")
-        for name in ("backoff", "max_backoff", "max_retry_after"):
-            _check_number(name, getattr(self, name), TIMEOUT_MAX)
-        if not isinstance(self.retry_after, bool):
-            raise TypeError(f"retry_after must be a bool, not {self.retry_after!r}")
-        if self.budget is not None:
-            _check_number("budget", self.budget)
-        if self.should_retry is not None and not callable(self.should_retry):
-            raise TypeError(f"should_retry must be callable, not {self.should_retry!r}")
-        statuses = _items("statuses", self.statuses)
-        for status in statuses:
-            if not isinstance(status, int) or isinstance(status, bool):
-                raise TypeError(f"statuses must consist of ints, not of {status!r}")
-            if not 400 <= status <= 599:
-                raise ValueError(f"statuses must be between 400 and 599, not {status}")
-        methods = _items("methods", self.methods)
-        for method in methods:
-            if not isinstance(method, str):
-                raise TypeError(f"methods must consist of strs, not of {method!r}")
-            check_method(method)
-        object.__setattr__(self, "statuses", frozenset(statuses))
-        object.__setattr__(self, "methods", frozenset(methods))
+    def __init__(
+        self,
+        *,
+        attempts: int = 6,
+        backoff: float = 0.2,
+        max_backoff: float = 20.0,
+        statuses: Iterable[int] = _STATUSES,
+        methods: Iterable[str] = IDEMPOTENT,
+        retry_after: bool = True,
+        max_retry_after: float = 60.0,
+        budget: float | None = None,
+        should_retry: Callable[[Attempt], bool] | None = None,
+    ) -> None:
+        if not isinstance(attempts, int) or isinstance(attempts, bool):
+            raise TypeError(f"attempts must be an int, not {attempts!r}")
+        if attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {attempts}")
+        _check_number("backoff", backoff, TIMEOUT_MAX)
+        _check_number("max_backoff", max_backoff, TIMEOUT_MAX)
+        _check_number("max_retry_after", max_retry_after, TIMEOUT_MAX)
+        if not isinstance(retry_after, bool):
+            raise TypeError(f"retry_after must be a bool, not {retry_after!r}")
+        if budget is not None:
+            _check_number("budget", budget)
+        if should_retry is not None and not callable(should_retry):
+            raise TypeError(f"should_retry must be callable, not {should_retry!r}")
+        fields = {
+            "attempts": attempts,
+            "backoff": backoff,
+            "max_backoff": max_backoff,
+            "statuses": _checked_statuses(statuses),
+            "methods": _checked_methods(methods),
+            "retry_after": retry_after,
+            "max_retry_after": max_retry_after,
+            "budget": budget,
+            "should_retry": should_retry,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a RetryPolicy never changes: replace({name}=...) makes another")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a RetryPolicy never changes: replace() makes another")
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in RetryPolicy.__slots__}
+
+    def replace(self, **changes: Any) -> RetryPolicy:
+        """Return a policy like this one but for *changes*, which are parameters of `RetryPolicy`.
+
+        Raises what `RetryPolicy` raises.
+        """
+        return type(self)(**(self._fields() | changes))
+
+    __replace__ = replace  # for `copy.replace`
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **self._fields()), ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        assert isinstance(other, RetryPolicy)
+        return self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields().values()))
+
+    def __repr__(self) -> str:
+        return f"RetryPolicy({', '.join(f'{n}={v!r}' for n, v in self._fields().items())})"
 
     def repeats(self, request: Request) -> bool:
         """Return whether *request* may be sent again though the server may have processed it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dugong.pool.core.core import PoolCore
 from dugong.pool.core.host import Host
-from dugong.pool.core.snapshot import describe_holders, pool_statistics
+from dugong.pool.core.snapshot import pool_statistics
 from dugong.pool.statistics import Holding
 from tests.support.parts import fly, make_connection, make_core, make_host, make_job, queue
 
@@ -17,35 +17,6 @@ def core_with(*hosts: Host) -> PoolCore:
     for host in hosts:
         core.hosts[host.origin] = host
     return core
-
-
-# --- what holds the connections -------------------------------------------------------------------
-
-
-def test_without_a_connection_nothing_holds_one() -> None:
-    assert describe_holders(make_host(), NOW) == "no connection is open"
-
-
-def test_the_oldest_requests_of_each_connection_are_named() -> None:
-    host = make_host()
-    make_connection(host, in_flight=5)
-    make_connection(host)
-    make_connection(host, is_open=False)
-    assert describe_holders(host, NOW) == (
-        "held by host:80-1 (busy): GET http://host/flying0 for 100.0 s, "
-        "GET http://host/flying1 for 100.0 s, GET http://host/flying2 for 100.0 s and 2 more; "
-        "host:80-2 (idle): nothing; host:80-3 (connecting): nothing"
-    )
-
-
-def test_a_server_that_asked_to_be_left_alone_holds_all() -> None:
-    host = make_host()
-    host.retry_after_hold, host.hold_until = True, NOW + 7
-    words = "held by its server, which has asked to be left alone for 7.0 s more"
-    assert describe_holders(host, NOW) == words
-
-
-# --- statistics -----------------------------------------------------------------------------------
 
 
 def test_a_pool_without_hosts_has_only_its_past() -> None:
