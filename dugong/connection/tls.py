@@ -13,12 +13,13 @@ from threading import Lock
 from typing import cast
 
 from dugong.connection.names import need_descriptor
-from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded
+from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded, timed_out
 from dugong.connection.transport import LARGE, Transport, closed_by_peer
 from dugong.errors import ConnectionClosed
 
 __all__ = ["TlsTransport", "co_start_tls"]
 
+_LARGEST_RECORD = 16 * 1024  # bytes of data; behind one that is smaller, mostly nothing comes
 _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
@@ -54,9 +55,17 @@ class TlsTransport(Transport):
         self._write_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
-        if self._drained and len(view) >= LARGE and self.block_timeout != 0:
-            self._gather(self._read_wants[0])
-        self._drained = False
+        if self._drained:
+            self._drained = False
+            timeout, want_read = self.block_timeout, self._read_wants[0]
+            if timeout != 0 and len(view) >= LARGE:
+                self._gather(want_read)
+            elif self._used:  # or else _alert() may have what comes first
+                # Waiting first is cheaper than failing first.
+                if timeout == 0:
+                    return want_read
+                if not want_read.poll(timeout):
+                    raise timed_out("received", timeout)
         got = self._receive(view)
         if isinstance(got, int) and got:
             self._used = True
@@ -67,6 +76,7 @@ class TlsTransport(Transport):
         # buffer pays its own cost once. But not for long, as the other thread may want to send.
         filled = 0
         limit = min(len(view), LARGE)
+        small, is_ready = min(limit, _LARGEST_RECORD), self._read_wants[0].is_ready
         read = self.ssl_sock.read
         with self._lock:
             self._check()
@@ -75,12 +85,15 @@ class TlsTransport(Transport):
                 return 1
             try:
                 while filled < limit:
-                    got = read(limit - filled, cast(bytearray, view[filled:]))
+                    got = cast(int, read(limit - filled, cast(bytearray, view[filled:])))
                     if not got:
                         break  # close_notify; comes again at the next call
-                    filled += cast(int, got)
+                    filled += got
                     if self.is_shut:
                         break  # shutdown() does not wait for us
+                    if filled == got < small and not is_ready():
+                        self._drained = True  # to find that out by reading again costs more
+                        break
             except ssl.SSLWantReadError:
                 self._drained = True
                 return filled or self._read_wants[0]

@@ -27,6 +27,7 @@ from dugong import (
     BodyFollowing,
     ConnectionClosed,
     ConnectionPool,
+    ConnectionTimedOut,
     HTTPConnection,
     PollNeeded,
     TLSError,
@@ -743,6 +744,54 @@ class Stalled:
 
     def unwrap(self) -> None:
         self.unwrapped = True
+
+
+def test_a_small_record_is_read_with_one_call_that_succeeds(
+    idle: tuple[TlsTransport, ssl.SSLSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, peer = idle
+    transport.block_timeout = TIMEOUT
+    view = memoryview(bytearray(8192))
+
+    def received() -> bytes:
+        while isinstance(got := transport.recv_into(view), PollNeeded):
+            got.block(TIMEOUT)
+        return bytes(view[:got])
+
+    peer.sendall(b"first")
+    assert received() == b"first"
+    read, calls = ssl.SSLSocket.read, []
+
+    def count(sock: ssl.SSLSocket, *args: Any) -> Any:
+        calls.append(args)
+        return read(sock, *args)
+
+    monkeypatch.setattr(ssl.SSLSocket, "read", count)
+    peer.sendall(b"second")
+    assert received() == b"second"
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("block_timeout", [0, 0.01])
+def test_where_nothing_is_left_it_waits_before_it_reads(
+    idle: tuple[TlsTransport, ssl.SSLSocket], monkeypatch: pytest.MonkeyPatch, block_timeout: float
+) -> None:
+    transport, peer = idle
+    view = memoryview(bytearray(8192))
+    peer.sendall(b"first")
+    while isinstance(got := transport.recv_into(view), PollNeeded):
+        got.block(TIMEOUT)
+    transport.block_timeout = block_timeout
+    with monkeypatch.context() as patched:
+        patched.delattr(ssl.SSLSocket, "read")
+        if block_timeout:
+            with pytest.raises(ConnectionTimedOut, match="nothing received"):
+                transport.recv_into(view)
+        else:
+            assert isinstance(transport.recv_into(view), PollNeeded)
+    peer.sendall(b"second")
+    wait_readable(transport)
+    assert transport.recv_into(view) == len(b"second")
 
 
 def test_a_shutdown_does_not_wait_for_a_thread_that_receives(
