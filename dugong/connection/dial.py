@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import ssl
 
     from dugong.connection.proxy import Proxy
+    from dugong.connection.tls import TlsSession
 
 __all__ = ["check_ssl_context", "co_dial"]
 
@@ -55,14 +56,16 @@ def co_dial(
     proxy: Proxy | None,
     timeout: float | None,
     test_names: Iterable[tuple[str, int]] | None = None,
+    session: TlsSession | None = None,
 ) -> Coroutine[Transport]:
     """Connect to *host*, through *proxy* and with TLS if they are given.
 
     *timeout* is in seconds, for all of it but resolving; *test_names* are those of
-    `dugong.connection.names.resolve`. Raises `ConnectionTimedOut`, `ConnectionClosed`,
-    `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `InvalidResponse` (from the proxy),
-    `ssl.SSLError`, and OSError as the system gave it for the first address that failed;
-    `is_out_of_descriptors` is true for it if one could not be tried for want of a descriptor.
+    `dugong.connection.names.resolve`; *session* is resumed over TLS. Raises `ConnectionTimedOut`,
+    `ConnectionClosed`, `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `InvalidResponse`
+    (from the proxy), `ssl.SSLError`, and OSError as the system gave it for the first address that
+    failed; `is_out_of_descriptors` is true for it if one could not be tried for want of a
+    descriptor.
     """
     deadline = Deadline(timeout)
     # A dot at the end is for the DNS and for Host; a certificate has none (RFC 6066 §3).
@@ -82,7 +85,7 @@ def co_dial(
         if ssl_context is not None:
             from dugong.connection.tls import co_start_tls
 
-            shake_hands = co_start_tls(sock, ssl_context, server_name)
+            shake_hands = co_start_tls(sock, ssl_context, server_name, session)
             transport = yield from _co_within(
                 deadline, shake_hands, f"shaking hands with {netloc(host, port)}"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import socket
 import ssl
+from functools import partial
 from threading import Lock
 from typing import cast
 
@@ -17,10 +18,44 @@ from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded, ti
 from dugong.connection.transport import LARGE, Transport, closed_by_peer
 from dugong.errors import ConnectionClosed
 
-__all__ = ["TlsTransport", "co_start_tls"]
+__all__ = ["TlsSession", "TlsTransport", "co_start_tls"]
 
 _LARGEST_RECORD = 16 * 1024  # bytes of data; behind one that is smaller, mostly nothing comes
 _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class TlsSession:
+    """What the next connection to the same server may resume (RFC 8446 §2.2, RFC 5246 §7.3).
+
+    A server that is resumed is not verified again, so this is for one host and port. For contexts
+    of Python's own class alone: others may look at the certificate, which is not sent again. Any
+    thread may use it.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        # The session, and what its server was verified by. Replaced as a whole by any thread.
+        self._kept: tuple[ssl.SSLSession, tuple[object, ...]] | None = None
+
+    def get(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
+        """Return the session if *context* verifies as it did when that was made."""
+        kept = self._kept
+        return kept[0] if kept is not None and kept[1] == _verification(context) else None
+
+    def keep(self, sock: ssl.SSLSocket) -> None:
+        """Keep the session of *sock*, which no other thread may use at this time."""
+        if sock.session is not None:
+            self._kept = sock.session, _verification(sock.context)
+
+    def forget(self) -> bool:
+        """Forget it; return whether there was any."""
+        kept, self._kept = self._kept, None
+        return kept is not None
+
+
+def _verification(context: ssl.SSLContext) -> tuple[object, ...]:
+    return context, context.verify_mode, context.check_hostname, context.verify_flags
 
 
 class TlsTransport(Transport):
@@ -35,14 +70,16 @@ class TlsTransport(Transport):
         "_first",
         "_lock",
         "_read_wants",
+        "_session",
         "_used",
         "_write_wants",
         "ssl_sock",
     )
 
-    def __init__(self, ssl_sock: ssl.SSLSocket) -> None:
+    def __init__(self, ssl_sock: ssl.SSLSocket, session: TlsSession | None = None) -> None:
         super().__init__(ssl_sock)
         self.ssl_sock = ssl_sock
+        self._session = session  # is told of the session once there are tickets; never changes
         # Guards the OpenSSL object, which no two threads may enter at once.
         self._lock = Lock()
         self._drained = False  # the last call left nothing in the socket; the receiving thread's
@@ -67,8 +104,11 @@ class TlsTransport(Transport):
                 if not want_read.poll(timeout):
                     raise timed_out("received", timeout)
         got = self._receive(view)
-        if isinstance(got, int) and got:
+        if isinstance(got, int) and got and not self._used:
             self._used = True
+            if self._session is not None:
+                with self._lock:
+                    self._session.keep(self.ssl_sock)
         return got
 
     def _receive(self, view: memoryview) -> int | PollNeeded:
@@ -223,9 +263,11 @@ def _as_closed(exc: OSError | ValueError) -> Exception:
 
 
 def co_start_tls(
-    sock: socket.socket, context: ssl.SSLContext, hostname: str
+    sock: socket.socket, context: ssl.SSLContext, hostname: str, session: TlsSession | None = None
 ) -> Coroutine[TlsTransport]:
     """Shake hands over *sock*, which then belongs to the transport that is returned.
+
+    Resumes *session* if it can be, and keeps it up to date.
 
     Raises `ConnectionClosed`, `ssl.SSLError` (`ssl.SSLCertVerificationError` if the certificate
     does not satisfy *context*); the socket is closed then.
@@ -237,14 +279,20 @@ def co_start_tls(
         sock.getpeername()
         # Without suppress_ragged_eofs=False, a cut connection would look like an orderly end.
         sock.setblocking(False)
-        ssl_sock = context.wrap_socket(
+        if type(context) is not ssl.SSLContext:
+            session = None
+        resumed = None if session is None else session.get(context)
+        wrap = context.wrap_socket
+        if resumed is not None:  # contexts of other makes may not know of it
+            wrap = partial(wrap, session=resumed)
+        ssl_sock = wrap(
             sock,
             server_hostname=hostname,
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
         )
         sock = ssl_sock
-        transport = TlsTransport(ssl_sock)
+        transport = TlsTransport(ssl_sock, session)
         fd = ssl_sock.fileno()
         while True:
             try:

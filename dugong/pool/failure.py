@@ -38,6 +38,7 @@ __all__ = [
     "failure",
     "forget_frames",
     "incomplete_upload",
+    "is_of_tls",
 ]
 
 
@@ -69,7 +70,7 @@ def failure(error: Exception, delivery: Delivery, request: Request | None = None
     elif isinstance(error, DugongError):
         own = copy.copy(error)
         own.__context__ = None
-    elif _is_of_tls(error):
+    elif is_of_tls(error):
         server = "the server"
         if request is not None:
             server = netloc(request.origin.host, request.origin.port)
@@ -115,7 +116,7 @@ def connect_error(
 
     *server* is its host and port.
     """
-    if _is_of_tls(error):
+    if is_of_tls(error):
         return _tls_error(error, server)
     peer = server if proxy is None else f"the proxy {netloc(proxy.host, proxy.port)}"
     number = error.errno if isinstance(error, OSError) else None
@@ -125,7 +126,8 @@ def connect_error(
     return ConnectError(f"connecting to {peer} ({said})", number)
 
 
-def _is_of_tls(error: Exception) -> bool:
+def is_of_tls(error: Exception) -> bool:
+    """Return True if *error* is an `ssl.SSLError`."""
     # An SSL error exists only if ssl has been loaded, so there is no need to load it to ask.
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(error, ssl.SSLError)

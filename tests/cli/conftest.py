@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from dugong.cli import fetching
@@ -11,4 +9,4 @@ from dugong.cli import fetching
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_RETRY", replace(fetching._RETRY, backoff=0))
+    monkeypatch.setattr(fetching, "_RETRY", fetching._RETRY.replace(backoff=0))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import trustme
 
 from dugong import (
     ConnectError,
@@ -16,14 +17,19 @@ from dugong import (
     ConnectionTimedOut,
     DugongError,
     HostnameNotResolvable,
+    PollNeeded,
     ProxyError,
     TLSError,
     eval_coroutine,
     is_temp_network_error,
 )
+from dugong.connection import tls
+from dugong.connection.polling import Coroutine
 from dugong.connection.proxy import Proxy
+from dugong.connection.tls import TlsSession, TlsTransport
 from dugong.connection.transport import Transport
 from dugong.errors import is_out_of_descriptors, is_tls_refusal
+from dugong.pool import dialer as dialer_module
 from dugong.pool.dialer import Dialer
 from dugong.pool.request import Origin
 from tests.support.names import FakeNames, no_descriptors, refusing, unresponsive
@@ -204,3 +210,120 @@ def test_a_context_that_was_given_is_the_one_that_is_used(client_context: ssl.SS
     dialer.need_context()
     with ScriptedServer(lambda peer: None) as server, pytest.raises(DugongError):
         eval_coroutine(dialer(Origin("https", *server.address)), 10)
+
+
+# --- a TLS session is resumed ---------------------------------------------------------------------
+
+
+def contexts(authority: trustme.CA) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the context of a server, and one of a client that trusts it."""
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1", "127.0.0.2").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    return theirs, ours
+
+
+def send_one_byte(peer: Peer) -> None:
+    peer.send(b"x")
+    peer.until_eof()
+
+
+def is_resumed(dialer: Dialer, server: ScriptedServer, host: str = "127.0.0.1") -> bool:
+    """Connect to *server*, receive what it sends, and return whether a session was resumed."""
+    transport = eval_coroutine(dialer(Origin("https", host, server.port)), 10)
+    assert isinstance(transport, TlsTransport)
+    while isinstance(got := transport.recv_into(memoryview(bytearray(1))), PollNeeded):
+        got.block(10)
+    resumed = transport.ssl_sock.session_reused
+    transport.close()
+    return bool(resumed)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_next_connection_to_a_host_resumes_the_session(
+    authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    theirs, ours = contexts(authority)
+    ours.minimum_version = ours.maximum_version = version
+    with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
+        dialer = Dialer(None, ours, 10)
+        assert [is_resumed(dialer, server) for _ in range(3)] == [False, True, True]
+
+
+def test_no_other_host_is_asked_to_resume_it(authority: trustme.CA) -> None:
+    theirs, ours = contexts(authority)
+    with (
+        ScriptedServer(send_one_byte, context=theirs) as one,
+        ScriptedServer(send_one_byte, context=theirs) as other,
+    ):
+        dialer = Dialer(None, ours, 10)
+        assert [is_resumed(dialer, server) for server in (one, other)] == [False, False]
+
+
+def test_a_session_is_not_resumed_once_servers_are_verified_in_another_way(
+    authority: trustme.CA,
+) -> None:
+    theirs, ours = contexts(authority)
+    ours.check_hostname = False
+    ours.verify_mode = ssl.CERT_NONE
+    with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
+        dialer = Dialer(None, ours, 10)
+        assert [is_resumed(dialer, server) for _ in range(2)] == [False, True]
+        ours.verify_mode = ssl.CERT_REQUIRED
+        assert not is_resumed(dialer, server)
+
+
+def test_a_context_of_another_make_is_not_asked_to_resume(authority: trustme.CA) -> None:
+    class Own(ssl.SSLContext):
+        """It might look at the certificate of each connection."""
+
+    theirs, _ = contexts(authority)
+    ours = Own(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(ours)
+    with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
+        dialer = Dialer(None, ours, 10)
+        assert [is_resumed(dialer, server) for _ in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize("fails_once", [True, False])
+def test_a_handshake_that_fails_when_a_session_is_resumed_is_made_without(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, fails_once: bool
+) -> None:
+    theirs, ours = contexts(authority)
+    start, calls = tls.co_start_tls, []
+
+    def co_start_tls(
+        sock: socket.socket, context: ssl.SSLContext, hostname: str, session: TlsSession
+    ) -> Coroutine[TlsTransport]:
+        resumed = session.get(context) is not None
+        calls.append(resumed)
+        if len(calls) > 1 and (resumed or not fails_once):
+            sock.close()
+            raise ssl.SSLError("no")
+        return (yield from start(sock, context, hostname, session))
+
+    monkeypatch.setattr(tls, "co_start_tls", co_start_tls)
+    with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
+        dialer = Dialer(None, ours, 10)
+        assert not is_resumed(dialer, server)
+        if fails_once:
+            assert not is_resumed(dialer, server)
+        else:
+            with pytest.raises(TLSError):
+                is_resumed(dialer, server)
+    assert calls == [False, True, False]
+
+
+def test_only_so_many_sessions_are_kept(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialer_module, "_MAX_SESSIONS", 1)
+    theirs, ours = contexts(authority)
+    with (
+        ScriptedServer(send_one_byte, repeat=True, context=theirs) as one,
+        ScriptedServer(send_one_byte, repeat=True, context=theirs) as other,
+    ):
+        dialer = Dialer(None, ours, 10)
+        asked = [one, one, other, one]
+        assert [is_resumed(dialer, server) for server in asked] == [False, True, False, False]

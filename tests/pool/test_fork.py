@@ -463,6 +463,7 @@ def handler():
     fork(pool)
     threads.append(thread)
 threads = []
+pool.statistics()  # which loads a module the first time
 with Interrupter() as listing:
     pool.statistics()
 for at, point in enumerate(listing.points):
