@@ -36,6 +36,8 @@ from tests.soak.questions import HANG, POLICIES, BodyFailed, Made, Place, Questi
 
 __all__ = ["Client", "LateClient"]
 
+SMALL = 64 * 1024  # bytes that a pool sends in one piece with the head, if they are at hand
+
 _numbers = itertools.count(1)
 
 
@@ -133,7 +135,8 @@ class Client:
                 options["retry"] = None
         keyed = "Idempotency-Key" in headers if idempotent is None else idempotent
         alone = method == "POST" if not keyed and idempotent is None else not keyed
-        alone = alone or upload or self.depth == 1 or "Connection" in headers
+        # A small body goes with its head, and others may be pipelined behind it.
+        alone = alone or len(data) > SMALL or self.depth == 1 or "Connection" in headers
         target = f"/{number}/{size}{'?alone' if alone else ''}"
         request = Request(
             method,
@@ -350,15 +353,7 @@ class Client:
             with self.pool.stream(question.request) as response:
                 if dice.random() < 0.1:
                     nested = self._question("GET")
-                    request = nested.request
-                    request = Request(
-                        "GET",
-                        request.url,
-                        deadline=0.5,
-                        timeout=request.timeout,
-                        idempotent=request.idempotent,
-                        retry=request.retry,
-                    )
+                    request = nested.request.replace(deadline=0.5)
                     self._do(nested._replace(request=request), within=question)
                 body = self._read(response, limit)
                 whole = len(body) < limit
