@@ -393,6 +393,15 @@ def test_a_source_that_is_quick_is_read_though_there_are_responses() -> None:
     assert supply.low == many.AHEAD // 2
 
 
+def test_a_source_that_has_nothing_is_asked_again_when_half_is_left_or_few_are() -> None:
+    supply = Supply(iter(range(1000)), 10**9, 1000)
+    lows = [0]
+    for under_way in (0, 500, 250, 125, 124):
+        list(supply.more(under_way, list, lambda: True))
+        lows.append(supply.low)
+    assert lows == [0, 500, 250, 125, 124, 123]
+
+
 @both
 def test_a_source_that_has_nothing_for_a_while_is_asked_again(many_of: Many) -> None:
     class Grows:
