@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import socket
 import ssl
+from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import cast
@@ -35,18 +36,21 @@ class TlsSession:
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        # The session, and what its server was verified by. Replaced as a whole by any thread.
-        self._kept: tuple[ssl.SSLSession, tuple[object, ...]] | None = None
+        # The session, and by what its server was verified. Replaced as a whole by any thread.
+        self._kept: tuple[ssl.SSLSession, Verification] | None = None
 
-    def get(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
-        """Return the session if *context* verifies as it did when that was made."""
+    def get(self, verification: Verification) -> ssl.SSLSession | None:
+        """Return the session if its server was verified by *verification*."""
         kept = self._kept
-        return kept[0] if kept is not None and kept[1] == _verification(context) else None
+        return kept[0] if kept is not None and kept[1] == verification else None
 
-    def keep(self, sock: ssl.SSLSocket) -> None:
-        """Keep the session of *sock*, which no other thread may use at this time."""
+    def keep(self, sock: ssl.SSLSocket, verification: Verification) -> None:
+        """Keep the session of *sock*, which no other thread may use at this time.
+
+        *verification* is by what its server was verified.
+        """
         if sock.session is not None:
-            self._kept = sock.session, _verification(sock.context)
+            self._kept = sock.session, verification
 
     def forget(self) -> bool:
         """Forget it; return whether there was any."""
@@ -54,7 +58,11 @@ class TlsSession:
         return kept is not None
 
 
-def _verification(context: ssl.SSLContext) -> tuple[object, ...]:
+#: By what a server is verified: what can be changed of a context, and the context.
+Verification = tuple[ssl.SSLContext, ssl.VerifyMode, bool, ssl.VerifyFlags]
+
+
+def _verification(context: ssl.SSLContext) -> Verification:
     return context, context.verify_mode, context.check_hostname, context.verify_flags
 
 
@@ -68,18 +76,22 @@ class TlsTransport(Transport):
         "_broken",
         "_drained",
         "_first",
+        "_keep_session",
         "_lock",
         "_read_wants",
-        "_session",
         "_used",
         "_write_wants",
         "ssl_sock",
     )
 
-    def __init__(self, ssl_sock: ssl.SSLSocket, session: TlsSession | None = None) -> None:
+    def __init__(
+        self,
+        ssl_sock: ssl.SSLSocket,
+        keep_session: Callable[[ssl.SSLSocket], object] | None = None,
+    ) -> None:
         super().__init__(ssl_sock)
         self.ssl_sock = ssl_sock
-        self._session = session  # is told of the session once there are tickets; never changes
+        self._keep_session = keep_session  # called once there are tickets; never changes
         # Guards the OpenSSL object, which no two threads may enter at once.
         self._lock = Lock()
         self._drained = False  # the last call left nothing in the socket; the receiving thread's
@@ -106,9 +118,9 @@ class TlsTransport(Transport):
         got = self._receive(view)
         if isinstance(got, int) and got and not self._used:
             self._used = True
-            if self._session is not None:
+            if self._keep_session is not None:
                 with self._lock:
-                    self._session.keep(self.ssl_sock)
+                    self._keep_session(self.ssl_sock)
         return got
 
     def _receive(self, view: memoryview) -> int | PollNeeded:
@@ -279,12 +291,11 @@ def co_start_tls(
         sock.getpeername()
         # Without suppress_ragged_eofs=False, a cut connection would look like an orderly end.
         sock.setblocking(False)
-        if type(context) is not ssl.SSLContext:
-            session = None
-        resumed = None if session is None else session.get(context)
-        wrap = context.wrap_socket
-        if resumed is not None:  # contexts of other makes may not know of it
-            wrap = partial(wrap, session=resumed)
+        wrap, keep = context.wrap_socket, None
+        if session is not None and type(context) is ssl.SSLContext:
+            verification = _verification(context)
+            keep = partial(session.keep, verification=verification)
+            wrap = partial(wrap, session=session.get(verification))
         ssl_sock = wrap(
             sock,
             server_hostname=hostname,
@@ -292,7 +303,7 @@ def co_start_tls(
             suppress_ragged_eofs=False,
         )
         sock = ssl_sock
-        transport = TlsTransport(ssl_sock, session)
+        transport = TlsTransport(ssl_sock, keep)
         fd = ssl_sock.fileno()
         while True:
             try:

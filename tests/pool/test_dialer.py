@@ -229,14 +229,24 @@ def send_one_byte(peer: Peer) -> None:
     peer.until_eof()
 
 
-def is_resumed(dialer: Dialer, server: ScriptedServer, host: str = "127.0.0.1") -> bool:
-    """Connect to *server*, receive what it sends, and return whether a session was resumed."""
-    transport = eval_coroutine(dialer(Origin("https", host, server.port)), 10)
+def connect(dialer: Dialer, server: ScriptedServer) -> TlsTransport:
+    transport = eval_coroutine(dialer(Origin("https", server.host, server.port)), 10)
     assert isinstance(transport, TlsTransport)
+    return transport
+
+
+def receive(transport: TlsTransport) -> None:
+    """Receive a byte, and what comes before it, such as a session ticket; close."""
     while isinstance(got := transport.recv_into(memoryview(bytearray(1))), PollNeeded):
         got.block(10)
-    resumed = transport.ssl_sock.session_reused
     transport.close()
+
+
+def is_resumed(dialer: Dialer, server: ScriptedServer) -> bool:
+    """Connect to *server*, receive what it sends, and return whether a session was resumed."""
+    transport = connect(dialer, server)
+    resumed = transport.ssl_sock.session_reused
+    receive(transport)
     return bool(resumed)
 
 
@@ -274,6 +284,18 @@ def test_a_session_is_not_resumed_once_servers_are_verified_in_another_way(
         assert not is_resumed(dialer, server)
 
 
+def test_the_verification_that_counts_is_that_of_the_handshake(authority: trustme.CA) -> None:
+    theirs, ours = contexts(authority)
+    ours.check_hostname = False
+    ours.verify_mode = ssl.CERT_NONE
+    with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
+        dialer = Dialer(None, ours, 10)
+        transport = connect(dialer, server)
+        ours.verify_mode = ssl.CERT_REQUIRED
+        receive(transport)
+        assert not is_resumed(dialer, server)
+
+
 def test_a_context_of_another_make_is_not_asked_to_resume(authority: trustme.CA) -> None:
     class Own(ssl.SSLContext):
         """It might look at the certificate of each connection."""
@@ -296,7 +318,7 @@ def test_a_handshake_that_fails_when_a_session_is_resumed_is_made_without(
     def co_start_tls(
         sock: socket.socket, context: ssl.SSLContext, hostname: str, session: TlsSession
     ) -> Coroutine[TlsTransport]:
-        resumed = session.get(context) is not None
+        resumed = session.get(tls._verification(context)) is not None
         calls.append(resumed)
         if len(calls) > 1 and (resumed or not fails_once):
             sock.close()
