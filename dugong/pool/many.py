@@ -18,6 +18,8 @@ waited for. What follows from this:
   responses to give. So a source that is slow takes no more than half of the consumer's time.
 - While there is no response to give, the source is called, though one may come in the meantime. It
   is given as soon as that call is over.
+- A source that has nothing more is asked again when half of what is under way is left; for each
+  response, if that is few.
 """
 
 from __future__ import annotations
