@@ -260,7 +260,7 @@ class PooledConnection:
     @property
     def is_wanted(self) -> bool:
         """True if a response is still to come that a caller waits for."""
-        return self.streaming or not all(job.is_decided for job in self.in_flight)
+        return self.streaming or not all(map(_is_decided, self.in_flight))
 
     @property
     def state(self) -> str:
@@ -278,3 +278,7 @@ class PooledConnection:
             f"<PooledConnection {self.name} {self.state}, {len(self.in_flight)} in flight, "
             f"{self.answered} answered>"
         )
+
+
+def _is_decided(job: Job) -> bool:
+    return job.is_decided

@@ -132,7 +132,8 @@ class ConnectionManager:
     @locked
     def _serve_needing_fresh_locked(self, host: Host) -> None:
         """See to it that an unused connection takes the next request that needs one."""
-        unused = next((c for c in host.connections if not c.dispatched), None)
+        # A list, for what a signal handler raises while a generator is closed is lost.
+        unused = next(iter([c for c in host.connections if not c.dispatched]), None)
         if unused is not None:
             if unused in host.idle:  # or else it will take the request once it is connected
                 self.leave_idle_locked(unused)

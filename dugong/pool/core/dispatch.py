@@ -69,6 +69,10 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
     )
 
 
+def _is_used(connection: PooledConnection) -> bool:
+    return connection.dispatched > 0
+
+
 def _is_connecting(connection: PooledConnection) -> bool:
     return connection.phase is Phase.CONNECTING
 
@@ -79,7 +83,7 @@ def needs_unused_connection(host: Host) -> bool:
     It has lost a used one, which the server may have closed just then. Another one that was idle
     for as long would show no more.
     """
-    return bool(host.needing_fresh) and all(c.dispatched for c in host.connections)
+    return bool(host.needing_fresh) and all(map(_is_used, host.connections))
 
 
 def take(host: Host, connection: PooledConnection) -> list[Job]:

@@ -199,7 +199,8 @@ class Scheduler:
     @locked
     def _abandon_locked(self, job: Job) -> bool:
         job = job.current
-        lent = next((c for c in job.host.connections if c.borrower is job), None)
+        # A list, for what a signal handler raises while a generator is closed is lost.
+        lent = next(iter([c for c in job.host.connections if c.borrower is job]), None)
         was_decided = job.is_decided
         if lent is not None:  # its caller was interrupted, when it had its response at the latest
             job.cancelled = not was_decided

@@ -107,7 +107,8 @@ class Threads:
     def _is_starter_looking(self) -> bool:
         # One that takes long may run a callback; or an interrupt has kept it from being begun.
         since = monotonic() - _STARTER_TIME
-        return any(begun > since for begun in list(self._looking.values()))
+        # Not any(), which closes its generator: what a signal handler raises there is lost.
+        return max(list(self._looking.values()), default=since) > since
 
     def _begin_starter(self) -> None:
         over = allocate_lock()
@@ -210,9 +211,10 @@ class Threads:
                 continue
             with self._lock:  # one that ends may start another, which makes its last calls
                 known = (*self._threads, *self._ending)
-            thread = next((thread for thread in known if thread.ident != get_ident()), None)
-            if thread is None:
+            others = [thread for thread in known if thread.ident != get_ident()]
+            if not others:
                 return
+            thread = others[0]
             thread.join(deadline.remaining())
             if thread.is_alive() and not deadline.remaining():
                 return
