@@ -248,7 +248,10 @@ class Closing:
     def delivery_locked(self, connection: PooledConnection, job: Job) -> Delivery:
         """Return how far *job*, which is in flight on *connection*, has got."""
         is_oldest = job is next(iter(connection.in_flight), None)
-        return connection.engine.verdict(job, is_oldest, connection.failure)
+        delivery = connection.engine.verdict(job, is_oldest, connection.failure)
+        if delivery is Delivery.UNSENT and connection.sending:
+            return Delivery.SENT  # the sender has it, and may send it at any moment
+        return delivery
 
 
 def _is_fruitless(connection: PooledConnection) -> bool:

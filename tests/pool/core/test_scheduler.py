@@ -23,7 +23,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Place
 from dugong.pool.core.scheduler import DRAIN_TIME
 from tests.support.clock import throw
-from tests.support.parts import SchedulerRig, WouldWait
+from tests.support.parts import SchedulerRig, WouldWait, engine_of
 from tests.support.placed import PLACES, Placed
 from tests.support.points import Interrupt
 
@@ -327,6 +327,20 @@ def test_a_request_fails_when_its_deadline_passes(rig: SchedulerRig, place: str)
     assert words in str(error)
     assert (error.delivery, placed.connection.phase) == (delivery, phase)
     assert (placed.host.queued, rig.core.queued) == (0, 0)
+
+
+def test_a_request_that_its_sender_is_about_to_send_counts_as_sent(rig: SchedulerRig) -> None:
+    host = rig.host()
+    host.pipelining.window = 2
+    (first,) = rig.submit(host, "/a")
+    (job,) = rig.submit(host, "/b", deadline=5.0)
+    connection = rig.connect(host)
+    engine_of(connection).delivery = Delivery.UNSENT
+    assert rig.look_for_work(connection) == [first, job]
+    rig.forward(5.0)
+    error = job.future.exception()
+    assert isinstance(error, ConnectionTimedOut)
+    assert error.delivery is Delivery.SENT
 
 
 def test_a_request_that_waits_for_a_retry_fails_when_its_deadline_passes(
