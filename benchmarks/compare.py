@@ -381,7 +381,7 @@ def row(work: Work, line: Line, took: dict[str, list[Cost]]) -> tuple[str, ...]:
 def build_of(python: Path | str) -> str:
     """Return the version of the interpreter *python*, and what it says of how it was built."""
     program = (
-        "import platform, sys, sysconfig;"
+        "import platform, sysconfig;"
         "said = sysconfig.get_config_var('CONFIG_ARGS') or '';"
         "options = [o for o in ('--enable-optimizations', '--with-lto') if o in said];"
         "print(platform.python_version(), *options, sysconfig.get_config_var('OPT'), sep=', ')"

@@ -730,22 +730,6 @@ def test_one_call_takes_no_more_than_256_kib(idle: tuple[TlsTransport, ssl.SSLSo
     sender.join()
 
 
-class Stalled:
-    """Stands for an SSL socket in which a thread is at work."""
-
-    def __init__(self) -> None:
-        self.entered, self.leave = threading.Event(), threading.Event()
-        self.unwrapped = False
-
-    def read(self, size: int, view: memoryview) -> int:
-        self.entered.set()
-        assert self.leave.wait(TIMEOUT)
-        return size
-
-    def unwrap(self) -> None:
-        self.unwrapped = True
-
-
 def test_a_small_record_is_read_with_one_call_that_succeeds(
     idle: tuple[TlsTransport, ssl.SSLSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -792,6 +776,22 @@ def test_where_nothing_is_left_it_waits_before_it_reads(
     peer.sendall(b"second")
     wait_readable(transport)
     assert transport.recv_into(view) == len(b"second")
+
+
+class Stalled:
+    """Stands for an SSL socket in which a thread is at work."""
+
+    def __init__(self) -> None:
+        self.entered, self.leave = threading.Event(), threading.Event()
+        self.unwrapped = False
+
+    def read(self, size: int, view: memoryview) -> int:
+        self.entered.set()
+        assert self.leave.wait(TIMEOUT)
+        return size
+
+    def unwrap(self) -> None:
+        self.unwrapped = True
 
 
 def test_a_shutdown_does_not_wait_for_a_thread_that_receives(
