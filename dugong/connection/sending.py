@@ -163,9 +163,27 @@ class SendSide:
         turn = state.send_turn
         if turn.locked():
             raise state.busy(turn)
+        data = b"".join(heads)  # which is the head itself, if there is one
+        sent = 0
         try:
             with turn:
-                self._send_requests(exchanges, heads, timeout, begun)
+                try:
+                    transport = self._begin_requests(exchanges)
+                    if transport is None:
+                        raise self._refusal()
+                    if begun is not None:
+                        begun()
+                    step = transport.send(data)
+                    while step != len(data) - sent:
+                        if isinstance(step, int):
+                            sent += step
+                        else:
+                            step.block(timeout)
+                        step = transport.send(memoryview(data)[sent:])
+                    self._begun = None  # its key would stay in memory while the connection is idle
+                except BaseException as exc:
+                    self._count_unsent(exchanges, heads, sent, exc)
+                    raise
         except BaseException:
             state.wake_waiters()
             raise
@@ -174,43 +192,30 @@ class SendSide:
             if used is not None and used.is_shut:
                 state.close_if_unused()
 
-    def _send_requests(
+    def _refusal(self) -> Exception:
+        """Return why a connection on which nothing is under way is not to be used any more."""
+        used = self._state.transport
+        refusal = None if used is None else used.refusal
+        return refusal or ConnectionClosed("the server has closed the connection")
+
+    def _count_unsent(
         self,
         exchanges: Sequence[Exchange],
         heads: Sequence[bytes],
-        timeout: float | None,
-        begun: Callable[[], None] | None,
+        sent: int,
+        exc: BaseException,
     ) -> None:
-        sent = 0
+        """Note how far each of *exchanges* got, of whose *heads* *sent* bytes were sent."""
         last = exchanges[-1]
-        try:
-            data = b"".join(heads)  # which is the head itself, if there is one
-            transport = self._begin_requests(exchanges)
-            if transport is None:
-                used = self._state.transport
-                refusal = None if used is None else used.refusal
-                raise refusal or ConnectionClosed("the server has closed the connection")
-            if begun is not None:
-                begun()
-            step = transport.send(data)
-            while step != len(data) - sent:
-                if isinstance(step, int):
-                    sent += step
-                else:
-                    step.block(timeout)
-                step = transport.send(memoryview(data)[sent:])
-            self._begun = None  # its key would be kept in memory while the connection is idle
-        except BaseException as exc:
-            # What an interrupt has come behind may have been sent without being counted.
-            is_counted = isinstance(exc, (DugongError, OSError)) or self._begun is not last
-            end = 0
-            for exchange, head in zip(exchanges, heads, strict=True):
-                start, end = end, end + len(head)
-                if end > sent:
-                    unsent = is_counted and start >= sent
-                    exchange.delivery = Delivery.UNSENT if unsent else Delivery.PARTLY_SENT
-            self._fail_to_send_if_begun(last, exc)
-            raise
+        # What an interrupt has come behind may have been sent without being counted.
+        is_counted = isinstance(exc, (DugongError, OSError)) or self._begun is not last
+        end = 0
+        for exchange, head in zip(exchanges, heads, strict=True):
+            start, end = end, end + len(head)
+            if end > sent:
+                unsent = is_counted and start >= sent
+                exchange.delivery = Delivery.UNSENT if unsent else Delivery.PARTLY_SENT
+        self._fail_to_send_if_begun(last, exc)
 
     def proceed(self, exchange: Exchange) -> None:
         """Let the body of *exchange* be written, though the server has not asked for it."""

@@ -67,23 +67,22 @@ class RetryEngine:
         attempt: Attempt | None = None,
         delay: float = 0.0,
         final: bool = False,
-        taken: bool = False,
     ) -> bool:
-        """End *job* with *outcome*, or have it tried again: the only way to either.
+        """End *job* with *outcome*, or have it tried again.
+
+        The only way to either, but for a caller that makes the request itself and has its response.
 
         *outcome* is a response, an exception, or None for a cancellation. *attempt* is the attempt
         that has failed, if another may follow, in *delay* seconds. Without it, an exception is
         final, and a response unless its status is one that the policy of *job* has tried again;
-        *final* says that it is not. *taken* says that the calling thread takes *outcome*, which is
-        final, to the caller itself, so that there is no future to tell. Returns True if it was
-        final, and not what a last attempt has failed with.
+        *final* says that it is not. Returns True if it was final, and not what a last attempt has
+        failed with.
         """
         if type(outcome) is Response and attempt is None:
             if final or outcome.status < 400:
                 if job.timer is None and job.upload is None:
                     # The same as below, in fewer steps.
-                    if not taken:
-                        self._core.settlements.append((job._future or job.future, outcome))
+                    self._core.settlements.append((job._future or job.future, outcome))
                     job.finish()
                     return True
             else:
@@ -102,9 +101,8 @@ class RetryEngine:
         if isinstance(outcome, Exception):
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
-        if not taken:
-            # Before the job changes its place: an interrupt in between must not lose the future.
-            self._core.settlements.append((job.future, outcome))
+        # Before the job changes its place: an interrupt in between must not lose the future.
+        self._core.settlements.append((job.future, outcome))
         if isinstance(outcome, StreamedResponse):
             job.begin_streaming()  # its deadline goes on, and its body may be on its way
         else:

@@ -553,7 +553,7 @@ class Traffic:
             if in_time:
                 if core.on_event is not None:
                     self._emit_answered(connection, job, response)
-                self._retries.complete_locked(job, response, final=True, taken=True)
+                job.finish()  # there is no future to tell, no timer, and no body to release
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
             is_good = exchange.persistent and exchange.minor_version > 0
             if (

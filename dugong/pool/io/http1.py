@@ -36,19 +36,22 @@ _FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can 
 class Http1Engine:
     """One HTTP/1.1 connection, as `dugong.pool.io.engine.Engine` describes it."""
 
-    __slots__ = ("_outgoing", "_session")
+    __slots__ = ("_body", "_outgoing", "_receiver", "_sender", "_session", "_state")
 
     #: RFC 9112 §9.3.2 sets no limit; the pool learns what a host can take.
     capacity = sys.maxsize
 
     def __init__(self, dial: Callable[[], Coroutine[Transport]]) -> None:
-        self._session = Http1Session(dial)
+        # None of these changes.
+        self._session = session = Http1Session(dial)
+        self._state, self._body = session.state, session.body
+        self._sender, self._receiver = session.sender, session.receiver
         self._outgoing: Exchange | None = None  # the last that was sent; owner: the sending thread
 
     @property
     def is_awaiting(self) -> bool:
         # Whether a deque is empty is seen without a lock, in free-threaded CPython, too.
-        return bool(self._session.state.awaiting_response)
+        return bool(self._state.awaiting_response)
 
     @property
     def has_unread(self) -> bool:
@@ -56,34 +59,44 @@ class Http1Engine:
 
     @property
     def has_stray_bytes(self) -> bool:
-        buffer = self._session.state.buffer
+        buffer = self._state.buffer
         return buffer.start != buffer.end
 
     @property
     def was_ended_by_peer(self) -> bool:
-        return self._session.state.last_response_reason is not None
+        return self._state.last_response_reason is not None
 
     @property
     def keep_alive_timeout(self) -> float | None:
-        return self._session.state.parser.keep_alive_timeout
+        return self._state.parser.keep_alive_timeout
 
     # --- sending ----------------------------------------------------------------------------------
 
     def connect(self, timeout: float | None) -> None:
-        eval_coroutine(self._session.sender.co_connect(), timeout)
+        eval_coroutine(self._sender.co_connect(), timeout)
 
     def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
+        exchanges, heads = [], []
+        for job in batch:
+            request, head = job.request, job.head
+            exchange = job.exchange = Exchange(request.method, request.url, job)
+            if head is None:
+                builder = job.host.plain_builder
+                assert builder is not None
+                head = builder.plain_head(request.method, request.target)
+            else:
+                _describe(job, exchange)
+            exchanges.append(exchange)
+            heads.append(head)
         last = batch[-1]
-        heads = [_begin(job) for job in batch]
-        exchanges = [job.exchange for job in batch]
-        self._outgoing = exchanges[-1] if last.upload is not None else None
-        self._session.sender.send_requests(exchanges, heads, last.timeout, begun)
+        self._outgoing = exchange if last.upload is not None else None
+        self._sender.send_requests(exchanges, heads, last.timeout, begun)
 
     def send_body(
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
     ) -> None:
         exchange, self._outgoing = self._outgoing, None
-        upload, sender, state = job.upload, self._session.sender, self._session.state
+        upload, sender, state = job.upload, self._sender, self._state
         assert exchange is not None
         assert upload is not None
         if exchange.request_side is RequestSide.CONTINUE:
@@ -119,7 +132,7 @@ class Http1Engine:
 
         Looks again after each wait whether the file is open: its descriptor may be another's then.
         """
-        sending = self._session.sender.co_write_file(_descriptor(upload), offset, count)
+        sending = self._sender.co_write_file(_descriptor(upload), offset, count)
         try:
             while True:
                 needed = next(sending)
@@ -136,21 +149,19 @@ class Http1Engine:
     def receive(self) -> tuple[list[Completion], Exception | None]:
         # The sender appends to the deque, and this thread alone removes from it; its first item can
         # be looked at without a lock, in free-threaded CPython, too.
-        awaiting = self._session.state.awaiting_response
+        awaiting = self._state.awaiting_response
         oldest: Any = awaiting[0].key if awaiting else None  # the job
-        timeout = 0 if oldest is None else oldest.timeout
-        completions: Any
-        completions, error = self._session.receiver.read_responses(timeout)
-        return completions, error
+        received: Any = self._receiver.read_responses(0 if oldest is None else oldest.timeout)
+        return received  # type: ignore[no-any-return]  # the keys of its exchanges are jobs
 
     def readinto(self, view: memoryview, timeout: float | None) -> int:
-        return self._session.body.readinto(view, timeout)
+        return self._body.readinto(view, timeout)
 
     def read(self, size: int, timeout: float | None) -> bytes:
-        return eval_coroutine(self._session.body.co_read(size, timeout), timeout)
+        return eval_coroutine(self._body.co_read(size, timeout), timeout)
 
     def finish_body(self, most: int, timeout: float | None) -> bool:
-        body, state = self._session.body, self._session.state
+        body, state = self._body, self._state
         unread = body.unread_length
         if unread is not None and unread <= most:
             view = memoryview(bytearray(unread))
@@ -166,7 +177,7 @@ class Http1Engine:
         exchange: Exchange | None = job.exchange
         if exchange is None or exchange.delivery is Delivery.UNSENT:
             return Delivery.UNSENT
-        state = self._session.state
+        state = self._state
         if failure is None and state.said_close:
             return Delivery.DISCLAIMED  # RFC 9112 §9.6
         is_bad = isinstance(failure, (InvalidResponse, UnsupportedResponse))
@@ -181,22 +192,16 @@ class Http1Engine:
         self._session.abort()
 
     def release_memory(self) -> None:
-        self._session.state.buffer.release()
+        self._state.buffer.release()
 
     def drop(self) -> None:
-        transport = self._session.state.transport
+        transport = self._state.transport
         if transport is not None:
             transport.drop()
 
 
-def _begin(job: Job) -> bytes:
-    """Give *job* an exchange for another sending; return the bytes that are to be sent."""
-    request, head = job.request, job.head
-    exchange = job.exchange = Exchange(request.method, request.url, job)
-    if head is None:
-        builder = job.host.plain_builder
-        assert builder is not None
-        return builder.plain_head(request.method, request.target)
+def _describe(job: Job, exchange: Exchange) -> None:
+    """Say in *exchange* what is not plain about the sending of *job*."""
     upload = job.upload
     exchange.close = exchange.needs_full_parse = job.close
     if upload is not None and upload.length != 0:
@@ -204,7 +209,6 @@ def _begin(job: Job) -> bytes:
         length = upload.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY
-    return head
 
 
 def _descriptor(upload: RequestBody) -> int:
