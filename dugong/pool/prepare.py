@@ -16,7 +16,7 @@ from dugong.connection.proxy import absolute_form
 from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job
+from dugong.pool.core.job import Job, Upload
 from dugong.pool.request import (
     PLAIN_OPTIONS,
     POOL_DEFAULT,
@@ -118,14 +118,14 @@ class Preparer:
             if data is not None and data.nbytes <= _SMALL_BODY and not request.expect100:
                 following = bytes(data)
             else:
-                upload, following = body, BodyFollowing(body.length)
-        expect100 = upload is not None and request.expect100 and upload.length != 0
+                upload = Upload(body, request.expect100 and body.length != 0)
+                following = BodyFollowing(body.length)
+        expect100 = upload is not None and upload.expect100
         built = host.builder.build(request.method, request.target, headers, following, expect100)
         head = built.head if built.body is None else built.head + built.body
         job = Job(request, self._scheduler, pool, host, head, timeout, retry)
         job.deadline = request.deadline
         job.upload = upload
-        job.expect100 = expect100
         job.close = close
         job.exclusive = close or upload is not None or not request.is_idempotent
         return job

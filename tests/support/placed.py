@@ -12,19 +12,11 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.response import StreamedResponse
 from tests.support.parts import SchedulerRig
+from tests.support.uploads import upload
 
-__all__ = ["PLACES", "POLICY", "Placed", "Upload"]
+__all__ = ["PLACES", "POLICY", "Placed"]
 
 POLICY = RetryPolicy(backoff=1.0)
-
-
-class Upload:
-    """A body that goes piece by piece."""
-
-    rewindable = True
-
-    def release(self) -> None:
-        pass
 
 
 class Placed:
@@ -50,7 +42,7 @@ class Placed:
         else:
             job = rig.job(self.host, "/a", exclusive=place == "streaming", **options)
             if place in ("sending", "pending"):
-                job.upload = cast(Any, Upload())
+                job.upload = upload()
             rig.enqueue(job)
             connection = rig.connect(self.host)
             assert rig.look_for_work(connection) == [job]

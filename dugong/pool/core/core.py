@@ -134,7 +134,22 @@ class PoolCore:
 
     # --- the transaction --------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self.end()
+        else:
+            self.end_with(exc)
+
+    # Where each step counts, a method calls these three: Python is slow to enter a block and to
+    # leave it.
+
+    def begin(self) -> Self:
+        """Begin a transaction; raise `Nested` if this thread is in one."""
         ident = get_ident()
         if self.owner == ident:  # only this thread ever stores its own number
             raise Nested
@@ -143,20 +158,16 @@ class PoolCore:
         self.owner = ident
         return self
 
+    __enter__ = begin
+
     def _acquire_contended(self) -> None:
         if is_finalizing():
             # A daemon thread that was stopped for good may hold it.
             raise PoolClosed("the interpreter is exiting")
         self.lock.acquire()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is not None and self._fails(exc_type):
-            return
+    def end(self) -> None:
+        """Leave the transaction, and do what follows it."""
         todo = None
         if self.settlements or self._follow_ups:
             todo = self._take_follow_ups()
@@ -169,6 +180,11 @@ class PoolCore:
             self._do(todo)
         if self._calls:
             self.callbacks.run()
+
+    def end_with(self, exc: BaseException) -> None:
+        """Leave the transaction because of *exc*, which its caller raises again."""
+        if not self._fails(type(exc)):
+            self.end()
 
     def _fails(self, exc_type: type[BaseException]) -> bool:
         """Take note that an exception has ended a transaction; return True if the lock is lost."""
@@ -233,7 +249,7 @@ class PoolCore:
         another one has kept `recover` from.
         """
         while frame is not None:
-            if frame.f_code is PoolCore.__exit__.__code__ and frame.f_locals["self"] is self:
+            if frame.f_code is PoolCore.end.__code__ and frame.f_locals["self"] is self:
                 return True
             frame = frame.f_back
         return False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
 
-__all__ = ["Job", "Owner", "Place"]
+__all__ = ["Job", "Owner", "Place", "Upload"]
 
 # The later, the less may be said of what the server has not done.
 _PROGRESS = (
@@ -67,6 +67,22 @@ class Owner(Protocol):
         """Raise StateError if the calling thread would wait for *job* for ever."""
 
 
+class Upload:
+    """The body of a request that goes piece by piece, and what becomes of it.
+
+    Guarded by the pool's lock where a field does not say otherwise.
+    """
+
+    __slots__ = ("body", "error", "expect100", "is_sending", "pending_response")
+
+    def __init__(self, body: RequestBody, expect100: bool = False) -> None:
+        self.body = body  # never changes
+        self.expect100 = expect100  # it is sent only when the server wants it
+        self.is_sending = False  # the sender has it; any thread may read it
+        self.error: Exception | None = None  # why the sender did not send all of it
+        self.pending_response: Response | None = None  # waits for the sender to release the body
+
+
 class Job:
     """A request, its future, and where it is.
 
@@ -84,25 +100,21 @@ class Job:
         "dispatched_at",
         "exchange",
         "exclusive",
-        "expect100",
         "fatal_error",
         "head",
         "host",
         "needs_fresh_connection",
         "owner",
-        "pending_response",
         "place",
         "pool",
         "request",
         "response_started",
         "retry",
-        "sending_body",
         "streamed",
         "successor",
         "timeout",
         "timer",
         "upload",
-        "upload_error",
         "was_taken_back",
     )
 
@@ -126,8 +138,7 @@ class Job:
         self.retry = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes
         self._future: ResponseFuture | None = None  # see `future`; never changes once it is made
-        self.upload: RequestBody | None = None  # the body, if it goes piece by piece; never changes
-        self.expect100 = False
+        self.upload: Upload | None = None  # if the body goes piece by piece; never changes
         self.close = False  # the request asks for the connection to be closed; never changes
         self.streamed = False  # the caller reads the body of the response; never changes
 
@@ -140,9 +151,6 @@ class Job:
         self.dispatched_at = 0.0  # when it was given to a connection, `time.monotonic`
         self.exchange: Any = None  # the engine's record of this sending; set by the sending thread
         self.response_started = False  # its head has come; set by the receiving thread
-        self.sending_body = False  # the sender has its body
-        self.upload_error: Exception | None = None  # why the sender did not send all of its body
-        self.pending_response: Response | None = None  # waits for the sender to release the body
         self.cancelled = False  # by its caller; it ends once the sender has released the body
         self.fatal_error: Exception | None = None  # fails it, whatever the policy says
         self.body_source: ConnectionBody | None = None  # what the caller reads the response with
@@ -268,12 +276,13 @@ class Job:
     @property
     def is_rewindable(self) -> bool:
         """True if the body, if there is one, could be sent again."""
-        return self.upload is None or self.upload.rewindable
+        return self.upload is None or self.upload.body.rewindable
 
     def forget_expectation(self) -> None:
         """Send it without Expect the next time, and its body at once."""
         assert self.head is not None
-        self.expect100 = False
+        assert self.upload is not None
+        self.upload.expect100 = False
         # The caller cannot have given this field, and no field has a CRLF in it.
         self.head = self.head.replace(b"\r\nExpect: 100-continue\r\n", b"\r\n", 1)
 
@@ -284,10 +293,44 @@ class Job:
             earlier.append(Delivery.SENT)
         return max((delivery, *earlier), key=_PROGRESS.index)
 
+    # --- its body, if that goes piece by piece ----------------------------------------------------
+
+    def begin_upload(self) -> None:
+        """The sender has its body. It must have one."""
+        assert self.upload is not None
+        self.upload.is_sending = True
+        self.upload.error = None
+
+    def end_upload(self, error: Exception | None) -> None:
+        """The sender has let go of its body; *error* is why it was not all sent, if it was not."""
+        assert self.upload is not None
+        self.upload.is_sending = False
+        self.upload.error = error
+
+    @property
+    def expects_continue(self) -> bool:
+        """True if its body is sent only when the server wants it."""
+        return self.upload is not None and self.upload.expect100
+
+    @property
+    def sending_body(self) -> bool:
+        """True if the sender has its body; any thread may ask."""
+        return self.upload is not None and self.upload.is_sending
+
+    @property
+    def upload_error(self) -> Exception | None:
+        """Why the sender did not send all of its body, if it did not."""
+        return None if self.upload is None else self.upload.error
+
+    @property
+    def pending_response(self) -> Response | None:
+        """The response that waits for the sender to release the body, if there is one."""
+        return None if self.upload is None else self.upload.pending_response
+
     def release_body(self) -> None:
         """Give the body back to the caller: it will not be sent any more."""
         if self.upload is not None:
-            self.upload.release()
+            self.upload.body.release()
 
     # --- what the future asks of its owner; any thread, without the lock --------------------------
 

@@ -78,17 +78,10 @@ class RetryEngine:
         *final* says that it is not. Returns True if it was final, and not what a last attempt has
         failed with.
         """
-        if type(outcome) is Response and attempt is None:
-            if final or outcome.status < 400:
-                if job.timer is None and job.upload is None:
-                    # The same as below, in fewer steps.
-                    self._core.settlements.append((job._future or job.future, outcome))
-                    job.finish()
-                    return True
-            else:
-                retryable = self._attempt_of_response_locked(job, outcome)
-                if retryable is not None:
-                    attempt, delay = retryable
+        if attempt is None and not final and isinstance(outcome, Response):
+            retryable = self._attempt_of_response_locked(job, outcome)
+            if retryable is not None:
+                attempt, delay = retryable
         if attempt is not None:
             reason = self._refusal_locked(job, attempt, delay)
             if reason is None and not self._core.closed:
@@ -129,7 +122,7 @@ class RetryEngine:
             error = failure(job.fatal_error, Delivery.PARTLY_SENT, job.request)
             self.give_up_locked(job, error, connection, "it cannot be tried again")
             return
-        if job.expect100:
+        if job.expects_continue:
             job.forget_expectation()  # a server that did not ask for the body would not do so again
         cause = incomplete_upload(response, reason)
         error = failure(cause, Delivery.PARTLY_SENT, job.request)
@@ -167,7 +160,7 @@ class RetryEngine:
         """
         policy = job.retry
         return policy.attempts > 1 and (
-            status in policy.statuses or (status == _EXPECTATION_FAILED and job.expect100)
+            status in policy.statuses or (status == _EXPECTATION_FAILED and job.expects_continue)
         )
 
     @locked
@@ -190,7 +183,7 @@ class RetryEngine:
             self._core.emit("gave up", host, connection, job.request, reason)
             return None
         job.needs_fresh_connection = False  # this one has responded
-        if status == _EXPECTATION_FAILED and job.expect100:
+        if status == _EXPECTATION_FAILED and job.expects_continue:
             job.forget_expectation()  # RFC 9110 §10.1.1
             attempt = make_attempt(job, connection, status_text(response), Delivery.DISCLAIMED)
             return attempt._replace(status=status, response=response), 0.0

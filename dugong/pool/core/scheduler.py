@@ -117,12 +117,17 @@ class Scheduler:
         seconds = job.deadline
         deadline = None if seconds is None else monotonic() + seconds
         try:
-            with core.transaction():
+            core.begin()
+            try:
                 if core.closed:
                     raise PoolClosed
                 if core.queued >= core.limits.max_queued:
                     self._wait_for_room_locked(job, block, deadline)
                 self._queue_locked(job, deadline)
+            except BaseException as exc:
+                core.end_with(exc)
+                raise
+            core.end()
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
                 raise failure(PoolClosed(), Delivery.UNSENT, job.request) from None

@@ -96,9 +96,10 @@ class Http1Engine:
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
     ) -> None:
         exchange, self._outgoing = self._outgoing, None
-        upload, sender, state = job.upload, self._sender, self._state
+        sender, state = self._sender, self._state
         assert exchange is not None
-        assert upload is not None
+        assert job.upload is not None
+        body = job.upload.body
         if exchange.request_side is RequestSide.CONTINUE:
             wait_for_continue(lambda: exchange.request_side is RequestSide.CONTINUE)
             if not state.aborted:
@@ -111,33 +112,33 @@ class Http1Engine:
             raise ConnectionClosed("the server responded, or went, before the body was sent")
         transport = state.transport
         with blaming_body():
-            file_range = upload.file_range
+            file_range = body.file_range
         if file_range is not None and transport is not None and transport.can_send_files:
             _, offset, count = file_range
             while count:
-                piece = self._co_send_file(upload, offset, min(count, _FILE_PIECE))
+                piece = self._co_send_file(body, offset, min(count, _FILE_PIECE))
                 sent = eval_coroutine(piece, job.timeout)
                 if not sent:
                     raise BodyError(cut_short(count))
                 offset += sent
                 count -= sent
         else:
-            for part in _pieces(upload):
+            for part in _pieces(body):
                 with part:  # or an exception would keep it, and a bytearray its size
                     eval_coroutine(sender.co_write(part), job.timeout)
             eval_coroutine(sender.co_write_eof(), job.timeout)
 
-    def _co_send_file(self, upload: RequestBody, offset: int, count: int) -> Coroutine[int]:
-        """Send a piece of the file of *upload*; return how many bytes were sent.
+    def _co_send_file(self, body: RequestBody, offset: int, count: int) -> Coroutine[int]:
+        """Send a piece of the file of *body*; return how many bytes were sent.
 
         Looks again after each wait whether the file is open: its descriptor may be another's then.
         """
-        sending = self._sender.co_write_file(_descriptor(upload), offset, count)
+        sending = self._sender.co_write_file(_descriptor(body), offset, count)
         try:
             while True:
                 needed = next(sending)
                 yield needed
-                _descriptor(upload)
+                _descriptor(body)
         except StopIteration as exc:
             sent: int = exc.value
             return sent
@@ -204,23 +205,23 @@ def _describe(job: Job, exchange: Exchange) -> None:
     """Say in *exchange* what is not plain about the sending of *job*."""
     upload = job.upload
     exchange.close = exchange.needs_full_parse = job.close
-    if upload is not None and upload.length != 0:
+    if upload is not None and upload.body.length != 0:
         exchange.needs_full_parse = exchange.sends_to_end = True
-        length = upload.length
+        length = upload.body.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
-        exchange.request_side = RequestSide.CONTINUE if job.expect100 else RequestSide.BODY
+        exchange.request_side = RequestSide.CONTINUE if upload.expect100 else RequestSide.BODY
 
 
-def _descriptor(upload: RequestBody) -> int:
+def _descriptor(body: RequestBody) -> int:
     with blaming_body():
-        file_range = upload.file_range
+        file_range = body.file_range
     assert file_range is not None
     return file_range[0]
 
 
-def _pieces(upload: RequestBody) -> Iterator[memoryview]:
+def _pieces(body: RequestBody) -> Iterator[memoryview]:
     with blaming_body():
-        yield from upload.pieces()
+        yield from body.pieces()
 
 
 @contextmanager

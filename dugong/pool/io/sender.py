@@ -45,20 +45,20 @@ def run(traffic: Traffic, connection: PooledConnection) -> None:
 def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
     last = batch[-1]
-    upload = last.upload
+    body = None if last.upload is None else last.upload.body
     try:
         try:
-            if upload is not None:
+            if body is not None:
                 with blaming_body():
-                    upload.rewind()
+                    body.rewind()
             connection.engine.send(batch, partial(traffic.wake_receiver, connection))
-            if upload is not None:
+            if body is not None:
                 wait_for_continue = partial(traffic.wait_for_continue, connection)
                 connection.engine.send_body(last, wait_for_continue)
         finally:
-            if upload is not None:
+            if body is not None:
                 with blaming_body():
-                    upload.end_sending()
+                    body.end_sending()
     except BodyError as exc:
         forget_frames(exc)
         last.fatal_error = exc

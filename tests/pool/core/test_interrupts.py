@@ -23,6 +23,7 @@ from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
 from tests.support.parts import FakeEngine, SchedulerRig, make_host
 from tests.support.points import Interrupt
+from tests.support.uploads import upload
 
 _CORE = os.path.dirname(package.__file__)
 _MOST = 2000  # points that one operation may have
@@ -210,7 +211,7 @@ class CancelUpload(CancelQueued):
 
     def prepare(self) -> None:
         job = self.rig.job(self.rig.host(), "/upload")
-        job.upload = cast(Any, SimpleNamespace(release=lambda: None, rewindable=True))
+        job.upload = upload()
         self.rig.enqueue(job)
         connection = self.rig.connect(job.host)
         assert self.rig.look_for_work(connection) == [job]

@@ -9,10 +9,11 @@ import pytest
 
 from dugong.errors import Delivery
 from dugong.pool.body import request_body
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import Job, Place, Upload
 from dugong.pool.core.timers import Timer
 from dugong.pool.response import Attempt
 from tests.support.parts import make_connection, make_host, make_job, make_response
+from tests.support.uploads import releases, upload
 
 # --- its place ------------------------------------------------------------------------------------
 
@@ -176,16 +177,15 @@ def test_the_timer_of_its_deadline_is_that_of_the_job_that_goes_on() -> None:
 
 def job_with_body(body: object) -> Job:
     job = make_job(make_host(), "/a")
-    job.upload = request_body(body)  # type: ignore[arg-type]
+    job.upload = Upload(request_body(body))  # type: ignore[arg-type]
     return job
 
 
 def test_a_body_that_is_released_is_given_back() -> None:
     job = make_job(make_host())
-    released: list[bool] = []
-    job.upload = SimpleNamespace(release=lambda: released.append(True))  # type: ignore[assignment]
+    job.upload = upload()
     job.release_body()
-    assert released == [True]
+    assert releases(job) == 1
 
 
 def test_a_request_without_a_body_has_none_to_release() -> None:
@@ -250,8 +250,8 @@ def test_an_upload_can_be_sent_again_if_its_body_can(
     job = job_with_body(make())
     assert job.is_rewindable
     assert job.upload is not None
-    job.upload.rewind()
-    assert b"".join(map(bytes, job.upload.pieces())) == b"12345"
+    job.upload.body.rewind()
+    assert b"".join(map(bytes, job.upload.body.pieces())) == b"12345"
     assert job.is_rewindable is again
 
 

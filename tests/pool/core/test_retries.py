@@ -27,6 +27,7 @@ from dugong.pool.failure import describe, failure
 from dugong.pool.response import Attempt, StreamedResponse
 from tests.support.clock import throw
 from tests.support.parts import NO_RETRY, Rig, make_response
+from tests.support.uploads import releases, upload
 
 
 class Bench(Rig):
@@ -124,10 +125,9 @@ def test_a_final_response_is_an_outcome_whatever_its_status(bench: Bench) -> Non
 
 def test_a_request_that_ends_gives_its_body_back(bench: Bench) -> None:
     job = bench.in_flight()
-    released: list[bool] = []
-    job.upload = cast(Any, SimpleNamespace(release=lambda: released.append(True), rewindable=True))
+    job.upload = upload()
     bench.complete(job, make_response(job))
-    assert released == [True]
+    assert releases(job) == 1
 
 
 def test_a_request_that_ends_has_no_deadline_any_more(bench: Bench) -> None:
@@ -280,7 +280,7 @@ def test_a_body_that_cannot_be_sent_again_is_the_end_and_the_exception_says_so(
     bench: Bench,
 ) -> None:
     job = bench.in_flight(method="PUT")
-    job.upload = cast(Any, SimpleNamespace(release=lambda: None, rewindable=False))
+    job.upload = upload(rewindable=False)
     bench.fail(job)
     error = job.future.exception()
     assert error is not None
@@ -323,7 +323,8 @@ def test_a_request_that_is_refused_for_its_expect_may_have_any_connection(bench:
     """One that it lost before says nothing any more, for this one has responded."""
     job = bench.in_flight()
     job.head = b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n"
-    job.expect100 = job.needs_fresh_connection = True
+    job.upload = upload(expect100=True)
+    job.needs_fresh_connection = True
     assert not bench.complete(job, make_response(job, 417))
     assert not job.needs_fresh_connection
     assert list(job.host.queue) == [job]

@@ -19,6 +19,7 @@ from dugong.pool.failure import Abandoned, BodyError
 from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
 from tests.support.parts import NO_RETRY, Rig, WouldWait, engine_of, make_response
+from tests.support.uploads import releases, upload
 
 
 @pytest.fixture
@@ -37,33 +38,16 @@ def would_wait(function: Callable[[], object]) -> bool:
     return False
 
 
-class Upload:
-    """A body that goes piece by piece."""
-
-    rewindable = True
-
-    def __init__(self) -> None:
-        self.released = 0
-
-    def release(self) -> None:
-        self.released += 1
-
-
 def send_upload(rig: Rig, **options: Any) -> tuple[PooledConnection, Job]:
     """Have a connection send a request with a body; its sender is at that."""
     host = rig.host()
     job = rig.job(host, "/upload", method="PUT", **options)
-    job.upload = cast(Any, Upload())
+    job.upload = upload()
     job.exclusive = True
     rig.enqueue(job)
     connection = rig.connect(host)
     assert rig.look_for_work(connection) == [job]
     return connection, job
-
-
-def releases(job: Job) -> int:
-    """Return how often the body of *job* was given back."""
-    return cast(Any, job.upload).released
 
 
 # --- a connection begins --------------------------------------------------------------------------
@@ -361,8 +345,9 @@ def test_a_body_is_on_its_way_until_a_timeout_after_its_last_piece(
     rig: Rig, has_body: bool, is_sending: bool, released: float, sends: bool
 ) -> None:
     connection, (job,) = rig.send(rig.host(), "/a")
-    job.upload = cast(Any, Upload()) if has_body else None
-    job.sending_body = is_sending
+    job.upload = upload() if has_body else None
+    if is_sending:
+        job.begin_upload()
     connection.body_released_at = rig.clock.now
     rig.clock.now += released
     assert rig.traffic.sends_body(connection) is sends

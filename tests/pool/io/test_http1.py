@@ -26,7 +26,7 @@ from dugong.errors import (
     UnsupportedResponse,
 )
 from dugong.pool.body import request_body
-from dugong.pool.core.job import Job
+from dugong.pool.core.job import Job, Upload
 from dugong.pool.failure import BodyError
 from dugong.pool.io.http1 import Http1Engine
 from tests.support.parts import make_connection, make_host, make_job
@@ -63,8 +63,7 @@ class Line:
         """Return a job, which asks for *target* or puts *body* there."""
         job = make_job(self.host, target)
         if body is not None:
-            job.upload = request_body(body)  # type: ignore[arg-type]
-            job.expect100 = expect100
+            job.upload = Upload(request_body(body), expect100)  # type: ignore[arg-type]
         Job.dispatch([job], self.connection, 0.0)
         return job
 

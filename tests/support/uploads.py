@@ -1,0 +1,31 @@
+"""A request body that goes piece by piece, of which a test sees when it is released."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from dugong.pool.core.job import Job, Upload
+
+__all__ = ["releases", "upload"]
+
+
+class Body:
+    """Stands for a `RequestBody`."""
+
+    def __init__(self, rewindable: bool = True) -> None:
+        self.rewindable = rewindable
+        self.released = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def upload(rewindable: bool = True, expect100: bool = False) -> Upload:
+    return Upload(cast(Any, Body(rewindable)), expect100)
+
+
+def releases(job: Job) -> int:
+    """Return how often the body of *job* was given back."""
+    assert job.upload is not None
+    body = cast(Body, job.upload.body)
+    return body.released
