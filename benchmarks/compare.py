@@ -238,7 +238,7 @@ WORKS = [
         "pool: 300 hosts kept alive",
         300,
         5,
-        [Line(MEMORY, None, 150, 80)],
+        [Line(MEMORY, None, 25, 20)],
         ours="pool",
         fresh=True,
     ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -224,7 +226,15 @@ def hosts(server: Server) -> Round:
     first, *urls = [f"http://{address}:{server.port}{SMALL}" for address in ORIGINS]
     pool = ConnectionPool(max_connections=2 * len(ORIGINS))
     submit_all(pool, [first])  # whatever is there once, for the first of them
-    return lambda count: submit_all(pool, urls[:count])
+
+    def perform(count: int) -> None:
+        submit_all(pool, urls[:count])
+        deadline = time.monotonic() + 10
+        while threading.active_count() > 2:  # the threads of idle connections end
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    return perform
 
 
 main(

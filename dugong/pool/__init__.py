@@ -1,4 +1,4 @@
-"""The pool: a few connections per host, each with a sender and a receiver thread.
+"""The pool: a few connections per host, each with a sender and a receiver, in one thread or two.
 
 pool.py        ConnectionPool: the public class
 request.py     Request                           response.py    Response, StreamedResponse, Attempt

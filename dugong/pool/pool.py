@@ -22,7 +22,7 @@ from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
 from dugong.pool.hints import refuse_options
-from dugong.pool.io import caller_runs, receiver, sender
+from dugong.pool.io import caller_runs, roles
 from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
 from dugong.pool.many import AHEAD_SIZE, as_completed, in_order, requests_of
@@ -161,8 +161,8 @@ class ConnectionPool:
         self._scheduler = Scheduler(
             limits,
             lambda origin: Http1Engine(partial(dialer, origin)),
-            sender.run,
-            receiver.run,
+            roles.run_sender,
+            roles.run_receiver,
             on_event,
             pipeline_rescue,
         )

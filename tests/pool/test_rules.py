@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dugong import ConnectionPool, Delivery, InvalidResponse, Response
+from dugong.pool.core import traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.job import Job
 from dugong.pool.core.scheduler import Scheduler
@@ -648,14 +649,15 @@ def test_nothing_goes_behind_a_response_that_is_long_or_of_unknown_length(
 def test_what_is_queued_while_the_sender_is_at_work_does_not_go_behind_a_long_response_either(
     pool: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(traffic, "SMALL_HEAD", 0)  # so that the connection has two threads
     peer = warm_up(pool, server)
     settle(pool)
     blocked = signal_after(monkeypatch, Traffic, "begin_body")
     next_batch = Traffic.next_batch
 
     def late(
-        scheduler: Scheduler, pipeline: PooledConnection, error: Exception | None
-    ) -> list[Job]:
+        scheduler: Traffic, pipeline: PooledConnection, error: Exception | None
+    ) -> list[Job] | None:
         wait_for(blocked)
         return next_batch(scheduler, pipeline, error)
 

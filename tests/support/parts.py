@@ -422,10 +422,11 @@ class Rig:
         return next(reversed(host.connections))
 
     def connect(self, host: Host) -> PooledConnection:
-        """Have the sender of the latest connection of *host* begin and connect; return that."""
+        """Have the latest connection of *host* connected; return it. Both of its threads run."""
         connection = self.latest(host)
         assert self.traffic.begin_sending(connection)
-        assert self.traffic.connected(connection)
+        self.traffic.connected(connection)
+        connection.receiver_started = True
         return connection
 
     def look_for_work(

@@ -1,4 +1,4 @@
-"""One connection of a pool, and what its two threads and the pool know about it.
+"""One connection of a pool, and what its threads and the pool know about it.
 
 Guarantees: only the methods of this class change its phase, and they refuse what is no transition.
 Starts no threads itself; `dugong.pool.io` has the two loops.
@@ -83,6 +83,7 @@ class PooledConnection:
         "rate",
         "rate_timer",
         "receiver_parked",
+        "receiver_started",
         "receiver_wakeup",
         "receiving",
         "reserved",
@@ -134,11 +135,14 @@ class PooledConnection:
         self.borrowed_by = 0  # the thread that does, or was the last to
         self.streaming = False  # a caller, who reads the body of a response
 
-        self.sender_started = False  # the thread has begun
+        # A parked thread waits for its wake-up. If nothing comes for a while, it ends, and what is
+        # parked is to be started instead of being woken.
+        self.sender_started = False  # the thread has begun, and not ended
         self.sender_wakeup = Condition(lock)
-        self.sender_parked = False  # it waits there, and may be given work
+        self.sender_parked = False  # the sender may be given work
+        self.receiver_started = False  # the thread has been started, and has not ended
         self.receiver_wakeup = Condition(lock)
-        self.receiver_parked = False
+        self.receiver_parked = True  # the same of responses
         self.uploading: Job | None = None  # whose body the sender has
         self.body_released_at = opened_at  # when it last let go of one
         # When its last response came, or it was opened: from then on it is idle if it has nothing

@@ -184,11 +184,16 @@ class ConnectionManager:
 
     @locked
     def wake_sender_locked(self, connection: PooledConnection) -> None:
-        """Have the sender of *connection* look for work, if it waits for some."""
+        """Have the sender of *connection* look for work, if it waits for some, or has ended."""
         connection.host.with_capacity.pop(connection, None)
         if connection.sender_parked:
             connection.sender_parked = False
-            connection.sender_wakeup.notify()
+            if connection.sender_started:
+                connection.sender_wakeup.notify()
+            elif connection.receiver_started and connection.receiver_parked:
+                connection.receiver_wakeup.notify()  # it becomes the sender
+            else:
+                self.start_sender_locked(connection)
 
     @locked
     def update_availability_locked(self, connection: PooledConnection) -> None:
@@ -284,11 +289,11 @@ class ConnectionManager:
             connection.age_timer = self._maintenance.at_locked(now + limits.max_age, retire)
         core.connections += 1
         self._room.begin_locked(connection)
-        core.follow_up(partial(self._start_sender, connection))
+        self.start_sender_locked(connection)
 
     @locked
-    def start_sender_again_locked(self, connection: PooledConnection) -> None:
-        """Start the sender of *connection*, whose start an interrupt may have lost."""
+    def start_sender_locked(self, connection: PooledConnection) -> None:
+        """Have a thread started that is the sender of *connection*, unless it has one by then."""
         self._core.follow_up(partial(self._start_sender, connection))
 
     def _start_sender(self, connection: PooledConnection) -> None:
@@ -301,6 +306,8 @@ class ConnectionManager:
 
     def _start_failed(self, connection: PooledConnection, error: RuntimeError) -> None:
         with self._core.transaction():
+            if connection.receiver_started:
+                return  # it becomes the sender when it has received what is due
             connection.sending = False  # unless it has begun to, which closing does not wait for
             self._no_thread_locked(connection, error)
 

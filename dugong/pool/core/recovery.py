@@ -76,8 +76,8 @@ class Recovery:
         if connection.is_closing:
             self._core.follow_up(connection.engine.abort)
             connections.finish_closing_locked(connection)
-        elif not connection.sender_started:
-            connections.start_sender_again_locked(connection)
+        elif not (connection.sender_started or connection.sender_parked):
+            connections.start_sender_locked(connection)  # an interrupt may have lost the start
         else:
             connections.update_availability_locked(connection)
         connection.sender_wakeup.notify()

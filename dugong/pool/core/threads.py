@@ -190,6 +190,11 @@ class Threads:
             # process that was forked in this thread.
             self.idents.pop(ident, None)
 
+    @property
+    def count(self) -> int:
+        """How many threads there are."""
+        return len(self.idents)
+
     def is_own(self) -> bool:
         """Return True in a thread that was started here."""
         return get_ident() in self.idents

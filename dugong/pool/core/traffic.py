@@ -34,6 +34,12 @@ _DONE = Place.DONE  # a member is looked up slowly in its class
 
 #: Of so many responses to lone requests, the time of one is noted. That they are alike is the rule.
 _SAMPLED = 8
+#: Seconds after which the threads of an idle connection end,
+THREAD_IDLE_TIME = 1.0
+#: or at once, if the pool has more threads than this.
+MANY_THREADS = 384
+#: Bytes of a head, and a small body with it, that the system takes at once, whatever the peer does.
+SMALL_HEAD = 16 * 1024
 #: Seconds that a server is given to ask for a body that was announced with Expect.
 CONTINUE_TIME = 1.0
 
@@ -74,20 +80,8 @@ class Traffic:
                 return False
         return True
 
-    def connected(self, connection: PooledConnection) -> bool:
-        """The sender of *connection* has connected it; False: it cannot be used."""
-        self._await_admission(connection)
-        receive = partial(self._run_receiver, self, connection)
-        try:
-            self._core.threads.start_here(receive, f"dugong-{connection.name}-recv")
-        except RuntimeError as exc:
-            self.connect_failed(connection, exc)
-            return False
-        self._connections.opened(connection)
-        return True
-
-    def _await_admission(self, connection: PooledConnection) -> None:
-        """Wait until there is a place for *connection*, or it is closed."""
+    def connected(self, connection: PooledConnection) -> None:
+        """The sender of *connection* has connected it."""
         core = self._core
         while True:
             with core.transaction():
@@ -96,7 +90,24 @@ class Traffic:
                         break
                     core.wait(connection.sender_wakeup)
                 else:
-                    return
+                    break
+        self._connections.opened(connection)
+
+    def ensure_receiver(self, connection: PooledConnection, batch: Sequence[Job]) -> None:
+        """See to it that responses to *batch* are received. For the sender, before it sends.
+
+        If there is no receiver, the sender itself becomes it once it has sent: see `next_batch`.
+        But what might have to be sent and received at the same time needs two threads.
+        """
+        # A receiver does not end while a request is in flight.
+        if connection.receiver_started or (len(batch) == 1 and _is_small(batch[0])):
+            return
+        connection.receiver_started = True
+        receive = partial(self._run_receiver, self, connection)
+        try:
+            self._core.threads.start_here(receive, f"dugong-{connection.name}-recv")
+        except RuntimeError:
+            connection.receiver_started = False  # no thread can be had: this one does what it can
 
     def crashed(self, connection: PooledConnection, exc: BaseException) -> None:
         """A thread of *connection* has met with what it cannot handle: a bug of ours."""
@@ -110,10 +121,11 @@ class Traffic:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def next_batch(self, connection: PooledConnection, error: Exception | None) -> list[Job]:
+    def next_batch(self, connection: PooledConnection, error: Exception | None) -> list[Job] | None:
         """The sender has let go of its last batch; return the next, or [] if it is to end.
 
-        *error* is what the last batch met with.
+        None if it is to be the receiver from now on, for there is none. *error* is what the last
+        batch met with.
         """
         core, connections = self._core, self._connections
         is_first_look = True
@@ -131,14 +143,38 @@ class Traffic:
                         return batch
                     connection.sender_parked = True
                     connections.update_availability_locked(connection)
-                    if core.has_follow_ups or connection.is_closing:
+                    if connection.is_closing:
                         break
-                    core.wait(connection.sender_wakeup)
+                    if self._is_unreceived(connection):
+                        connection.sender_started = False
+                        connection.receiver_started = True
+                        connection.receiver_parked = False
+                        if connection.host.queued:
+                            connections.ensure_served_locked(connection.host)
+                        return None
+                    if core.has_follow_ups:
+                        break
+                    if self._may_end_threads(connection):
+                        connection.sender_started = False
+                        return []
+                    core.wait(connection.sender_wakeup, THREAD_IDLE_TIME)
                 connection.sender_parked = False
                 if connection.is_closing:
                     connections.finish_closing_locked(connection)
                     return []
                 # What follows the transaction comes first. What that queues, this sender may take.
+
+    def _is_unreceived(self, connection: PooledConnection) -> bool:
+        """Return True if a response is due that no thread would receive."""
+        is_lent = connection.borrower is not None or connection.streaming
+        return not (connection.receiver_started or is_lent) and connection.engine.is_awaiting
+
+    def _may_end_threads(self, connection: PooledConnection) -> bool:
+        """Return True if the threads of *connection*, which are parked, are not needed for now."""
+        return not (connection.in_flight or connection.at_work) and (
+            monotonic() - connection.idle_since >= THREAD_IDLE_TIME
+            or self._core.threads.count > MANY_THREADS
+        )
 
     @locked
     def _take_batch_locked(self, connection: PooledConnection) -> list[Job]:
@@ -255,8 +291,11 @@ class Traffic:
 
     # --- receiving --------------------------------------------------------------------------------
 
-    def await_responses(self, connection: PooledConnection) -> bool:
-        """Wait until there is something to receive; False: the receiver is to end."""
+    def await_responses(self, connection: PooledConnection) -> bool | None:
+        """Wait until there is something to receive; False: the receiver is to end.
+
+        None: it is to be the sender from now on, which is wanted and not there.
+        """
         # Stale values do no harm: `receiving` is this very thread's as long as it is True, and what
         # is received from a connection that closes now is its end.
         if connection.receiving and connection.engine.is_awaiting and not connection.is_closing:
@@ -279,9 +318,16 @@ class Traffic:
                     ):
                         self._connections.fail_locked(connection, ConnectionClosed())
                         break
+                    if not (connection.sender_started or connection.sender_parked):
+                        connection.sender_started = True
+                        connection.receiver_started = False
+                        return None
                     if core.has_follow_ups:
                         break
-                    core.wait(connection.receiver_wakeup)
+                    if self._may_end_threads(connection):
+                        connection.receiver_started = False
+                        return False
+                    core.wait(connection.receiver_wakeup, THREAD_IDLE_TIME)
                     connection.receiver_parked = False
                 if connection.is_closing:
                     self._connections.finish_closing_locked(connection)
@@ -578,3 +624,9 @@ class Traffic:
                 if host.queued and not connection.is_closing:
                     self._connections.ensure_served_locked(host)
         return in_time
+
+
+def _is_small(job: Job) -> bool:
+    """Return True if the system takes all of *job* at once, though nothing is received."""
+    size = len(job.request.url) + len(job.head or b"")
+    return job.upload is None and size <= SMALL_HEAD

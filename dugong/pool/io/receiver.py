@@ -39,14 +39,11 @@ _FIRST_PIECE = 16 * 1024  # bytes received at a time of a body whose length is n
 _PIECE = 256 * 1024  # and once it is known to be larger than that
 
 
-def run(traffic: Traffic, connection: PooledConnection) -> None:
-    """Receive until the connection ends."""
-    try:
-        while traffic.await_responses(connection):
-            receive(traffic, connection)
-    except BaseException as exc:
-        traffic.crashed(connection, exc)
-        raise
+def run(traffic: Traffic, connection: PooledConnection) -> bool:
+    """Receive until there is nothing more to do; return True if this thread is to send then."""
+    while is_due := traffic.await_responses(connection):
+        receive(traffic, connection)
+    return is_due is None
 
 
 def receive(traffic: Traffic, connection: PooledConnection) -> None:

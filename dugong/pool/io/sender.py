@@ -1,4 +1,4 @@
-"""The sender's loop: connect, take what is queued, send it in one system call, again.
+"""The sender's loop: take what is queued, send it in one system call, again.
 
 Guarantees: the body of a request is not touched any more once the pool has been told that it was
 sent. Runs in a thread of its own for each connection.
@@ -21,25 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(traffic: Traffic, connection: PooledConnection) -> None:
-    """Connect and send until the connection ends."""
-    if not traffic.begin_sending(connection):
-        return
-    try:
-        connection.engine.connect(traffic.limits.timeout)
-    except Exception as exc:
-        traffic.connect_failed(connection, exc)
-        return
-    if not traffic.connected(connection):
-        return
+def run(traffic: Traffic, connection: PooledConnection) -> bool:
+    """Send until there is nothing more to do; return True if this thread is to receive then."""
     error: Exception | None = None
-    try:
-        while batch := traffic.next_batch(connection, error):
-            error = _send(traffic, connection, batch)
-            del batch  # it has bodies and responses that an idle connection would keep in memory
-    except BaseException as exc:
-        traffic.crashed(connection, exc)
-        raise
+    while batch := traffic.next_batch(connection, error):
+        error = _send(traffic, connection, batch)
+        del batch  # it has bodies and responses that an idle connection would keep in memory
+    return batch is None
 
 
 def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) -> Exception | None:
@@ -51,6 +39,7 @@ def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) 
             if body is not None:
                 with blaming_body():
                     body.rewind()
+            traffic.ensure_receiver(connection, batch)
             connection.engine.send(batch, partial(traffic.wake_receiver, connection))
             if body is not None:
                 wait_for_continue = partial(traffic.wait_for_continue, connection)

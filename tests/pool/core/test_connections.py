@@ -141,12 +141,12 @@ def test_a_sender_that_was_started_already_is_not_started_again(rig: Rig) -> Non
     rig.submit(host, "/a")
     connection = rig.latest(host)
     with rig.core.transaction():
-        rig.connections.start_sender_again_locked(connection)
+        rig.connections.start_sender_locked(connection)
     sender = "dugong-host:80-1-send"
     assert rig.started.names == [sender] * 2  # the first start may have been lost
     rig.connect(host)
     with rig.core.transaction():
-        rig.connections.start_sender_again_locked(connection)
+        rig.connections.start_sender_locked(connection)
     assert rig.started.names.count(sender) == 2
 
 

@@ -274,9 +274,11 @@ def serve(rig: SchedulerRig) -> None:
 
 
 def serve_on(rig: SchedulerRig, connection: PooledConnection) -> None:
-    if not connection.sender_started and not connection.is_closing:
+    if not (connection.sender_started or connection.sender_parked or connection.is_closing):
         assert rig.traffic.begin_sending(connection)
-        assert rig.traffic.connected(connection)
+        if not connection.was_open:
+            rig.traffic.connected(connection)
+            connection.receiver_started = True
     while rig.look_for_work(connection):
         pass
     if connection.in_flight and not (connection.is_closing or connection.streaming):

@@ -11,10 +11,12 @@ import pytest
 
 from dugong import RetryPolicy
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, DugongError
+from dugong.pool.core import traffic
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.pipelining import PENALTY
+from dugong.pool.core.traffic import SMALL_HEAD, THREAD_IDLE_TIME
 from dugong.pool.failure import Abandoned, BodyError
 from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
@@ -53,12 +55,11 @@ def send_upload(rig: Rig, **options: Any) -> tuple[PooledConnection, Job]:
 # --- a connection begins --------------------------------------------------------------------------
 
 
-def test_a_connection_that_is_connected_is_open_and_has_a_receiver(rig: Rig) -> None:
+def test_a_connection_that_is_connected_is_open(rig: Rig) -> None:
     host = rig.host()
     rig.submit(host, "/a")
     connection = rig.connect(host)
     assert connection.phase is Phase.OPEN
-    assert rig.started.names[-1] == "dugong-host:80-1-recv"
     assert rig.core.opened == 1
     assert rig.heard("opened") == [""]
 
@@ -101,17 +102,6 @@ def test_a_connection_that_was_ended_while_it_connected_is_not_opened(rig: Rig) 
     assert rig.look_for_work(connection) == []
     assert connection.phase is Phase.CLOSED
     assert rig.core.opened == 0
-
-
-def test_without_a_thread_for_its_receiver_a_connection_has_failed(rig: Rig) -> None:
-    host = rig.host()
-    (job,) = rig.submit(host, "/a", retry=NO_RETRY)
-    connection = rig.latest(host)
-    rig.traffic.begin_sending(connection)
-    rig.started.refused = True
-    assert not rig.traffic.connected(connection)
-    assert connection.phase is Phase.CLOSED
-    assert "can't start new thread" in str(job.future.exception())
 
 
 @pytest.mark.parametrize("uploading", [False, True])
@@ -191,11 +181,163 @@ def test_a_receiver_that_waits_is_woken_when_a_response_is_due(
     connection, _ = rig.send(rig.host(), "/a")
     woken: list[str] = []
     monkeypatch.setattr(connection.receiver_wakeup, "notify", lambda: woken.append("receiver"))
+    engine_of(connection).is_awaiting = True
+    assert rig.traffic.await_responses(connection)
     rig.traffic.wake_receiver(connection)
     assert woken == []
+    engine_of(connection).is_awaiting = False
     assert would_wait(lambda: rig.traffic.await_responses(connection))
     rig.traffic.wake_receiver(connection)
     assert woken == ["receiver"]
+
+
+# --- threads that end, and start again ------------------------------------------------------------
+
+
+def both_end(rig: Rig, connection: PooledConnection) -> None:
+    """Have both threads of *connection* find that it has been idle for long enough."""
+    rig.clock.now += THREAD_IDLE_TIME
+    assert rig.traffic.next_batch(connection, None) == []
+    assert rig.traffic.await_responses(connection) is False
+    assert (connection.sender_started, connection.receiver_started) == (False, False)
+
+
+def test_the_threads_of_an_idle_connection_end_and_it_stays_open(rig: Rig) -> None:
+    connection = rig.idle(rig.host())
+    both_end(rig, connection)
+    assert connection.phase is Phase.OPEN
+    assert connection in rig.core.idle
+
+
+@pytest.mark.parametrize("passed", [0.0, THREAD_IDLE_TIME / 2])
+def test_the_threads_of_a_connection_that_was_in_use_wait(rig: Rig, passed: float) -> None:
+    connection = rig.idle(rig.host())
+    rig.clock.now += passed
+    assert would_wait(lambda: rig.traffic.next_batch(connection, None))
+    assert would_wait(lambda: rig.traffic.await_responses(connection))
+
+
+def test_the_threads_of_a_connection_that_owes_a_response_wait(rig: Rig) -> None:
+    connection, _ = rig.send(rig.host(), "/a")
+    rig.clock.now += 10 * THREAD_IDLE_TIME
+    assert would_wait(lambda: rig.traffic.next_batch(connection, None))
+    assert would_wait(lambda: rig.traffic.await_responses(connection))
+
+
+def test_idle_threads_end_at_once_if_there_are_many(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = rig.idle(rig.host())
+    monkeypatch.setattr(traffic, "MANY_THREADS", 0)
+    rig.core.threads.idents[1] = None
+    assert rig.traffic.next_batch(connection, None) == []
+    assert rig.traffic.await_responses(connection) is False
+
+
+def test_a_request_for_a_connection_without_threads_starts_one_that_sends_and_receives(
+    rig: Rig,
+) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    rig.started.clear()
+    (job,) = rig.submit(host, "/a")
+    assert rig.started.names == ["dugong-host:80-1-send"]
+    assert rig.traffic.begin_sending(connection)
+    assert rig.traffic.next_batch(connection, None) == [job]
+    rig.traffic.ensure_receiver(connection, [job])
+    engine_of(connection).is_awaiting = True
+    assert rig.traffic.next_batch(connection, None) is None
+    assert rig.traffic.await_responses(connection)
+    rig.respond(connection, job)
+    assert job.future.result().status == 200
+    assert rig.started.names == ["dugong-host:80-1-send"]
+
+
+def test_a_caller_that_makes_the_request_itself_starts_no_thread(rig: Rig) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    rig.started.clear()
+    job = borrow_again(rig, host)
+    assert rig.traffic.responded_to_caller(connection, job, make_response(job))
+    assert rig.started.names == []
+    assert connection in rig.core.idle
+
+
+@pytest.mark.parametrize("what", ["two requests", "an upload", "a large head"])
+def test_what_may_have_to_be_sent_and_received_at_the_same_time_has_two_threads(
+    rig: Rig, what: str
+) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    batch = [rig.job(host, "/a")]
+    if what == "two requests":
+        batch.append(rig.job(host, "/b"))
+    elif what == "an upload":
+        batch[0].upload = upload()
+    else:
+        batch[0].head = bytes(SMALL_HEAD + 1)
+    rig.started.clear()
+    rig.traffic.ensure_receiver(connection, batch)
+    rig.traffic.ensure_receiver(connection, batch)
+    assert rig.started.names == ["dugong-host:80-1-recv"]
+
+
+def test_without_a_second_thread_the_sender_receives_what_it_has_sent(rig: Rig) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    jobs = rig.submit(host, "/a", "/b")
+    assert rig.traffic.begin_sending(connection)
+    assert rig.traffic.next_batch(connection, None) == jobs
+    rig.started.refused = True
+    rig.traffic.ensure_receiver(connection, jobs)
+    engine_of(connection).is_awaiting = True
+    assert rig.traffic.next_batch(connection, None) is None
+
+
+def test_a_receiver_that_waits_becomes_the_sender_that_is_wanted(rig: Rig) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    connection.receiver_started = True  # it has become the receiver, and waits
+    rig.started.clear()
+    (job,) = rig.submit(host, "/a")
+    assert rig.started.names == []
+    assert rig.traffic.await_responses(connection) is None
+    assert rig.traffic.next_batch(connection, None) == [job]
+
+
+def test_a_receiver_that_is_at_work_becomes_the_sender_afterwards_if_no_thread_can_be_had(
+    rig: Rig,
+) -> None:
+    host = rig.host()
+    connection, (first,) = rig.send(host, "/first")
+    connection.sender_started = False
+    engine_of(connection).is_awaiting = True
+    assert rig.traffic.await_responses(connection)
+    rig.started.refused = True
+    host.pipelining.window = 4
+    with rig.core.transaction():
+        rig.connections.update_availability_locked(connection)
+    (second,) = rig.submit(host, "/second")
+    assert connection.phase is Phase.OPEN
+    engine_of(connection).is_awaiting = False
+    rig.respond(connection, first)
+    assert rig.traffic.await_responses(connection) is None
+    assert rig.traffic.next_batch(connection, None) == [second]
+
+
+def test_the_thread_that_was_started_for_a_sender_that_is_there_ends(rig: Rig) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    rig.submit(host, "/a")
+    connection.receiver_started = True
+    assert rig.traffic.await_responses(connection) is None
+    assert not rig.traffic.begin_sending(connection)
 
 
 # --- what a batch has met with --------------------------------------------------------------------
