@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -59,6 +60,10 @@ http {{
         location {large} {{ sendfile on; }}
     }}
     server {{
+        listen {host}:{h2_port} http2;
+        http2_max_concurrent_streams 128;
+    }}
+    server {{
         listen {host}:{tls_port} ssl;
         ssl_certificate server.pem;
         ssl_certificate_key server.pem;
@@ -99,7 +104,8 @@ class Rig:
             self._server = Server(
                 port=self._port,
                 tls_port=self._tls_port,
-                far_port=self._start_server("far"),
+                far_port=self._start_server("far", str(self._port)),
+                far_h2_port=self._start_server("far", str(self._h2_port)),
                 sink_port=self._start_server("sink"),
                 tls_sink_port=self._start_server("sink", str(certificate)),
                 ca_file=str(self._directory / "ca.pem"),
@@ -181,7 +187,7 @@ class Rig:
         if nginx is None:
             raise RigError("nginx is not installed (Debian: apt-get install nginx-light)")
         for _ in range(3):  # another process may take a free port before nginx does
-            self._port, self._tls_port = free_ports()
+            self._port, self._tls_port, self._h2_port = free_ports(3)
             if self._try_nginx(nginx):
                 return
         raise RigError(f"nginx does not start:\n{self._nginx_errors()}")
@@ -194,6 +200,7 @@ class Rig:
                 large=LARGE,
                 port=self._port,
                 tls_port=self._tls_port,
+                h2_port=self._h2_port,
                 origins="\n".join(f"        listen {name}:{self._port};" for name in ORIGINS),
                 temporary=_temporary_paths(nginx),
             )
@@ -234,10 +241,11 @@ class Rig:
         return "".join(log.read_text() for log in logs if log.exists())
 
 
-def free_ports() -> tuple[int, int]:
-    """Return two ports that are free at the moment."""
-    with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Return *count* ports that are free at the moment."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def _temporary_paths(nginx: str) -> str:

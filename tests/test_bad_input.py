@@ -134,7 +134,7 @@ BAD_POLICIES = several("retry", TypeError, "retry must be a RetryPolicy", 3, Tru
 BAD_LIMITS = [
     *bad_counts("max_connections_per_host", None, True),
     *bad_counts("max_connections", None),
-    *bad_counts("pipeline_depth", None),
+    *bad_counts("pipeline_depth", True),
     *bad_counts("max_queued", None),
     *bad_counts("max_body_size", None),
     *bad_counts("max_requests", True),

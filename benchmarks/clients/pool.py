@@ -143,6 +143,16 @@ def far(server: Server) -> Round:
     return lambda count: submit_all(pool, urls[:count])
 
 
+def far_first(server: Server) -> Round:
+    urls = small_urls(server.far_port)
+
+    def perform(count: int) -> None:
+        with ConnectionPool() as pool:
+            submit_all(pool, urls[:count])
+
+    return perform
+
+
 def request(server: Server, **options: Any) -> Round:
     pool = ConnectionPool(**options)
     url = f"http://{HOST}:{server.port}{SMALL}"
@@ -250,6 +260,7 @@ main(
         "map-html-apart": used(by_map, html, apart=True),
         "request-threads": request_threads,
         "far": far,
+        "far-first": far_first,
         "request": request,
         "request-once": request_once,
         "down": down,

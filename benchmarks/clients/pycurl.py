@@ -31,9 +31,10 @@ def together(urls: list[str], connections: int) -> Round:
     Collecting a body by ``append`` is a little faster than a BytesIO, and ``perform`` with
     ``select`` a good deal faster than ``socket_action``.
     """
-    multi = pycurl.CurlMulti()
-    handles = [pycurl.Curl() for _ in range(connections)]
+    return perform_with(pycurl.CurlMulti(), [pycurl.Curl() for _ in range(connections)], urls)
 
+
+def perform_with(multi: pycurl.CurlMulti, handles: list[pycurl.Curl], urls: list[str]) -> Round:
     def perform(count: int) -> None:
         waiting = urls[:count]
         free = list(handles)
@@ -71,6 +72,31 @@ def far(server: Server) -> Round:
     return together(small_urls(server.far_port), 6)
 
 
+def multiplexed(urls: list[str]) -> Round:
+    """Six connections of HTTP/2, with 100 streams on each."""
+    multi = pycurl.CurlMulti()
+    multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+    multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 6)
+    multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, 100)
+    handles = [pycurl.Curl() for _ in range(600)]
+    for curl in handles:
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE)
+    return perform_with(multi, handles, urls)
+
+
+def far_h2(server: Server) -> Round:
+    return multiplexed(small_urls(server.far_h2_port))
+
+
+def far_h2_first(server: Server) -> Round:
+    urls = small_urls(server.far_h2_port)
+
+    def perform(count: int) -> None:
+        multiplexed(urls)(count)
+
+    return perform
+
+
 main(
     {
         "serial": serial,
@@ -80,5 +106,7 @@ main(
         "map-8": near(8),
         "map-32": near(32),
         "far-6": far,
+        "far-h2": far_h2,
+        "far-first-h2": far_h2_first,
     }
 )

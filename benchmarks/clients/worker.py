@@ -51,13 +51,15 @@ BATCHES = 4
 class Server(NamedTuple):
     """Where the servers listen, and two files.
 
-    *port* and *tls_port* are nginx's; *ca_file* is the authority that its certificate is from,
-    *large_file* is what it serves as `LARGE`. *scratch* is a directory for the files of clients.
+    *port* and *tls_port* are nginx's, and *far_port* and *far_h2_port* (HTTP/2) lead to it, too;
+    *ca_file* is the authority that its certificate is from, *large_file* is what it serves as
+    `LARGE`. *scratch* is a directory for the files of clients.
     """
 
     port: int
     tls_port: int
     far_port: int
+    far_h2_port: int
     sink_port: int
     tls_sink_port: int
     ca_file: str

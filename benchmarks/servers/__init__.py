@@ -1,4 +1,4 @@
-"""The servers that nginx cannot replace: `far` delays its responses, `sink` receives uploads.
+"""What nginx cannot replace: `far` is a relay that delays, `sink` is a server that takes uploads.
 
 Each is a process that prints the port that it listens on, and ends at the end of its input.
 """

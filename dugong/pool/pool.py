@@ -61,7 +61,8 @@ class ConnectionPool:
 
     * *max_connections_per_host*, *max_connections*: how many connections there are at most.
     * *pipeline_depth*: how many requests may be unanswered on one connection. 1 turns pipelining
-      off. How many really are depends on what the host has shown (see `statistics`).
+      off; None: as many as keep a connection busy, 1024 at most. How many really are depends on
+      what the host has shown (see `statistics`).
     * *timeout*: how long sending or receiving may go without any progress; None: for ever. Each
       request may have its own. The head of a response has to be whole so long after it has begun.
     * *connect_timeout*: how long opening a connection may take, with a proxy's tunnel and the TLS
@@ -96,7 +97,7 @@ class ConnectionPool:
         *,
         max_connections_per_host: int = 6,
         max_connections: int = 256,
-        pipeline_depth: int = 64,
+        pipeline_depth: int | None = None,
         timeout: float | None = 30.0,
         ssl_context: ssl.SSLContext | None = None,
         proxy: tuple[str, int] | str | None = None,
@@ -118,10 +119,11 @@ class ConnectionPool:
         _check_counts(
             max_connections_per_host=max_connections_per_host,
             max_connections=max_connections,
-            pipeline_depth=pipeline_depth,
             max_queued=max_queued,
             max_body_size=max_body_size,
         )
+        if pipeline_depth is not None:
+            _check_counts(pipeline_depth=pipeline_depth)
         if max_requests is not None:
             _check_counts(max_requests=max_requests)
         _check_times(

@@ -57,8 +57,8 @@ def arrivals(peers: list[HandPeer], count: int) -> dict[HandPeer, list[str]]:
 
 
 def set_scene(pool: ConnectionPool, server: HandServer, count: int = 6, **options: Any) -> Scene:
-    """Have *count* requests under way on two connections, of a host that takes four on each."""
-    first = warm_up(pool, server, window=4)
+    """Have *count* requests under way on two connections, of which the second is new."""
+    first = warm_up(pool, server, window=8)
     settle(pool)
     futures = {"/0": pool.submit("GET", server.url("/0"), **options)}
     found = {first: first.burst()}

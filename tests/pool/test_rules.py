@@ -441,6 +441,8 @@ def test_a_host_that_ends_connections_after_a_number_of_responses_is_sent_no_mor
         assert peer.targets(len(due)) == due
         settle(pool)
         assert peer.is_silent()  # though the window would allow more in the end
+        if not start:  # a new connection takes half of the window
+            next(iter(pool._scheduler._core.hosts.values())).pipelining.window = 5
         *others, last = due
         peer.send(b"".join(map(named, others)) + named(last, "Connection: close\r\n"))
     assert texts(futures) == targets

@@ -563,7 +563,7 @@ def test_without_retries_what_stood_behind_one_that_was_cancelled_is_not_sent_tw
 def test_without_retries_what_was_not_sent_still_is(
     pool_without_retries: ConnectionPool, server: HandServer
 ) -> None:
-    peer = warm_up(pool_without_retries, server)
+    peer = warm_up(pool_without_retries, server, window=8)
     settle(pool_without_retries)
     peer.close()
     with pool_without_retries._scheduler._core.lock:  # so that they are taken together

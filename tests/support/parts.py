@@ -187,11 +187,12 @@ def engine_of(connection: PooledConnection) -> FakeEngine:
 def make_connection(
     host: Host, in_flight: int = 0, max_requests: int | None = None, is_open: bool = True
 ) -> PooledConnection:
-    """Return a connection of *host*, open or connecting, with so many requests in flight."""
+    """Return a connection of *host*, connecting, or open and not new, with requests in flight."""
     engine = cast(Engine, FakeEngine())
     connection = PooledConnection(host, RLock(), engine, 0.0, max_requests)
     if is_open:
         connection.open()
+        connection.answered = 1
     host.connections[connection] = None
     fly(connection, *[make_job(host, f"/flying{i}") for i in range(in_flight)])
     return connection

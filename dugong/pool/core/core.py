@@ -49,7 +49,7 @@ class Limits(NamedTuple):
 
     max_connections_per_host: int
     max_connections: int
-    pipeline_depth: int
+    pipeline_depth: int | None
     timeout: float | None
     max_queued: int
     max_body_size: int

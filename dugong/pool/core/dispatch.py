@@ -32,6 +32,8 @@ def capacity(host: Host, connection: PooledConnection) -> int:
     if connection.closed_to_more:
         return 0
     window = min(host.pipelining.window, connection.engine.capacity)
+    if not connection.answered and window > 1:
+        window //= 2  # the host has shown what it takes, and this connection nothing yet
     left = window - len(connection.in_flight)
     quota = host.pipelining.quota
     if quota is not None:

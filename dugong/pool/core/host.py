@@ -72,7 +72,7 @@ class Host:
         origin: Origin,
         builder: RequestBuilder,
         plain_builder: RequestBuilder | None,
-        depth: int,
+        depth: int | None,
     ) -> None:
         self.origin = origin  # never changes
         self.name = f"{origin.host}:{origin.port}"  # never changes

@@ -2,12 +2,34 @@
 
 Guarantees: what is learned only ever makes the pool more careful than the caller allows, and no
 lesson lasts for ever. No I/O and no lock of its own: the pool's lock guards it.
+
+How many requests keep a connection busy depends on how far the host is: bandwidth x delay. The
+window first grows with each response, so it doubles in each round trip. Beyond `NEAR_DEPTH` it does
+so only as long as requests wait for a place, and responses come about as soon as the one to a
+request that was sent alone: then the line and the server have time to spare. When they come later,
+they wait for each other, and more requests in flight would only wait longer.
 """
 
 from __future__ import annotations
 
 __all__ = ["PipeliningState"]
 
+#: How many requests may be in flight on a connection to a host that is near, at most,
+NEAR_DEPTH = 64
+#: and to one that is far.
+MAX_DEPTH = 1024
+#: Bytes of responses that a window beyond `NEAR_DEPTH` may be for. More would be lost, and come
+#: again, if the connection died.
+MAX_BYTES = 8 * 1024 * 1024
+#: Seconds from a lone request to its response, from which on a host is far.
+FAR = 0.005
+#: By how much the window grows with each response then, once two requests may be in flight. Each
+#: round trip counts.
+FAR_STEP = 3
+#: The window does not grow if responses take so many times as long as one to a lone request,
+CROWDED = 1.5
+#: and is halved if they take so many times as long.
+OVERCROWDED = 4.0
 #: Seconds for which a host is asked one at a time once it has shown that it must be.
 PENALTY = 60.0
 #: How many pipelines in a row may fail before a host is asked one at a time.
@@ -23,15 +45,22 @@ _WEIGHT = 1 / 8  # of the latest response in what the host took on the average
 
 
 class PipeliningState:
-    """How many requests may be in flight on a connection to a host, of at most *depth*."""
+    """How many requests may be in flight on a connection to a host.
+
+    *depth* is the limit that the caller has set; None: there is none but `MAX_DEPTH`.
+    """
 
     __slots__ = (
         "_alone_took",
         "_behind_took",
         "_closed_after",
+        "_crowded_until",
         "_depth",
+        "_limit",
         "_quota_until",
         "_serial_until",
+        "_size",
+        "_spare_until",
         "_strikes",
         "lesson",
         "quota",
@@ -39,14 +68,18 @@ class PipeliningState:
         "window",
     )
 
-    def __init__(self, depth: int) -> None:
-        #: Requests that may be in flight on one connection: 1 at first, one more for each good
-        #: response, and 1 again after a connection died with requests unanswered.
+    def __init__(self, depth: int | None) -> None:
+        #: Requests that may be in flight on one connection: 1 at first, more with good responses,
+        #: and 1 again after a connection died with requests unanswered.
         self.window = 1
         #: After how many responses the host closes a connection, if it did so twice.
         self.quota: int | None = None
         self.lesson: str | None = None  # what went wrong last, in words, if anything has
-        self._depth = depth  # never changes
+        self._depth = MAX_DEPTH if depth is None else depth  # never changes
+        self._limit = min(NEAR_DEPTH, self._depth)  # of `window`
+        self._size = 0.0  # bytes of a response of this host, on the average
+        self._spare_until = 0.0  # the window may grow beyond NEAR_DEPTH until then,
+        self._crowded_until = 0.0  # but not before that
         self._strikes = 0  # pipelines that failed in a row
         self._serial_until = 0.0  # `time.monotonic`, as are all times here
         self._closed_after = 0  # responses on the connection that the host closed last
@@ -62,7 +95,7 @@ class PipeliningState:
     @property
     def nothing_to_learn(self) -> bool:
         """True if a good response would change nothing."""
-        return self.window == self._depth and self.quota is None
+        return self.window == self._limit and self.quota is None
 
     def took(self, seconds: float, alone: bool) -> None:
         """A response has taken so many *seconds*, to a request that was sent *alone* or not.
@@ -82,16 +115,40 @@ class PipeliningState:
         slow_after = SLOW_FACTOR * (alone_took if alone_took > behind_took else behind_took)
         self.slow_after = slow_after if slow_after > MIN_SLOW else MIN_SLOW
 
+    def waited(self, seconds: float, size: int, now: float) -> None:
+        """A response of *size* bytes took *seconds* from the sending of its request.
+
+        That was sent behind others, and more requests wait for a place.
+        """
+        alone_took = self._alone_took
+        if alone_took is None or alone_took < FAR:
+            return
+        self._size += (size - self._size) * _WEIGHT if self._size else size
+        most = min(self._depth, int(MAX_BYTES / max(self._size, 1.0)))
+        self._limit = max(most, min(NEAR_DEPTH, self._depth))
+        if seconds <= CROWDED * alone_took:
+            self._spare_until = now + alone_took
+        elif now >= self._crowded_until:
+            self._crowded_until = now + seconds  # when what is sent now has its response
+            if seconds > OVERCROWDED * alone_took and self.window > NEAR_DEPTH:
+                self.window = max(NEAR_DEPTH, self.window // 2)
+
     def responded(self, count: int, now: float) -> None:
         """*count* good responses have come: HTTP/1.1, and the connection stays open."""
-        if self.window == self._depth:
+        if self.window >= self._limit:
             if self.quota is not None and now >= self._quota_until:
                 self.quota = None
+            self.window = self._limit
             return
-        if now >= self._serial_until:
-            self.window = min(self.window + count, self._depth)
-            if self.window == self._depth:
-                self._strikes = 0
+        if now < self._serial_until:
+            return
+        may_exceed = self._crowded_until <= now < self._spare_until
+        most = self._limit if may_exceed else min(self._limit, NEAR_DEPTH)
+        if self.window < most:
+            step = FAR_STEP if (self._alone_took or 0.0) >= FAR and self.window > 1 else 1
+            self.window = min(self.window + step * count, most)
+        if self.window >= NEAR_DEPTH or self.window == self._limit:
+            self._strikes = 0
 
     def old_version(self, now: float) -> None:
         """The host has responded as HTTP/1.0, which knows no pipelining."""
@@ -112,7 +169,7 @@ class PipeliningState:
 
     def died(self, answered: int, unanswered: int, now: float) -> None:
         """A connection has ended without a word while *unanswered* requests were waiting."""
-        self.window = 1
+        self._begin_again()
         if unanswered > 1:
             self._strikes += 1
             times = "response" if answered == 1 else "responses"
@@ -122,9 +179,13 @@ class PipeliningState:
 
     def _one_at_a_time(self, lesson: str, now: float) -> None:
         self.lesson = lesson
-        self.window = 1
+        self._begin_again()
         self._strikes = 0
         self._serial_until = now + PENALTY
+
+    def _begin_again(self) -> None:
+        self.window = 1
+        self._limit = min(NEAR_DEPTH, self._depth)
 
     def state(self, now: float) -> str:
         """Return how far pipelining goes, in words."""
@@ -134,4 +195,4 @@ class PipeliningState:
             return "one at a time"
         if self.window == 1:
             return "unproven"
-        return "full" if self.window == self._depth else "growing"
+        return "full" if self.window >= min(NEAR_DEPTH, self._depth) else "growing"

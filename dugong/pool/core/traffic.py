@@ -349,7 +349,7 @@ class Traffic:
             good = accepted = 0
             self._count_responses_locked(connection, len(done))
             if done:
-                self._note_time_locked(connection, done[0][0])
+                self._note_time_locked(connection, *done[0])
             in_flight, settlements = connection.in_flight, self._core.settlements
             for job, response in done:
                 # As `PooledConnection.take_off`, once more for speed.
@@ -397,14 +397,19 @@ class Traffic:
         connection.host.in_flight -= count
 
     @locked
-    def _note_time_locked(self, connection: PooledConnection, oldest: Job) -> None:
-        """Note how long the response to *oldest* took, the first of those that have come."""
+    def _note_time_locked(
+        self, connection: PooledConnection, oldest: Job, response: Response
+    ) -> None:
+        """Note how long the *response* to *oldest* took, the first of those that have come."""
         now, before = monotonic(), connection.responded_at
         connection.responded_at = now
         if oldest.upload is None:
             is_alone = oldest.dispatched_at >= before
             seconds = now - (oldest.dispatched_at if is_alone else before)
             connection.host.pipelining.took(seconds, is_alone)
+            if connection.host.queued and not is_alone:
+                waited = now - oldest.dispatched_at
+                connection.host.pipelining.waited(waited, len(response.body), now)
 
     def _emit_answered(
         self, connection: PooledConnection, job: Job, response: Response | StreamedResponse

@@ -44,6 +44,18 @@ def test_the_capacity_is_what_the_host_allows_less_what_is_in_flight(
     assert has_capacity(host, connection) == (left > 0)
 
 
+@pytest.mark.parametrize(("window", "first"), [(1, 1), (2, 1), (3, 1), (64, 32)])
+def test_a_connection_that_has_not_responded_takes_half_of_what_the_host_allows(
+    window: int, first: int
+) -> None:
+    host = make_host(window)
+    connection = make_connection(host)
+    connection.answered = 0
+    assert capacity(host, connection) == first
+    connection.answered = 1
+    assert capacity(host, connection) == window
+
+
 def test_the_capacity_is_no_more_than_the_host_responds_to_on_a_connection() -> None:
     host = make_host()
     host.pipelining.quota = 5

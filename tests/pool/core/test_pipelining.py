@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dugong.pool.core.pipelining import (
+    CROWDED,
+    FAR,
+    FAR_STEP,
+    MAX_BYTES,
+    MAX_DEPTH,
     MAX_STRIKES,
     MIN_SLOW,
+    NEAR_DEPTH,
+    OVERCROWDED,
     PENALTY,
     QUOTA_TIME,
     PipeliningState,
@@ -217,3 +224,105 @@ def test_a_host_that_takes_longer_for_many_requests_than_for_one_is_not_slow() -
     for _ in range(100):
         state.took(0.3, False)
     assert state.slow_after == pytest.approx(1.2, rel=0.01)
+
+
+# --- a host that is far ---------------------------------------------------------------------------
+
+AWAY = 0.040  # seconds from a lone request to its response
+KIBIBYTE = 1024
+
+
+def proven(away: float = AWAY, depth: int | None = None) -> PipeliningState:
+    """Return what is known of a host that takes the window of a near one."""
+    state = PipeliningState(depth)
+    state.took(away, alone=True)
+    state.responded(NEAR_DEPTH, NOW)
+    return state
+
+
+def respond(
+    state: PipeliningState, count: int, seconds: float, now: float = NOW, size: int = KIBIBYTE
+) -> int:
+    """Have *count* responses come that took *seconds* while others waited; return the window."""
+    state.waited(seconds, size, now)
+    state.responded(count, now)
+    return state.window
+
+
+def test_a_window_grows_as_long_as_the_line_to_a_far_host_has_time_to_spare() -> None:
+    state = proven()
+    assert respond(state, 10, AWAY) == NEAR_DEPTH + 10 * FAR_STEP
+    assert respond(state, 20, CROWDED * AWAY) == NEAR_DEPTH + 30 * FAR_STEP
+    assert respond(state, 5000, AWAY) == MAX_DEPTH
+    assert state.state(NOW) == "full"
+
+
+@pytest.mark.parametrize("away", [FAR / 100, 0.99 * FAR])
+def test_a_window_to_a_near_host_does_not(away: float) -> None:
+    assert respond(proven(away), 64, away) == NEAR_DEPTH
+
+
+def test_a_window_does_not_grow_beyond_that_while_no_request_waits_for_a_place() -> None:
+    state = proven()
+    state.responded(1000, NOW)
+    assert state.window == NEAR_DEPTH
+
+
+def test_what_was_seen_a_round_trip_ago_does_not_let_a_window_grow() -> None:
+    state = proven()
+    respond(state, 1, AWAY)
+    state.responded(10, NOW + AWAY)
+    assert state.window == NEAR_DEPTH + FAR_STEP
+
+
+def test_a_window_does_not_grow_for_a_round_trip_if_responses_wait_for_each_other() -> None:
+    state = proven()
+    late = 1.01 * CROWDED * AWAY
+    assert respond(state, 64, late) == NEAR_DEPTH
+    assert respond(state, 64, AWAY, NOW + 0.99 * late) == NEAR_DEPTH
+    assert respond(state, 64, AWAY, NOW + late) == NEAR_DEPTH + 64 * FAR_STEP
+
+
+def test_a_window_is_halved_once_a_round_trip_if_they_wait_for_long() -> None:
+    state = proven()
+    state.window = 200
+    late = 1.01 * OVERCROWDED * AWAY
+    assert respond(state, 1, late) == 100
+    assert respond(state, 1, late, NOW + 0.9 * late) == 100
+    assert respond(state, 1, late, NOW + late) == NEAR_DEPTH
+    assert respond(state, 1, late, NOW + 2 * late) == NEAR_DEPTH
+
+
+def test_a_window_below_that_is_not_halved() -> None:
+    state = proven()
+    state.window = 10
+    assert respond(state, 1, 2 * OVERCROWDED * AWAY) == 10 + FAR_STEP
+
+
+def test_a_window_to_a_far_host_grows_by_more_once_two_may_be_in_flight() -> None:
+    state = PipeliningState(None)
+    state.took(AWAY, alone=True)
+    windows = []
+    for _ in range(3):
+        state.responded(1, NOW)
+        windows.append(state.window)
+    assert windows == [2, 2 + FAR_STEP, 2 + 2 * FAR_STEP]
+
+
+def test_a_window_is_for_so_many_bytes_of_responses() -> None:
+    assert respond(proven(), 5000, AWAY, size=MAX_BYTES // 100) == 100
+    assert respond(proven(), 5000, AWAY, size=MAX_BYTES) == NEAR_DEPTH
+
+
+@pytest.mark.parametrize("depth", [3, NEAR_DEPTH, 100])
+def test_a_window_is_no_larger_than_the_caller_allows(depth: int) -> None:
+    assert respond(proven(depth=depth), 5000, AWAY) == depth
+
+
+def test_after_a_connection_died_a_window_grows_from_one_again() -> None:
+    state = proven()
+    respond(state, 500, AWAY)
+    state.died(10, 5, NOW)
+    assert state.window == 1
+    state.responded(1000, NOW)
+    assert state.window == NEAR_DEPTH

@@ -331,7 +331,7 @@ def test_a_request_fails_when_its_deadline_passes(rig: SchedulerRig, place: str)
 
 def test_a_request_that_its_sender_is_about_to_send_counts_as_sent(rig: SchedulerRig) -> None:
     host = rig.host()
-    host.pipelining.window = 2
+    host.pipelining.window = 4
     (first,) = rig.submit(host, "/a")
     (job,) = rig.submit(host, "/b", deadline=5.0)
     connection = rig.connect(host)

@@ -628,7 +628,7 @@ def test_more_than_was_asked_for_ends_the_connection_and_the_pipelining(rig: Rig
 
 
 def test_a_sender_is_woken_when_half_a_window_is_free(rig: Rig) -> None:
-    host = rig.host(window=4)
+    host = rig.host(window=8)  # a new connection takes half of it
     connection, jobs = rig.send(host, "/a", "/b", "/c", "/d")
     later = rig.submit(host, "/e", "/f")
     host.pipelining.window = 4
