@@ -44,6 +44,12 @@ def submit(server: Server, **options: Any) -> Round:
     return lambda count: submit_all(pool, urls[:count])
 
 
+def submit_tls(server: Server) -> Round:
+    pool = ConnectionPool(max_connections_per_host=8, ssl_context=server.tls_context())
+    urls = small_urls(server.tls_port, scheme="https")
+    return lambda count: submit_all(pool, urls[:count])
+
+
 def submit_once(server: Server) -> Round:
     return submit(server, retry=None)
 
@@ -154,9 +160,15 @@ def far_first(server: Server) -> Round:
 
 
 def request(server: Server, **options: Any) -> Round:
-    pool = ConnectionPool(**options)
-    url = f"http://{HOST}:{server.port}{SMALL}"
+    return one_at_a_time(ConnectionPool(**options), f"http://{HOST}:{server.port}{SMALL}")
 
+
+def request_tls(server: Server) -> Round:
+    pool = ConnectionPool(ssl_context=server.tls_context())
+    return one_at_a_time(pool, f"https://{HOST}:{server.tls_port}{SMALL}")
+
+
+def one_at_a_time(pool: ConnectionPool, url: str) -> Round:
     def perform(count: int) -> None:
         for _ in range(count):
             response = pool.request("GET", url)
@@ -251,6 +263,8 @@ main(
     {
         "submit": submit,
         "submit-once": submit_once,
+        "submit-tls": submit_tls,
+        "request-tls": request_tls,
         "map": in_order,
         "map-files": used(by_map, files),
         "map-files-apart": used(by_map, files, apart=True),

@@ -11,9 +11,16 @@ from clients.worker import HOST, SMALL, Round, Server, check, main, small_urls
 
 
 def serial(server: Server) -> Round:
-    curl = pycurl.Curl()
-    url = f"http://{HOST}:{server.port}{SMALL}"
+    return one_at_a_time(pycurl.Curl(), f"http://{HOST}:{server.port}{SMALL}")
 
+
+def serial_tls(server: Server) -> Round:
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.CAINFO, server.ca_file)
+    return one_at_a_time(curl, f"https://{HOST}:{server.tls_port}{SMALL}")
+
+
+def one_at_a_time(curl: pycurl.Curl, url: str) -> Round:
     def perform(count: int) -> None:
         for _ in range(count):
             body = BytesIO()
@@ -68,6 +75,13 @@ def near(connections: int) -> Callable[[Server], Round]:
     return lambda server: together(small_urls(server.port), connections)
 
 
+def near_tls(server: Server) -> Round:
+    handles = [pycurl.Curl() for _ in range(8)]
+    for curl in handles:
+        curl.setopt(pycurl.CAINFO, server.ca_file)
+    return perform_with(pycurl.CurlMulti(), handles, small_urls(server.tls_port, scheme="https"))
+
+
 def far(server: Server) -> Round:
     return together(small_urls(server.far_port), 6)
 
@@ -102,6 +116,8 @@ main(
         "serial": serial,
         "request": serial,
         "submit-8": near(8),
+        "submit-tls-8": near_tls,
+        "request-tls": serial_tls,
         "submit-32": near(32),
         "map-8": near(8),
         "map-32": near(32),

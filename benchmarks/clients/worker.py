@@ -121,9 +121,9 @@ def _kibibytes(name: str, key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
 
-def small_urls(port: int, path: str = SMALL) -> list[str]:
+def small_urls(port: int, path: str = SMALL, scheme: str = "http") -> list[str]:
     """Return `MOST` different URLs of a file, so that a cache of URLs does not help."""
-    return [f"http://{HOST}:{port}{path}?{number}" for number in range(MOST)]
+    return [f"{scheme}://{HOST}:{port}{path}?{number}" for number in range(MOST)]
 
 
 def check(status: int, size: int, expected: int = SMALL_SIZE) -> None:

@@ -154,15 +154,24 @@ class Traffic:
                         return None
                     if core.has_follow_ups:
                         break
-                    if self._may_end_threads(connection):
-                        connection.sender_started = False
+                    if not self._wait_for_work_locked(connection):
                         return []
-                    core.wait(connection.sender_wakeup, THREAD_IDLE_TIME)
                 connection.sender_parked = False
                 if connection.is_closing:
                     connections.finish_closing_locked(connection)
                     return []
                 # What follows the transaction comes first. What that queues, this sender may take.
+
+    @locked
+    def _wait_for_work_locked(self, connection: PooledConnection) -> bool:
+        """Wait until the sender of *connection* may be wanted; False: its thread is to end."""
+        if not self._may_end_threads(connection):
+            self._core.wait(connection.sender_wakeup, THREAD_IDLE_TIME)
+            # If it is to end, its place among the idle connections is not to change.
+            if not (connection.sender_parked and self._may_end_threads(connection)):
+                return True
+        connection.sender_started = False
+        return False
 
     def _is_unreceived(self, connection: PooledConnection) -> bool:
         """Return True if a response is due that no thread would receive."""
@@ -171,7 +180,7 @@ class Traffic:
 
     def _may_end_threads(self, connection: PooledConnection) -> bool:
         """Return True if the threads of *connection*, which are parked, are not needed for now."""
-        return not (connection.in_flight or connection.at_work) and (
+        return not (connection.in_flight or connection.at_work or connection.is_closing) and (
             monotonic() - connection.idle_since >= THREAD_IDLE_TIME
             or self._core.threads.count > MANY_THREADS
         )

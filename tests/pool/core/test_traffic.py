@@ -224,6 +224,21 @@ def test_the_threads_of_a_connection_that_owes_a_response_wait(rig: Rig) -> None
     assert would_wait(lambda: rig.traffic.await_responses(connection))
 
 
+def test_the_end_of_its_sender_does_not_change_how_long_a_connection_is_idle(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, younger = rig.idle(rig.host(name="a")), rig.idle(rig.host(name="b"))
+
+    def wait(condition: object, timeout: float) -> None:
+        rig.clock.now += timeout
+        rig.connections.leave_idle_locked(younger)  # it was used meanwhile
+        rig.connections.enter_idle_locked(younger)
+
+    monkeypatch.setattr(rig.core, "wait", wait)
+    assert rig.traffic.next_batch(older, None) == []
+    assert list(rig.core.idle) == [older, younger]
+
+
 def test_idle_threads_end_at_once_if_there_are_many(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
