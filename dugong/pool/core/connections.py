@@ -297,17 +297,27 @@ class ConnectionManager:
         self._core.follow_up(partial(self._start_sender, connection))
 
     def _start_sender(self, connection: PooledConnection) -> None:
-        if connection.sender_started or connection.is_closing:  # stale: the thread ends at once
+        if connection.sender_started:  # stale: the thread ends at once
+            return
+        if connection.is_closing:
+            self._not_started(connection)
             return
         failed = partial(self._start_failed, connection)
         self._maintenance.start(failed)
         run = partial(self._run_sender, connection)
         self._core.threads.start(run, f"dugong-{connection.name}-send", failed)
 
+    def _not_started(self, connection: PooledConnection) -> None:
+        """*connection* has been closed before it had a sender."""
+        with self._core.transaction():
+            if not connection.sender_started:
+                connection.sending = False
+                self.finish_closing_locked(connection)
+
     def _start_failed(self, connection: PooledConnection, error: RuntimeError) -> None:
         with self._core.transaction():
-            if connection.receiver_started:
-                return  # it becomes the sender when it has received what is due
+            if connection.sender_started or connection.receiver_started or connection.sender_parked:
+                return  # another thread is the sender, or becomes it, or none is wanted any more
             connection.sending = False  # unless it has begun to, which closing does not wait for
             self._no_thread_locked(connection, error)
 

@@ -99,8 +99,9 @@ class Traffic:
         If there is no receiver, the sender itself becomes it once it has sent: see `next_batch`.
         But what might have to be sent and received at the same time needs two threads.
         """
-        # A receiver does not end while a request is in flight.
-        if connection.receiver_started or (len(batch) == 1 and _is_small(batch[0])):
+        # Without a receiver, nothing else changes what is in flight; and it does not end meanwhile.
+        is_alone = len(connection.in_flight) == 1
+        if connection.receiver_started or (is_alone and _is_small(batch[0])):
             return
         connection.receiver_started = True
         receive = partial(self._run_receiver, self, connection)

@@ -150,6 +150,16 @@ def test_a_sender_that_was_started_already_is_not_started_again(rig: Rig) -> Non
     assert rig.started.names.count(sender) == 2
 
 
+def test_a_connection_that_is_closed_before_its_sender_starts_is_gone(rig: Rig) -> None:
+    host = rig.host()
+    with rig.core.transaction():
+        rig.connections._open_locked(host)
+        (connection,) = host.connections
+        rig.connections.close_locked(connection)
+    assert connection.phase is Phase.CLOSED
+    assert rig.started.names == []
+
+
 def test_if_no_thread_is_to_be_had_the_connection_has_failed(rig: Rig) -> None:
     host = rig.host()
     rig.started.refused = True

@@ -280,7 +280,9 @@ def test_a_caller_that_makes_the_request_itself_starts_no_thread(rig: Rig) -> No
     assert connection in rig.core.idle
 
 
-@pytest.mark.parametrize("what", ["two requests", "an upload", "a large head"])
+@pytest.mark.parametrize(
+    "what", ["two requests", "a request behind another", "an upload", "a large head"]
+)
 def test_what_may_have_to_be_sent_and_received_at_the_same_time_has_two_threads(
     rig: Rig, what: str
 ) -> None:
@@ -290,10 +292,13 @@ def test_what_may_have_to_be_sent_and_received_at_the_same_time_has_two_threads(
     batch = [rig.job(host, "/a")]
     if what == "two requests":
         batch.append(rig.job(host, "/b"))
+    elif what == "a request behind another":
+        Job.dispatch([rig.job(host, "/earlier")], connection, rig.clock.now)
     elif what == "an upload":
         batch[0].upload = upload()
     else:
         batch[0].head = bytes(SMALL_HEAD + 1)
+    Job.dispatch(batch, connection, rig.clock.now)
     rig.started.clear()
     rig.traffic.ensure_receiver(connection, batch)
     rig.traffic.ensure_receiver(connection, batch)
@@ -343,6 +348,27 @@ def test_a_receiver_that_is_at_work_becomes_the_sender_afterwards_if_no_thread_c
     rig.respond(connection, first)
     assert rig.traffic.await_responses(connection) is None
     assert rig.traffic.next_batch(connection, None) == [second]
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_that_a_thread_cannot_be_had_does_not_matter_once_another_is_the_sender(
+    rig: Rig, is_done: bool
+) -> None:
+    host = rig.host()
+    connection = rig.idle(host)
+    both_end(rig, connection)
+    connection.receiver_started = True
+    connection.receiver_parked = False  # it is at work, so a thread is to be started
+    (job,) = rig.submit(host, "/a")
+    assert rig.started.names[-1] == "dugong-host:80-1-send"
+    assert rig.traffic.await_responses(connection) is None
+    assert rig.traffic.next_batch(connection, None) == [job]
+    if is_done:
+        rig.respond(connection, job)
+        rig.park(host)
+        both_end(rig, connection)
+    rig.connections._start_failed(connection, RuntimeError("can't start new thread"))
+    assert (connection.phase, connection.sending) == (Phase.OPEN, not is_done)
 
 
 def test_the_thread_that_was_started_for_a_sender_that_is_there_ends(rig: Rig) -> None:
