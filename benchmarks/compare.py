@@ -40,7 +40,7 @@ class Measure(NamedTuple):
 RATE = Measure("rate", lambda cost, count: count / cost.wall, lambda x: f"{x:,.0f}/s", True)
 CPU = Measure("CPU", lambda cost, count: cost.cpu / count, lambda x: f"{x * 1e6:.1f} us")
 CPU_GIB = Measure("CPU a GiB", lambda cost, count: cost.cpu / count * 2, lambda x: f"{x:.3f} s")
-IMPORT_TIME = Measure("time", lambda cost, _: cost.wall, lambda x: f"{x * 1e3:.2f} ms")
+WALL = Measure("time", lambda cost, _: cost.wall, lambda x: f"{x * 1e3:.2f} ms")
 TIME = Measure("time each", lambda cost, count: cost.wall / count, lambda x: f"{x * 1e6:.1f} us")
 PEAK = Measure("peak memory", lambda cost, _: cost.peak / 2**20, lambda x: f"{x:.1f} MiB")
 MEMORY = Measure(
@@ -124,7 +124,7 @@ WORKS = [
     Work(
         "bulk-tls", "512 MiB down by readinto, TLS", 1, 15, [Line(CPU_GIB, "raw socket", 1.1, 1.02)]
     ),
-    Work("import", "import", 1, 31, [Line(IMPORT_TIME, "http.client", 1.5, 1.0)]),
+    Work("import", "import", 1, 31, [Line(WALL, "http.client", 1.5, 1.0)]),
     Work(
         "submit",
         "pool: 1 KiB GETs by submit",
@@ -233,10 +233,13 @@ WORKS = [
             f"pool: 512 MiB {title}{', TLS' if tls else ''}",
             1,
             rounds,
-            [Line(CPU_GIB, "raw socket", 1.1, 1.02), Line(PEAK, None, 48, 32)],
+            [Line(CPU_GIB, "raw socket", 1.1, 1.02), Line(PEAK, None, 48, 32), *lines],
             ours="pool",
         )
-        for way, title in [("down", "down by stream"), ("up", "up from a file")]
+        for way, title, lines in [
+            ("down", "down by stream", []),
+            ("up", "up from a file", [Line(WALL, "pycurl", 1.0)]),
+        ]
         for tls, rounds in [("", 41), ("-tls", 21)]
     ),
     Work(

@@ -7,7 +7,20 @@ from io import BytesIO
 
 import pycurl
 
-from clients.worker import HOST, SMALL, Round, Server, check, main, small_urls
+from clients.worker import (
+    HOST,
+    LARGE,
+    LARGE_SIZE,
+    SMALL,
+    Round,
+    Server,
+    check,
+    main,
+    small_urls,
+)
+
+#: Bytes that libcurl asks for at a time: its maximum, with which it is fastest.
+UPLOAD_SIZE = 2 * 1024 * 1024
 
 
 def serial(server: Server) -> Round:
@@ -71,6 +84,33 @@ def perform_with(multi: pycurl.CurlMulti, handles: list[pycurl.Curl], urls: list
     return perform
 
 
+def upload(curl: pycurl.Curl, url: str, file_name: str) -> Round:
+    curl.setopt(pycurl.UPLOAD, True)
+    curl.setopt(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_SIZE)
+    curl.setopt(pycurl.HTTPHEADER, ["Expect:"])
+    curl.setopt(pycurl.INFILESIZE_LARGE, LARGE_SIZE)
+    curl.setopt(pycurl.URL, url)
+
+    def perform(count: int) -> None:
+        for _ in range(count):
+            with open(file_name, "rb", buffering=0) as file:
+                curl.setopt(pycurl.READFUNCTION, file.read)
+                curl.perform()
+            assert curl.getinfo(pycurl.RESPONSE_CODE) == 204
+
+    return perform
+
+
+def up(server: Server) -> Round:
+    return upload(pycurl.Curl(), f"http://{HOST}:{server.sink_port}{LARGE}", server.large_file)
+
+
+def up_tls(server: Server) -> Round:
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.CAINFO, server.ca_file)
+    return upload(curl, f"https://{HOST}:{server.tls_sink_port}{LARGE}", server.large_file)
+
+
 def near(connections: int) -> Callable[[Server], Round]:
     return lambda server: together(small_urls(server.port), connections)
 
@@ -115,6 +155,8 @@ main(
     {
         "serial": serial,
         "request": serial,
+        "up": up,
+        "up-tls": up_tls,
         "submit-8": near(8),
         "submit-tls-8": near_tls,
         "request-tls": serial_tls,

@@ -52,7 +52,7 @@ class Client:
         ledger: Ledger,
         listener: Listener,
         max_body_size: int,
-        depth: int,
+        depth: int | None,
         connections: int,
         seed: int,
     ) -> None:

@@ -85,13 +85,14 @@ def _round(
     limits: dict[str, Any] = {
         "max_connections_per_host": dice.choice((1, 2, 6, 6)),
         "max_connections": dice.choice((2, 5, 256, 256)),
-        "pipeline_depth": dice.choice((1, 4, 64, 64)),
+        "pipeline_depth": dice.choice((1, 4, 64, None)),
         "max_queued": dice.choice((3, 100, 100_000)),
         "max_body_size": dice.choice((50_000, 2**20)),
         "idle_timeout": dice.choice((0.02, 60.0)),
         "max_age": dice.choice((None, None, 0.05)),
         "max_requests": dice.choice((None, None, 1, 7)),
     }
+    traffic.MANY_THREADS = dice.choice((2, 384))
     ending = dice.choice(("close", "close at work", "forget"))
     retry = dice.choice(list(POLICIES))
     policy = POLICIES[retry]
@@ -170,6 +171,7 @@ def _close(pool: ConnectionPool, ledger: Ledger) -> None:
 def _hurry() -> None:
     """Have everything that is a matter of time happen often in a few seconds."""
     traffic.CONTINUE_TIME = 0.05
+    traffic.THREAD_IDLE_TIME = 0.05
     scheduler.DRAIN_TIME = 0.1
     receiver.DRAIN_TIME = 0.1
     connections.REOPEN_TIME = 0.05
