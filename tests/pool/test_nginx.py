@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from dugong import ConnectionPool, DugongError, Request, Response
+from dugong.pool.core.pipelining import NEAR_DEPTH
 from dugong.pool.request import BodyLike
 from dugong.pool.statistics import HostStatistics
 from tests.support.nginx import Nginx, nginx
@@ -133,7 +134,8 @@ def test_pipelines_are_full_where_nothing_speaks_against_it(client: Client) -> N
     for response in client.pool.map(client.urls("/", 900)):
         check(response)
     host = client.host()
-    assert (host.pipelining, host.window, host.lesson) == ("full", 64, None)
+    assert (host.pipelining, host.lesson) == ("full", None)
+    assert host.window >= NEAR_DEPTH  # more if the machine is so slow that the server seems far
     assert host.sent == host.answered == 900
 
 

@@ -56,6 +56,7 @@ class PipeliningState:
         "_closed_after",
         "_crowded_until",
         "_depth",
+        "_distance",
         "_limit",
         "_quota_until",
         "_serial_until",
@@ -91,6 +92,8 @@ class PipeliningState:
         # before them had come.
         self._alone_took: float | None = None
         self._behind_took = 0.0
+        #: Seconds from a lone request to its response, at best: what takes longer has waited.
+        self._distance: float | None = None
 
     @property
     def nothing_to_learn(self) -> bool:
@@ -103,6 +106,10 @@ class PipeliningState:
         A slow one counts for no more than the limit, so that it does not hide the next.
         """
         alone_took, behind_took = self._alone_took, self._behind_took
+        if alone and (self._distance is None or seconds < self._distance):
+            self._distance = seconds
+            if seconds < FAR:
+                self._limit = min(NEAR_DEPTH, self._depth)
         if seconds > self.slow_after and alone_took is not None:
             seconds = self.slow_after
         if alone_took is None:
@@ -120,17 +127,17 @@ class PipeliningState:
 
         That was sent behind others, and more requests wait for a place.
         """
-        alone_took = self._alone_took
-        if alone_took is None or alone_took < FAR:
+        distance = self._distance
+        if distance is None or distance < FAR:
             return
         self._size += (size - self._size) * _WEIGHT if self._size else size
         most = min(self._depth, int(MAX_BYTES / max(self._size, 1.0)))
         self._limit = max(most, min(NEAR_DEPTH, self._depth))
-        if seconds <= CROWDED * alone_took:
-            self._spare_until = now + alone_took
+        if seconds <= CROWDED * distance:
+            self._spare_until = now + distance
         elif now >= self._crowded_until:
             self._crowded_until = now + seconds  # when what is sent now has its response
-            if seconds > OVERCROWDED * alone_took and self.window > NEAR_DEPTH:
+            if seconds > OVERCROWDED * distance and self.window > NEAR_DEPTH:
                 self.window = max(NEAR_DEPTH, self.window // 2)
 
     def responded(self, count: int, now: float) -> None:
@@ -145,7 +152,7 @@ class PipeliningState:
         may_exceed = self._crowded_until <= now < self._spare_until
         most = self._limit if may_exceed else min(self._limit, NEAR_DEPTH)
         if self.window < most:
-            step = FAR_STEP if (self._alone_took or 0.0) >= FAR and self.window > 1 else 1
+            step = FAR_STEP if (self._distance or 0.0) >= FAR and self.window > 1 else 1
             self.window = min(self.window + step * count, most)
         if self.window >= NEAR_DEPTH or self.window == self._limit:
             self._strikes = 0

@@ -262,6 +262,21 @@ def test_a_window_to_a_near_host_does_not(away: float) -> None:
     assert respond(proven(away), 64, away) == NEAR_DEPTH
 
 
+def test_a_host_that_took_long_now_and_then_is_not_far() -> None:
+    state = proven(20 * FAR)
+    state.took(0.5 * FAR, alone=True)
+    state.took(20 * FAR, alone=True)
+    assert respond(state, 64, 20 * FAR) == NEAR_DEPTH
+    assert state.nothing_to_learn
+
+
+def test_a_window_that_has_grown_is_that_of_a_near_host_once_it_proves_near() -> None:
+    state = proven()
+    respond(state, 500, AWAY)
+    state.took(0.5 * FAR, alone=True)
+    assert respond(state, 1, 0.5 * FAR) == NEAR_DEPTH
+
+
 def test_a_window_does_not_grow_beyond_that_while_no_request_waits_for_a_place() -> None:
     state = proven()
     state.responded(1000, NOW)
