@@ -23,14 +23,19 @@ from clients.worker import (
 UPLOAD_SIZE = 2 * 1024 * 1024
 
 
+def verifying(server: Server) -> pycurl.Curl:
+    """Return a handle that knows the authority of the servers' certificate."""
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.CAINFO, server.ca_file)
+    return curl
+
+
 def serial(server: Server) -> Round:
     return one_at_a_time(pycurl.Curl(), f"http://{HOST}:{server.port}{SMALL}")
 
 
 def serial_tls(server: Server) -> Round:
-    curl = pycurl.Curl()
-    curl.setopt(pycurl.CAINFO, server.ca_file)
-    return one_at_a_time(curl, f"https://{HOST}:{server.tls_port}{SMALL}")
+    return one_at_a_time(verifying(server), f"https://{HOST}:{server.tls_port}{SMALL}")
 
 
 def one_at_a_time(curl: pycurl.Curl, url: str) -> Round:
@@ -106,9 +111,8 @@ def up(server: Server) -> Round:
 
 
 def up_tls(server: Server) -> Round:
-    curl = pycurl.Curl()
-    curl.setopt(pycurl.CAINFO, server.ca_file)
-    return upload(curl, f"https://{HOST}:{server.tls_sink_port}{LARGE}", server.large_file)
+    url = f"https://{HOST}:{server.tls_sink_port}{LARGE}"
+    return upload(verifying(server), url, server.large_file)
 
 
 def near(connections: int) -> Callable[[Server], Round]:
@@ -116,9 +120,7 @@ def near(connections: int) -> Callable[[Server], Round]:
 
 
 def near_tls(server: Server) -> Round:
-    handles = [pycurl.Curl() for _ in range(8)]
-    for curl in handles:
-        curl.setopt(pycurl.CAINFO, server.ca_file)
+    handles = [verifying(server) for _ in range(8)]
     return perform_with(pycurl.CurlMulti(), handles, small_urls(server.tls_port, scheme="https"))
 
 

@@ -182,7 +182,11 @@ class SendSide:
                         step = transport.send(memoryview(data)[sent:])
                     self._begun = None  # its key would stay in memory while the connection is idle
                 except BaseException as exc:
-                    self._count_unsent(exchanges, heads, sent, exc)
+                    # What an interrupt has come behind may have been sent without being counted.
+                    last = exchanges[-1]
+                    is_expected = isinstance(exc, (DugongError, OSError))
+                    _note_delivery(exchanges, heads, sent, is_expected or self._begun is not last)
+                    self._fail_to_send_if_begun(last, exc)
                     raise
         except BaseException:
             state.wake_waiters()
@@ -197,25 +201,6 @@ class SendSide:
         used = self._state.transport
         refusal = None if used is None else used.refusal
         return refusal or ConnectionClosed("the server has closed the connection")
-
-    def _count_unsent(
-        self,
-        exchanges: Sequence[Exchange],
-        heads: Sequence[bytes],
-        sent: int,
-        exc: BaseException,
-    ) -> None:
-        """Note how far each of *exchanges* got, of whose *heads* *sent* bytes were sent."""
-        last = exchanges[-1]
-        # What an interrupt has come behind may have been sent without being counted.
-        is_counted = isinstance(exc, (DugongError, OSError)) or self._begun is not last
-        end = 0
-        for exchange, head in zip(exchanges, heads, strict=True):
-            start, end = end, end + len(head)
-            if end > sent:
-                unsent = is_counted and start >= sent
-                exchange.delivery = Delivery.UNSENT if unsent else Delivery.PARTLY_SENT
-        self._fail_to_send_if_begun(last, exc)
 
     def proceed(self, exchange: Exchange) -> None:
         """Let the body of *exchange* be written, though the server has not asked for it."""
@@ -369,3 +354,18 @@ class SendSide:
             # Half a message is out, and no response will come to it. If on the other hand the
             # peer has closed, it may have said why: that is left for the receiver to read.
             transport.shutdown()
+
+
+def _note_delivery(
+    exchanges: Sequence[Exchange], heads: Sequence[bytes], sent: int, is_counted: bool
+) -> None:
+    """Note how far each of *exchanges* got, of whose *heads* *sent* bytes were sent.
+
+    If not all that was sent *is_counted*, none of them is known to be unsent.
+    """
+    end = 0
+    for exchange, head in zip(exchanges, heads, strict=True):
+        start, end = end, end + len(head)
+        if end > sent:
+            unsent = is_counted and start >= sent
+            exchange.delivery = Delivery.UNSENT if unsent else Delivery.PARTLY_SENT

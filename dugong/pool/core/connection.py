@@ -211,8 +211,7 @@ class PooledConnection:
             or self.drain_once_open
             or self.exclusive
             or self.long_response
-            or self.borrower is not None
-            or self.streaming
+            or self.is_lent
         )
 
     def is_stale(self, now: float) -> bool:
@@ -243,9 +242,19 @@ class PooledConnection:
         )
 
     @property
+    def is_lent(self) -> bool:
+        """True if a caller receives on the connection itself."""
+        return self.borrower is not None or self.streaming
+
+    @property
+    def wants_sender(self) -> bool:
+        """True if the sender is wanted, and no thread has become it."""
+        return not (self.sender_started or self.sender_parked)
+
+    @property
     def at_work(self) -> bool:
         """True if a thread is at work on the connection."""
-        return self.sending or self.receiving or self.borrower is not None or self.streaming
+        return self.sending or self.receiving or self.is_lent
 
     def take_off(self, job: Job) -> Any:
         """*job*, which was in flight, has its response; return the engine's record of the sending.

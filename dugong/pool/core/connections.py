@@ -316,7 +316,7 @@ class ConnectionManager:
 
     def _start_failed(self, connection: PooledConnection, error: RuntimeError) -> None:
         with self._core.transaction():
-            if connection.sender_started or connection.receiver_started or connection.sender_parked:
+            if connection.receiver_started or not connection.wants_sender:
                 return  # another thread is the sender, or becomes it, or none is wanted any more
             connection.sending = False  # unless it has begun to, which closing does not wait for
             self._no_thread_locked(connection, error)

@@ -12,6 +12,8 @@ they wait for each other, and more requests in flight would only wait longer.
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["PipeliningState"]
 
 #: How many requests may be in flight on a connection to a host that is near, at most,
@@ -58,6 +60,7 @@ class PipeliningState:
         "_depth",
         "_distance",
         "_limit",
+        "_near",
         "_quota_until",
         "_serial_until",
         "_size",
@@ -77,9 +80,10 @@ class PipeliningState:
         self.quota: int | None = None
         self.lesson: str | None = None  # what went wrong last, in words, if anything has
         self._depth = MAX_DEPTH if depth is None else depth  # never changes
-        self._limit = min(NEAR_DEPTH, self._depth)  # of `window`
+        self._near = min(NEAR_DEPTH, self._depth)  # what a near host may have; never changes
+        self._limit = self._near  # of `window`; never less
         self._size = 0.0  # bytes of a response of this host, on the average
-        self._spare_until = 0.0  # the window may grow beyond NEAR_DEPTH until then,
+        self._spare_until = 0.0  # the window may grow beyond `_near` until then,
         self._crowded_until = 0.0  # but not before that
         self._strikes = 0  # pipelines that failed in a row
         self._serial_until = 0.0  # `time.monotonic`, as are all times here
@@ -92,13 +96,17 @@ class PipeliningState:
         # before them had come.
         self._alone_took: float | None = None
         self._behind_took = 0.0
-        #: Seconds from a lone request to its response, at best: what takes longer has waited.
-        self._distance: float | None = None
+        # Seconds from a lone request to its response, at best: what takes longer has waited.
+        self._distance = math.inf
 
     @property
     def nothing_to_learn(self) -> bool:
         """True if a good response would change nothing."""
         return self.window == self._limit and self.quota is None
+
+    @property
+    def _is_far(self) -> bool:
+        return FAR <= self._distance < math.inf
 
     def took(self, seconds: float, alone: bool) -> None:
         """A response has taken so many *seconds*, to a request that was sent *alone* or not.
@@ -106,10 +114,10 @@ class PipeliningState:
         A slow one counts for no more than the limit, so that it does not hide the next.
         """
         alone_took, behind_took = self._alone_took, self._behind_took
-        if alone and (self._distance is None or seconds < self._distance):
+        if alone and seconds < self._distance:
             self._distance = seconds
             if seconds < FAR:
-                self._limit = min(NEAR_DEPTH, self._depth)
+                self._limit = self._near
         if seconds > self.slow_after and alone_took is not None:
             seconds = self.slow_after
         if alone_took is None:
@@ -127,18 +135,18 @@ class PipeliningState:
 
         That was sent behind others, and more requests wait for a place.
         """
-        distance = self._distance
-        if distance is None or distance < FAR:
+        if not self._is_far:
             return
+        distance = self._distance
         self._size += (size - self._size) * _WEIGHT if self._size else size
         most = min(self._depth, int(MAX_BYTES / max(self._size, 1.0)))
-        self._limit = max(most, min(NEAR_DEPTH, self._depth))
+        self._limit = max(most, self._near)
         if seconds <= CROWDED * distance:
             self._spare_until = now + distance
         elif now >= self._crowded_until:
             self._crowded_until = now + seconds  # when what is sent now has its response
-            if seconds > OVERCROWDED * distance and self.window > NEAR_DEPTH:
-                self.window = max(NEAR_DEPTH, self.window // 2)
+            if seconds > OVERCROWDED * distance and self.window > self._near:
+                self.window = max(self._near, self.window // 2)
 
     def responded(self, count: int, now: float) -> None:
         """*count* good responses have come: HTTP/1.1, and the connection stays open."""
@@ -150,11 +158,11 @@ class PipeliningState:
         if now < self._serial_until:
             return
         may_exceed = self._crowded_until <= now < self._spare_until
-        most = self._limit if may_exceed else min(self._limit, NEAR_DEPTH)
+        most = self._limit if may_exceed else self._near
         if self.window < most:
-            step = FAR_STEP if (self._distance or 0.0) >= FAR and self.window > 1 else 1
+            step = FAR_STEP if self._is_far and self.window > 1 else 1
             self.window = min(self.window + step * count, most)
-        if self.window >= NEAR_DEPTH or self.window == self._limit:
+        if self.window >= self._near:
             self._strikes = 0
 
     def old_version(self, now: float) -> None:
@@ -192,7 +200,7 @@ class PipeliningState:
 
     def _begin_again(self) -> None:
         self.window = 1
-        self._limit = min(NEAR_DEPTH, self._depth)
+        self._limit = self._near
 
     def state(self, now: float) -> str:
         """Return how far pipelining goes, in words."""
@@ -202,4 +210,4 @@ class PipeliningState:
             return "one at a time"
         if self.window == 1:
             return "unproven"
-        return "full" if self.window >= min(NEAR_DEPTH, self._depth) else "growing"
+        return "full" if self.window >= self._near else "growing"

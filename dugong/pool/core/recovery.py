@@ -76,7 +76,7 @@ class Recovery:
         if connection.is_closing:
             self._core.follow_up(connection.engine.abort)
             connections.finish_closing_locked(connection)
-        elif not (connection.sender_started or connection.sender_parked):
+        elif connection.wants_sender:
             connections.start_sender_locked(connection)  # an interrupt may have lost the start
         else:
             connections.update_availability_locked(connection)

@@ -99,9 +99,10 @@ class Traffic:
         If there is no receiver, the sender itself becomes it once it has sent: see `next_batch`.
         But what might have to be sent and received at the same time needs two threads.
         """
-        # Without a receiver, nothing else changes what is in flight; and it does not end meanwhile.
-        is_alone = len(connection.in_flight) == 1
-        if connection.receiver_started or (is_alone and _is_small(batch[0])):
+        if connection.receiver_started:
+            return  # it does not end while a request is in flight
+        # Without it, nothing else changes what is in flight.
+        if len(connection.in_flight) == 1 and _is_small(batch[0]):
             return
         connection.receiver_started = True
         receive = partial(self._run_receiver, self, connection)
@@ -176,8 +177,8 @@ class Traffic:
 
     def _is_unreceived(self, connection: PooledConnection) -> bool:
         """Return True if a response is due that no thread would receive."""
-        is_lent = connection.borrower is not None or connection.streaming
-        return not (connection.receiver_started or is_lent) and connection.engine.is_awaiting
+        is_seen_to = connection.receiver_started or connection.is_lent
+        return not is_seen_to and connection.engine.is_awaiting
 
     def _may_end_threads(self, connection: PooledConnection) -> bool:
         """Return True if the threads of *connection*, which are parked, are not needed for now."""
@@ -316,8 +317,7 @@ class Traffic:
                 connection.receiving = False
                 while not connection.is_closing:
                     connection.receiver_parked = True
-                    is_lent = connection.borrower is not None or connection.streaming
-                    if connection.engine.is_awaiting and not is_lent:
+                    if connection.engine.is_awaiting and not connection.is_lent:
                         connection.receiver_parked = False
                         connection.receiving = True
                         return True
@@ -328,7 +328,7 @@ class Traffic:
                     ):
                         self._connections.fail_locked(connection, ConnectionClosed())
                         break
-                    if not (connection.sender_started or connection.sender_parked):
+                    if connection.wants_sender:
                         connection.sender_started = True
                         connection.receiver_started = False
                         return None
@@ -411,15 +411,14 @@ class Traffic:
         self, connection: PooledConnection, oldest: Job, response: Response
     ) -> None:
         """Note how long the *response* to *oldest* took, the first of those that have come."""
-        now, before = monotonic(), connection.responded_at
+        host, now, before = connection.host, monotonic(), connection.responded_at
         connection.responded_at = now
         if oldest.upload is None:
+            seconds = now - oldest.dispatched_at
             is_alone = oldest.dispatched_at >= before
-            seconds = now - (oldest.dispatched_at if is_alone else before)
-            connection.host.pipelining.took(seconds, is_alone)
-            if connection.host.queued and not is_alone:
-                waited = now - oldest.dispatched_at
-                connection.host.pipelining.waited(waited, len(response.body), now)
+            host.pipelining.took(seconds if is_alone else now - before, is_alone)
+            if host.queued and not is_alone:
+                host.pipelining.waited(seconds, len(response.body), now)
 
     def _emit_answered(
         self, connection: PooledConnection, job: Job, response: Response | StreamedResponse

@@ -1,8 +1,8 @@
 """The receiver's loop: receive, parse all that came, then report it.
 
 Guarantees: a response is reported for the request that it belongs to; a body is whole, or an
-exception. Runs in a thread of its own for each connection; a step of it also in the thread of a
-caller who makes a request by itself.
+exception. Runs in a thread of the connection (see `dugong.pool.io.roles`); a step of it also in the
+thread of a caller who makes a request by itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sender's loop: take what is queued, send it in one system call, again.
 
 Guarantees: the body of a request is not touched any more once the pool has been told that it was
-sent. Runs in a thread of its own for each connection.
+sent. Runs in a thread of the connection: see `dugong.pool.io.roles`.
 """
 
 from __future__ import annotations

@@ -16,9 +16,8 @@ from tests.support.server import TIMEOUT, Peer, ScriptedServer
 WARM_UP = 20
 
 
-def own_threads() -> list[threading.Thread]:
-    """Return the threads of connections."""
-    return [one for one in threading.enumerate() if one.name.endswith(("-send", "-recv"))]
+def is_of_a_connection(thread: threading.Thread) -> bool:
+    return thread.name.endswith(("-send", "-recv"))
 
 
 class Starts:
@@ -29,7 +28,7 @@ class Starts:
         start = threading.Thread.start
 
         def noting(thread: threading.Thread) -> None:
-            if thread.name.endswith(("-send", "-recv")):
+            if is_of_a_connection(thread):
                 self.names.append(thread.name)
             start(thread)
 
@@ -60,7 +59,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def until_no_thread_is_left(pool: ConnectionPool) -> None:
-    wait_until(pool, lambda: not own_threads())
+    wait_until(pool, lambda: not any(map(is_of_a_connection, threading.enumerate())))
 
 
 @pytest.mark.usefixtures("soon")
