@@ -108,7 +108,7 @@ def fetch(
         supply = Supply(iter(downloads), _MEMORY, _SMALL)
         while True:
             if under_way <= supply.low:
-                for download in supply.more(under_way, came, is_ready):
+                for (download,) in supply.more(under_way, came, is_ready):
                     _start(download, pool, streams, ended)
                     under_way += 1
             if not under_way:

@@ -2,22 +2,19 @@
 
 Guarantees: everything of `concurrent.futures` and `asyncio.wrap_future` works on it; each callback
 runs exactly once, each waiter is told; the first outcome counts; a future that is done refers to no
-pool. No lock is shared by futures, and none is held while the owner or a callback is called.
+pool. No lock of a future is taken by a thread that has the lock of the pool, and neither is held
+while a callback is called.
 
 A future of the standard library begins with a lock, a queue and two lists. Nearly all of ours are
 done before another thread asks, so those things, the *observers*, are made by the first thread that
 has to wait, adds a callback, or takes `_condition` (the functions of `concurrent.futures` do). What
-decides all races is a list, the *entries*, to which each outcome and all observers are appended.
-Appending to a list, and reading an element of it, is atomic in free-threaded CPython, too. So all
-threads agree on which entry was there first:
+decides all races is that this happens under the lock of the pool, where outcomes are decided:
 
-- The first outcome among the entries is that of the future. All others have no effect.
-- The first observers are those of the future. All others are forgotten.
-- If the outcome is the very first entry, the future was done before it had observers. Each thread
-  that finds it there stores it in `_outcome`, so none has to wait for another to do so.
-- Otherwise the outcome is stored in `_outcome` under the lock of the observers, and the waiters are
-  told before that is released. For `concurrent.futures.wait` takes the locks of its futures, then
-  looks at each state twice and relies on it not to change.
+- If there are no observers when the outcome is decided, it is stored in `_outcome` under the lock
+  of the pool, and that was all.
+- Otherwise the lock of the pool is released first. Then the outcome is stored under the lock of the
+  observers, and the waiters are told before that is released. For `concurrent.futures.wait` takes
+  the locks of its futures, then looks at each state twice and relies on it not to change.
 - A callback is added under the lock of the observers, while there is no outcome. So it is in the
   queue before the outcome is stored, and the thread that settled the future finds it there; or the
   adder sees the outcome, and calls.
@@ -31,9 +28,13 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from functools import partial
+from sys import is_finalizing
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dugong.errors import StateError
 from dugong.pool.failure import ends_program
 
 if TYPE_CHECKING:
@@ -58,18 +59,29 @@ class Owner(Protocol):
     def check_may_wait(self) -> None:
         """Raise `StateError` if this is a thread of the pool, which would wait for itself."""
 
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """The lock under which outcomes are decided."""
+
+    def is_nested(self) -> bool:
+        """Return True if this thread has that lock: this is a finalizer, or a signal handler."""
+
+    def do_later(self, call: Callable[[], object]) -> None:
+        """Have *call* made by a thread that has not got the lock."""
+
 
 class _Observers:
     """What wants to know when a future is done."""
 
     __slots__ = ("callbacks", "lock", "untold", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, is_done: bool) -> None:
         # Guards the waiters, and the future's `_outcome`. It is reentrant, because a signal handler
         # or a finalizer may add a callback in the midst of another such call.
         self.lock = threading.RLock()
         self.waiters: list[Any] = []  # with the methods of _Waiter; guarded by `lock`
-        self.untold: list[Any] | None = None  # those still to be told; guarded by `lock`
+        # Those still to be told, once there is an outcome; guarded by `lock`.
+        self.untold: list[Any] | None = [] if is_done else None
         # Appended to under `lock`, while there is no outcome. Taken from without: that is atomic.
         self.callbacks: list[Callable[[Any], object]] = []
 
@@ -101,24 +113,11 @@ class _Cancelled(Enum):
 
 
 _CANCELLED = _Cancelled.CANCELLED
+_NO_LOCK = nullcontext()
 
 if TYPE_CHECKING:
     #: What a request ends with.
     _Outcome = Response | StreamedResponse | BaseException | _Cancelled
-
-
-def _first_observers(entries: list[_Outcome | _Observers]) -> _Observers | None:
-    for entry in entries:
-        if isinstance(entry, _Observers):
-            return entry
-    return None
-
-
-def _first_outcome(entries: list[_Outcome | _Observers]) -> _Outcome:
-    for entry in entries:
-        if not isinstance(entry, _Observers):
-            return entry
-    raise AssertionError("the future is not settled")
 
 
 def _check_timeout(timeout: object) -> None:
@@ -135,16 +134,16 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
     `cancel` also works while the request is under way, and only the pool resolves it.
     """
 
-    __slots__ = ("_entries", "_outcome", "_owner", "request")
+    __slots__ = ("_observers", "_outcome", "_owner", "request")
 
     def __init__(self, request: Request, owner: Owner) -> None:
         # Not that of the base class, which makes what this class does without.
         self.request = request  # never changes
         # None once the future is done. Any thread may read it, and set it to None.
         self._owner: Owner | None = owner
-        # Appended to by any thread, without a lock: see the top of this module.
-        self._entries: list[_Outcome | _Observers] = []
-        # Stored once: under the lock of the observers, if there are any before there is an outcome.
+        # Stored once, under the lock of the owner.
+        self._observers: _Observers | None = None
+        # Stored once: under the lock of the owner, or if there are observers, under theirs.
         self._outcome: _Outcome | None = None
 
     def result(self, timeout: float | None = None) -> Response:
@@ -216,6 +215,10 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         if self._outcome is None:
+            owner = self._owner
+            if owner is not None and owner.is_nested():
+                owner.do_later(partial(self.add_done_callback, fn))
+                return
             observers = self._observe()
             with observers.lock:
                 if self._outcome is None:
@@ -238,37 +241,42 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
     # What the owner does. The future of a stream, which the pool keeps to itself, is the only one
     # whose response is streamed.
 
+    def _settle_locked(self, result: Response | StreamedResponse | BaseException | None) -> bool:
+        """Store the outcome, with the lock of the owner held; return False if that is not enough.
+
+        Then something observes, and `_settle` has to be called without the lock.
+        """
+        if self._observers is not None:
+            return False
+        # Nothing is called until it is stored, so no finalizer or signal handler comes between.
+        if self._outcome is None:
+            self._outcome = _CANCELLED if result is None else result
+        self._owner = None
+        return True
+
     def _settle(self, result: Response | StreamedResponse | BaseException | None) -> bool:
         """Store the outcome, if there is none yet, and tell those that wait; call nothing.
 
         *result* is None if the request was cancelled. The first outcome counts; all later calls
         have no effect. When this returns, the future is done. Returns whether there are callbacks
-        to run. May be called by any thread, in any place: the code of no caller runs in it.
+        to run. May be called by any thread that has not got the lock of the owner: the code of no
+        caller runs in it.
         """
-        outcome = _CANCELLED if result is None else result
-        entries = self._entries
-        entries.append(outcome)
-        if entries[0] is outcome:
-            self._outcome = outcome
-            self._owner = None
-            return False
-        return self._settle_with_others()
-
-    def _settle_with_others(self) -> bool:
-        """Store the first of the outcomes, and have the first of the observers told."""
-        first = self._entries[0]
-        if not isinstance(first, _Observers):
-            self._outcome = first
-            self._owner = None
-            return False  # what came to observe later has seen it, or will
-        with first.lock:
+        if self._observers is None:
+            with self._lock_of_owner():
+                if self._settle_locked(result):
+                    return False
+        observers = self._observers
+        assert observers is not None
+        with observers.lock:
             if self._outcome is None:
-                first.untold = first.waiters.copy()
-                self._outcome = _first_outcome(self._entries)
-            if first.untold:
-                self._tell(first.untold, self._outcome)
+                self._outcome = _CANCELLED if result is None else result
+            if observers.untold is None:
+                observers.untold = observers.waiters.copy()
+            if observers.untold:
+                self._tell(observers.untold, self._outcome)
         self._owner = None
-        return bool(first.callbacks)
+        return bool(observers.callbacks)
 
     def _tell(self, waiters: list[Any], outcome: _Outcome) -> None:
         # If an interrupt ends this, the next call of _settle() goes on with it.
@@ -315,19 +323,20 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
         To be called while the child has one thread.
         """
-        self._entries = [entry for entry in self._entries if not isinstance(entry, _Observers)]
+        self._observers = None
+        self.__dict__.clear()
 
     def _reject_in_child(self, exception: BaseException) -> None:
         """Settle with *exception* in a forked child, while that has one thread.
 
         If a signal handler has forked, this thread may be the one that waits for the future.
         """
-        known = [entry for entry in self._entries if isinstance(entry, _Observers)]
+        known = self._observers
         self._forget_observers()
         self._settle(exception)
-        for observers in known:
-            observers.lock = threading.RLock()  # a thread of the parent's may have had the old one
-            for waiter in observers.waiters:
+        if known is not None:
+            known.lock = threading.RLock()  # a thread of the parent's may have had the old one
+            for waiter in known.waiters:
                 if isinstance(waiter, _Waiter):
                     waiter.add_exception(self)
 
@@ -372,17 +381,25 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         return self._outcome
 
     def _observe(self) -> _Observers:
-        """Return the observers of the future, which are made by the first call."""
-        entries = self._entries
-        observers = _first_observers(entries)
-        if observers is None:
-            entries.append(_Observers())
-            observers = _first_observers(entries)
-            assert observers is not None
-        first = entries[0]
-        if not isinstance(first, _Observers):
-            self._outcome = first  # which the thread that settles may not have stored yet
+        """Return the observers of the future, which are made by the first call.
+
+        Raises `StateError` in a thread that has the lock of the owner.
+        """
+        owner = self._owner
+        if owner is not None and owner.is_nested():
+            raise StateError("the pool is in the middle of a change: nothing can observe it now")
+        if self._observers is None:
+            with self._lock_of_owner():
+                made = _Observers(self._outcome is not None)
+                # Atomic, in free-threaded CPython, too: once it is done, it has no owner.
+                self._observers = self.__dict__.setdefault("observers", made)
+        observers: _Observers = self._observers
         return observers
+
+    def _lock_of_owner(self) -> AbstractContextManager[object]:
+        owner = self._owner
+        # When the interpreter exits, no other thread runs, and one that was stopped may have it.
+        return _NO_LOCK if owner is None or is_finalizing() else owner.lock
 
     # What concurrent.futures takes hold of; it does no more with a condition than to lock it. To a
     # type checker they are the attributes of the base class.

@@ -53,11 +53,14 @@ FEW = 128
 #: Seconds that filling up may take while there is a response to give.
 PATIENCE = 0.01
 
+# How many are submitted at once, if the source never has its caller wait.
+_BATCH = 64
 #: How much of what is expected is left of it after a body of another size.
 _KEPT = 15 / 16
 
-Submit = Callable[[Request], "ResponseFuture"]
 T = TypeVar("T")
+#: Submits at least the first of a list, removes from it what it has submitted, and returns that.
+Submit = Callable[[list[T]], "list[ResponseFuture]"]
 _outcome_of = attrgetter("_outcome")
 
 
@@ -78,17 +81,23 @@ def _request(item: str | Request) -> Request:
     return item if isinstance(item, Request) else make_request(Request, "GET", item)
 
 
+def batch_of(items: Iterable[str | Request]) -> int:
+    """Return how many of *items* may be submitted at once: more than one if all are there."""
+    return _BATCH if type(items) in (list, tuple, set, frozenset, dict, deque) else 1
+
+
 class Supply(Generic[T]):
     """Says which items of a *source* are to be begun, so that enough is under way.
 
     *max_size* is how many bytes the bodies of what is under way may have together. That is exact
     for those that have come; each other one is expected to be as large as the last ones were on the
-    average (*expected_size* for the first ones). One may be under way in any case.
+    average (*expected_size* for the first ones). One may be under way in any case. *batch* is how
+    many may be begun at once.
 
     *clock* is `time.monotonic`, but for tests.
     """
 
-    __slots__ = ("_clock", "_expected", "_max_size", "_rest_until", "_source", "low")
+    __slots__ = ("_batch", "_clock", "_expected", "_max_size", "_rest_until", "_source", "low")
 
     def __init__(
         self,
@@ -96,8 +105,10 @@ class Supply(Generic[T]):
         max_size: int,
         expected_size: float = EXPECTED_SIZE,
         clock: Callable[[], float] = monotonic,
+        batch: int = 1,
     ) -> None:
         self._source = source
+        self._batch = batch
         self._max_size = max_size
         self._clock = clock
         self._expected = float(expected_size)  # bytes of a body that has not come yet
@@ -112,8 +123,8 @@ class Supply(Generic[T]):
 
     def more(
         self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
-    ) -> Iterator[T]:
-        """Yield what is to be begun now, if *under_way* are under way.
+    ) -> Iterator[list[T]]:
+        """Yield what is to be begun now, if *under_way* are under way, in batches.
 
         *came* returns the sizes of the bodies that have come (0 for a failure); *is_ready* returns
         whether there is a response to give. Raises what the source raises.
@@ -127,14 +138,27 @@ class Supply(Generic[T]):
         most = max(1, min(AHEAD, len(sizes) + max(0, expected)))
         self.low = self._low(most)
         until = began + PATIENCE
-        for item in islice(self._source, max(0, most - under_way)):
-            under_way += 1
-            yield item
-            if clock() > until and is_ready():
-                now = clock()
-                self.low = most - 1
-                self._rest_until = now + (now - began)
-                return
+        size = self._batch
+        batch: list[T] = []
+        try:
+            for item in islice(self._source, max(0, most - under_way)):
+                under_way += 1
+                batch.append(item)
+                if len(batch) < size:
+                    continue
+                yield batch
+                batch = []
+                if clock() > until and is_ready():
+                    now = clock()
+                    self.low = most - 1
+                    self._rest_until = now + (now - began)
+                    return
+        except Exception:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
         if under_way < most:  # the source may have more later
             self.low = self._low(under_way)
 
@@ -150,10 +174,11 @@ def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
 
 
 def in_order(
-    source: Iterator[Request],
-    submit: Submit,
+    source: Iterator[T],
+    submit: Submit[T],
     check_may_wait: Callable[[], None],
     max_size: int = AHEAD_SIZE,
+    batch: int = 1,
 ) -> Iterator[Response]:
     """Submit what *source* gives, and yield the responses in its order.
 
@@ -161,7 +186,7 @@ def in_order(
     *max_size* is as for `Supply`.
     """
     ahead: deque[ResponseFuture] = deque()
-    supply = Supply(source, max_size)
+    supply = Supply(source, max_size, batch=batch)
     failed: Exception | None = None  # what *source* ends with, after all that came before
 
     def came() -> list[int]:
@@ -175,8 +200,9 @@ def in_order(
             check_may_wait()
             if failed is None:
                 try:
-                    for request in supply.more(len(ahead), came, is_ready):
-                        ahead.append(submit(request))
+                    for items in supply.more(len(ahead), came, is_ready):
+                        while items:
+                            ahead += submit(items)
                 except Exception as exc:
                     failed = exc
             if not ahead:
@@ -200,10 +226,11 @@ def in_order(
 
 
 def as_completed(
-    source: Iterator[Request],
-    submit: Submit,
+    source: Iterator[T],
+    submit: Submit[T],
     check_may_wait: Callable[[], None],
     max_size: int = AHEAD_SIZE,
+    batch: int = 1,
 ) -> Iterator[ResponseFuture]:
     """Submit what *source* gives, and yield the futures as they are done.
 
@@ -212,7 +239,7 @@ def as_completed(
     done: SimpleQueue[Any] = SimpleQueue()
     ready: deque[ResponseFuture] = deque()  # taken from `done`
     pending: set[ResponseFuture] = set()
-    supply = Supply(source, max_size)
+    supply = Supply(source, max_size, batch=batch)
     failed: Exception | None = None  # what *source* ends with, after all that came before
 
     def came() -> list[int]:
@@ -228,10 +255,12 @@ def as_completed(
             check_may_wait()
             if failed is None:
                 try:
-                    for request in supply.more(len(pending), came, is_ready):
-                        future = submit(request)
-                        pending.add(future)
-                        future.add_done_callback(done.put)
+                    for items in supply.more(len(pending), came, is_ready):
+                        while items:
+                            futures = submit(items)
+                            pending.update(futures)
+                            for future in futures:
+                                future.add_done_callback(done.put)
                 except Exception as exc:
                     failed = exc
                     for future in pending:  # one is not told of, if a signal handler has raised

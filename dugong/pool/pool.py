@@ -25,7 +25,7 @@ from dugong.pool.hints import refuse_options
 from dugong.pool.io import caller_runs, roles
 from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
-from dugong.pool.many import AHEAD_SIZE, as_completed, in_order, requests_of
+from dugong.pool.many import AHEAD_SIZE, as_completed, batch_of, in_order, requests_of
 from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.connection.encode import HeadersLike
+    from dugong.pool.core.job import Job
     from dugong.pool.events import Event
     from dugong.pool.statistics import PoolStatistics
 
@@ -195,7 +196,13 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
+        made = (
+            _given(method, headers, body, timeout, deadline, expect100, idempotent, retry)
+            if url is None
+            else make_request(
+                Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+            )
+        )
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)
@@ -240,11 +247,14 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        return self._submit(made, block)
-
-    def _submit(self, request: Request, block: bool = True) -> ResponseFuture:
-        job = self._preparer.prepare(request, self)
+        made = (
+            _given(method, headers, body, timeout, deadline, expect100, idempotent, retry)
+            if url is None
+            else make_request(
+                Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+            )
+        )
+        job = self._preparer.prepare(made, self)
         future = job.make_future()
         try:
             self._scheduler.submit(job, block)
@@ -252,6 +262,21 @@ class ConnectionPool:
             future.cancel()
             raise
         return future
+
+    def _prepare(self, request: Request) -> Job:
+        return self._preparer.prepare(request, self)
+
+    def _submit_some(self, jobs: list[Job]) -> list[ResponseFuture]:
+        """Submit the first of *jobs* and those behind it for which there is room; remove them."""
+        futures = [job.make_future() for job in jobs]
+        try:
+            count = self._scheduler.submit_some(jobs)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        del jobs[:count]
+        return futures[:count]
 
     def map(
         self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
@@ -270,7 +295,13 @@ class ConnectionPool:
         _check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
-        return in_order(source, self._submit, check_may_wait, max_ahead_size)
+        return in_order(
+            map(self._prepare, source),
+            self._submit_some,
+            check_may_wait,
+            max_ahead_size,
+            batch_of(requests),
+        )
 
     def as_completed(
         self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
@@ -287,7 +318,13 @@ class ConnectionPool:
         _check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
-        return as_completed(source, self._submit, check_may_wait, max_ahead_size)
+        return as_completed(
+            map(self._prepare, source),
+            self._submit_some,
+            check_may_wait,
+            max_ahead_size,
+            batch_of(requests),
+        )
 
     def stream(
         self,
@@ -314,7 +351,13 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
+        made = (
+            _given(method, headers, body, timeout, deadline, expect100, idempotent, retry)
+            if url is None
+            else make_request(
+                Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+            )
+        )
         job = self._preparer.prepare(made, self)
         job.exclusive = job.streamed = True
         return Stream(self._scheduler, job)
@@ -368,9 +411,8 @@ class ConnectionPool:
         return f"<ConnectionPool {self._scheduler}>"
 
 
-def _made(
-    method: str | Request,
-    url: str | None,
+def _given(
+    request: str | Request,
     headers: HeadersLike | None,
     body: BodyLike | None,
     timeout: float | PoolDefault | None,
@@ -379,18 +421,14 @@ def _made(
     idempotent: bool | None,
     retry: RetryPolicy | PoolDefault | None,
 ) -> Request:
-    """Return the `Request` that the caller has given, or has given the parameters of."""
-    if not isinstance(method, Request):
-        if url is None:
-            raise TypeError("a method and a URL are needed, or a Request")
-        return make_request(
-            Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
-        )
-    others = (url, headers, body, deadline, idempotent)
+    """Return *request*, if it is one; the options must not have been given then."""
+    if not isinstance(request, Request):
+        raise TypeError("a method and a URL are needed, or a Request")
+    others = (headers, body, deadline, idempotent)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
-    if others != (None, None, None, None, None) or not defaults:
+    if others != (None, None, None, None) or not defaults:
         raise TypeError("a Request says all of it: give that, or the parameters of one")
-    return method
+    return request
 
 
 def _check_counts(**counts: int) -> None:

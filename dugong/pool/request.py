@@ -256,8 +256,8 @@ class Request(_Fields):
 
 def make_request(
     cls: type[Request],
-    method: str,
-    url: str,
+    method: object,
+    url: object,
     headers: HeadersLike | None = None,
     body: BodyLike | None = None,
     timeout: float | PoolDefault | None = POOL_DEFAULT,
@@ -273,7 +273,7 @@ def make_request(
         method = str.__str__(method)  # what is formatted is what was checked
     if type(url) is not str:
         url = _as_str(url)
-    plain = PLAIN_URL.fullmatch(url)
+    plain = _plain_url(url)
     target: int | str
     try:
         if plain is not None:
@@ -308,6 +308,7 @@ def make_request(
     return request
 
 
+_plain_url = PLAIN_URL.fullmatch
 _PARAMETERS = ("method", "url", *CheckedOptions._fields[:-2])
 
 
@@ -320,6 +321,8 @@ def _request_of(
 
 
 def _checked_method(method: object) -> str:
+    if isinstance(method, Request):
+        raise TypeError("a Request says all of it: give that, or the parameters of one")
     if not isinstance(method, str):
         raise TypeError(f"method must be a str, not {type(method).__name__}")
     method = str.__str__(method)

@@ -40,6 +40,9 @@ class Pool:
         self.own_thread = own_thread
         self.resolved_elsewhere = False
         self.asked = threading.Event()
+        self.lock: contextlib.AbstractContextManager[object] = threading.RLock()
+        self.nested = False
+        self.later: list[Callable[[], object]] = []
 
     def abandon(self, future: ResponseFuture) -> bool:
         if self.resolved_elsewhere:
@@ -54,6 +57,12 @@ class Pool:
         self.asked.set()
         if self.own_thread:
             raise StateError("a thread of the pool must not wait")
+
+    def is_nested(self) -> bool:
+        return self.nested
+
+    def do_later(self, call: Callable[[], object]) -> None:
+        self.later.append(call)
 
 
 def new(**kwargs: bool) -> ResponseFuture:
@@ -133,32 +142,9 @@ class Before:
         assert self.action is None, "the action has not been run"
 
 
-class Entries(list[Any]):
-    """The entries of a future, which run *action* before the first of them is appended."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        super().__init__()
-        self.action: Callable[[], object] | None = action
-
-    def append(self, entry: Any) -> None:
-        action, self.action = self.action, None
-        if action is not None:
-            action()
-        super().append(entry)
-
-
-def before_first_entry(future: ResponseFuture, action: Callable[[], object]) -> None:
-    future._entries = Entries(action)
-
-
-def after_first_entry(future: ResponseFuture, action: Callable[[], object]) -> None:
-    class Following(list[Any]):
-        def append(self, entry: Any) -> None:
-            super().append(entry)
-            if len(self) == 1:
-                action()
-
-    future._entries = Following()
+def before_lock_of_owner(future: ResponseFuture, action: Callable[[], object]) -> None:
+    owner: Any = future._owner
+    owner.lock = Before(owner.lock, action)
 
 
 def before_lock(future: ResponseFuture, action: Callable[[], object]) -> None:
@@ -783,37 +769,15 @@ class TestAnInterleavingOf:
         self, settle: Callable[[ResponseFuture], object], calls: list[Future]
     ) -> None:
         future = new()
-        before_first_entry(future, lambda: future.add_done_callback(calls.append))
+        before_lock_of_owner(future, lambda: future.add_done_callback(calls.append))
         settle(future)
         assert calls == [future]
-
-    def test_adding_a_callback_before_the_outcome_is_stored(
-        self, settle: Callable[[ResponseFuture], object], calls: list[Future]
-    ) -> None:
-        future = new()
-        after_first_entry(future, lambda: future.add_done_callback(calls.append))
-        settle(future)
-        assert calls == [future]
-
-    def test_asking_for_the_outcome_before_it_is_stored(
-        self, settle: Callable[[ResponseFuture], object]
-    ) -> None:
-        future, seen = new(), list[object]()
-
-        def ask() -> None:
-            with contextlib.suppress(CancelledError):
-                seen.append(future.exception(10))
-            seen.append(concurrent.futures.wait([future], 10).done)
-
-        after_first_entry(future, ask)
-        settle(future)
-        assert seen[-1] == {future}
 
     def test_settling_just_before_a_callback_brings_observers(
         self, settle: Callable[[ResponseFuture], object], calls: list[Future]
     ) -> None:
         future = new()
-        before_first_entry(future, lambda: settle(future))
+        before_lock_of_owner(future, lambda: settle(future))
         future.add_done_callback(calls.append)
         assert calls == [future]
 
@@ -837,12 +801,12 @@ class TestAnInterleavingOf:
         self, settle: Callable[[ResponseFuture], object]
     ) -> None:
         future = new()
-        before_first_entry(future, lambda: settle(future))
+        before_lock_of_owner(future, lambda: settle(future))
         with contextlib.suppress(CancelledError):
             assert isinstance(future.exception(), ConnectionClosed | None)
         assert future.done()
 
-    @pytest.mark.parametrize("hook", [before_first_entry, after_first_entry, before_lock])
+    @pytest.mark.parametrize("hook", [before_lock_of_owner, before_lock])
     def test_another_outcome_while_it_is_settled(
         self,
         settle: Callable[[ResponseFuture], object],
@@ -898,7 +862,7 @@ class TestAnInterleavingOf:
 
 def test_two_who_ask_first_share_the_observers() -> None:
     future, other = new(), []
-    before_first_entry(future, lambda: other.append(future._condition))
+    before_lock_of_owner(future, lambda: other.append(future._condition))
     assert [future._condition] == other
 
 
@@ -908,6 +872,46 @@ def test_a_callback_added_by_a_signal_handler_while_one_is_added_is_called(
     future = new()
     with future._condition:
         future.add_done_callback(calls.append)
+    future._resolve(RESPONSE)
+    assert calls == [future]
+
+
+def test_a_callback_added_by_a_thread_that_has_the_lock_of_the_owner_is_added_later(
+    calls: list[Future],
+) -> None:
+    pool = Pool()
+    future = ResponseFuture(REQUEST, pool)
+    pool.nested = True
+    future.add_done_callback(calls.append)
+    pool.nested = False
+    assert future.__dict__ == {}  # the lock of no observers was taken
+    future._resolve(RESPONSE)
+    assert calls == []
+    for call in pool.later:
+        call()
+    assert calls == [future]
+
+
+def test_a_thread_that_has_the_lock_of_the_owner_cannot_take_hold_of_the_condition() -> None:
+    pool = Pool()
+    future = ResponseFuture(REQUEST, pool)
+    pool.nested = True
+    with pytest.raises(StateError, match="in the middle of a change"):
+        concurrent.futures.wait([future], 10)
+    future._settle(RESPONSE)
+    assert concurrent.futures.wait([future], 10).done == {future}  # for which it needs no lock
+
+
+def test_a_callback_that_a_finalizer_adds_while_the_outcome_is_stored_is_run(
+    calls: list[Future],
+) -> None:
+    class Finalizing(Pool):
+        """It has a finalizer run in the middle of `_settle_locked`."""
+
+        def __del__(self) -> None:
+            future.add_done_callback(calls.append)
+
+    future = ResponseFuture(REQUEST, Finalizing())  # which the future alone refers to
     future._resolve(RESPONSE)
     assert calls == [future]
 

@@ -190,7 +190,7 @@ def test_a_signal_handler_that_raises_leaves_no_future_that_is_waited_for_in_vai
 
     monkeypatch.setattr(ResponseFuture, "add_done_callback", interrupted)
     with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
-        done = pool.as_completed([url(server, f"/{i}") for i in range(4)])
+        done = pool.as_completed(url(server, f"/{i}") for i in range(4))
         assert {next(done).result().text for _ in range(2)} == {"/0", "/1"}
         with pytest.raises(TimeoutError):
             next(done)
@@ -232,21 +232,31 @@ class Owner:
     def check_may_wait(self) -> None:
         raise WouldWait
 
+    lock = contextlib.nullcontext()
+
+    def is_nested(self) -> bool:
+        return False
+
+    def do_later(self, call: Callable[[], object]) -> None: ...
+
 
 class Network:
     """Takes requests, and gives each a body of *size* bytes: at once, or when it is told to."""
 
-    def __init__(self, size: int = 10, *, at_once: bool = True) -> None:
+    def __init__(self, size: int = 10, *, at_once: bool = True, room: int = 1000) -> None:
         self.size = size
+        self.room = room  # how many requests it takes at a time
         self.at_once = at_once
         self.submitted: list[ResponseFuture] = []
 
-    def submit(self, request: Request) -> ResponseFuture:
-        future = ResponseFuture(request, Owner())
-        self.submitted.append(future)
+    def submit(self, requests: list[Request]) -> list[ResponseFuture]:
+        futures = [ResponseFuture(request, Owner()) for request in requests[: self.room]]
+        del requests[: self.room]
+        self.submitted += futures
         if self.at_once:
-            self.respond(future)
-        return future
+            for future in futures:
+                self.respond(future)
+        return futures
 
     def respond(self, future: ResponseFuture) -> None:
         request = future.request
@@ -287,6 +297,53 @@ def test_requests_are_submitted_in_batches_though_each_response_is_there(many_of
     batches = [count for count in counts if count]
     assert len(batches) <= 5000 // (many.AHEAD // 2) + 1
     assert set(batches) == {many.AHEAD // 2}
+
+
+@both
+def test_what_there_is_no_room_for_is_submitted_when_there_is(many_of: Many) -> None:
+    network = Network(room=3)
+    requests = [Request("GET", NOWHERE) for _ in range(200)]
+    responses = list(start(many_of, network, requests, batch=64))
+    assert len(responses) == 200
+    assert [future.request for future in network.submitted] == requests
+
+
+@both
+def test_what_comes_before_a_failure_of_the_source_is_submitted(many_of: Many) -> None:
+    def requests() -> Iterator[Request]:
+        yield Request("GET", NOWHERE)
+        yield Request("GET", NOWHERE)
+        raise ZeroDivisionError
+
+    network = Network()
+    responses = start(many_of, network, requests(), batch=64)
+    next(responses)
+    next(responses)
+    with pytest.raises(ZeroDivisionError):
+        next(responses)
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+@pytest.mark.parametrize("collection", [list, tuple, set, dict.fromkeys, iter])
+def test_urls_come_in_any_collection(name: str, collection: Callable[[Any], Any]) -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        urls = collection([url(server, f"/{number}") for number in range(200)])
+        responses = getattr(pool, name)(urls)
+        got = {(r if name == "map" else r.result()).text for r in responses}
+    assert got == {f"/{number}" for number in range(200)}
+
+
+def test_a_source_that_may_wait_gives_one_request_at_a_time() -> None:
+    """Or what has been taken from it would not be sent while it waits."""
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+
+        def urls() -> Iterator[str]:
+            yield url(server, "/1")
+            assert pool.get(url(server, "/2")).text == "/2"  # which is sent behind the first
+            assert pool.statistics().queued == 0
+            yield url(server, "/3")
+
+        assert [response.text for response in pool.map(urls())] == ["/1", "/3"]
 
 
 @both

@@ -119,8 +119,8 @@ class PoolCore:
         self.callbacks = Callbacks(self.threads)
         self._calls = self.callbacks.calls
         self._follow_ups: list[Callable[[], object]] = []  # guarded by the lock
-        #: Futures that are to end when the transaction is left, and with what (None: cancelled);
-        #: guarded by the lock.
+        #: Futures that something observes, which are to end when the transaction is left, and with
+        #: what (None: cancelled); guarded by the lock.
         self.settlements: list[Settlement] = []
         #: What a thread has taken from there and not done yet. Each thread has its own key; single
         #: operations of a dict are atomic in free-threaded CPython, too.
@@ -216,6 +216,25 @@ class PoolCore:
         """
         self._follow_ups.append(action)
 
+    def settle_locked(self, future: ResponseFuture, outcome: Outcome) -> None:
+        """End *future* with *outcome*: when the transaction is left, if something observes it."""
+        if not future._settle_locked(outcome):
+            self.settlements.append((future, outcome))
+
+    def is_nested(self) -> bool:
+        """Return True if this thread has the lock, so that this is a finalizer or signal handler.
+
+        Not to be called by a thread that is in a transaction and knows it.
+        """
+        if self.owner == get_ident():
+            return True
+        try:
+            self.lock.release()
+        except RuntimeError:
+            return False
+        self.lock.acquire()  # this thread is about to be the owner, or was until now
+        return True
+
     def _take_follow_ups(self) -> deque[Callable[[], object]] | None:
         """Return what this thread is to do now; None if a caller of this call does it."""
         ident = get_ident()
@@ -267,12 +286,8 @@ class PoolCore:
             if self._is_followed_up_by(sys._getframe(1)):
                 raise Entering
             self._recover(is_certain=True)
-        try:
-            self.lock.release()
-        except RuntimeError:
-            return
-        self.lock.acquire()  # this thread is about to be the owner
-        raise Entering
+        if self.is_nested():
+            raise Entering
 
     def wait(self, condition: Condition, timeout: float | None = None) -> None:
         """Wait for *condition*, which belongs to the lock, for up to *timeout* seconds.
@@ -403,14 +418,6 @@ def _do_nothing() -> None:
 def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:
     """End each future; have the callbacks made. May be done again after an interrupt."""
     for future, outcome in settlements:
-        # As `ResponseFuture._settle`, for one that nothing observes, once more for speed.
-        if outcome is not None:
-            entries = future._entries
-            entries.append(outcome)
-            if entries[0] is outcome:
-                future._outcome = outcome
-                future._owner = None
-                continue
         if future._settle(outcome):
             callbacks.add(future._run_callbacks)
 

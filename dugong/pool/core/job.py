@@ -8,7 +8,7 @@ shows later. Touches nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,8 @@ from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
 
 if TYPE_CHECKING:
+    from threading import RLock
+
     from dugong.pool.body import RequestBody
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
@@ -65,6 +67,16 @@ class Owner(Protocol):
 
     def check_may_wait_for(self, job: Job) -> None:
         """Raise StateError if the calling thread would wait for *job* for ever."""
+
+    @property
+    def lock(self) -> RLock:
+        """The pool's lock."""
+
+    def is_nested(self) -> bool:
+        """Return True if this thread has the lock: this is a finalizer, or a signal handler."""
+
+    def do_later(self, call: Callable[[], object]) -> None:
+        """Have *call* made by a thread that has not got the lock."""
 
 
 class Upload:
@@ -342,6 +354,16 @@ class Job:
 
     def check_may_wait(self) -> None:
         self.owner.check_may_wait_for(self)
+
+    @property
+    def lock(self) -> RLock:
+        return self.owner.lock
+
+    def is_nested(self) -> bool:
+        return self.owner.is_nested()
+
+    def do_later(self, call: Callable[[], object]) -> None:
+        self.owner.do_later(call)
 
     def __repr__(self) -> str:
         where = (

@@ -96,7 +96,7 @@ class RetryEngine:
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         # Before the job changes its place: an interrupt in between must not lose the future.
-        self._core.settlements.append((job.future, outcome))
+        self._core.settle_locked(job.future, outcome)
         if isinstance(outcome, StreamedResponse):
             job.begin_streaming()  # its deadline goes on, and its body may be on its way
         else:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from threading import get_ident
+from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -89,12 +89,18 @@ class Scheduler:
         self.hosts = core.hosts
         self.check_may_wait = core.check_may_wait
         self.is_locked_here = core.is_locked_here
+        self.is_nested = core.is_nested
         self.do_later = self._maintenance.do_later
         self.close_when_forgotten = self._maintenance.watch
         self.recover = core.recover
 
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
+
+    @property
+    def lock(self) -> RLock:
+        """The lock of the core; another one after a fork."""
+        return self._core.lock
 
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
@@ -123,7 +129,8 @@ class Scheduler:
                     raise PoolClosed
                 if core.queued >= core.limits.max_queued:
                     self._wait_for_room_locked(job, block, deadline)
-                self._queue_locked(job, deadline)
+                self._enqueue_locked(job, deadline)
+                self._connections.ensure_served_locked(job.host)
             except BaseException as exc:
                 core.end_with(exc)
                 raise
@@ -138,6 +145,39 @@ class Scheduler:
                 exc.request = job.request
             raise
 
+    def submit_some(self, jobs: Sequence[Job]) -> int:
+        """Queue the first of *jobs* as `submit` does, and with it those for which there is room.
+
+        Returns how many that were, at least one. If it raises, some may be queued.
+        """
+        core = self._core
+        count = 0
+        if len(jobs) > 1:
+            try:
+                with core.transaction():
+                    if not core.closed:
+                        count = self._queue_some_locked(jobs)
+            except Nested:
+                pass
+            except BaseException as exc:
+                core.recover(exc)
+                raise
+        if not count:
+            self.submit(jobs[0])
+            count = 1
+        return count
+
+    @locked
+    def _queue_some_locked(self, jobs: Sequence[Job]) -> int:
+        core = self._core
+        queued = jobs[: max(0, core.limits.max_queued - core.queued)]
+        for job in queued:
+            seconds = job.deadline
+            self._enqueue_locked(job, None if seconds is None else monotonic() + seconds)
+        for host in dict.fromkeys([job.host for job in queued]):
+            self._connections.ensure_all_served_locked(host)
+        return len(queued)
+
     def _submit_later(self, job: Job, deadline: float | None) -> None:
         with self._core.transaction():
             if job.is_decided:
@@ -145,18 +185,18 @@ class Scheduler:
             elif self._core.closed:
                 self._retries.close_locked(job)
             else:
-                self._queue_locked(job, deadline)
+                self._enqueue_locked(job, deadline)
+                self._connections.ensure_served_locked(job.host)
 
     @locked
-    def _queue_locked(self, job: Job, deadline: float | None) -> None:
+    def _enqueue_locked(self, job: Job, deadline: float | None) -> None:
         if deadline is not None:
             job.timer = self._maintenance.at_locked(deadline, partial(self._expire_locked, job))
-        host, connections = job.host, self._connections
+        host = job.host
         if not host.queued and host.is_unused:
-            host = job.host = connections.know_locked(host)
+            host = job.host = self._connections.know_locked(host)
         host.append(job)
         self._core.queued += 1
-        connections.ensure_served_locked(host)
 
     @locked
     def _wait_for_room_locked(self, job: Job, block: bool, deadline: float | None) -> None:

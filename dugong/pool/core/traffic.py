@@ -377,7 +377,9 @@ class Traffic:
                 if upload is None:
                     if response.status < 400 and job.timer is None:
                         # What `complete_locked` comes to, in fewer steps.
-                        settlements.append((job._future or job.future, response))
+                        future = job._future or job.future
+                        if not future._settle_locked(response):
+                            settlements.append((future, response))
                         job.finish()
                         accepted += 1
                     else:

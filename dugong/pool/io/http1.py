@@ -83,7 +83,9 @@ class Http1Engine:
             if head is None:
                 builder = job.host.plain_builder
                 assert builder is not None
-                head = builder.plain_head(request.method, request.target)
+                target = request._target  # as `Request.target`, once more for speed
+                path = request.url[target:] if type(target) is int else request.target
+                head = builder.plain_head(request.method, path)
             else:
                 _describe(job, exchange)
             exchanges.append(exchange)

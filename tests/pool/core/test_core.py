@@ -258,20 +258,39 @@ def test_what_follows_in_one_thread_keeps_no_other_thread_from_what_follows_ther
 # --- the ends of futures --------------------------------------------------------------------------
 
 
+def make_observed_job(core: PoolCore) -> Job:
+    """Return a job whose future ends when the transaction is left."""
+    (job,) = make_jobs(1, core)
+    job.future.add_done_callback(lambda future: None)
+    return job
+
+
 def make_jobs(count: int, core: PoolCore) -> list[Job]:
-    scheduler = SimpleNamespace(check_may_wait_for=lambda job: None, is_running=lambda job: False)
+    scheduler = SimpleNamespace(
+        check_may_wait_for=lambda job: None,
+        is_running=lambda job: False,
+        lock=core.lock,
+        is_nested=core.is_nested,
+    )
     host, pool = make_host(), SimpleNamespace(_scheduler=scheduler)
     return [make_job(host, f"/{i}", pool=pool) for i in range(count)]
 
 
-def test_a_future_ends_when_the_transaction_is_left(core: PoolCore) -> None:
+@pytest.mark.parametrize("is_observed", [True, False])
+def test_a_future_that_something_observes_ends_when_the_transaction_is_left(
+    core: PoolCore, is_observed: bool
+) -> None:
     good, bad, cancelled = jobs = make_jobs(3, core)
+    if is_observed:
+        for job in jobs:
+            job.future.add_done_callback(lambda future: None)
     response, error = make_response(good), PoolClosed()
     with core.transaction():
-        core.settlements.append((good.future, response))
-        core.settlements.append((bad.future, error))
-        core.settlements.append((cancelled.future, None))
-        assert not any(job.future.done() for job in jobs)
+        core.settle_locked(good.future, response)
+        core.settle_locked(bad.future, error)
+        core.settle_locked(cancelled.future, None)
+        assert {job.future.done() for job in jobs} == {not is_observed}
+    finish(core)
     assert good.future.result() is response
     assert bad.future.exception() is error
     assert cancelled.future.cancelled()
@@ -281,10 +300,10 @@ def test_the_first_end_of_a_future_counts(core: PoolCore) -> None:
     (job,) = make_jobs(1, core)
     first, second = make_response(job), make_response(job)
     with core.transaction():
-        core.settlements.append((job.future, first))
-        core.settlements.append((job.future, second))
+        core.settle_locked(job.future, first)
+        core.settle_locked(job.future, second)
     with core.transaction():
-        core.settlements.append((job.future, PoolClosed()))
+        core.settle_locked(job.future, PoolClosed())
     assert job.future.result() is first
 
 
@@ -293,7 +312,7 @@ def test_a_thread_that_waits_for_a_future_is_woken(core: PoolCore) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(job.future.result, TIMEOUT)
         with core.transaction():
-            core.settlements.append((job.future, make_response(job)))
+            core.settle_locked(job.future, make_response(job))
         assert waiting.result(TIMEOUT).status == 200
 
 
@@ -302,7 +321,7 @@ def test_a_callback_of_a_future_runs_in_a_thread_of_the_pool(core: PoolCore) -> 
     where: list[str] = []
     job.future.add_done_callback(lambda future: where.append(threading.current_thread().name))
     with core.transaction():
-        core.settlements.append((job.future, make_response(job)))
+        core.settle_locked(job.future, make_response(job))
     finish(core)
     assert where == ["dugong-callbacks"]
 
@@ -313,8 +332,8 @@ def test_a_callback_of_a_future_runs_once(core: PoolCore) -> None:
     job.future.add_done_callback(calls.append)
     for _ in range(2):
         with core.transaction():
-            core.settlements.append((job.future, make_response(job)))
-            core.settlements.append((job.future, None))
+            core.settle_locked(job.future, make_response(job))
+            core.settle_locked(job.future, None)
     finish(core)
     assert calls == [job.future]
 
@@ -323,20 +342,20 @@ def test_futures_that_were_to_end_are_known_before_the_transaction_is_left(
     core: PoolCore,
 ) -> None:
     """A forked child ends them, for the threads of its parent do not."""
-    (job,) = make_jobs(1, core)
+    job = make_observed_job(core)
     with core.transaction():
-        core.settlements.append((job.future, None))
+        core.settle_locked(job.future, None)
         assert [future for future, _ in core.unsettled()] == [job.future]
     assert core.unsettled() == []
 
 
 def test_futures_that_another_thread_is_about_to_end_are_known(core: PoolCore) -> None:
-    (job,) = make_jobs(1, core)
+    job = make_observed_job(core)
     seen: list[object] = []
 
     def settle_and_look() -> None:
         with core.transaction():
-            core.settlements.append((job.future, None))
+            core.settle_locked(job.future, None)
         in_thread(lambda: seen.extend(future for future, _ in core.unsettled()))
 
     with core.transaction():
@@ -580,21 +599,21 @@ def test_what_follows_and_was_interrupted_is_done_when_it_is_mended(core: PoolCo
 
 def test_a_future_that_was_to_end_when_an_interrupt_came_ends(core: PoolCore) -> None:
     Repair(core)
-    (job,) = make_jobs(1, core)
+    job = make_observed_job(core)
     core.transaction().__enter__()
-    core.settlements.append((job.future, None))
+    core.settle_locked(job.future, None)
     core.recover(Interrupt())  # it came before the transaction was left
     assert job.future.cancelled()
 
 
 def test_a_future_that_was_to_end_behind_what_was_interrupted_ends(core: PoolCore) -> None:
     Repair(core)
-    (job,) = make_jobs(1, core)
+    job = make_observed_job(core)
     interrupts = [Interrupt()]
 
     def interrupted() -> None:
         with core.transaction():
-            core.settlements.append((job.future, None))
+            core.settle_locked(job.future, None)
         if interrupts:
             raise interrupts.pop()
 

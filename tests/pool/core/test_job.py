@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import RLock
 from types import SimpleNamespace
 
 import pytest
@@ -263,6 +264,10 @@ class RecordingScheduler:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Job | None]] = []
+        self.lock = RLock()
+
+    def is_nested(self) -> bool:
+        return False
 
     def abandon(self, job: Job) -> bool:
         self.asked.append(("abandon", job))

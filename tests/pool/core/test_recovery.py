@@ -148,8 +148,9 @@ def test_a_pool_that_was_closed_is_closed_in_a_child(rig: SchedulerRig) -> None:
 
 def test_a_future_that_was_about_to_end_has_failed_in_a_child(rig: SchedulerRig) -> None:
     placed = Placed(rig, "oldest")
+    placed.job.future.add_done_callback(lambda future: None)
     rig.scheduler.recovery.before_fork()
-    rig.core.settlements.append((placed.job.future, make_response(placed.job)))
+    rig.core.settle_locked(placed.job.future, make_response(placed.job))
     placed.job.finish()
     rig.scheduler.recovery.begin_as_child()
     assert isinstance(placed.job.future.exception(), PoolClosed)

@@ -190,6 +190,66 @@ def test_a_request_to_be_queued_later_is_not_if_it_is_cancelled_before(rig: Sche
     assert host.queued == 0
 
 
+# --- several requests come ------------------------------------------------------------------------
+
+
+def test_several_requests_are_queued_in_their_order_and_served(rig: SchedulerRig) -> None:
+    hosts = [rig.host(), rig.host(name="other")]
+    jobs = [rig.job(hosts[0], "/1"), rig.job(hosts[1], "/2"), rig.job(hosts[0], "/3")]
+    assert rig.scheduler.submit_some(jobs) == 3
+    assert [list(host.queue) for host in hosts] == [[jobs[0], jobs[2]], [jobs[1]]]
+    assert rig.core.queued == 3
+    assert [len(host.connections) for host in hosts] == [1, 1]
+
+
+def test_of_several_requests_as_many_are_queued_as_there_is_room_for(rig: SchedulerRig) -> None:
+    host = rig.host()
+    jobs = [rig.job(host, f"/{number}") for number in range(5)]
+    assert rig.scheduler.submit_some(jobs) == 3
+    assert list(host.queue) == jobs[:3]
+    assert {job.place for job in jobs[3:]} == {Place.NEW}
+
+
+def test_the_first_of_several_requests_waits_for_room(rig: SchedulerRig) -> None:
+    host = fill(rig)
+    jobs = [rig.job(host, "/4"), rig.job(host, "/5")]
+    with pytest.raises(WouldWait):
+        rig.scheduler.submit_some(jobs)
+    rig.scheduler.abandon(next(iter(host.queue)))
+    assert rig.scheduler.submit_some(jobs) == 1
+    assert [job.place for job in jobs] == [Place.QUEUED, Place.NEW]
+
+
+def test_none_of_several_requests_comes_into_a_closed_pool(rig: SchedulerRig) -> None:
+    host = rig.host()
+    rig.scheduler.close()
+    with pytest.raises(PoolClosed):
+        rig.scheduler.submit_some([rig.job(host, "/1"), rig.job(host, "/2")])
+    assert rig.core.queued == 0
+
+
+def test_each_of_several_requests_has_its_deadline(rig: SchedulerRig) -> None:
+    host = rig.host()
+    jobs = [rig.job(host, "/1"), rig.job(host, "/2")]
+    jobs[1].deadline = 5.0
+    rig.scheduler.submit_some(jobs)
+    rig.forward(5.0)
+    assert not jobs[0].future.done()
+    assert isinstance(jobs[1].future.exception(), ConnectionTimedOut)
+
+
+def test_of_several_requests_in_the_middle_of_a_change_one_is_queued_later(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    jobs = [rig.job(host, "/1"), rig.job(host, "/2")]
+    with rig.core.transaction():
+        assert rig.scheduler.submit_some(jobs) == 1
+        assert host.queued == 0
+    rig.maintenance.run_later()
+    assert [job.place for job in jobs] == [Place.QUEUED, Place.NEW]
+
+
 # --- a request is given up ------------------------------------------------------------------------
 
 
