@@ -134,19 +134,8 @@ class PoolCore:
 
     # --- the transaction --------------------------------------------------------------------------
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None:
-            self.end()
-        else:
-            self.end_with(exc)
-
-    # Where each step counts, a method calls these three: Python is slow to enter a block and to
-    # leave it.
+    # Where each step counts, a method calls `begin` and `end`: Python is slow to enter a block and
+    # to leave it.
 
     def begin(self) -> Self:
         """Begin a transaction; raise `Nested` if this thread is in one."""
@@ -166,8 +155,15 @@ class PoolCore:
             raise PoolClosed("the interpreter is exiting")
         self.lock.acquire()
 
-    def end(self) -> None:
-        """Leave the transaction, and do what follows it."""
+    def end(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Leave the transaction, because of *exc* if there is one; do what follows it."""
+        if exc_type is not None and self._fails(exc_type):
+            return
         todo = None
         if self.settlements or self._follow_ups:
             todo = self._take_follow_ups()
@@ -181,10 +177,7 @@ class PoolCore:
         if self._calls:
             self.callbacks.run()
 
-    def end_with(self, exc: BaseException) -> None:
-        """Leave the transaction because of *exc*, which its caller raises again."""
-        if not self._fails(type(exc)):
-            self.end()
+    __exit__ = end
 
     def _fails(self, exc_type: type[BaseException]) -> bool:
         """Take note that an exception has ended a transaction; return True if the lock is lost."""

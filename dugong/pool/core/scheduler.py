@@ -132,7 +132,7 @@ class Scheduler:
                 self._enqueue_locked(job, deadline)
                 self._connections.ensure_served_locked(job.host)
             except BaseException as exc:
-                core.end_with(exc)
+                core.end(type(exc), exc)
                 raise
             core.end()
         except Nested:  # in a finalizer, or a signal handler
