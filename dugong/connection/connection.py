@@ -184,21 +184,17 @@ class HTTPConnection:
 
         None if there is no TLS, or no connection.
         """
-        sock = self._ssl_socket()
-        return None if sock is None else sock.getpeercert(binary_form)
+        tls = self._ssl_object()
+        return None if tls is None else tls.getpeercert(binary_form)
 
     def get_ssl_cipher(self) -> tuple[str, str, int] | None:
         """Return the cipher in use as `ssl.SSLSocket.cipher` does; None as for the certificate."""
-        sock = self._ssl_socket()
-        return None if sock is None else sock.cipher()
+        tls = self._ssl_object()
+        return None if tls is None else tls.cipher()
 
-    def _ssl_socket(self) -> ssl.SSLSocket | None:
+    def _ssl_object(self) -> ssl.SSLObject | None:
         transport = self._session.state.transport
-        if self.ssl_context is None or transport is None or transport.is_shut:
-            return None
-        import ssl
-
-        return transport.sock if isinstance(transport.sock, ssl.SSLSocket) else None
+        return None if transport is None or transport.is_shut else transport.ssl_object
 
     # --- sending ---------------------------------------------------------------------------------
 

@@ -21,7 +21,10 @@ from dugong.errors import ConnectionClosed
 
 __all__ = ["TlsSession", "TlsTransport", "co_start_tls"]
 
-_LARGEST_RECORD = 16 * 1024  # bytes of data; behind one that is smaller, mostly nothing comes
+# Bytes that are received at a time, at least: more if there is a large view for them. The buffers
+# of a connection keep their memory as long as it lives, so only large bodies make them large.
+_PIECE = 16 * 1024
+_TICKETS = 8  # how often an idle connection may have something to be read that is no data
 _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
@@ -44,13 +47,13 @@ class TlsSession:
         kept = self._kept
         return kept[0] if kept is not None and kept[1] == verification else None
 
-    def keep(self, sock: ssl.SSLSocket, verification: Verification) -> None:
-        """Keep the session of *sock*, which no other thread may use at this time.
+    def keep(self, tls: ssl.SSLObject, verification: Verification) -> None:
+        """Keep the session of *tls*, which no other thread may use at this time.
 
         *verification* is by what its server was verified.
         """
-        if sock.session is not None:
-            self._kept = sock.session, verification
+        if tls.session is not None:
+            self._kept = tls.session, verification
 
     def forget(self) -> bool:
         """Forget it; return whether there was any."""
@@ -69,49 +72,83 @@ def _verification(context: ssl.SSLContext) -> Verification:
 class TlsTransport(Transport):
     """TLS. Says good-bye (close_notify) before it closes.
 
+    OpenSSL reads from one buffer and writes to another, and this class moves the bytes between them
+    and the socket. OpenSSL itself would make two system calls to receive a record of 16 KiB and one
+    to send it; here, a system call takes as much as there is.
+
     What holds `_lock` never waits: the socket does not block, and a call takes 256 KiB at most.
     """
 
     __slots__ = (
+        "_arrived",
         "_broken",
+        "_departing",
         "_drained",
         "_first",
         "_keep_session",
         "_lock",
-        "_read_wants",
+        "_taken",
+        "_tls",
+        "_unsent",
         "_used",
+        "_want_read",
         "_write_wants",
-        "ssl_sock",
     )
 
     def __init__(
         self,
-        ssl_sock: ssl.SSLSocket,
-        keep_session: Callable[[ssl.SSLSocket], object] | None = None,
+        sock: socket.socket,
+        wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject],
+        keep_session: Callable[[ssl.SSLObject], object] | None = None,
     ) -> None:
-        super().__init__(ssl_sock)
-        self.ssl_sock = ssl_sock
+        super().__init__(sock)
         self._keep_session = keep_session  # called once there are tickets; never changes
-        # Guards the OpenSSL object, which no two threads may enter at once.
+        # Guards the OpenSSL object and its buffers, which no two threads may enter at once.
         self._lock = Lock()
-        self._drained = False  # the last call left nothing in the socket; the receiving thread's
+        self._arrived, self._departing = ssl.MemoryBIO(), ssl.MemoryBIO()  # guarded by _lock
+        self._tls = wrap(self._arrived, self._departing)  # guarded by _lock
+        self._unsent: bytes | memoryview = b""  # of what OpenSSL has written; guarded by _lock
+        self._taken = 0  # bytes of data that _unsent is the end of; the sending thread's
+        self._drained = False  # the last call left nothing to be read; the receiving thread's
         self._used = False  # something has been received; the receiving thread's
         self._first = b""  # a byte that was read by _alert(); guarded by _lock
         self._broken: Exception | None = None  # why nothing can be received; guarded by _lock
-        fd = ssl_sock.fileno()
-        # Either direction may need either event, and a PollNeeded is for one thread.
-        self._read_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
+        fd = sock.fileno()
+        self._want_read = PollNeeded(fd, POLLIN)  # polled by the receiving thread
+        # The sending thread may need either event.
         self._write_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        return self._tls
+
+    def co_shake_hands(self) -> Coroutine[None]:
+        """Make the connection fit for data. Before anything else is called."""
+        while True:
+            is_done = True
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                is_done = False
+            except ssl.SSLError:
+                self._flush()  # the alert that says what is wrong
+                raise
+            while not self._flush():
+                yield self._write_wants[1]
+            if is_done:
+                return
+            if not self._feed(_PIECE):
+                yield self._want_read
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self._drained:
-            self._drained = False
-            timeout, want_read = self.block_timeout, self._read_wants[0]
+            timeout, want_read = self.block_timeout, self._want_read
             if timeout != 0 and len(view) >= LARGE:
                 self._gather(want_read)
             elif self._used:  # or else _alert() may have what comes first
                 # Waiting first is cheaper than failing first.
                 if timeout == 0:
+                    self._drained = False
                     return want_read
                 if not want_read.poll(timeout):
                     raise timed_out("received", timeout)
@@ -120,7 +157,7 @@ class TlsTransport(Transport):
             self._used = True
             if self._keep_session is not None:
                 with self._lock:
-                    self._keep_session(self.ssl_sock)
+                    self._keep_session(self._tls)
         return got
 
     def _receive(self, view: memoryview) -> int | PollNeeded:
@@ -128,8 +165,11 @@ class TlsTransport(Transport):
         # buffer pays its own cost once. But not for long, as the other thread may want to send.
         filled = 0
         limit = min(len(view), LARGE)
-        small, is_ready = min(limit, _LARGEST_RECORD), self._read_wants[0].is_ready
-        read = self.ssl_sock.read
+        piece = max(_PIECE, limit)
+        tls, arrived = self._tls, self._arrived
+        is_emptied = is_partial = False
+        is_ready = self._want_read.is_ready
+        self._drained = False
         with self._lock:
             self._check()
             if self._first:
@@ -137,27 +177,35 @@ class TlsTransport(Transport):
                 return 1
             try:
                 while filled < limit:
-                    got = cast(int, read(limit - filled, cast(bytearray, view[filled:])))
+                    # To find out by reading that there is nothing costs more.
+                    if not (arrived.pending or tls.pending()) or is_partial:
+                        # Behind little, mostly nothing comes.
+                        is_over = is_emptied and (0 < filled < _PIECE or not is_ready())
+                        fed = 0 if is_over else self._feed(piece)
+                        if not fed:
+                            self._drained = True
+                            break
+                        is_emptied, is_partial = fed < piece, False
+                    try:
+                        got = cast(int, tls.read(limit - filled, cast(bytearray, view[filled:])))
+                    except ssl.SSLWantReadError:
+                        is_partial = True
+                        continue
                     if not got:
                         break  # close_notify; comes again at the next call
                     filled += got
                     if self.is_shut:
                         break  # shutdown() does not wait for us
-                    if filled == got < small and not is_ready():
-                        self._drained = True  # to find that out by reading again costs more
-                        break
-            except ssl.SSLWantReadError:
-                self._drained = True
-                return filled or self._read_wants[0]
-            except ssl.SSLWantWriteError:
-                return filled or self._read_wants[1]
+                if self._departing.pending:
+                    self._flush()  # the reply to a key update; what cannot be sent goes with data
             except (OSError, ValueError) as exc:
                 # OpenSSL reports a fatal error once, and may then report an orderly end.
                 self._broken = _as_closed(exc)
+                self._say_alert()
                 if filled:
                     return filled
                 self._check()
-        return filled
+        return filled or (self._want_read if self._drained else 0)
 
     def _check(self) -> None:
         """Raise the exception for a connection that has ended. With the lock."""
@@ -172,7 +220,37 @@ class TlsTransport(Transport):
             # The good-bye may have dropped a record; do not go on behind it.
             raise ConnectionClosed("disconnected")
 
+    def _feed(self, size: int) -> int:
+        """Give OpenSSL up to *size* bytes that have come. With the lock.
+
+        Returns how many there were, and *size* for the end of the stream.
+        """
+        try:
+            data = self.sock.recv(size)
+        except BlockingIOError:
+            return 0
+        if not data:
+            self._arrived.write_eof()
+            return size
+        self._arrived.write(data)
+        return len(data)
+
+    def _flush(self) -> bool:
+        """Send what OpenSSL has written; return False if not all of it could be. With the lock."""
+        if self._unsent:
+            data = self._unsent
+        elif not (data := self._departing.read()):
+            return True
+        self._unsent = data  # and stays that, if it cannot be sent
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        self._unsent = b"" if sent == len(data) else memoryview(data)[sent:]
+        return not (self._unsent or self._departing.pending)
+
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
+        """Send the start of *data*; if more has to be waited for, it has to be the same again."""
         with self._lock:
             if self.is_shut:
                 raise ConnectionClosed("disconnected")
@@ -180,16 +258,23 @@ class TlsTransport(Transport):
                 # Whatever it is, the receiver has raised it, or will.
                 raise ConnectionClosed(f"nothing can be sent any more: {self._broken}")
             try:
-                return self.ssl_sock.send(data)
-            except ssl.SSLWantReadError:
-                return self._write_wants[0]
-            except ssl.SSLWantWriteError:
-                return self._write_wants[1]
+                while not self._taken:
+                    try:
+                        self._taken = self._tls.write(memoryview(data)[:LARGE])
+                    except ssl.SSLWantReadError:  # renegotiation (RFC 5246 §7.4.1.1)
+                        if not self._flush():
+                            return self._write_wants[1]
+                        if not self._feed(_PIECE):
+                            return self._write_wants[0]
+                if not self._flush():
+                    return self._write_wants[1]
             except (OSError, ValueError) as exc:
                 if self.is_shut:
                     raise ConnectionClosed("disconnected") from exc
                 error = self._alert() or _as_closed(exc)
                 raise error from error.__cause__
+            taken, self._taken = self._taken, 0
+            return taken
 
     def _alert(self) -> Exception | None:
         """Return what the peer said before it closed, if that was all it ever said. With the lock.
@@ -199,8 +284,9 @@ class TlsTransport(Transport):
         if self._used or self._first or self._broken is not None:
             return None
         try:
-            self._first = self.ssl_sock.read(1)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self._feed(_PIECE)
+            self._first = self._tls.read(1)
+        except ssl.SSLWantReadError:
             return None
         except (OSError, ValueError) as exc:
             error = _as_closed(exc)
@@ -209,6 +295,11 @@ class TlsTransport(Transport):
             self._broken = error
             return error
         return None
+
+    def heard_alert(self) -> Exception | None:
+        """Return what the peer said before it closed the connection in the handshake."""
+        with self._lock:
+            return self._alert()
 
     def shutdown(self) -> None:
         # A thread that holds the lock is not waited for, be it this very one, when a signal handler
@@ -235,20 +326,31 @@ class TlsTransport(Transport):
 
     def _say_goodbye(self) -> None:
         try:
-            self.ssl_sock.unwrap()  # sends close_notify, as RFC 9112 §9.8 wants
+            self._tls.unwrap()  # writes close_notify, as RFC 9112 §9.8 wants
         except (OSError, ValueError):
             pass  # in nearly all cases: that the peer's has not come, which we do not wait for
+        self._say_alert()
+
+    def _say_alert(self) -> None:
+        """Send the alert that OpenSSL has written, if the socket takes it. With the lock."""
+        try:
+            self._flush()
+        except (OSError, ValueError):
+            pass  # the peer was faster
 
     def is_quiet(self) -> bool:
-        if self.is_shut or self._first or self.ssl_sock.pending():
+        if self.is_shut or self._first or self._tls.pending():
             return False
-        if not self._read_wants[0].is_ready():
-            return True
-        # What is there may be a session ticket; only reading tells.
-        try:
-            return isinstance(self._receive(memoryview(bytearray(1))), PollNeeded)
-        except (OSError, ConnectionClosed):
-            return False  # `refusal` has the reason
+        # What is there may be session tickets; only reading tells.
+        for _ in range(_TICKETS):
+            if not self._arrived.pending and not self._want_read.is_ready():
+                return True
+            try:
+                if not isinstance(self._receive(memoryview(bytearray(1))), PollNeeded):
+                    return False
+            except (OSError, ConnectionClosed):
+                return False  # `refusal` has the reason
+        return False
 
     @property
     def refusal(self) -> Exception | None:
@@ -284,60 +386,30 @@ def co_start_tls(
     Raises `ConnectionClosed`, `ssl.SSLError` (`ssl.SSLCertVerificationError` if the certificate
     does not satisfy *context*); the socket is closed then.
     """
-    transport = None
+    wrap, keep = partial(context.wrap_bio, server_hostname=hostname), None
+    if session is not None and type(context) is ssl.SSLContext:
+        verification = _verification(context)
+        keep = partial(session.keep, verification=verification)
+        wrap = partial(wrap, session=session.get(verification))
     try:
-        # Both of these would also fail in wrap_socket, but there the descriptor is lost.
         hostname.encode("idna")
-        sock.getpeername()
-        # Without suppress_ragged_eofs=False, a cut connection would look like an orderly end.
         sock.setblocking(False)
-        wrap, keep = context.wrap_socket, None
-        if session is not None and type(context) is ssl.SSLContext:
-            verification = _verification(context)
-            keep = partial(session.keep, verification=verification)
-            wrap = partial(wrap, session=session.get(verification))
-        ssl_sock = wrap(
-            sock,
-            server_hostname=hostname,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-        )
-        sock = ssl_sock
-        transport = TlsTransport(ssl_sock, keep)
-        fd = ssl_sock.fileno()
-        while True:
-            try:
-                ssl_sock.do_handshake()
-                return transport
-            except ssl.SSLWantReadError:
-                yield PollNeeded(fd, POLLIN)
-            except ssl.SSLWantWriteError:
-                yield PollNeeded(fd, POLLOUT)
+        transport = TlsTransport(sock, wrap, keep)  # ValueError if the two do not go together
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        yield from transport.co_shake_hands()
     except (OSError, ValueError) as exc:
         try:
             if isinstance(exc, ssl.SSLCertVerificationError):
                 need_descriptor()  # to look for the certificate of the authority with
         finally:
+            said = None if isinstance(exc, ssl.SSLError) else transport.heard_alert()
             sock.close()
-            if transport is None:
-                _close_lost(exc)
-        if isinstance(exc, ValueError) and transport is None:
-            raise  # the context and the host name do not go together
-        error = _as_closed(exc)
+        error = said or _as_closed(exc)
         raise error from error.__cause__
     except BaseException:
         sock.close()
         raise
-
-
-def _close_lost(exc: BaseException) -> None:
-    """Close the socket that `ssl` had taken over when it met with *exc*: only the frames know it.
-
-    That happens if the server resets the connection in the moment before.
-    """
-    traceback = exc.__traceback__
-    while traceback is not None:
-        lost = traceback.tb_frame.f_locals.get("self")
-        if isinstance(lost, ssl.SSLSocket):
-            lost.close()
-        traceback = traceback.tb_next
+    return transport

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from dugong.connection.transport import Transport
 
 if TYPE_CHECKING:
+    import ssl
+
     from dugong.connection.polling import PollNeeded
 
 __all__ = ["Masking", "TracingTransport", "traced"]
@@ -132,6 +134,10 @@ class TracingTransport(Transport):
 
     def is_quiet(self) -> bool:
         return not self.is_shut and self._inner.is_quiet()
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        return self._inner.ssl_object
 
     @property
     def refusal(self) -> Exception | None:

@@ -14,10 +14,13 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from threading import Lock, get_ident, main_thread
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded, timed_out
 from dugong.errors import ConnectionClosed, is_temp_network_error
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["LARGE", "PlainTransport", "Transport", "closed_by_peer"]
 
@@ -73,6 +76,11 @@ class Transport(ABC):
         """
 
     @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """What knows of the certificate and the cipher; None without TLS."""
+        return None
+
+    @property
     def refusal(self) -> Exception | None:
         """Why `is_quiet` returned False, if the peer refused the connection before its first use.
 
@@ -87,8 +95,7 @@ class Transport(ABC):
         """
         self.is_shut = True
         try:
-            # Not self.sock.shutdown: an SSLSocket would pull the TLS object from under its users.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the peer was faster
 

@@ -245,7 +245,7 @@ def receive(transport: TlsTransport) -> None:
 def is_resumed(dialer: Dialer, server: ScriptedServer) -> bool:
     """Connect to *server*, receive what it sends, and return whether a session was resumed."""
     transport = connect(dialer, server)
-    resumed = transport.ssl_sock.session_reused
+    resumed = transport.ssl_object.session_reused
     receive(transport)
     return bool(resumed)
 

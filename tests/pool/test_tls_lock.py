@@ -1,6 +1,6 @@
 """While TLS works, which may take long, no other caller of the pool waits for it.
 
-The work is scripted: sockets of the client's context wait at a gate, or take some time a record.
+The work is scripted: the TLS objects of the client wait at a gate, or take some time a record.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def working_context(
 ) -> ssl.SSLContext:
     """Return a client's context that calls *reading* and *writing* before each record."""
 
-    class Working(ssl.SSLSocket):
+    class Working(ssl.SSLObject):
         def read(self, *args: Any) -> Any:
             reading()
             return super().read(*args)
 
-        def send(self, *args: Any) -> int:
+        def write(self, *args: Any) -> int:
             writing()
-            return super().send(*args)
+            return super().write(*args)
 
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    context.sslsocket_class = Working
+    context.sslobject_class = Working
     return context
 
 
