@@ -184,9 +184,29 @@ WORKS = [
         "pool: 1 KiB GETs, 40 ms away",
         12000,
         5,
-        [Line(RATE, "CurlMulti, h2", 1.0, 1.3), Line(RATE, "CurlMulti, 6", 10, 40)],
+        [
+            Line(RATE, "CurlMulti, h2", 1.0, 1.3),
+            Line(RATE, "CurlMulti, 6", 10, 40),
+            Line(RATE, "aiohttp"),
+        ],
         ours="pool",
-        fewer={"CurlMulti, 6": 120},
+        fewer={"CurlMulti, 6": 120, "aiohttp": 120},
+    ),
+    Work(
+        "farther",
+        "pool: 1 KiB GETs, 100 ms away",
+        12000,
+        3,
+        [Line(RATE, "CurlMulti, h2", 1.0, 1.3)],
+        ours="pool",
+    ),
+    Work(
+        "line",
+        "pool: 64 KiB GETs, a line of 25 MB/s",
+        400,
+        3,
+        [Line(RATE, "raw socket", 0.9)],
+        ours="pool",
     ),
     Work(
         "far-first",
@@ -412,10 +432,19 @@ def build_of(python: Path | str) -> str:
         "import platform, sysconfig;"
         "said = sysconfig.get_config_var('CONFIG_ARGS') or '';"
         "options = [o for o in ('--enable-optimizations', '--with-lto') if o in said];"
-        "print(platform.python_version(), *options, sysconfig.get_config_var('OPT'), sep=', ')"
+        "import ssl;"
+        "build = [*options, sysconfig.get_config_var('OPT')];"
+        "print(platform.python_version(), *build, ssl.OPENSSL_VERSION, sep=', ')"
     )
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def version_of_pycurl() -> str:
+    """Return the version of pycurl, which has its own OpenSSL, and of what is in it."""
+    program = "import pycurl; print(*pycurl.version.split()[:3], sep=', ')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return done.stdout.strip() or "no pycurl"
 
 
 _HEAD = ("work", "ours", "peer", "the peer's", "ratio", "floor", "target", "verdict")
@@ -455,7 +484,8 @@ def main() -> int:
     try:
         with Rig() as rig:
             print(f"{rig.cpus}; ratios are medians of paired rounds (with their quartiles)")
-            print(f"Python {build_of(sys.executable)}; for dugong 3.8.2: {build_of(OLD_PYTHON)}\n")
+            print(f"Python {build_of(sys.executable)}; for dugong 3.8.2: {build_of(OLD_PYTHON)}")
+            print(f"{version_of_pycurl()}\n")
             print_row(_HEAD)
             for work in works:
                 rounds = options.rounds or (work.rounds // 3 if options.quick else work.rounds)

@@ -24,6 +24,9 @@ from clients.worker import (
     HOST,
     LARGE,
     LARGE_SIZE,
+    LINE_RATE,
+    MEDIUM,
+    MEDIUM_SIZE,
     ORIGINS,
     PAGE,
     PAGE_TEXT,
@@ -104,8 +107,11 @@ class Rig:
             self._server = Server(
                 port=self._port,
                 tls_port=self._tls_port,
-                far_port=self._start_server("far", str(self._port)),
-                far_h2_port=self._start_server("far", str(self._h2_port)),
+                far_port=self._start_server("far", str(self._port), "0.02"),
+                far_h2_port=self._start_server("far", str(self._h2_port), "0.02"),
+                farther_port=self._start_server("far", str(self._port), "0.05"),
+                farther_h2_port=self._start_server("far", str(self._h2_port), "0.05"),
+                line_port=self._start_server("far", str(self._port), "0.02", str(LINE_RATE)),
                 sink_port=self._start_server("sink"),
                 tls_sink_port=self._start_server("sink", str(certificate)),
                 ca_file=str(self._directory / "ca.pem"),
@@ -174,6 +180,7 @@ class Rig:
         files = self._directory / "files"
         files.mkdir()
         (files / SMALL.strip("/")).write_bytes(os.urandom(SMALL_SIZE))
+        (files / MEDIUM.strip("/")).write_bytes(os.urandom(MEDIUM_SIZE))
         (files / PAGE.strip("/")).write_text(PAGE_TEXT)
         with open(files / LARGE.strip("/"), "wb") as file:
             file.truncate(LARGE_SIZE)  # a hole: no disk is needed, or read

@@ -1,4 +1,4 @@
-"""aiohttp: eight tasks, which is a little faster than a task for each request."""
+"""aiohttp: a task for each connection, which is a little faster than one for each request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import aiohttp
 from clients.worker import Round, Server, check, main, small_urls
 
 
-def submit(server: Server) -> Round:
-    urls = small_urls(server.port)
+def by_tasks(urls: list[str], connections: int) -> Round:
     runner = asyncio.Runner()
 
     async def connect() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=8))
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections))
 
     session = runner.run(connect())
 
@@ -26,9 +25,17 @@ def submit(server: Server) -> Round:
                 async with session.get(url) as response:
                     check(response.status, len(await response.read()))
 
-        await asyncio.gather(*(task() for _ in range(8)))
+        await asyncio.gather(*(task() for _ in range(connections)))
 
     return lambda count: runner.run(perform(count))
 
 
-main({"submit": submit})
+def submit(server: Server) -> Round:
+    return by_tasks(small_urls(server.port), 8)
+
+
+def far(server: Server) -> Round:
+    return by_tasks(small_urls(server.far_port), 6)
+
+
+main({"submit": submit, "far": far})

@@ -15,6 +15,8 @@ from clients.worker import (
     HOST,
     LARGE,
     LARGE_SIZE,
+    MEDIUM,
+    MEDIUM_SIZE,
     ORIGINS,
     PAGE,
     PAGE_TEXT,
@@ -149,6 +151,23 @@ def far(server: Server) -> Round:
     return lambda count: submit_all(pool, urls[:count])
 
 
+def farther(server: Server) -> Round:
+    pool = ConnectionPool()
+    urls = small_urls(server.farther_port)
+    return lambda count: submit_all(pool, urls[:count])
+
+
+def line(server: Server) -> Round:
+    pool = ConnectionPool()
+    url = f"http://{HOST}:{server.line_port}{MEDIUM}"
+
+    def perform(count: int) -> None:
+        for future in [pool.submit("GET", url) for _ in range(count)]:
+            assert len(future.result().body) == MEDIUM_SIZE
+
+    return perform
+
+
 def far_first(server: Server) -> Round:
     urls = small_urls(server.far_port)
 
@@ -275,6 +294,8 @@ main(
         "request-threads": request_threads,
         "far": far,
         "far-first": far_first,
+        "farther": farther,
+        "line": line,
         "request": request,
         "request-once": request_once,
         "down": down,

@@ -144,6 +144,10 @@ def far_h2(server: Server) -> Round:
     return multiplexed(small_urls(server.far_h2_port))
 
 
+def farther_h2(server: Server) -> Round:
+    return multiplexed(small_urls(server.farther_h2_port))
+
+
 def far_h2_first(server: Server) -> Round:
     urls = small_urls(server.far_h2_port)
 
@@ -168,5 +172,6 @@ main(
         "far-6": far,
         "far-h2": far_h2,
         "far-first-h2": far_h2_first,
+        "farther-h2": farther_h2,
     }
 )

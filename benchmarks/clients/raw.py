@@ -11,6 +11,7 @@ from clients.worker import (
     HOST,
     LARGE,
     LARGE_SIZE,
+    MEDIUM,
     SMALL,
     SMALL_SIZE,
     Round,
@@ -81,6 +82,21 @@ def pipelined(server: Server, per_call: int = 1) -> Round:
 
 def pipelined_in_batches(server: Server) -> Round:
     return pipelined(server, BATCH)
+
+
+def line(server: Server) -> Round:
+    sock = connect(server.line_port)
+    request = get(MEDIUM, server.line_port)
+    size = response_size(sock, request)
+    buffer = bytearray(BUFFER_SIZE)
+
+    def perform(count: int) -> None:
+        sock.sendall(request * count)
+        left = count * size
+        while left:
+            left -= sock.recv_into(buffer, min(left, BUFFER_SIZE))
+
+    return perform
 
 
 def bulk(server: Server, tls: bool = False) -> Round:
@@ -155,6 +171,7 @@ main(
         "submit": pipelined,
         "submit-in-batches": pipelined_in_batches,
         "map": pipelined,
+        "line": line,
         "bulk": bulk,
         "bulk-tls": bulk_tls,
         "down": bulk,

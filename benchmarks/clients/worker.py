@@ -21,6 +21,10 @@ from typing import NamedTuple
 HOST = "127.0.0.1"
 SMALL = "/1k"
 SMALL_SIZE = 1024
+MEDIUM = "/64k"
+MEDIUM_SIZE = 64 * 1024
+#: Bytes a second of the line at `Server.line_port`.
+LINE_RATE = 25_000_000
 PAGE = "/page.html"
 LARGE = "/512m"
 LARGE_SIZE = 512 * 1024 * 1024
@@ -51,7 +55,8 @@ BATCHES = 4
 class Server(NamedTuple):
     """Where the servers listen, and two files.
 
-    *port* and *tls_port* are nginx's, and *far_port* and *far_h2_port* (HTTP/2) lead to it, too;
+    *port* and *tls_port* are nginx's, and *far_port* and *far_h2_port* (HTTP/2) lead to it, too,
+    40 ms away, *farther_port* and *farther_h2_port* 100 ms, and *line_port* 40 ms over a line;
     *ca_file* is the authority that its certificate is from, *large_file* is what it serves as
     `LARGE`. *scratch* is a directory for the files of clients.
     """
@@ -60,6 +65,9 @@ class Server(NamedTuple):
     tls_port: int
     far_port: int
     far_h2_port: int
+    farther_port: int
+    farther_h2_port: int
+    line_port: int
     sink_port: int
     tls_sink_port: int
     ca_file: str

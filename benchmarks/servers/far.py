@@ -1,25 +1,40 @@
-"""A relay that makes a server 40 ms away: it delays the bytes of each direction by 20 ms.
+"""A relay that makes a server far away: it delays the bytes of both directions.
 
-Called as ``python -m servers.far PORT``, with the port of the server. It passes on what has come in
-as few pieces as possible, so that it is not the bottleneck at the rates that are measured.
+Called as ``python -m servers.far PORT DELAY [RATE]``, with the port of the server, the seconds for
+each direction, and how many bytes a second the line takes from the server for all connections
+together (default: no limit). It passes on what has come in as few pieces as possible, so that it is
+not the bottleneck at the rates that are measured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections import deque
 
 from clients.worker import HOST
 
-#: Seconds by which each byte is delayed.
-DELAY = 0.020
+
+class Line:
+    """What the bytes of one direction pass, those of all connections one behind the other."""
+
+    def __init__(self, delay: float, rate: float) -> None:
+        self._delay = delay
+        self._rate = rate
+        self._free_at = 0.0
+
+    def arrives(self, size: int, now: float) -> float:
+        """Return when *size* bytes arrive that are sent *now*."""
+        self._free_at = max(self._free_at, now) + size / self._rate
+        return self._free_at + self._delay
 
 
 class End(asyncio.Protocol):
-    """One end of a relayed connection; *other* gets what comes in here, `DELAY` later."""
+    """One end of a relayed connection; *other* gets what comes in here, by way of *line*."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._loop = asyncio.get_running_loop()
         self._delayed: deque[tuple[float, bytes]] = deque()  # when to pass on what
         self.other: End | None = None
@@ -33,9 +48,10 @@ class End(asyncio.Protocol):
             self.other.pass_on()
 
     def data_received(self, data: bytes) -> None:
-        self._delayed.append((self._loop.time() + DELAY, data))
+        arrival = self._line.arrives(len(data), self._loop.time())
+        self._delayed.append((arrival, data))
         if len(self._delayed) == 1:
-            self._loop.call_later(DELAY, self.pass_on)
+            self._loop.call_at(arrival, self.pass_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.other is not None and self.other.transport is not None:
@@ -54,15 +70,16 @@ class End(asyncio.Protocol):
             self._loop.call_at(self._delayed[0][0], self.pass_on)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, delay: float, rate: float) -> None:
     """Relay to *port* until the input ends."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(sys.stdin, ended.set)
     connecting = set()
+    up, down = Line(delay, math.inf), Line(delay, rate)
 
     def accept() -> End:
-        near, far = End(), End()
+        near, far = End(up), End(down)
         near.other, far.other = far, near
         task = loop.create_task(loop.create_connection(lambda: far, HOST, port))
         connecting.add(task)
@@ -74,4 +91,4 @@ async def serve(port: int) -> None:
         await ended.wait()
 
 
-asyncio.run(serve(int(sys.argv[1])))
+asyncio.run(serve(int(sys.argv[1]), float(sys.argv[2]), float([*sys.argv, math.inf][3])))

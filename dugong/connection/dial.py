@@ -44,8 +44,8 @@ CONNECTION_ATTEMPT_DELAY = 0.25
 
 
 def check_ssl_context(context: object) -> None:
-    """Raise TypeError unless *context* is None or can wrap a socket."""
-    if context is not None and not hasattr(context, "wrap_socket"):
+    """Raise TypeError unless *context* is None or can make a TLS object."""
+    if context is not None and not hasattr(context, "wrap_bio"):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
 
 
