@@ -443,7 +443,8 @@ def build_of(python: Path | str) -> str:
 def version_of_pycurl() -> str:
     """Return the version of pycurl, which has its own OpenSSL, and of what is in it."""
     program = "import pycurl; print(*pycurl.version.split()[:3], sep=', ')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stdout.strip() or "no pycurl"
 
 

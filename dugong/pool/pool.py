@@ -209,7 +209,7 @@ class ConnectionPool:
         connection = None
         try:
             if job.deadline is None and job.upload is None:
-                connection = scheduler.traffic.borrow(job)
+                connection = scheduler.lending.borrow(job)
             if connection is None:
                 future = job.future
                 scheduler.submit(job)

@@ -14,7 +14,9 @@ from dugong import ConnectionPool, Event
 from dugong.pool.core import (
     closing,
     connections,
+    lending,
     maintenance,
+    progress,
     rescue,
     retries,
     room,
@@ -28,7 +30,17 @@ from tests.support.server import TIMEOUT
 __all__ = ["DECIDING", "Clock", "Listener", "StoppedClock", "no_luck", "throw"]
 
 #: The parts of a pool that look at the clock, but for the one that keeps the timers.
-DECIDING = (closing, connections, rescue, retries, room, scheduler, traffic)
+DECIDING = (
+    closing,
+    connections,
+    lending,
+    progress,
+    rescue,
+    retries,
+    room,
+    scheduler,
+    traffic,
+)
 
 
 class Clock:
@@ -47,17 +59,7 @@ class StoppedClock(Clock):
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(
-            monkeypatch,
-            closing,
-            connections,
-            maintenance,
-            rescue,
-            retries,
-            room,
-            scheduler,
-            traffic,
-        )
+        super().__init__(monkeypatch, maintenance, *DECIDING)
 
     def forward(self, pool: ConnectionPool, seconds: float) -> None:
         """Let *seconds* pass; return when *pool* has done what was to be done by then."""

@@ -17,7 +17,7 @@ import pytest
 
 from dugong import Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
-from dugong.pool.core import closing, connections, rescue, retries, room, scheduler, traffic
+from dugong.pool.core import scheduler
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore
@@ -31,7 +31,8 @@ from dugong.pool.core.traffic import Traffic
 from dugong.pool.io.engine import Completion, Engine
 from dugong.pool.request import Origin
 from dugong.pool.response import Response
-from tests.support.clock import Clock
+from tests.support.clock import DECIDING, Clock
+from tests.support.uploads import upload
 
 __all__ = [
     "CLOSED_TO_MORE",
@@ -360,9 +361,7 @@ class Rig:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-        self.clock = Clock(
-            monkeypatch, closing, connections, rescue, retries, room, scheduler, traffic
-        )
+        self.clock = Clock(monkeypatch, *DECIDING)
         self.events: list[Event] = []
         self.engines: list[FakeEngine] = []
         self._build(make_core(self.events.append, **limits))
@@ -377,6 +376,7 @@ class Rig:
         )
         self.retries.servers = self.connections
         self.traffic = Traffic(core, maintenance, self.retries, self.connections, do_nothing)
+        self.lending = self.traffic.lending
 
     def _have_no_threads(self, core: PoolCore) -> None:
         self.core = core
@@ -515,6 +515,7 @@ class SchedulerRig(Rig):
         self.retries = self.scheduler._retries
         self.connections = self.scheduler._connections
         self.traffic = self.scheduler.traffic
+        self.lending = self.scheduler.lending
 
     def _make_maintenance(
         self, core: PoolCore, on_forgotten: Callable[[], object], on_close: Callable[[], object]
@@ -528,3 +529,32 @@ class SchedulerRig(Rig):
         for job in jobs:
             job.deadline = job.request.deadline
             self.scheduler.submit(job)
+
+
+def would_wait(function: Callable[[], object]) -> bool:
+    """Return True if *function* comes to where it waits."""
+    try:
+        function()
+    except WouldWait:
+        return True
+    return False
+
+
+def send_upload(rig: Rig, **options: Any) -> tuple[PooledConnection, Job]:
+    """Have a connection send a request with a body; its sender is at that."""
+    host = rig.host()
+    job = rig.job(host, "/upload", method="PUT", **options)
+    job.upload = upload()
+    job.exclusive = True
+    rig.enqueue(job)
+    connection = rig.connect(host)
+    assert rig.look_for_work(connection) == [job]
+    return connection, job
+
+
+def borrow_again(rig: Rig, host: Host) -> Job:
+    """Return another request whose caller has borrowed the connection of *host*."""
+    job = rig.job(host, "/again")
+    assert rig.lending.borrow(job) is not None
+    job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+    return job

@@ -56,7 +56,7 @@ class Placed:
             self.job.exchange = SimpleNamespace(persistent=True, minor_version=1)
             source = cast(Any, SimpleNamespace(close=lambda: None))
             response = StreamedResponse(200, "OK", b"", self.job.request, None, source, ())
-            assert rig.traffic.hand_over(connection, self.job, response, source)
+            assert rig.lending.hand_over(connection, self.job, response, source)
         elif place == "pending" or place == "done":
             rig.respond(connection, self.job)
 

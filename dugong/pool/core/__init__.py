@@ -2,6 +2,7 @@
 
 core.py         the lock, the transaction, the counters; threads.py, callbacks.py: what follows one
 scheduler.py    the facade for callers            traffic.py   the same for the connections' threads
+progress.py     what is noted of responses        lending.py   what callers do on a connection
 connections.py  when connections are opened       closing.py   how they end
 room.py         how many there may be             rescue.py    what waits behind a slow response
 retries.py      `complete`: how a request ends, or is tried again

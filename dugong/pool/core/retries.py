@@ -70,8 +70,8 @@ class RetryEngine:
     ) -> bool:
         """End *job* with *outcome*, or have it tried again.
 
-        The only way to either, but for two short cuts in `dugong.pool.core.traffic`: a response
-        below 400 that needs nothing else, and one that a caller who makes the request itself has.
+        The only way to either, but for two short cuts: a response below 400 that needs nothing
+        else (`Traffic.responded`), and one of a caller who makes the request itself (`Lending`).
 
         *outcome* is a response, an exception, or None for a cancellation. *attempt* is the attempt
         that has failed, if another may follow, in *delay* seconds. Without it, an exception is

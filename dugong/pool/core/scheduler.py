@@ -81,6 +81,7 @@ class Scheduler:
         self.traffic = Traffic(
             core, self._maintenance, self._retries, self._connections, run_receiver
         )
+        self.lending = self.traffic.lending
         self._run_sender = run_sender
         self._retries.servers = self._connections
         self.recovery = Recovery(core, self._maintenance, self._retries, self._connections)
@@ -350,7 +351,7 @@ class Scheduler:
         """Cancel *job*, or end the stream of its response with its connection; wait for nothing."""
         self.abandon(job)
         if job.place is Place.STREAMING and job.connection is not None:
-            self.traffic.abort_stream(job.connection, job)
+            self.lending.abort_stream(job.connection, job)
         self.forget_stream(job)
 
     def forget_stream(self, job: Job) -> None:

@@ -9,31 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, DugongError
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import PoolCore, locked
-from dugong.pool.core.dispatch import should_refill, take
+from dugong.pool.core.dispatch import take
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.lending import Lending
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import BodyRate, RateLimit
 from dugong.pool.core.retries import RetryEngine
-from dugong.pool.failure import Abandoned, describe
-from dugong.pool.response import Response, StreamedResponse, status_text
-
-if TYPE_CHECKING:
-    from dugong.pool.io.engine import Exchange
-    from dugong.pool.io.receiver import ConnectionBody
+from dugong.pool.failure import describe
+from dugong.pool.response import Response
 
 __all__ = ["Traffic"]
 
 _DONE = Place.DONE  # a member is looked up slowly in its class
 
-#: Of so many responses to lone requests, the time of one is noted. That they are alike is the rule.
-_SAMPLED = 8
 #: Seconds after which the threads of an idle connection end,
 THREAD_IDLE_TIME = 1.0
 #: or at once, if the pool has more threads than this.
@@ -45,7 +40,7 @@ CONTINUE_TIME = 1.0
 
 
 class Traffic:
-    """The side of a pool that its senders and receivers see, and a caller who acts as both."""
+    """The side of a pool that its senders and receivers see."""
 
     def __init__(
         self,
@@ -61,7 +56,10 @@ class Traffic:
         self._connections = connections  # never changes
         self._run_receiver = run_receiver  # the receiver's loop, for a thread; never changes
         self.limits = core.limits  # never changes
-        self._rate = RateLimit(core, maintenance, connections)  # never changes
+        self._rate = rate = RateLimit(core, maintenance, connections)  # never changes
+        self._progress = progress = Progress(core, connections)  # never changes
+        #: What callers do on these connections by themselves; never changes.
+        self.lending = Lending(core, maintenance, retries, connections, progress, rate)
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
@@ -197,7 +195,7 @@ class Traffic:
         is_closed = self._core.closed or connection.closed_to_more
         batch = [] if is_closed else take(host, connection)
         if batch:
-            self.mark_in_flight_locked(connection, batch)
+            self._progress.mark_in_flight_locked(connection, batch)
             self._core.unqueue_locked(len(batch))
             connection.sending = True
             if batch[-1].upload is not None:
@@ -252,23 +250,6 @@ class Traffic:
             return self._retries.complete_locked(job, response)
         self._retries.fail_upload_locked(job, response, connection.name, cause)
         return False
-
-    @locked
-    def mark_in_flight_locked(self, connection: PooledConnection, batch: Sequence[Job]) -> None:
-        """*connection* is to send *batch*."""
-        host = connection.host
-        now = monotonic()
-        Job.dispatch(batch, connection, now)
-        first = batch[0]
-        connection.exclusive = first.exclusive or first.needs_fresh_connection
-        count = len(batch)
-        if self._core.on_event is not None:
-            for job in batch:
-                self._core.emit("sent", host, connection.name, job.request)
-        connection.dispatched += count
-        host.note_time(now)
-        host.in_flight += count
-        host.sent += count
 
     def wake_receiver(self, connection: PooledConnection) -> None:
         """The engine of *connection* has responses to wait for. For its sender."""
@@ -350,16 +331,16 @@ class Traffic:
         error: Exception | None,
     ) -> None:
         """Responses have come, in order, and then perhaps an *error*."""
-        host, exchange = connection.host, None
+        host, exchange, progress = connection.host, None, self._progress
         complete = self._retries.complete_locked
         has_listener = self._core.on_event is not None
         with self._core.transaction():
             connection.long_response = False
             connection.rate = None
             good = accepted = 0
-            self._count_responses_locked(connection, len(done))
+            progress.count_responses_locked(connection, len(done))
             if done:
-                self._note_time_locked(connection, *done[0])
+                progress.note_time_locked(connection, *done[0])
             in_flight, settlements = connection.in_flight, self._core.settlements
             for job, response in done:
                 # As `PooledConnection.take_off`, once more for speed.
@@ -372,7 +353,7 @@ class Traffic:
                         host.answered -= 1  # its request has, or will have, another response
                     continue
                 if has_listener:
-                    self._emit_answered(connection, job, response)
+                    progress.emit_answered(connection, job, response)
                 upload = job.upload
                 if upload is None:
                     if response.status < 400 and job.timer is None:
@@ -400,69 +381,7 @@ class Traffic:
             if error is not None:
                 self._connections.fail_locked(connection, error)
             elif exchange is not None:
-                self._learn_locked(connection, exchange, good)
-
-    @locked
-    def _count_responses_locked(self, connection: PooledConnection, count: int) -> None:
-        connection.answered += count
-        connection.host.answered += count
-        connection.host.in_flight -= count
-
-    @locked
-    def _note_time_locked(
-        self, connection: PooledConnection, oldest: Job, response: Response
-    ) -> None:
-        """Note how long the *response* to *oldest* took, the first of those that have come."""
-        host, now, before = connection.host, monotonic(), connection.responded_at
-        connection.responded_at = now
-        if oldest.upload is None:
-            seconds = now - oldest.dispatched_at
-            is_alone = oldest.dispatched_at >= before
-            host.pipelining.took(seconds if is_alone else now - before, is_alone)
-            if host.queued and not is_alone:
-                host.pipelining.waited(seconds, len(response.body), now)
-
-    def _emit_answered(
-        self, connection: PooledConnection, job: Job, response: Response | StreamedResponse
-    ) -> None:
-        reason = status_text(response)
-        self._core.emit("answered", connection.host, connection.name, job.request, reason)
-
-    @locked
-    def _learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:
-        """Learn from responses, of which *last* was the last, and go on or end."""
-        pipelining, connections = connection.host.pipelining, self._connections
-        if good:
-            pipelining.responded(good, monotonic())
-        before = pipelining.lesson, pipelining.quota
-        if not last.minor_version:
-            pipelining.old_version(monotonic())
-            connections.emit_learned(connection, *before)
-        if last.persistent and not connection.in_flight and connection.engine.has_stray_bytes:
-            # It has sent more than it was asked for, perhaps a response twice (rule 1).
-            pipelining.broke_the_rules(monotonic())
-            connections.emit_learned(connection, *before)
-            connections.close_locked(connection, "it has sent more than it was asked for")
-        elif not last.persistent:
-            uploading = connection.uploading
-            early = None if uploading is None else uploading.pending_response
-            if early is not None and early.status < 300:
-                connection.drain()  # the sender goes on until all of the body has been sent
-            else:
-                connections.close_locked(connection)
-        elif connection.lost_requests and not connection.is_wanted:
-            # The receiver, which is this thread, is done with it: what was taken back may have its
-            # place at once.
-            connection.receiving = False
-            connections.close_locked(connection, "its other requests have been taken back")
-        elif connection.sender_parked:
-            if connection.reserved is not None:
-                if not connection.in_flight:
-                    connections.wake_sender_locked(connection)
-            elif should_refill(connection.host, connection) and not connection.closed_to_more:
-                connections.wake_sender_locked(connection)
-            else:
-                connections.update_availability_locked(connection)
+                progress.learn_locked(connection, exchange, good)
 
     def begin_body(self, connection: PooledConnection, is_long: bool) -> BodyRate | None:
         """The body of a response is to be received on *connection*, not all of which has come.
@@ -474,172 +393,6 @@ class Traffic:
                 connection.long_response = True
                 connection.host.with_capacity.pop(connection, None)
             return self._rate.watch_locked(connection)
-
-    # --- streams ----------------------------------------------------------------------------------
-
-    def hand_over(
-        self,
-        connection: PooledConnection,
-        job: Job,
-        response: StreamedResponse,
-        source: ConnectionBody,
-    ) -> bool:
-        """Let the caller of *job* read the body from the connection; False if it is not wanted."""
-        with self._core.transaction():
-            if job.is_decided or (job.upload_error is not None and response.status < 300):
-                return False
-            job.body_source = source
-            source.rate = self._rate.watch_locked(connection)
-            connection.streaming = True
-            connection.receiving = False
-            connection.host.accepted += 1
-            if self._core.on_event is not None:
-                self._emit_answered(connection, job, response)
-                if self.may_be_retried(job, response.status):
-                    reason = f"{status_text(response)}; its body is too long to be let go of"
-                    name, host = connection.name, connection.host
-                    self._core.emit("gave up", host, name, job.request, reason)
-            self._retries.complete_locked(job, response)
-        return True
-
-    def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
-        """The caller of *job* reads no more; *complete* says if the body was read to its end."""
-        core = self._core
-        try:
-            with core.transaction():
-                if job.place is not Place.STREAMING:
-                    return
-                if job.timer is not None:
-                    self._maintenance.cancel_locked(job.timer)
-                if not complete:
-                    self._connections.fail_locked(connection, Abandoned())
-            # What waits for the sender to let go of the request's body must not keep it from that.
-            with core.transaction():
-                while job.sending_body and not core.threads.is_own():
-                    core.wait(core.body_released)
-                self._end_stream_locked(connection, job, complete)
-        except BaseException as exc:
-            core.recover(exc)
-            self.abort_stream(connection, job)
-            raise
-
-    def abort_stream(self, connection: PooledConnection, job: Job) -> None:
-        """End the stream of *job*, if it goes on, with its connection; wait for nothing."""
-        with self._core.transaction():
-            if job.place is Place.STREAMING:
-                self._connections.fail_locked(connection, Abandoned())
-                self._end_stream_locked(connection, job, complete=False)
-
-    @locked
-    def _end_stream_locked(self, connection: PooledConnection, job: Job, complete: bool) -> None:
-        # The place of the job changes last, so that what an interrupt leaves can be told.
-        if job.place is not Place.STREAMING:
-            return
-        if not job.sending_body:
-            job.release_body()
-        connection.rate = None
-        exchange = job.exchange
-        if complete:
-            connection.take_off(job)
-            self._count_responses_locked(connection, 1)
-            connection.exclusive = False
-            connection.idle_since = monotonic()
-        connection.streaming = False
-        job.end_streaming()
-        if connection.is_closing:
-            self._connections.finish_closing_locked(connection)
-        elif connection.phase is Phase.WRITE_FAILED:
-            self._connections.close_locked(connection)
-        else:
-            good = exchange.persistent and exchange.minor_version > 0
-            self._learn_locked(connection, exchange, int(good))
-
-    # --- one request in the thread of its caller --------------------------------------------------
-
-    def borrow(self, job: Job) -> PooledConnection | None:
-        """Return an idle connection on which the calling thread may do *job* by itself.
-
-        None if there is none. The job is in flight then, and the connection is to be given back.
-        """
-        host = job.host
-        with self._core.transaction():
-            if host.queued or host.retry_after_hold or self._core.closed:
-                return None
-            connection = self._connections.pop_idle_locked(host)
-            if connection is None:
-                return None
-            if connection.keep_alive is not None and connection.is_stale(monotonic()):
-                self._connections.close_locked(connection, "it was idle for too long")
-                return None
-            # First, for `Scheduler.check_may_wait_for` reads both without the lock.
-            connection.borrowed_by = self._core.owner
-            connection.borrower = job
-            self.mark_in_flight_locked(connection, (job,))
-            return connection
-
-    def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
-        """End what `borrow` began; *error* is why the connection cannot be used any more."""
-        with self._core.transaction():
-            job, connection.borrower = connection.borrower, None
-            if job is not None:
-                _ = job.future  # which the caller will wait for: see there
-                if connection.phase is Phase.CLOSED and not job.is_decided:
-                    # A signal handler has forked in the middle of `borrow`, and this is the child:
-                    # only its caller knows of the request.
-                    self._retries.close_locked(job)
-            if error is not None:
-                self._connections.fail_locked(connection, error)
-            if connection.is_closing:
-                self._connections.finish_closing_locked(connection)
-            elif connection.phase is Phase.WRITE_FAILED:
-                self._connections.close_locked(connection)
-            else:
-                self._connections.update_availability_locked(connection)
-                if connection.host.queued:
-                    self._connections.ensure_served_locked(connection.host)
-
-    def responded_to_caller(
-        self, connection: PooledConnection, job: Job, response: Response
-    ) -> bool:
-        """The caller that has borrowed *connection* has its response, and gives it back.
-
-        Takes the response itself, unless this returns False: then it is too late, and the future of
-        *job* says why.
-        """
-        host, core = connection.host, self._core
-        with core.transaction():
-            connection.exclusive = False
-            connection.idle_since = now = monotonic()
-            # As `PooledConnection.take_off`, once more for speed.
-            del connection.in_flight[job]
-            exchange, job.exchange = job.exchange, None
-            connection.answered += 1
-            host.answered += 1
-            host.in_flight -= 1
-            host.accepted += 1
-            in_time = job.place is not _DONE
-            if in_time:
-                if core.on_event is not None:
-                    self._emit_answered(connection, job, response)
-                job.finish()  # there is no future to tell, no timer, and no body to release
-            connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
-            is_good = exchange.persistent and exchange.minor_version > 0
-            if (
-                is_good
-                and host.pipelining.nothing_to_learn
-                and connection.as_new
-                and not (host.queued or core.awaiting_connection)
-            ):
-                # What the other branch would come to, at a fraction of its cost.
-                self._connections.enter_idle_locked(connection)
-                if connection.answered % _SAMPLED == 0:
-                    host.pipelining.took(now - job.dispatched_at, True)
-            else:
-                host.pipelining.took(now - job.dispatched_at, True)
-                self._learn_locked(connection, exchange, int(is_good))
-                if host.queued and not connection.is_closing:
-                    self._connections.ensure_served_locked(host)
-        return in_time
 
 
 def _is_small(job: Job) -> bool:

@@ -32,7 +32,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
     except ConnectionClosed as exc:
         error: Exception | None = exc  # the receiving side finds out what that means
     except Exception as exc:
-        traffic.give_back(connection, exc)
+        traffic.lending.give_back(connection, exc)
         return None
     else:
         error = None
@@ -46,10 +46,10 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
                 and (status < 400 or not traffic.may_be_retried(job, status))
             ):
                 response = Response(status, reason, headers, body, job.request, job.attempts)
-                in_time = traffic.responded_to_caller(connection, job, response)
+                in_time = traffic.lending.responded_to_caller(connection, job, response)
                 return response if in_time else None
         receiver.handle(traffic, connection, completions, failed)
     while connection.in_flight and not connection.is_closing and engine.has_unread:
         receiver.receive(traffic, connection)
-    traffic.give_back(connection, error)
+    traffic.lending.give_back(connection, error)
     return None

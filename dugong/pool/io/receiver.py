@@ -96,7 +96,7 @@ def handle(
                             source,
                             job.attempts,
                         )
-                        if traffic.hand_over(connection, job, response, source):
+                        if traffic.lending.hand_over(connection, job, response, source):
                             return
                         body = buffered
                 if body is None:
@@ -286,7 +286,7 @@ class ConnectionBody:
         except Exception:
             pass  # the connection is not worth more
         finally:
-            scheduler.traffic.end_stream(self._connection, self._job, complete)
+            scheduler.lending.end_stream(self._connection, self._job, complete)
 
 
 def streamed(response: Response | StreamedResponse) -> StreamedResponse:

@@ -177,7 +177,7 @@ class Request(Operation):
         (job,) = self.jobs
         scheduler = self.rig.scheduler
         try:
-            connection = scheduler.traffic.borrow(job)
+            connection = scheduler.lending.borrow(job)
             assert connection is not None
             caller_runs.perform(scheduler.traffic, connection, job)
         except BaseException as exc:
@@ -228,11 +228,11 @@ class EndStream(Operation):
         job.exchange = SimpleNamespace(persistent=True, minor_version=1)
         source = cast(Any, SimpleNamespace(close=lambda: None))
         response = StreamedResponse(200, "OK", b"", job.request, None, source, ())
-        assert self.rig.traffic.hand_over(self.connection, job, response, source)
+        assert self.rig.lending.hand_over(self.connection, job, response, source)
         self.jobs = [job]
 
     def run(self) -> None:
-        self.rig.traffic.end_stream(self.connection, self.jobs[0], self.complete)
+        self.rig.lending.end_stream(self.connection, self.jobs[0], self.complete)
 
 
 class AbortStream(EndStream):

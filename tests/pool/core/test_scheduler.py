@@ -338,7 +338,7 @@ def test_a_request_whose_caller_was_interrupted_on_a_borrowed_connection_ends_th
     host = rig.host()
     connection = rig.idle(host)
     job = rig.job(host, "/a")
-    assert rig.traffic.borrow(job) is connection
+    assert rig.lending.borrow(job) is connection
     assert rig.scheduler.abandon(job)
     assert connection.phase is Phase.CLOSED
     assert job.future.cancelled()
@@ -453,7 +453,7 @@ def test_a_body_that_is_being_read_ends_when_the_deadline_passes(rig: SchedulerR
 def test_a_deadline_has_no_effect_once_the_response_was_read(rig: SchedulerRig, place: str) -> None:
     placed = Placed(rig, place, deadline=5.0)
     if place == "streaming":
-        rig.traffic.end_stream(placed.connection, placed.job, complete=True)
+        rig.lending.end_stream(placed.connection, placed.job, complete=True)
     else:
         rig.respond(placed.connection, placed.job)
     rig.forward(5.0)
@@ -612,7 +612,7 @@ def test_no_thread_waits_for_the_connection_that_it_has_borrowed(rig: SchedulerR
     rig.idle(host)
     inner = rig.job(host, "/inner")
     rig.scheduler.check_may_wait_for(inner)
-    assert rig.traffic.borrow(rig.job(host, "/outer")) is not None
+    assert rig.lending.borrow(rig.job(host, "/outer")) is not None
     with pytest.raises(StateError, match="wait for itself"):
         rig.scheduler.check_may_wait_for(inner)
     rig.scheduler.check_may_wait_for(rig.job(rig.host(name="another"), "/"))

@@ -29,7 +29,7 @@ class Borrowed:
         assert isinstance(engine, FakeEngine)
         self.engine = engine
         self.job: Job = rig.job(self.host, "/borrowed", **options)
-        assert rig.traffic.borrow(self.job) is self.connection
+        assert rig.lending.borrow(self.job) is self.connection
 
     def responds(
         self,

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from dugong import ConnectionPool, StateError
-from dugong.pool.core.traffic import Traffic
+from dugong.pool.core.lending import Lending
 from tests.support.points import Interrupt
 from tests.support.pool import Site, each, name_target, open_site
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
@@ -50,7 +50,7 @@ def test_an_interrupt_of_leaving_ends_the_connection_and_is_not_hidden(
             here.pool.stream("GET", here.url("/long")) as response,
         ):
             response.read(10)
-            interrupting.setattr(Traffic, "end_stream", interrupted)
+            interrupting.setattr(Lending, "end_stream", interrupted)
 
     with site() as here:
         with pytest.raises(Interrupt):

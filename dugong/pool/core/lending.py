@@ -1,0 +1,217 @@
+"""What callers do on a connection by themselves: read a body as it comes, or make one request.
+
+Guarantees: while a connection is lent, no thread of the pool sends or receives on it, but for the
+sender of the body of a streamed request. It is given back, or ends, whatever interrupts the caller.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from dugong.pool.core.connection import Phase, PooledConnection
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.job import Job, Place
+from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.progress import Progress
+from dugong.pool.core.rate import RateLimit
+from dugong.pool.core.retries import RetryEngine
+from dugong.pool.failure import Abandoned
+from dugong.pool.response import Response, StreamedResponse, status_text
+
+if TYPE_CHECKING:
+    from dugong.pool.io.receiver import ConnectionBody
+
+__all__ = ["Lending"]
+
+_DONE = Place.DONE  # a member is looked up slowly in its class
+
+#: Of so many responses to lone requests, the time of one is noted. That they are alike is the rule.
+_SAMPLED = 8
+
+
+class Lending:
+    """The connections of a pool in the hands of callers."""
+
+    def __init__(
+        self,
+        core: PoolCore,
+        maintenance: Maintenance,
+        retries: RetryEngine,
+        connections: ConnectionManager,
+        progress: Progress,
+        rate: RateLimit,
+    ) -> None:
+        self._core = core  # never changes
+        self._maintenance = maintenance  # never changes
+        self._retries = retries  # never changes
+        self._connections = connections  # never changes
+        self._progress = progress  # never changes
+        self._rate = rate  # never changes
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    def hand_over(
+        self,
+        connection: PooledConnection,
+        job: Job,
+        response: StreamedResponse,
+        source: ConnectionBody,
+    ) -> bool:
+        """Let the caller of *job* read the body from the connection; False if it is not wanted."""
+        with self._core.transaction():
+            if job.is_decided or (job.upload_error is not None and response.status < 300):
+                return False
+            job.body_source = source
+            source.rate = self._rate.watch_locked(connection)
+            connection.streaming = True
+            connection.receiving = False
+            connection.host.accepted += 1
+            if self._core.on_event is not None:
+                self._progress.emit_answered(connection, job, response)
+                if self._retries.may_be_retried(job, response.status):
+                    reason = f"{status_text(response)}; its body is too long to be let go of"
+                    name, host = connection.name, connection.host
+                    self._core.emit("gave up", host, name, job.request, reason)
+            self._retries.complete_locked(job, response)
+        return True
+
+    def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+        """The caller of *job* reads no more; *complete* says if the body was read to its end."""
+        core = self._core
+        try:
+            with core.transaction():
+                if job.place is not Place.STREAMING:
+                    return
+                if job.timer is not None:
+                    self._maintenance.cancel_locked(job.timer)
+                if not complete:
+                    self._connections.fail_locked(connection, Abandoned())
+            # What waits for the sender to let go of the request's body must not keep it from that.
+            with core.transaction():
+                while job.sending_body and not core.threads.is_own():
+                    core.wait(core.body_released)
+                self._end_stream_locked(connection, job, complete)
+        except BaseException as exc:
+            core.recover(exc)
+            self.abort_stream(connection, job)
+            raise
+
+    def abort_stream(self, connection: PooledConnection, job: Job) -> None:
+        """End the stream of *job*, if it goes on, with its connection; wait for nothing."""
+        with self._core.transaction():
+            if job.place is Place.STREAMING:
+                self._connections.fail_locked(connection, Abandoned())
+                self._end_stream_locked(connection, job, complete=False)
+
+    @locked
+    def _end_stream_locked(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+        # The place of the job changes last, so that what an interrupt leaves can be told.
+        if job.place is not Place.STREAMING:
+            return
+        if not job.sending_body:
+            job.release_body()
+        connection.rate = None
+        exchange = job.exchange
+        if complete:
+            connection.take_off(job)
+            self._progress.count_responses_locked(connection, 1)
+            connection.exclusive = False
+            connection.idle_since = monotonic()
+        connection.streaming = False
+        job.end_streaming()
+        if connection.is_closing:
+            self._connections.finish_closing_locked(connection)
+        elif connection.phase is Phase.WRITE_FAILED:
+            self._connections.close_locked(connection)
+        else:
+            good = exchange.persistent and exchange.minor_version > 0
+            self._progress.learn_locked(connection, exchange, int(good))
+
+    # --- one request in the thread of its caller --------------------------------------------------
+
+    def borrow(self, job: Job) -> PooledConnection | None:
+        """Return an idle connection on which the calling thread may do *job* by itself.
+
+        None if there is none. The job is in flight then, and the connection is to be given back.
+        """
+        host = job.host
+        with self._core.transaction():
+            if host.queued or host.retry_after_hold or self._core.closed:
+                return None
+            connection = self._connections.pop_idle_locked(host)
+            if connection is None:
+                return None
+            if connection.keep_alive is not None and connection.is_stale(monotonic()):
+                self._connections.close_locked(connection, "it was idle for too long")
+                return None
+            # First, for `Scheduler.check_may_wait_for` reads both without the lock.
+            connection.borrowed_by = self._core.owner
+            connection.borrower = job
+            self._progress.mark_in_flight_locked(connection, (job,))
+            return connection
+
+    def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
+        """End what `borrow` began; *error* is why the connection cannot be used any more."""
+        with self._core.transaction():
+            job, connection.borrower = connection.borrower, None
+            if job is not None:
+                _ = job.future  # which the caller will wait for: see there
+                if connection.phase is Phase.CLOSED and not job.is_decided:
+                    # A signal handler has forked in the middle of `borrow`, and this is the child:
+                    # only its caller knows of the request.
+                    self._retries.close_locked(job)
+            if error is not None:
+                self._connections.fail_locked(connection, error)
+            if connection.is_closing:
+                self._connections.finish_closing_locked(connection)
+            elif connection.phase is Phase.WRITE_FAILED:
+                self._connections.close_locked(connection)
+            else:
+                self._connections.update_availability_locked(connection)
+                if connection.host.queued:
+                    self._connections.ensure_served_locked(connection.host)
+
+    def responded_to_caller(
+        self, connection: PooledConnection, job: Job, response: Response
+    ) -> bool:
+        """The caller that has borrowed *connection* has its response, and gives it back.
+
+        Takes the response itself, unless this returns False: then it is too late, and the future of
+        *job* says why.
+        """
+        host, core = connection.host, self._core
+        with core.transaction():
+            connection.exclusive = False
+            connection.idle_since = now = monotonic()
+            # As `PooledConnection.take_off`, once more for speed.
+            del connection.in_flight[job]
+            exchange, job.exchange = job.exchange, None
+            connection.answered += 1
+            host.answered += 1
+            host.in_flight -= 1
+            host.accepted += 1
+            in_time = job.place is not _DONE
+            if in_time:
+                if core.on_event is not None:
+                    self._progress.emit_answered(connection, job, response)
+                job.finish()  # there is no future to tell, no timer, and no body to release
+            connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
+            is_good = exchange.persistent and exchange.minor_version > 0
+            if (
+                is_good
+                and host.pipelining.nothing_to_learn
+                and connection.as_new
+                and not (host.queued or core.awaiting_connection)
+            ):
+                # What the other branch would come to, at a fraction of its cost.
+                self._connections.enter_idle_locked(connection)
+                if connection.answered % _SAMPLED == 0:
+                    host.pipelining.took(now - job.dispatched_at, True)
+            else:
+                host.pipelining.took(now - job.dispatched_at, True)
+                self._progress.learn_locked(connection, exchange, int(is_good))
+                if host.queued and not connection.is_closing:
+                    self._connections.ensure_served_locked(host)
+        return in_time

@@ -1,0 +1,110 @@
+"""What is noted of requests that are sent and of responses that come, and what follows from it.
+
+Guarantees: each request and each response is counted once. What a host has shown decides at once
+what its connection takes next, or that it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.dispatch import should_refill
+from dugong.pool.core.job import Job
+from dugong.pool.response import Response, StreamedResponse, status_text
+
+if TYPE_CHECKING:
+    from dugong.pool.io.engine import Exchange
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """The counts, times and lessons of the connections of a pool."""
+
+    def __init__(self, core: PoolCore, connections: ConnectionManager) -> None:
+        self._core = core  # never changes
+        self._connections = connections  # never changes
+
+    @locked
+    def mark_in_flight_locked(self, connection: PooledConnection, batch: Sequence[Job]) -> None:
+        """*connection* is to send *batch*."""
+        host = connection.host
+        now = monotonic()
+        Job.dispatch(batch, connection, now)
+        first = batch[0]
+        connection.exclusive = first.exclusive or first.needs_fresh_connection
+        count = len(batch)
+        if self._core.on_event is not None:
+            for job in batch:
+                self._core.emit("sent", host, connection.name, job.request)
+        connection.dispatched += count
+        host.note_time(now)
+        host.in_flight += count
+        host.sent += count
+
+    @locked
+    def count_responses_locked(self, connection: PooledConnection, count: int) -> None:
+        connection.answered += count
+        connection.host.answered += count
+        connection.host.in_flight -= count
+
+    @locked
+    def note_time_locked(
+        self, connection: PooledConnection, oldest: Job, response: Response
+    ) -> None:
+        """Note how long the *response* to *oldest* took, the first of those that have come."""
+        host, now, before = connection.host, monotonic(), connection.responded_at
+        connection.responded_at = now
+        if oldest.upload is None:
+            seconds = now - oldest.dispatched_at
+            is_alone = oldest.dispatched_at >= before
+            host.pipelining.took(seconds if is_alone else now - before, is_alone)
+            if host.queued and not is_alone:
+                host.pipelining.waited(seconds, len(response.body), now)
+
+    def emit_answered(
+        self, connection: PooledConnection, job: Job, response: Response | StreamedResponse
+    ) -> None:
+        reason = status_text(response)
+        self._core.emit("answered", connection.host, connection.name, job.request, reason)
+
+    @locked
+    def learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:
+        """Learn from responses, of which *last* was the last, and go on or end."""
+        pipelining, connections = connection.host.pipelining, self._connections
+        if good:
+            pipelining.responded(good, monotonic())
+        before = pipelining.lesson, pipelining.quota
+        if not last.minor_version:
+            pipelining.old_version(monotonic())
+            connections.emit_learned(connection, *before)
+        if last.persistent and not connection.in_flight and connection.engine.has_stray_bytes:
+            # It has sent more than it was asked for, perhaps a response twice (rule 1).
+            pipelining.broke_the_rules(monotonic())
+            connections.emit_learned(connection, *before)
+            connections.close_locked(connection, "it has sent more than it was asked for")
+        elif not last.persistent:
+            uploading = connection.uploading
+            early = None if uploading is None else uploading.pending_response
+            if early is not None and early.status < 300:
+                connection.drain()  # the sender goes on until all of the body has been sent
+            else:
+                connections.close_locked(connection)
+        elif connection.lost_requests and not connection.is_wanted:
+            # The receiver, which is this thread, is done with it: what was taken back may have its
+            # place at once.
+            connection.receiving = False
+            connections.close_locked(connection, "its other requests have been taken back")
+        elif connection.sender_parked:
+            if connection.reserved is not None:
+                if not connection.in_flight:
+                    connections.wake_sender_locked(connection)
+            elif should_refill(connection.host, connection) and not connection.closed_to_more:
+                connections.wake_sender_locked(connection)
+            else:
+                connections.update_availability_locked(connection)
