@@ -12,6 +12,7 @@ from clients.worker import (
     LARGE,
     LARGE_SIZE,
     MEDIUM,
+    MEDIUM_SIZE,
     SMALL,
     SMALL_SIZE,
     Round,
@@ -87,14 +88,20 @@ def pipelined_in_batches(server: Server) -> Round:
 def line(server: Server) -> Round:
     sock = connect(server.line_port)
     request = get(MEDIUM, server.line_port)
-    size = response_size(sock, request)
     buffer = bytearray(BUFFER_SIZE)
+
+    def receive(size: int) -> None:
+        while size:
+            size -= sock.recv_into(buffer, min(size, BUFFER_SIZE))
+
+    sock.sendall(request)
+    beginning = sock.recv(4096)
+    head_size = beginning.index(b"\r\n\r\n") + 4
+    receive(head_size + MEDIUM_SIZE - len(beginning))
 
     def perform(count: int) -> None:
         sock.sendall(request * count)
-        left = count * size
-        while left:
-            left -= sock.recv_into(buffer, min(left, BUFFER_SIZE))
+        receive(count * (head_size + MEDIUM_SIZE))
 
     return perform
 
