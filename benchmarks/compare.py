@@ -188,9 +188,10 @@ WORKS = [
             Line(RATE, "CurlMulti, h2", 1.0, 1.3),
             Line(RATE, "CurlMulti, 6", 10, 40),
             Line(RATE, "aiohttp"),
+            Line(RATE, "niquests"),
         ],
         ours="pool",
-        fewer={"CurlMulti, 6": 120, "aiohttp": 120},
+        fewer={"CurlMulti, 6": 120, "aiohttp": 120, "niquests": 600},
     ),
     Work(
         "farther",
@@ -313,6 +314,7 @@ _PROGRAMS = {
     "urllib3": ("urllib3", ""),
     "httpx": ("httpx", ""),
     "aiohttp": ("aiohttp", ""),
+    "niquests": ("niquests", ""),
     "pyreqwest": ("pyreqwest", ""),
 }
 
