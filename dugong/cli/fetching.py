@@ -108,8 +108,8 @@ def fetch(
         supply = Supply(iter(downloads), _MEMORY, _SMALL)
         while True:
             if under_way <= supply.low:
-                for (download,) in supply.more(under_way, came, is_ready):
-                    _start(download, pool, streams, ended)
+                for batch in supply.more(under_way, came, is_ready):
+                    _start(batch.pop(), pool, streams, ended)
                     under_way += 1
             if not under_way:
                 return

@@ -185,6 +185,8 @@ class SendSide:
                     # What an interrupt has come behind may have been sent without being counted.
                     last = exchanges[-1]
                     is_expected = isinstance(exc, (DugongError, OSError))
+                    if self._begun is last and state.transport is not None:
+                        sent += state.transport.on_its_way
                     _note_delivery(exchanges, heads, sent, is_expected or self._begun is not last)
                     self._fail_to_send_if_begun(last, exc)
                     raise

@@ -24,6 +24,7 @@ __all__ = ["TlsSession", "TlsTransport", "co_start_tls"]
 # Bytes that are received at a time, at least: more if there is a large view for them. The buffers
 # of a connection keep their memory as long as it lives, so only large bodies make them large.
 _PIECE = 16 * 1024
+_HEADER_SIZE = 5  # bytes of a record: its type, the version, the length of what follows
 _TICKETS = 8  # how often an idle connection may have something to be read that is no data
 _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -84,6 +85,7 @@ class TlsTransport(Transport):
         "_broken",
         "_departing",
         "_drained",
+        "_ended",
         "_first",
         "_keep_session",
         "_lock",
@@ -91,6 +93,7 @@ class TlsTransport(Transport):
         "_tls",
         "_unsent",
         "_used",
+        "_want_both",
         "_want_read",
         "_write_wants",
     )
@@ -108,13 +111,15 @@ class TlsTransport(Transport):
         self._arrived, self._departing = ssl.MemoryBIO(), ssl.MemoryBIO()  # guarded by _lock
         self._tls = wrap(self._arrived, self._departing)  # guarded by _lock
         self._unsent: bytes | memoryview = b""  # of what OpenSSL has written; guarded by _lock
-        self._taken = 0  # bytes of data that _unsent is the end of; the sending thread's
+        self._taken = 0  # bytes of the caller's data that are on their way; guarded by _lock
         self._drained = False  # the last call left nothing to be read; the receiving thread's
         self._used = False  # something has been received; the receiving thread's
         self._first = b""  # a byte that was read by _alert(); guarded by _lock
+        self._ended = False  # the peer has said close_notify; guarded by _lock
         self._broken: Exception | None = None  # why nothing can be received; guarded by _lock
         fd = sock.fileno()
-        self._want_read = PollNeeded(fd, POLLIN)  # polled by the receiving thread
+        # These two are polled by the receiving thread.
+        self._want_read, self._want_both = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLIN | POLLOUT)
         # The sending thread may need either event.
         self._write_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
 
@@ -131,7 +136,7 @@ class TlsTransport(Transport):
             except ssl.SSLWantReadError:
                 is_done = False
             except ssl.SSLError:
-                self._flush()  # the alert that says what is wrong
+                self._say_alert()
                 raise
             while not self._flush():
                 yield self._write_wants[1]
@@ -169,22 +174,26 @@ class TlsTransport(Transport):
         tls, arrived = self._tls, self._arrived
         is_emptied = is_partial = False
         is_ready = self._want_read.is_ready
+        moved = 0
         self._drained = False
         with self._lock:
             self._check()
             if self._first:
                 view[:1], self._first = self._first, b""
                 return 1
+            if self._ended:
+                return 0
             try:
-                while filled < limit:
+                while filled < limit and moved <= 2 * LARGE:  # not all of it has to be data
                     # To find out by reading that there is nothing costs more.
-                    if not (arrived.pending or tls.pending()) or is_partial:
+                    if is_partial or not (arrived.pending or tls.pending()):
                         # Behind little, mostly nothing comes.
                         is_over = is_emptied and (0 < filled < _PIECE or not is_ready())
                         fed = 0 if is_over else self._feed(piece)
                         if not fed:
                             self._drained = True
                             break
+                        moved += fed
                         is_emptied, is_partial = fed < piece, False
                     try:
                         got = cast(int, tls.read(limit - filled, cast(bytearray, view[filled:])))
@@ -192,12 +201,15 @@ class TlsTransport(Transport):
                         is_partial = True
                         continue
                     if not got:
-                        break  # close_notify; comes again at the next call
+                        self._ended = True
+                        return filled
                     filled += got
                     if self.is_shut:
                         break  # shutdown() does not wait for us
-                if self._departing.pending:
-                    self._flush()  # the reply to a key update; what cannot be sent goes with data
+                # The reply to a key update, say. A sender that is at work sends it with its data.
+                if (self._unsent or self._departing.pending) and not (self._flush() or self._taken):
+                    self._drained = False
+                    return filled or self._want_both
             except (OSError, ValueError) as exc:
                 # OpenSSL reports a fatal error once, and may then report an orderly end.
                 self._broken = _as_closed(exc)
@@ -205,7 +217,15 @@ class TlsTransport(Transport):
                 if filled:
                     return filled
                 self._check()
-        return filled or (self._want_read if self._drained else 0)
+            except BaseException:
+                self._interrupted()
+                raise
+        return filled or self._want_read
+
+    def _interrupted(self) -> None:
+        """Let nothing follow what an interrupt may have lost, or may have sent twice."""
+        self._broken = ConnectionClosed("interrupted")
+        self._unsent = b""
 
     def _check(self) -> None:
         """Raise the exception for a connection that has ended. With the lock."""
@@ -235,19 +255,25 @@ class TlsTransport(Transport):
         self._arrived.write(data)
         return len(data)
 
+    def _feed_record(self) -> int:
+        """As `_feed`, but a record alone: what comes behind it is for the receiver, which waits."""
+        try:
+            header = self.sock.recv(_HEADER_SIZE, socket.MSG_PEEK)
+        except BlockingIOError:
+            return 0
+        return self._feed(_HEADER_SIZE + int.from_bytes(header[3:], "big"))
+
     def _flush(self) -> bool:
         """Send what OpenSSL has written; return False if not all of it could be. With the lock."""
-        if self._unsent:
-            data = self._unsent
-        elif not (data := self._departing.read()):
-            return True
-        self._unsent = data  # and stays that, if it cannot be sent
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        self._unsent = b"" if sent == len(data) else memoryview(data)[sent:]
-        return not (self._unsent or self._departing.pending)
+        while self._unsent or self._departing.pending:
+            data = self._unsent or self._departing.read()
+            self._unsent = data  # and stays that, if it cannot be sent
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                return False
+            self._unsent = b"" if sent == len(data) else memoryview(data)[sent:]
+        return True
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
         """Send the start of *data*; if more has to be waited for, it has to be the same again."""
@@ -258,13 +284,13 @@ class TlsTransport(Transport):
                 # Whatever it is, the receiver has raised it, or will.
                 raise ConnectionClosed(f"nothing can be sent any more: {self._broken}")
             try:
-                while not self._taken:
+                while data and not self._taken:
                     try:
                         self._taken = self._tls.write(memoryview(data)[:LARGE])
                     except ssl.SSLWantReadError:  # renegotiation (RFC 5246 §7.4.1.1)
                         if not self._flush():
                             return self._write_wants[1]
-                        if not self._feed(_PIECE):
+                        if not self._feed_record():
                             return self._write_wants[0]
                 if not self._flush():
                     return self._write_wants[1]
@@ -273,8 +299,16 @@ class TlsTransport(Transport):
                     raise ConnectionClosed("disconnected") from exc
                 error = self._alert() or _as_closed(exc)
                 raise error from error.__cause__
+            except BaseException:
+                self._interrupted()
+                raise
             taken, self._taken = self._taken, 0
             return taken
+
+    @property
+    def on_its_way(self) -> int:
+        with self._lock:
+            return self._taken
 
     def _alert(self) -> Exception | None:
         """Return what the peer said before it closed, if that was all it ever said. With the lock.
@@ -286,6 +320,7 @@ class TlsTransport(Transport):
         try:
             self._feed(_PIECE)
             self._first = self._tls.read(1)
+            self._ended = not self._first
         except ssl.SSLWantReadError:
             return None
         except (OSError, ValueError) as exc:
@@ -339,7 +374,9 @@ class TlsTransport(Transport):
             pass  # the peer was faster
 
     def is_quiet(self) -> bool:
-        if self.is_shut or self._first or self._tls.pending():
+        if self.is_shut or self._first or self._ended or self._broken is not None:
+            return False
+        if self._tls.pending():
             return False
         # What is there may be session tickets; only reading tells.
         for _ in range(_TICKETS):

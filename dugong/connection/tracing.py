@@ -136,6 +136,10 @@ class TracingTransport(Transport):
         return not self.is_shut and self._inner.is_quiet()
 
     @property
+    def on_its_way(self) -> int:
+        return self._inner.on_its_way
+
+    @property
     def ssl_object(self) -> ssl.SSLObject | None:
         return self._inner.ssl_object
 

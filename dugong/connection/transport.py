@@ -59,6 +59,11 @@ class Transport(ABC):
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
         """Send the start of *data*; return how many bytes of it were taken."""
 
+    @property
+    def on_its_way(self) -> int:
+        """How many bytes `send` has not counted yet, though the peer may get them."""
+        return 0
+
     def send_file(self, fd: int, offset: int, count: int) -> int | PollNeeded:
         """Send from the file *fd* the start of the *count* bytes at *offset*, at least one.
 

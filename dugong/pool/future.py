@@ -28,11 +28,9 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from functools import partial
-from sys import is_finalizing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dugong.errors import StateError
 from dugong.pool.failure import ends_program
@@ -42,6 +40,9 @@ if TYPE_CHECKING:
     from dugong.pool.response import Response, StreamedResponse
 
 __all__ = ["Owner", "ResponseFuture"]
+
+
+T = TypeVar("T")
 
 
 class Owner(Protocol):
@@ -59,15 +60,17 @@ class Owner(Protocol):
     def check_may_wait(self) -> None:
         """Raise `StateError` if this is a thread of the pool, which would wait for itself."""
 
-    @property
-    def lock(self) -> AbstractContextManager[object]:
-        """The lock under which outcomes are decided."""
+    def exclusively(self, action: Callable[[], T]) -> T:
+        """Return what *action* returns, called with the lock held under which outcomes are decided.
+
+        Not to be called by a thread that has that lock.
+        """
 
     def is_nested(self) -> bool:
         """Return True if this thread has that lock: this is a finalizer, or a signal handler."""
 
-    def do_later(self, call: Callable[[], object]) -> None:
-        """Have *call* made by a thread that has not got the lock."""
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Have *call* made where callbacks are, once the lock has been released."""
 
 
 class _Observers:
@@ -106,6 +109,24 @@ class _Waiter:
     add_result = add_exception = add_cancelled = _tell
 
 
+class _ConditionOfFinalizers:
+    """For a generator of `concurrent.futures.as_completed` that is closed by a nested finalizer.
+
+    All it does is to remove its waiter, which is safe without the lock of the observers: that must
+    not be taken with the lock of the pool. Whatever would wait takes it by `acquire`.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+    def acquire(self) -> None:
+        raise StateError("the pool is in the middle of a change: nothing can observe it now")
+
+
+_CONDITION_OF_FINALIZERS = _ConditionOfFinalizers()
+
+
 class _Cancelled(Enum):
     """The outcome of a future that was cancelled."""
 
@@ -113,7 +134,8 @@ class _Cancelled(Enum):
 
 
 _CANCELLED = _Cancelled.CANCELLED
-_NO_LOCK = nullcontext()
+# Where an instance keeps its observers: no attribute has such a name.
+_OBSERVERS = "the observers of the future"
 
 if TYPE_CHECKING:
     #: What a request ends with.
@@ -217,7 +239,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         if self._outcome is None:
             owner = self._owner
             if owner is not None and owner.is_nested():
-                owner.do_later(partial(self.add_done_callback, fn))
+                owner.call_later(partial(self.add_done_callback, fn))
                 return
             observers = self._observe()
             with observers.lock:
@@ -263,9 +285,10 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         caller runs in it.
         """
         if self._observers is None:
-            with self._lock_of_owner():
-                if self._settle_locked(result):
-                    return False
+            owner = self._owner
+            settle = partial(self._settle_locked, result)
+            if settle() if owner is None else owner.exclusively(settle):
+                return False
         observers = self._observers
         assert observers is not None
         with observers.lock:
@@ -324,7 +347,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         To be called while the child has one thread.
         """
         self._observers = None
-        self.__dict__.clear()
+        self.__dict__.pop(_OBSERVERS, None)
 
     def _reject_in_child(self, exception: BaseException) -> None:
         """Settle with *exception* in a forked child, while that has one thread.
@@ -388,18 +411,17 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         owner = self._owner
         if owner is not None and owner.is_nested():
             raise StateError("the pool is in the middle of a change: nothing can observe it now")
-        if self._observers is None:
-            with self._lock_of_owner():
-                made = _Observers(self._outcome is not None)
-                # Atomic, in free-threaded CPython, too: once it is done, it has no owner.
-                self._observers = self.__dict__.setdefault("observers", made)
-        observers: _Observers = self._observers
-        return observers
+        if self._observers is not None:
+            return self._observers
+        make = self._make_observers
+        return make() if owner is None else owner.exclusively(make)
 
-    def _lock_of_owner(self) -> AbstractContextManager[object]:
-        owner = self._owner
-        # When the interpreter exits, no other thread runs, and one that was stopped may have it.
-        return _NO_LOCK if owner is None or is_finalizing() else owner.lock
+    def _make_observers(self) -> _Observers:
+        made = _Observers(self._outcome is not None)
+        # Atomic, in free-threaded CPython, too: once it is done, it has no owner.
+        observers: _Observers = self.__dict__.setdefault(_OBSERVERS, made)
+        self._observers = observers
+        return observers
 
     # What concurrent.futures takes hold of; it does no more with a condition than to lock it. To a
     # type checker they are the attributes of the base class.
@@ -407,11 +429,14 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
         @property
         def _condition(self):
+            owner = self._owner
+            if self._observers is not None and owner is not None and owner.is_nested():
+                return _CONDITION_OF_FINALIZERS
             return self._observe().lock
 
         @property
         def _waiters(self):
-            return self._observe().waiters
+            return (self._observers or self._observe()).waiters
 
         @property
         def _done_callbacks(self):

@@ -97,7 +97,17 @@ class Supply(Generic[T]):
     *clock* is `time.monotonic`, but for tests.
     """
 
-    __slots__ = ("_batch", "_clock", "_expected", "_max_size", "_rest_until", "_source", "low")
+    __slots__ = (
+        "_batch",
+        "_clock",
+        "_expected",
+        "_failure",
+        "_kept",
+        "_max_size",
+        "_rest_until",
+        "_source",
+        "low",
+    )
 
     def __init__(
         self,
@@ -109,6 +119,8 @@ class Supply(Generic[T]):
     ) -> None:
         self._source = source
         self._batch = batch
+        self._kept: list[T] = []  # taken from the source, and not begun
+        self._failure: Exception | None = None  # what the source has raised behind that
         self._max_size = max_size
         self._clock = clock
         self._expected = float(expected_size)  # bytes of a body that has not come yet
@@ -126,6 +138,9 @@ class Supply(Generic[T]):
     ) -> Iterator[list[T]]:
         """Yield what is to be begun now, if *under_way* are under way, in batches.
 
+        What has been begun is to be removed from its batch: the first item at least. What is left
+        comes again: at once, or with the next call if there is a response to give.
+
         *came* returns the sizes of the bodies that have come (0 for a failure); *is_ready* returns
         whether there is a response to give. Raises what the source raises.
         """
@@ -138,27 +153,35 @@ class Supply(Generic[T]):
         most = max(1, min(AHEAD, len(sizes) + max(0, expected)))
         self.low = self._low(most)
         until = began + PATIENCE
-        size = self._batch
-        batch: list[T] = []
-        try:
-            for item in islice(self._source, max(0, most - under_way)):
-                under_way += 1
-                batch.append(item)
-                if len(batch) < size:
-                    continue
-                yield batch
-                batch = []
-                if clock() > until and is_ready():
-                    now = clock()
-                    self.low = most - 1
-                    self._rest_until = now + (now - began)
-                    return
-        except Exception:
+        batch, self._kept = self._kept, []
+        failure, self._failure = self._failure, None
+        size, is_over = self._batch, failure is not None
+        under_way += len(batch)
+        source = islice(self._source, max(0, most - under_way))
+        while True:
+            try:
+                while len(batch) < size and not is_over:
+                    batch.append(next(source))
+                    under_way += 1
+            except StopIteration:
+                is_over = True
+            except Exception as exc:
+                is_over, failure = True, exc
             if batch:
                 yield batch
-            raise
-        if batch:
-            yield batch
+            if is_over and not batch:
+                break
+            if clock() > until and is_ready():
+                now = clock()
+                self.low = most - 1
+                self._rest_until = now + (now - began)
+                self._kept, self._failure = batch, failure
+                return
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # which refers to this frame
         if under_way < most:  # the source may have more later
             self.low = self._low(under_way)
 
@@ -201,8 +224,7 @@ def in_order(
             if failed is None:
                 try:
                     for items in supply.more(len(ahead), came, is_ready):
-                        while items:
-                            ahead += submit(items)
+                        ahead += submit(items)
                 except Exception as exc:
                     failed = exc
             if not ahead:
@@ -256,11 +278,10 @@ def as_completed(
             if failed is None:
                 try:
                     for items in supply.more(len(pending), came, is_ready):
-                        while items:
-                            futures = submit(items)
-                            pending.update(futures)
-                            for future in futures:
-                                future.add_done_callback(done.put)
+                        futures = submit(items)
+                        pending.update(futures)
+                        while futures:  # which would keep their bodies in memory
+                            futures.pop().add_done_callback(done.put)
                 except Exception as exc:
                     failed = exc
                     for future in pending:  # one is not told of, if a signal handler has raised

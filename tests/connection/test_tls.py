@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -853,6 +853,112 @@ def test_data_before_the_end_is_not_lost_with_it(
     for _ in range(2):
         with pytest.raises(ConnectionClosed):
             receive(transport, view)
+
+
+def test_a_good_bye_that_comes_with_data_is_the_end(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    """The peer may wait for ours before it closes, so that nothing else comes."""
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"last words")
+    with suppress(ssl.SSLError):
+        peer.setblocking(False)
+        peer.unwrap()
+    wait_readable(transport)
+    view = memoryview(bytearray(100))
+    assert receive(transport, view) == len(b"last words")
+    for _ in range(2):
+        assert transport.recv_into(view) == 0
+    assert not transport.is_quiet()
+
+
+class Full:
+    """Stands for a socket that takes nothing, as *sock* does if its buffer is full."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: bytes) -> int:
+        raise BlockingIOError
+
+
+def test_what_openssl_replies_is_sent_when_the_socket_takes_it(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    sock, view = transport.sock, memoryview(bytearray(100))
+    transport._tls.write(b"reply")  # a handshake message would be written there, too
+    transport.sock = cast(socket.socket, Full(sock))
+    wanted = transport.recv_into(view)
+    assert isinstance(wanted, PollNeeded)
+    assert wanted.mask & select.POLLOUT
+    peer.sendall(b"data")
+    wait_readable(transport)
+    assert receive(transport, view) == 4
+    transport.sock = sock
+    assert isinstance(transport.recv_into(view), PollNeeded)
+    assert peer.recv(100) == b"reply"
+
+
+def test_what_a_failed_call_had_taken_may_be_on_its_way(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, _ = idle
+    transport.sock = cast(socket.socket, Full(transport.sock))
+    assert isinstance(transport.send(b"data"), PollNeeded)
+    assert transport.on_its_way == 4
+
+
+def test_an_interrupt_that_may_have_lost_a_record_ends_the_connection(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    class Interrupting:
+        pending = 0
+
+        def write(self, data: bytes) -> None:
+            raise KeyboardInterrupt
+
+    transport, _ = idle
+    arrived = transport._arrived
+    transport._arrived = cast(ssl.MemoryBIO, Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        transport.is_quiet()  # there are session tickets
+    transport._arrived = arrived
+    assert not transport.is_quiet()
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+
+
+def test_a_certificate_is_refused_though_the_alert_cannot_be_sent(
+    server_context: ssl.SSLContext,
+) -> None:
+    class Mute(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLCertVerificationError:
+                sock.shutdown(socket.SHUT_WR)
+                raise
+
+    def serve() -> None:
+        accepted, _ = listener.accept()
+        with accepted, suppress(OSError):
+            server_context.wrap_socket(accepted, server_side=True)
+
+    context = ssl.create_default_context()  # which does not know the authority
+    context.sslobject_class = Mute
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        sock = socket.create_connection(listener.getsockname())
+        with pytest.raises(ssl.SSLCertVerificationError):
+            eval_coroutine(co_start_tls(sock, context, "localhost"))
+        thread.join()
 
 
 def test_no_file_is_sent_without_being_encrypted(

@@ -58,10 +58,14 @@ class Pool:
         if self.own_thread:
             raise StateError("a thread of the pool must not wait")
 
+    def exclusively(self, action: Callable[[], Any]) -> Any:
+        with self.lock:
+            return action()
+
     def is_nested(self) -> bool:
         return self.nested
 
-    def do_later(self, call: Callable[[], object]) -> None:
+    def call_later(self, call: Callable[[], object]) -> None:
         self.later.append(call)
 
 
@@ -902,18 +906,28 @@ def test_a_thread_that_has_the_lock_of_the_owner_cannot_take_hold_of_the_conditi
     assert concurrent.futures.wait([future], 10).done == {future}  # for which it needs no lock
 
 
-def test_a_callback_that_a_finalizer_adds_while_the_outcome_is_stored_is_run(
+def test_a_generator_of_the_standard_library_can_be_closed_by_a_thread_that_has_the_lock(
     calls: list[Future],
 ) -> None:
-    class Finalizing(Pool):
-        """It has a finalizer run in the middle of `_settle_locked`."""
+    pool = Pool()
+    futures = [ResponseFuture(REQUEST, pool), ResponseFuture(REQUEST, pool)]
+    order = concurrent.futures.as_completed(futures)
+    futures[0]._resolve(RESPONSE)
+    assert next(order) is futures[0]
+    pool.nested = True
+    order.close()  # type: ignore[attr-defined]  # it is a generator
+    pool.nested = False
+    assert futures[1]._waiters == []
 
-        def __del__(self) -> None:
-            future.add_done_callback(calls.append)
 
-    future = ResponseFuture(REQUEST, Finalizing())  # which the future alone refers to
-    future._resolve(RESPONSE)
-    assert calls == [future]
+def test_attributes_of_the_caller_do_no_harm_and_survive_a_fork() -> None:
+    future: Any = new()
+    future.observers = "mine"
+    future.add_done_callback(print)
+    future._forget_observers()
+    assert future.observers == "mine"
+    with pytest.raises(TimeoutError):
+        future.result(0.001)
 
 
 class Race(Pool):

@@ -27,7 +27,7 @@ from dugong.pool.core import dispatch, scheduler, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
-from dugong.pool.core.traffic import Traffic
+from dugong.pool.core.progress import Progress
 from dugong.pool.future import ResponseFuture
 from tests.support.points import Interrupt
 from tests.support.pool import (
@@ -292,13 +292,13 @@ def test_close_resolves_what_was_answered_though_its_body_does_not_come(
     monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.02)
     body = SlowBody()
     answered = threading.Event()
-    learn = Traffic._learn_locked
+    learn = Progress.learn_locked
 
     def signalling_learn(*args: Any) -> None:
         learn(*args)
         answered.set()
 
-    monkeypatch.setattr(Traffic, "_learn_locked", signalling_learn)
+    monkeypatch.setattr(Progress, "learn_locked", signalling_learn)
 
     def script(peer: Peer) -> None:
         peer.head()

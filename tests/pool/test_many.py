@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -232,12 +234,13 @@ class Owner:
     def check_may_wait(self) -> None:
         raise WouldWait
 
-    lock = contextlib.nullcontext()
+    def exclusively(self, action: Callable[[], Any]) -> Any:
+        return action()
 
     def is_nested(self) -> bool:
         return False
 
-    def do_later(self, call: Callable[[], object]) -> None: ...
+    def call_later(self, call: Callable[[], object]) -> None: ...
 
 
 class Network:
@@ -306,6 +309,32 @@ def test_what_there_is_no_room_for_is_submitted_when_there_is(many_of: Many) -> 
     responses = list(start(many_of, network, requests, batch=64))
     assert len(responses) == 200
     assert [future.request for future in network.submitted] == requests
+
+
+def test_what_there_is_no_room_for_does_not_delay_a_response() -> None:
+    source = Slow(0)
+    supply = Supply(source, 10**9, 1000, source.clock, batch=64)
+    begun: list[int] = []
+    for batch in supply.more(0, list, lambda: len(begun) >= 2):
+        source.now += many.PATIENCE  # in which there was no room
+        begun.append(batch.pop(0))
+    assert begun == [1, 2]
+    for batch in supply.more(2, list, lambda: False):
+        begun += batch
+        batch.clear()
+    assert begun == list(range(1, many.AHEAD + 1))
+
+
+@both
+def test_futures_that_were_given_are_not_kept(many_of: Many) -> None:
+    network = Network()
+    responses = start(many_of, network, [Request("GET", NOWHERE) for _ in range(64)], batch=64)
+    for _ in range(60):
+        next(responses)
+    alive = [weakref.ref(future) for future in network.submitted]
+    network.submitted.clear()
+    gc.collect()
+    assert sum(future() is not None for future in alive) <= 5
 
 
 @both
@@ -399,6 +428,11 @@ def test_before_a_body_has_come_it_may_be_large(many_of: Many) -> None:
     assert len(network.submitted) == many.AHEAD_SIZE // many.EXPECTED_SIZE
 
 
+def begin(batches: Iterator[list[Any]]) -> None:
+    for batch in batches:
+        batch.clear()
+
+
 class Slow:
     """A source that takes *seconds* for each request, by its own clock."""
 
@@ -422,7 +456,7 @@ class Slow:
 def test_a_source_that_is_slow_delays_a_response_that_is_there_by_one_item_at_most() -> None:
     source = Slow(many.PATIENCE * 2)
     supply = Supply(source, 10**9, 1000, source.clock)
-    list(supply.more(0, list, lambda: source.asked >= 5))
+    begin(supply.more(0, list, lambda: source.asked >= 5))
     assert source.asked == 5  # until there was one
     assert supply.low >= 5  # and it goes on in the next step
 
@@ -430,22 +464,22 @@ def test_a_source_that_is_slow_delays_a_response_that_is_there_by_one_item_at_mo
 def test_a_source_that_is_slow_is_left_alone_while_there_are_responses() -> None:
     source = Slow(many.PATIENCE * 2)
     supply = Supply(source, 10**9, 1000, source.clock)
-    list(supply.more(0, list, lambda: True))
+    begin(supply.more(0, list, lambda: True))
     assert source.asked == 1
     source.now += source.seconds * 0.9
-    list(supply.more(1, list, lambda: True))
+    begin(supply.more(1, list, lambda: True))
     assert source.asked == 1
-    list(supply.more(1, list, lambda: source.asked == 2))  # there is none
+    begin(supply.more(1, list, lambda: source.asked == 2))  # there is none
     assert source.asked == 2
     source.now += source.seconds * 1.1
-    list(supply.more(2, list, lambda: True))
+    begin(supply.more(2, list, lambda: True))
     assert source.asked == 3
 
 
 def test_a_source_that_is_quick_is_read_though_there_are_responses() -> None:
     source = Slow(many.PATIENCE / many.AHEAD / 2)
     supply = Supply(source, 10**9, 1000, source.clock)
-    list(supply.more(0, list, lambda: True))
+    begin(supply.more(0, list, lambda: True))
     assert source.asked == many.AHEAD
     assert supply.low == many.AHEAD // 2
 
@@ -454,7 +488,7 @@ def test_a_source_that_has_nothing_is_asked_again_when_half_is_left_or_few_are()
     supply = Supply(iter(range(1000)), 10**9, 1000)
     lows = [0]
     for under_way in (0, 500, 250, 125, 124):
-        list(supply.more(under_way, list, lambda: True))
+        begin(supply.more(under_way, list, lambda: True))
         lows.append(supply.low)
     assert lows == [0, 500, 250, 125, 124, 123]
 

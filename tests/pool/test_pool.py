@@ -22,7 +22,7 @@ from dugong.errors import (
     PoolFull,
     StateError,
 )
-from dugong.pool.core import dispatch, traffic
+from dugong.pool.core import dispatch, progress, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import BUDGET_TIME, FREE_REPEATS, Host
 from dugong.pool.core.job import Job
@@ -624,7 +624,7 @@ def test_a_callback_may_cancel_what_comes_behind() -> None:
 def test_all_that_is_sent_counts_for_the_retry_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what was sent before anything failed."""
     now = 1e9
-    monkeypatch.setattr(traffic, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "monotonic", lambda: now)
     with ScriptedServer(serve) as server, ConnectionPool() as pool:
         for _ in range(10):
             pool.get(url(server))

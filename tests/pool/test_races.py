@@ -16,6 +16,7 @@ from dugong.errors import ConnectionClosed, PoolClosed
 from dugong.pool.core import connections
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.lending import Lending
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.dialer import Dialer
@@ -125,7 +126,7 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = Held(warm=2)
-    given_back = Traffic.responded_to_caller
+    given_back = Lending.responded_to_caller
     others: list[Any] = []
 
     def answered_directly(self: Scheduler, *args: Any) -> Any:
@@ -135,7 +136,7 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
             held.wait()
         return outcome
 
-    monkeypatch.setattr(Traffic, "responded_to_caller", answered_directly)
+    monkeypatch.setattr(Lending, "responded_to_caller", answered_directly)
     with open_site(held, max_connections_per_host=1) as site, ThreadPoolExecutor(1) as executor:
         site.pool.get(site.url("/1"))
         pipeline = when_parked(site)

@@ -14,6 +14,7 @@ import pytest
 
 from dugong import Attempt, ConnectionPool, Response, RetryPolicy
 from dugong.pool.core import connections
+from dugong.pool.core.lending import Lending
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
@@ -185,7 +186,7 @@ def test_a_connection_is_not_kept_by_a_caller_who_is_interrupted_when_he_gives_i
         site.pool.get(site.url("/warm"))
         wait_until_parked(site.pool)
         with monkeypatch.context() as patched:
-            patched.setattr(Traffic, "give_back", interrupted)
+            patched.setattr(Lending, "give_back", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 site.pool.get(site.url("/a"))
         assert site.goes_on()

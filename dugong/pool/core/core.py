@@ -41,6 +41,8 @@ Settlement = tuple["ResponseFuture", Outcome]
 #: How often it is tried to mend what an interrupt has left, while other interrupts come.
 _RECOVERIES = 3
 
+R = TypeVar("R")
+
 __all__ = ["Entering", "Limits", "Nested", "Outcome", "PoolCore", "locked"]
 
 
@@ -100,7 +102,9 @@ class PoolCore:
         # Reentrant, so that a nested transaction can find itself out. For conditions alone: all
         # else takes it by `transaction`.
         self.lock = RLock()
-        self.owner = 0  # the thread that is in a transaction; guarded by the lock, set here alone
+        #: The thread that is in a transaction, or in `exclusively`. Guarded by the lock, set here
+        #: alone.
+        self.owner = 0
         self.hosts.clear()
         self.idle: dict[PooledConnection, None] = {}  # in the order of coming; guarded by the lock
         #: Hosts that would open a connection if there were room; guarded by the lock.
@@ -208,6 +212,25 @@ class PoolCore:
         It must not raise, nor wait for long. An interrupt may have it done a second time.
         """
         self._follow_ups.append(action)
+
+    def exclusively(self, action: Callable[[], R]) -> R:
+        """Return what *action* returns, which is short, calls nothing, and decides nothing.
+
+        It is called with the lock held, without a transaction: nothing follows. A finalizer that
+        runs meanwhile finds itself nested. Not to be called by a thread that has the lock.
+        """
+        if is_finalizing():  # no other thread runs, and one that was stopped may have the lock
+            return action()
+        ident = get_ident()
+        with self.lock:
+            try:
+                self.owner = ident
+                result = action()
+            finally:
+                self.owner = 0
+        if self._calls:
+            self.callbacks.run()
+        return result
 
     def settle_locked(self, future: ResponseFuture, outcome: Outcome) -> None:
         """End *future* with *outcome*: when the transaction is left, if something observes it."""
@@ -366,6 +389,10 @@ class PoolCore:
                     pending += action.args[1]
         return pending
 
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Have *call* made where callbacks are, when the transaction is left."""
+        self.callbacks.add(call)
+
     def emit(
         self,
         kind: EventKind,
@@ -435,7 +462,6 @@ class _HasCore(Protocol):
 
 
 P = ParamSpec("P")
-R = TypeVar("R")
 S = TypeVar("S", bound=_HasCore)
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
 
 if TYPE_CHECKING:
-    from threading import RLock
-
     from dugong.pool.body import RequestBody
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from dugong.pool.retry.policy import RetryPolicy
 
 __all__ = ["Job", "Owner", "Place", "Upload"]
+
+T = TypeVar("T")
 
 # The later, the less may be said of what the server has not done.
 _PROGRESS = (
@@ -68,15 +68,14 @@ class Owner(Protocol):
     def check_may_wait_for(self, job: Job) -> None:
         """Raise StateError if the calling thread would wait for *job* for ever."""
 
-    @property
-    def lock(self) -> RLock:
-        """The pool's lock."""
+    def exclusively(self, action: Callable[[], T]) -> T:
+        """Return what *action* returns, called with the pool's lock held."""
 
     def is_nested(self) -> bool:
         """Return True if this thread has the lock: this is a finalizer, or a signal handler."""
 
-    def do_later(self, call: Callable[[], object]) -> None:
-        """Have *call* made by a thread that has not got the lock."""
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Have *call* made where callbacks are, once the lock has been released."""
 
 
 class Upload:
@@ -355,15 +354,14 @@ class Job:
     def check_may_wait(self) -> None:
         self.owner.check_may_wait_for(self)
 
-    @property
-    def lock(self) -> RLock:
-        return self.owner.lock
+    def exclusively(self, action: Callable[[], T]) -> T:
+        return self.owner.exclusively(action)
 
     def is_nested(self) -> bool:
         return self.owner.is_nested()
 
-    def do_later(self, call: Callable[[], object]) -> None:
-        self.owner.do_later(call)
+    def call_later(self, call: Callable[[], object]) -> None:
+        self.owner.call_later(call)
 
     def __repr__(self) -> str:
         where = (

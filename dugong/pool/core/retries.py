@@ -95,14 +95,14 @@ class RetryEngine:
         if isinstance(outcome, Exception):
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
+        if job.upload is not None and not isinstance(outcome, StreamedResponse):
+            job.release_body()  # before its caller can see that it is done
         # Before the job changes its place: an interrupt in between must not lose the future.
         self._core.settle_locked(job.future, outcome)
         if isinstance(outcome, StreamedResponse):
             job.begin_streaming()  # its deadline goes on, and its body may be on its way
         else:
             job.finish()
-            if job.upload is not None:
-                job.release_body()
             if job.timer is not None:
                 self._maintenance.cancel_locked(job.timer)
         return attempt is None

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from threading import RLock, get_ident
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -91,17 +91,14 @@ class Scheduler:
         self.check_may_wait = core.check_may_wait
         self.is_locked_here = core.is_locked_here
         self.is_nested = core.is_nested
+        self.exclusively = core.exclusively
+        self.call_later = core.call_later
         self.do_later = self._maintenance.do_later
         self.close_when_forgotten = self._maintenance.watch
         self.recover = core.recover
 
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
-
-    @property
-    def lock(self) -> RLock:
-        """The lock of the core; another one after a fork."""
-        return self._core.lock
 
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""

@@ -269,8 +269,9 @@ def make_jobs(count: int, core: PoolCore) -> list[Job]:
     scheduler = SimpleNamespace(
         check_may_wait_for=lambda job: None,
         is_running=lambda job: False,
-        lock=core.lock,
+        exclusively=core.exclusively,
         is_nested=core.is_nested,
+        call_later=core.call_later,
     )
     host, pool = make_host(), SimpleNamespace(_scheduler=scheduler)
     return [make_job(host, f"/{i}", pool=pool) for i in range(count)]
@@ -294,6 +295,13 @@ def test_a_future_that_something_observes_ends_when_the_transaction_is_left(
     assert good.future.result() is response
     assert bad.future.exception() is error
     assert cancelled.future.cancelled()
+
+
+def test_a_finalizer_finds_itself_nested_where_a_future_is_observed(core: PoolCore) -> None:
+    seen: list[bool] = []
+    core.exclusively(lambda: seen.append(core.is_nested()))
+    assert seen == [True]
+    assert not core.is_nested()
 
 
 def test_the_first_end_of_a_future_counts(core: PoolCore) -> None:
