@@ -265,14 +265,18 @@ class TlsTransport(Transport):
 
     def _flush(self) -> bool:
         """Send what OpenSSL has written; return False if not all of it could be. With the lock."""
-        while self._unsent or self._departing.pending:
-            data = self._unsent or self._departing.read()
+        data = self._unsent or self._departing.read()
+        while data:
             self._unsent = data  # and stays that, if it cannot be sent
             try:
                 sent = self.sock.send(data)
             except BlockingIOError:
                 return False
-            self._unsent = b"" if sent == len(data) else memoryview(data)[sent:]
+            if sent == len(data):
+                self._unsent = b""
+                data = self._departing.read()
+            else:
+                data = memoryview(data)[sent:]
         return True
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
@@ -286,7 +290,8 @@ class TlsTransport(Transport):
             try:
                 while data and not self._taken:
                     try:
-                        self._taken = self._tls.write(memoryview(data)[:LARGE])
+                        some = data if len(data) <= LARGE else memoryview(data)[:LARGE]
+                        self._taken = self._tls.write(some)
                     except ssl.SSLWantReadError:  # renegotiation (RFC 5246 §7.4.1.1)
                         if not self._flush():
                             return self._write_wants[1]
