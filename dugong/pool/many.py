@@ -280,8 +280,9 @@ def as_completed(
                     for items in supply.more(len(pending), came, is_ready):
                         futures = submit(items)
                         pending.update(futures)
-                        while futures:  # which would keep their bodies in memory
-                            futures.pop().add_done_callback(done.put)
+                        for future in futures:
+                            future.add_done_callback(done.put)
+                        del future, futures  # which would keep their bodies in memory
                 except Exception as exc:
                     failed = exc
                     for future in pending:  # one is not told of, if a signal handler has raised
