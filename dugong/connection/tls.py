@@ -344,15 +344,13 @@ class TlsTransport(Transport):
     def shutdown(self) -> None:
         # A thread that holds the lock is not waited for, be it this very one, when a signal handler
         # calls. Then nothing is said: there is no good-bye in the middle of a record.
-        if not self._lock.acquire(False):
+        if self._lock.locked():
             super().shutdown()
             return
-        try:
+        with self._lock:  # or an interrupt could leave it taken; no holder keeps it for long
             if not self.is_shut:
                 self._say_goodbye()
             super().shutdown()
-        finally:
-            self._lock.release()
 
     def close(self) -> None:
         with self._lock:
