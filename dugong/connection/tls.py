@@ -129,21 +129,26 @@ class TlsTransport(Transport):
 
     def co_shake_hands(self) -> Coroutine[None]:
         """Make the connection fit for data. Before anything else is called."""
-        while True:
-            is_done = True
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                is_done = False
-            except ssl.SSLError:
-                self._say_alert()
-                raise
-            while not self._flush():
-                yield self._write_wants[1]
-            if is_done:
-                return
-            if not self._feed(_PIECE):
-                yield self._want_read
+        try:
+            while True:
+                is_done = True
+                try:
+                    self._tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    is_done = False
+                while not self._flush():
+                    yield self._write_wants[1]
+                if is_done:
+                    return
+                if not self._feed(_PIECE):
+                    yield self._want_read
+        except ssl.SSLError:
+            self._say_alert()
+            raise
+        except OSError as exc:
+            # What the peer said before it closed tells more than that it did.
+            error = self._alert() or exc
+            raise error from error.__cause__
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self._drained:
@@ -336,11 +341,6 @@ class TlsTransport(Transport):
             return error
         return None
 
-    def heard_alert(self) -> Exception | None:
-        """Return what the peer said before it closed the connection in the handshake."""
-        with self._lock:
-            return self._alert()
-
     def shutdown(self) -> None:
         # A thread that holds the lock is not waited for, be it this very one, when a signal handler
         # calls. Then nothing is said: there is no good-bye in the middle of a record.
@@ -445,9 +445,8 @@ def co_start_tls(
             if isinstance(exc, ssl.SSLCertVerificationError):
                 need_descriptor()  # to look for the certificate of the authority with
         finally:
-            said = None if isinstance(exc, ssl.SSLError) else transport.heard_alert()
             sock.close()
-        error = said or _as_closed(exc)
+        error = _as_closed(exc)
         raise error from error.__cause__
     except BaseException:
         sock.close()

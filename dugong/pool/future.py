@@ -284,11 +284,9 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         to run. May be called by any thread that has not got the lock of the owner: the code of no
         caller runs in it.
         """
-        if self._observers is None:
-            owner = self._owner
-            settle = partial(self._settle_locked, result)
-            if settle() if owner is None else owner.exclusively(settle):
-                return False
+        settle = partial(self._settle_locked, result)
+        if self._observers is None and self._exclusively(settle):
+            return False
         observers = self._observers
         assert observers is not None
         with observers.lock:
@@ -411,10 +409,12 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
         owner = self._owner
         if owner is not None and owner.is_nested():
             raise StateError("the pool is in the middle of a change: nothing can observe it now")
-        if self._observers is not None:
-            return self._observers
-        make = self._make_observers
-        return make() if owner is None else owner.exclusively(make)
+        return self._observers or self._exclusively(self._make_observers)
+
+    def _exclusively(self, action: Callable[[], T]) -> T:
+        """Return what *action* returns, with the lock of the owner held if there is one."""
+        owner = self._owner
+        return action() if owner is None else owner.exclusively(action)
 
     def _make_observers(self) -> _Observers:
         made = _Observers(self._outcome is not None)

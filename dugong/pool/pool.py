@@ -196,13 +196,7 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = (
-            _given(method, headers, body, timeout, deadline, expect100, idempotent, retry)
-            if url is None
-            else make_request(
-                Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
-            )
-        )
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)
@@ -247,13 +241,7 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = (
-            _given(method, headers, body, timeout, deadline, expect100, idempotent, retry)
-            if url is None
-            else make_request(
-                Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
-            )
-        )
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
         future = job.make_future()
         try:
@@ -351,13 +339,7 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = (
-            _given(method, headers, body, timeout, deadline, expect100, idempotent, retry)
-            if url is None
-            else make_request(
-                Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
-            )
-        )
+        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
         job = self._preparer.prepare(made, self)
         job.exclusive = job.streamed = True
         return Stream(self._scheduler, job)
@@ -411,8 +393,9 @@ class ConnectionPool:
         return f"<ConnectionPool {self._scheduler}>"
 
 
-def _given(
-    request: str | Request,
+def _made(
+    method: str | Request,
+    url: str | None,
     headers: HeadersLike | None,
     body: BodyLike | None,
     timeout: float | PoolDefault | None,
@@ -421,14 +404,18 @@ def _given(
     idempotent: bool | None,
     retry: RetryPolicy | PoolDefault | None,
 ) -> Request:
-    """Return *request*, if it is one; the options must not have been given then."""
-    if not isinstance(request, Request):
+    """Return the `Request` that the caller has given, or has given the parameters of."""
+    if url is not None:
+        return make_request(
+            Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+        )
+    if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
     others = (headers, body, deadline, idempotent)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
     if others != (None, None, None, None) or not defaults:
         raise TypeError("a Request says all of it: give that, or the parameters of one")
-    return request
+    return method
 
 
 def _check_counts(**counts: int) -> None:

@@ -14,7 +14,6 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.failure import Abandoned
 from dugong.pool.response import StreamedResponse
-from tests.support.clock import throw
 from tests.support.parts import (
     Rig,
     borrow_again,
@@ -27,10 +26,9 @@ from tests.support.uploads import releases
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(single: Rig) -> Rig:
     """A rig with one connection to each host."""
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=1)
+    return single
 
 
 # --- streams --------------------------------------------------------------------------------------

@@ -6,15 +6,13 @@ import pytest
 
 from dugong.pool.core.connection import Phase
 from dugong.pool.core.pipelining import PENALTY
-from tests.support.clock import throw
 from tests.support.parts import Rig, engine_of
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(single: Rig) -> Rig:
     """A rig with one connection to each host."""
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=1)
+    return single
 
 
 def test_good_responses_widen_the_window(rig: Rig) -> None:

@@ -11,7 +11,6 @@ from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.traffic import SMALL_HEAD, THREAD_IDLE_TIME
 from dugong.pool.failure import Abandoned, BodyError
-from tests.support.clock import throw
 from tests.support.parts import (
     NO_RETRY,
     Rig,
@@ -25,10 +24,9 @@ from tests.support.uploads import releases, upload
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(single: Rig) -> Rig:
     """A rig with one connection to each host."""
-    throw(monkeypatch, 1.0)
-    return Rig(monkeypatch, max_connections_per_host=1)
+    return single
 
 
 # --- a connection begins --------------------------------------------------------------------------
