@@ -49,10 +49,13 @@ class Abandoned(ConnectionClosed):
 
 
 class BodyError(Exception):
-    """The caller's body has failed, with an *error* that may look like one of the connection."""
+    """The caller's body has failed, with an *error* that may look like one of the connection.
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"the body of a request could not be read: {error!r}")
+    Or something else of the caller's that is needed for sending: *culprit* names it.
+    """
+
+    def __init__(self, error: Exception, culprit: str = "the body of a request") -> None:
+        super().__init__(f"{culprit} has failed: {error!r}")
         self.error = error
 
 

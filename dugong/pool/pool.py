@@ -30,6 +30,7 @@ from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
+    HeadersMaker,
     Options,
     OptionsAndBody,
     PoolDefault,
@@ -180,7 +181,7 @@ class ConnectionPool:
         method: str | Request,
         url: str | None = None,
         *,
-        headers: HeadersLike | None = None,
+        headers: HeadersLike | HeadersMaker | None = None,
         body: BodyLike | None = None,
         timeout: float | PoolDefault | None = POOL_DEFAULT,
         deadline: float | None = None,
@@ -202,7 +203,7 @@ class ConnectionPool:
         job = self._preparer.prepare(made, self)
         connection = None
         try:
-            if job.deadline is None and job.upload is None:
+            if job.deadline is None and job.upload is None and job.make_head is None:
                 connection = scheduler.lending.borrow(job)
             if connection is None:
                 future = job.future
@@ -222,7 +223,7 @@ class ConnectionPool:
         method: str | Request,
         url: str | None = None,
         *,
-        headers: HeadersLike | None = None,
+        headers: HeadersLike | HeadersMaker | None = None,
         body: BodyLike | None = None,
         timeout: float | PoolDefault | None = POOL_DEFAULT,
         deadline: float | None = None,
@@ -319,7 +320,7 @@ class ConnectionPool:
         method: str | Request,
         url: str | None = None,
         *,
-        headers: HeadersLike | None = None,
+        headers: HeadersLike | HeadersMaker | None = None,
         body: BodyLike | None = None,
         timeout: float | PoolDefault | None = POOL_DEFAULT,
         deadline: float | None = None,
@@ -396,7 +397,7 @@ class ConnectionPool:
 def _made(
     method: str | Request,
     url: str | None,
-    headers: HeadersLike | None,
+    headers: HeadersLike | HeadersMaker | None,
     body: BodyLike | None,
     timeout: float | PoolDefault | None,
     deadline: float | None,

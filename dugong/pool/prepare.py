@@ -6,6 +6,8 @@ changes once it has been made, so any thread may use it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dugong._version import __version__
@@ -20,7 +22,9 @@ from dugong.pool.core.job import Job, Upload
 from dugong.pool.request import (
     PLAIN_OPTIONS,
     POOL_DEFAULT,
+    FreshHeaders,
     HeaderPairs,
+    HeadersMaker,
     Origin,
     Request,
     checked_headers,
@@ -39,6 +43,10 @@ _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _FRAMING = frozenset(
     ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
 )
+
+
+# What a request is prepared by, and so cannot be changed when it is sent.
+_DECIDED_BEFORE = frozenset(("connection", "upgrade"))
 
 
 class Preparer:
@@ -95,21 +103,18 @@ class Preparer:
     ) -> Job:
         if request.method == "CONNECT":
             raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
-        given = request.headers or ()
-        names = set()
-        content_length = None
-        close = False
-        for name, value in given:
-            lower = name.lower()
-            names.add(lower)
-            if lower == "content-length":
-                content_length = _content_length(value)
-            elif lower == "connection":
-                close = close or "close" in list_members(value)
-            elif lower == "upgrade":
-                raise ValueError("a pool cannot change protocols: use an HTTPConnection")
-        headers = list(given)
-        headers += [field for field in self._headers if field[0].lower() not in names]
+        given = request._options.headers or ()
+        make = None
+        if isinstance(given, FreshHeaders):
+            given, make = given
+        fields = {name.lower(): value for name, value in reversed(given)}
+        if "upgrade" in fields:
+            raise ValueError("a pool cannot change protocols: use an HTTPConnection")
+        close = any(
+            name.lower() == "connection" and "close" in list_members(value) for name, value in given
+        )
+        length = fields.get("content-length")
+        content_length = None if length is None else _content_length(length)
         body = request_body(request._options.source, content_length)
         upload = None
         following: BodyFollowing | bytes | None = None
@@ -120,15 +125,31 @@ class Preparer:
             else:
                 upload = Upload(body, request.expect100 and body.length != 0)
                 following = BodyFollowing(body.length)
-        expect100 = upload is not None and upload.expect100
-        built = host.builder.build(request.method, request.target, headers, following, expect100)
-        head = built.head if built.body is None else built.head + built.body
-        job = Job(request, self._scheduler, pool, host, head, timeout, retry)
+        build = partial(self._head, request, host, following, upload)
+        job = Job(request, self._scheduler, pool, host, build(given), timeout, retry)
+        if make is not None:
+            job.make_head = partial(_fresh_head, request, given, make, build)
         job.deadline = request.deadline
         job.upload = upload
         job.close = close
-        job.exclusive = close or upload is not None or not request.is_idempotent
+        needs_connection = close or upload is not None or make is not None
+        job.exclusive = needs_connection or not request.is_idempotent
         return job
+
+    def _head(
+        self,
+        request: Request,
+        host: Host,
+        following: BodyFollowing | bytes | None,
+        upload: Upload | None,
+        given: HeaderPairs,
+    ) -> bytes:
+        """Return the head of *request* with the fields *given*, and its body if that is small."""
+        names = {name.lower() for name, _ in given}
+        headers = [*given, *(field for field in self._headers if field[0].lower() not in names)]
+        expect100 = upload is not None and upload.expect100
+        built = host.builder.build(request.method, request.target, headers, following, expect100)
+        return built.head if built.body is None else built.head + built.body
 
     def _new_host(self, origin: Origin) -> Host:
         if origin.scheme == "https":
@@ -144,6 +165,21 @@ class Preparer:
             )
         depth = self._scheduler.limits.pipeline_depth
         return self._scheduler.know(Host(origin, builder, plain_builder, depth))
+
+
+def _fresh_head(
+    request: Request,
+    fixed: HeaderPairs,
+    make: HeadersMaker,
+    build: Callable[[HeaderPairs], bytes],
+) -> bytes:
+    """Return the head of *request* with what *make* returns now, which is code of the caller's."""
+    made = make(request)
+    fresh = () if made is None else checked_headers(made)
+    names = {name.lower() for name, _ in fresh}
+    if bad := names & _DECIDED_BEFORE:
+        raise ValueError(f"{', '.join(sorted(bad))} cannot be made anew for each sending")
+    return build((*(field for field in fixed if field[0].lower() not in names), *fresh))
 
 
 def _content_length(value: str) -> int:

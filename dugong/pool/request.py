@@ -8,7 +8,7 @@ module quotes a header value, a query, a user name or a password. Touches nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from threading import TIMEOUT_MAX
 from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
@@ -27,7 +27,9 @@ __all__ = [
     "POOL_DEFAULT",
     "BodyLike",
     "Changes",
+    "FreshHeaders",
     "HeaderPairs",
+    "HeadersMaker",
     "Options",
     "OptionsAndBody",
     "Origin",
@@ -56,12 +58,14 @@ POOL_DEFAULT: Final = PoolDefault.POOL_DEFAULT
 _COMMON = IDEMPOTENT | {"POST", "PATCH"}
 
 HeaderPairs = tuple[tuple[str, str], ...]
+#: Makes header fields for each sending of a request, of which it is told.
+HeadersMaker = Callable[["Request"], HeadersLike | None]
 
 
 class Options(TypedDict, total=False):
     """What a request may have besides its method, URL and body: see `Request`."""
 
-    headers: HeadersLike | None
+    headers: HeadersLike | HeadersMaker | None
     timeout: float | PoolDefault | None
     deadline: float | None
     expect100: bool
@@ -82,10 +86,20 @@ class Changes(OptionsAndBody, total=False):
     url: str
 
 
+class FreshHeaders(NamedTuple):
+    """Header fields of which some are made before each sending, so that they are not older.
+
+    Those that are made replace *fixed* ones of the same name.
+    """
+
+    fixed: HeaderPairs
+    make: HeadersMaker
+
+
 class CheckedOptions(NamedTuple):
     """The options of one request, checked and copied. Most requests share `PLAIN_OPTIONS`."""
 
-    headers: HeaderPairs | None
+    headers: HeaderPairs | FreshHeaders | None
     body: BodyLike | None
     timeout: float | PoolDefault | None
     deadline: float | None
@@ -124,20 +138,23 @@ class Request(_Fields):
     It may be submitted more than once, with a body that can be read more than once.
 
     Parameters: *url* is an absolute http or https URL, with what is not ASCII percent-encoded.
-    *headers* is a mapping, `Headers` or an iterable of (name, value) pairs. *body* is bytes-like,
-    a binary file, an iterable of bytes, or a callable that returns one of these, which is called
-    before each sending. *timeout* is how many seconds may pass without any progress (None: no
-    limit; default: that of the pool), *deadline* how many the whole call may take (default: no
-    limit). With *expect100*, the body is sent only when the server wants it (RFC 9110 §10.1.1).
-    *idempotent* says whether the request may be sent twice, if something else than its method
-    decides that. *retry* is the `RetryPolicy` (None: one attempt only; default: that of the pool).
+    *headers* is a mapping, `Headers`, an iterable of (name, value) pairs, or a callable, which is
+    called with the request before each sending and returns one of these, or None. It is called in a
+    thread of the pool; such a request is not pipelined. *body* is bytes-like, a binary file, an
+    iterable of bytes, or a callable that returns one of these, which is called before each sending.
+    *timeout* is how many seconds may pass without any progress (None: no limit; default: that of
+    the pool), *deadline* how many the whole call may take (default: no limit). With *expect100*,
+    the body is sent only when the server wants it (RFC 9110 §10.1.1). *idempotent* says whether the
+    request may be sent twice, if something else than its method decides that. *retry* is the
+    `RetryPolicy` (None: one attempt only; default: that of the pool).
 
     Raises TypeError and ValueError if the request could not be sent as it is. *headers* are read,
     checked and copied when the request is made: a change of them afterwards changes nothing. The
     *body* is not copied; it is looked at when the request is submitted. What can be read only once,
     such as a generator or a pipe, is a ValueError then if an earlier request has used it.
 
-    Attributes: the parameters as they were given (*headers* as a tuple of (name, value) pairs);
+    Attributes: the parameters as they were given (*headers* as a tuple of (name, value) pairs, or
+    the callable);
     `origin`; `target`; `is_idempotent`; `public_url`. Setting or deleting one is an
     AttributeError: `replace` makes another request. Requests are equal only to themselves. They can
     be copied and pickled if their bodies can.
@@ -149,7 +166,7 @@ class Request(_Fields):
         cls,
         method: str,
         url: str,
-        headers: HeadersLike | None = None,
+        headers: HeadersLike | HeadersMaker | None = None,
         body: BodyLike | None = None,
         *,
         timeout: float | PoolDefault | None = POOL_DEFAULT,
@@ -173,9 +190,15 @@ class Request(_Fields):
         raise AttributeError("a Request never changes: replace() makes another")
 
     @property
-    def headers(self) -> HeaderPairs | None:
-        """The header fields as (name, value) pairs, or None if none were given."""
-        return self._options.headers
+    def headers(self) -> HeaderPairs | HeadersMaker | None:
+        """The header fields as (name, value) pairs; None if none were given.
+
+        If all of them are made before each sending, the callable that makes them.
+        """
+        headers = self._options.headers
+        if isinstance(headers, FreshHeaders):
+            return headers.fixed or headers.make
+        return headers
 
     @property
     def body(self) -> BodyLike | None:
@@ -258,7 +281,7 @@ def make_request(
     cls: type[Request],
     method: object,
     url: object,
-    headers: HeadersLike | None = None,
+    headers: HeadersLike | HeadersMaker | None = None,
     body: BodyLike | None = None,
     timeout: float | PoolDefault | None = POOL_DEFAULT,
     deadline: float | None = None,
@@ -349,7 +372,7 @@ def _check_target(method: str, target: str) -> None:
 
 
 def _checked_options(
-    headers: HeadersLike | None,
+    headers: HeadersLike | HeadersMaker | None,
     body: BodyLike | None,
     timeout: float | PoolDefault | None,
     deadline: float | None,
@@ -369,13 +392,21 @@ def _checked_options(
         _check_bool("idempotent", idempotent)
     if retry is not POOL_DEFAULT:
         check_retry(retry)
-    pairs = None if headers is None else checked_headers(headers)
+    checked: HeaderPairs | FreshHeaders | None = None
+    pairs: HeaderPairs = ()
+    if isinstance(headers, FreshHeaders):
+        pairs = checked_headers(headers.fixed)
+        checked = FreshHeaders(pairs, headers.make)
+    elif callable(headers) and not isinstance(headers, Iterable):
+        checked = FreshHeaders((), headers)
+    elif headers is not None:
+        checked = pairs = checked_headers(headers)
     said = idempotent
     if said is None and pairs and any(name.lower() == "idempotency-key" for name, _ in pairs):
         said = True
     source = body if type(body) is bytes else rememberable(body)
     return CheckedOptions(
-        pairs, body, timeout, deadline, expect100, idempotent, retry, said, source
+        checked, body, timeout, deadline, expect100, idempotent, retry, said, source
     )
 
 

@@ -114,6 +114,7 @@ class Job:
         "fatal_error",
         "head",
         "host",
+        "make_head",
         "needs_fresh_connection",
         "owner",
         "place",
@@ -145,6 +146,8 @@ class Job:
         # With the body, if that is small. None: nothing but the plain head, which is made when it
         # is sent, so that it takes no memory in the queue.
         self.head = head
+        #: Makes the head before each sending, if it is not to be older; never changes.
+        self.make_head: Callable[[], bytes] | None = None
         self.timeout = timeout  # seconds; never changes
         self.retry = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes

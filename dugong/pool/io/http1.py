@@ -227,16 +227,16 @@ def _pieces(body: RequestBody) -> Iterator[memoryview]:
 
 
 @contextmanager
-def blaming_body() -> Iterator[None]:
-    """Have an exception that the caller's body raises be a `BodyError`."""
+def blaming_body(culprit: str = "the body of a request") -> Iterator[None]:
+    """Have an exception that *culprit*, which is the caller's, raises be a `BodyError`."""
     try:
         yield
     except GeneratorExit:
         raise
     except Exception as exc:
-        raise BodyError(exc) from exc
+        raise BodyError(exc, culprit) from exc
     except BaseException as exc:
         # It may be meant to end the program, but it would only end this thread.
-        error = RuntimeError(f"the body of a request has raised {exc!r}")
+        error = RuntimeError(f"{culprit} has raised {exc!r}")
         error.__cause__ = exc
-        raise BodyError(error) from exc
+        raise BodyError(error, culprit) from exc

@@ -36,6 +36,9 @@ def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) 
     body = None if last.upload is None else last.upload.body
     try:
         try:
+            if last.make_head is not None:
+                with blaming_body("what makes the headers of a request"):
+                    last.head = last.make_head()
             if body is not None:
                 with blaming_body():
                     body.rewind()

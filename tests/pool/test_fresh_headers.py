@@ -1,0 +1,152 @@
+"""Headers that are made before each sending."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dugong import Delivery, Request
+from dugong.pool.request import FreshHeaders
+from tests.support.byhand import HandServer, settle, warm_up
+from tests.support.pool import each, name_target, open_site
+from tests.support.refusing import AT_ONCE, TOO_MANY, UNAVAILABLE, Refusing, one_connection
+from tests.support.server import TIMEOUT
+
+
+class Numbering:
+    """Makes headers: the number of the call. `threads` are those it was called in."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.requests: list[Request] = []
+        self._numbers: Iterator[int] = itertools.count(1)
+
+    def __call__(self, request: Request) -> dict[str, str]:
+        self.threads.append(threading.current_thread().name)
+        self.requests.append(request)
+        return {"X-Number": str(next(self._numbers))}
+
+
+def numbers_of(script: Refusing) -> list[str]:
+    return [request.headers["x-number"] for request in script.requests]
+
+
+BODIES: dict[str, Any] = {
+    "none": lambda: None,
+    "small": lambda: b"small",
+    "a file": lambda: io.BytesIO(b"x" * 200_000),
+    "chunks": lambda: lambda: iter([b"a", b"b"]),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_they_are_made_anew_for_each_attempt(body: str) -> None:
+    script, make = Refusing(UNAVAILABLE, TOO_MANY), Numbering()
+    with open_site(script, repeat=True, retry=AT_ONCE) as here:
+        here.pool.put(here.url("/a"), BODIES[body](), headers=make)
+    assert numbers_of(script) == ["1", "2", "3"]
+
+
+def test_they_are_made_in_a_thread_of_the_pool_that_is_told_the_request() -> None:
+    script, make = Refusing(), Numbering()
+    with open_site(script) as here:
+        request = Request("GET", here.url("/a"), headers=make)
+        here.pool.request(request)
+    assert make.requests == [request]
+    assert make.threads[0].startswith("dugong-")
+    assert request.headers is make
+
+
+def test_they_are_made_when_the_request_is_sent_and_not_when_it_is_queued() -> None:
+    script, make = Refusing(), Numbering()
+    with open_site(script, max_connections_per_host=1) as here:
+        with here.pool.stream("GET", here.url("/first")):
+            future = here.pool.submit("GET", here.url("/second"), headers=make)
+            assert make.requests == []
+        future.result(TIMEOUT)
+    assert len(make.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["request", "submit", "stream"])
+def test_each_way_of_sending_makes_them(method: str) -> None:
+    script, make = Refusing(), Numbering()
+    with open_site(script) as here:
+        result = getattr(here.pool, method)("GET", here.url("/a"), headers=make)
+        if method == "stream":
+            with result as response:
+                response.read()
+        elif method == "submit":
+            result.result(TIMEOUT)
+    assert numbers_of(script) == ["1"]
+
+
+def test_they_replace_fixed_ones_and_those_of_the_pool() -> None:
+    script = Refusing()
+    headers = FreshHeaders((("X-A", "fixed"), ("X-B", "fixed")), lambda request: {"x-a": "fresh"})
+    with open_site(script, headers={"X-B": "pool", "X-C": "pool"}) as here:
+        request = Request("GET", here.url("/a"), headers=headers)
+        here.pool.request(request)
+    received = script.requests[0].headers
+    assert (received["x-a"], received["x-b"], received["x-c"]) == ("fresh", "fixed", "pool")
+    assert request.headers == (("X-A", "fixed"), ("X-B", "fixed"))
+
+
+def test_none_is_no_headers() -> None:
+    with open_site(each(name_target)) as here:
+        assert here.pool.get(here.url("/a"), headers=lambda request: None).body == b"/a"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X": "a\r\nb"}, {"Connection": "close"}, {"Upgrade": "x"}, {"Content-Length": "7"}],
+)
+def test_what_cannot_be_sent_fails_the_request_before_a_byte_of_it_is_sent(
+    headers: dict[str, str],
+) -> None:
+    script = Refusing()
+    with open_site(script, repeat=True, retry=AT_ONCE) as here:
+        with pytest.raises(ValueError, match=r"header|made anew|contradicts") as caught:
+            here.pool.post(here.url("/a"), b"body", headers=lambda request: headers)
+        assert caught.value.delivery is Delivery.UNSENT  # type: ignore[attr-defined]  # as of each
+        assert here.goes_on()
+    assert [request.target for request in script.requests] == ["/next"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(LookupError("no key"), LookupError), (KeyboardInterrupt(), RuntimeError)]
+)
+def test_what_the_callable_raises_fails_its_request_alone_and_is_not_tried_again(
+    error: BaseException, raised: type[Exception]
+) -> None:
+    calls: list[object] = []
+
+    def make(request: Request) -> dict[str, str]:
+        calls.append(request)
+        raise error
+
+    with open_site(each(name_target), repeat=True, retry=AT_ONCE) as here:
+        with pytest.raises(raised) as caught:
+            here.pool.get(here.url("/a"), headers=make)
+        assert error in (caught.value, caught.value.__cause__)
+        assert here.goes_on()
+    assert len(calls) == 1
+
+
+def test_nothing_is_sent_behind_such_a_request_before_its_response() -> None:
+    with one_connection(None) as pool, HandServer() as server:
+        peer = warm_up(pool, server)
+        fresh = pool.submit("GET", server.url("/fresh"), headers=lambda request: {})
+        others = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
+        assert peer.burst() == ["/fresh"]
+        settle(pool)
+        assert peer.is_silent()
+        peer.responds("/fresh")
+        assert fresh.result(TIMEOUT).body == b"/fresh"
+        assert peer.targets(2) == ["/a", "/b"]
+        peer.responds("/a", "/b")
+        assert [future.result(TIMEOUT).text for future in others] == ["/a", "/b"]
