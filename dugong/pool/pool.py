@@ -243,7 +243,14 @@ class ConnectionPool:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
-        job = self._preparer.prepare(made, self)
+        return self._submit(self._preparer.prepare(made, self), block)
+
+    # The layer above the pool uses these three, too.
+
+    def _prepare(self, request: Request) -> Job:
+        return self._preparer.prepare(request, self)
+
+    def _submit(self, job: Job, block: bool) -> ResponseFuture:
         future = job.make_future()
         try:
             self._scheduler.submit(job, block)
@@ -251,9 +258,6 @@ class ConnectionPool:
             future.cancel()
             raise
         return future
-
-    def _prepare(self, request: Request) -> Job:
-        return self._preparer.prepare(request, self)
 
     def _submit_some(self, jobs: list[Job]) -> list[ResponseFuture]:
         """Submit the first of *jobs* and those behind it for which there is room; remove them."""

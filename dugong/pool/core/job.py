@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
 
-__all__ = ["Job", "Owner", "Place", "Upload"]
+__all__ = ["Flow", "Job", "Owner", "Place", "Upload"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,25 @@ class Owner(Protocol):
         """Have *call* made where callbacks are, once the lock has been released."""
 
 
+class Flow(Protocol):
+    """What goes on above a request, such as redirects: says if its response is the outcome."""
+
+    def accepts(self, response: Response) -> bool:
+        """Return True if *response* is the outcome as it is, as most are; False: `advance` decides.
+
+        Called with the pool's lock held: it must be quick, and call nothing of a caller's.
+        """
+
+    def advance(self, response: Response) -> Response | Job:
+        """Return the outcome, or raise it, or return what is to be done next for the same future.
+
+        Called by a thread of the pool without the lock; for one response after the other.
+        """
+
+    def close(self) -> None:
+        """Go on no more: there is an outcome. Called as `advance`, perhaps while that runs."""
+
+
 class Upload:
     """The body of a request that goes piece by piece, and what becomes of it.
 
@@ -112,6 +131,7 @@ class Job:
         "exchange",
         "exclusive",
         "fatal_error",
+        "flow",
         "head",
         "host",
         "make_head",
@@ -154,6 +174,7 @@ class Job:
         self._future: ResponseFuture | None = None  # see `future`; never changes once it is made
         self.upload: Upload | None = None  # if the body goes piece by piece; never changes
         self.close = False  # the request asks for the connection to be closed; never changes
+        self.flow: Flow | None = None  # what its response goes through; never changes
         self.streamed = False  # the caller reads the body of the response; never changes
 
         #: Where the request is. Only the methods below change it; any thread may read it.
@@ -170,8 +191,8 @@ class Job:
         self.body_source: ConnectionBody | None = None  # what the caller reads the response with
         self.attempts: tuple[Attempt, ...] = ()  # that have failed
         self.timer: Timer | None = None  # of its deadline
-        #: The job that goes on with its request elsewhere; set once. This one stays with its
-        #: connection then, for the response that is dropped.
+        #: The job that goes on with its future; set once. If that has the same request, this one
+        #: stays with its connection, for the response that is dropped.
         self.successor: Job | None = None
         self.was_taken_back = False  # it is such a successor
 
@@ -236,10 +257,23 @@ class Job:
         self.finish()
         return successor
 
+    def continue_with(self, successor: Job) -> None:
+        """End; *successor*, another request of the same flow, goes on with the future and timer."""
+        if self.place is not _WAITING or self.successor is not None:
+            raise self._refuse(_QUEUED)
+        successor._future = self.future
+        successor.flow = self.flow
+        successor.timer, self.timer = self.timer, None
+        self.successor = successor
+        self.finish()
+
     @property
     def current(self) -> Job:
-        """The job that goes on with the request: this one, unless it was taken back."""
-        return self.successor or self
+        """The job that goes on with the future: this one, unless it has a successor."""
+        job = self
+        while job.successor is not None:
+            job = job.successor
+        return job
 
     def begin_streaming(self) -> None:
         """Its caller reads the body of the response."""

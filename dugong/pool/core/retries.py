@@ -17,7 +17,7 @@ from typing import Protocol
 from dugong.errors import Delivery, PoolClosed
 from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import Flow, Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.timers import Timer
 from dugong.pool.failure import describe, ends_program, failure, incomplete_upload
@@ -49,6 +49,8 @@ class RetryEngine:
         self._core = core  # never changes
         self._maintenance = maintenance  # never changes
         self.servers: Servers  # set once, before the first request
+        #: Puts a request into the queue of its host; set once, before the first request.
+        self.enqueue_locked: Callable[[Job], None]
         self.reset()
 
     def reset(self) -> None:
@@ -92,6 +94,14 @@ class RetryEngine:
                 self._close_failed_locked(job, outcome, attempt)
                 return False
             self._emit_gave_up(job, outcome, attempt.connection, reason or PoolClosed.msg)
+        if job.flow is not None and self._flows_on_locked(job, job.flow, outcome):
+            return attempt is None
+        self._settle_locked(job, outcome)
+        return attempt is None
+
+    @locked
+    def _settle_locked(self, job: Job, outcome: Outcome) -> None:
+        """End *job* with *outcome*."""
         if isinstance(outcome, Exception):
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
@@ -105,7 +115,6 @@ class RetryEngine:
             job.finish()
             if job.timer is not None:
                 self._maintenance.cancel_locked(job.timer)
-        return attempt is None
 
     @locked
     def fail_upload_locked(
@@ -215,6 +224,47 @@ class RetryEngine:
         job.attempts += (attempt._replace(request=None),)
         self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
         return True
+
+    # --- what goes on above it --------------------------------------------------------------------
+
+    @locked
+    def _flows_on_locked(self, job: Job, flow: Flow, outcome: Outcome) -> bool:
+        """Return True if *flow* says later what becomes of *job*; False: *outcome* ends it now."""
+        if not isinstance(outcome, Response) or self._core.closed:
+            self._core.callbacks.add(flow.close)
+            return False
+        if flow.accepts(outcome):
+            return False
+        job.release_body()
+        self._wait_locked(job)
+        self._core.callbacks.add(partial(self._advance, job, flow, outcome))
+        return True
+
+    def _advance(self, job: Job, flow: Flow, response: Response) -> None:
+        """Ask *flow* what comes behind *response*. Called without the lock, for it asks callers."""
+        following: Response | Job | Exception
+        try:
+            if job.is_decided:  # a stale value costs a question that has no effect
+                return
+            following = flow.advance(response)
+        except Exception as exc:
+            following = failure(exc, Delivery.ANSWER_STARTED, response.request)
+        except BaseException as exc:
+            error = RuntimeError(f"what follows a response has raised {exc!r}")
+            error.__cause__ = exc
+            following = failure(error, Delivery.ANSWER_STARTED, response.request)
+        with self._core.transaction():
+            if not self.end_wait_locked(job):
+                return  # it was cancelled, or its deadline has passed
+            if not isinstance(following, Job):
+                self._settle_locked(job, following)
+            elif self._core.closed:
+                self.close_locked(job, Delivery.ANSWER_STARTED)
+            else:
+                job.continue_with(following)
+                self.enqueue_locked(following)
+                self.servers.ensure_all_served_locked(following.host)
+            self.reset_connect_backoff_locked(job.host)
 
     # --- may it be tried again? -------------------------------------------------------------------
 

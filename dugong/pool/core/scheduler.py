@@ -84,6 +84,7 @@ class Scheduler:
         self.lending = self.traffic.lending
         self._run_sender = run_sender
         self._retries.servers = self._connections
+        self._retries.enqueue_locked = self._enqueue_locked
         self.recovery = Recovery(core, self._maintenance, self._retries, self._connections)
         core.repair_locked = self.recovery.repair_locked
         self.limits = limits
@@ -187,7 +188,7 @@ class Scheduler:
                 self._connections.ensure_served_locked(job.host)
 
     @locked
-    def _enqueue_locked(self, job: Job, deadline: float | None) -> None:
+    def _enqueue_locked(self, job: Job, deadline: float | None = None) -> None:
         if deadline is not None:
             job.timer = self._maintenance.at_locked(deadline, partial(self._expire_locked, job))
         host = job.host

@@ -356,7 +356,11 @@ class Traffic:
                     progress.emit_answered(connection, job, response)
                 upload = job.upload
                 if upload is None:
-                    if response.status < 400 and job.timer is None:
+                    if (
+                        response.status < 400
+                        and job.timer is None
+                        and (job.flow is None or job.flow.accepts(response))
+                    ):
                         # What `complete_locked` comes to, in fewer steps.
                         future = job._future or job.future
                         if not future._settle_locked(response):
