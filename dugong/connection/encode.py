@@ -55,7 +55,10 @@ class RequestBuilder:
         self._omit_legacy_headers = omit_legacy_headers
         no_body = b"" if omit_legacy_headers else _NO_BODY
         # What follows the target in a plain head: all of it can then be encoded at once.
-        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, _IDENTITY, fixed, b"\r\n")
+        fixed_lines = fixed.lower().split(b"\r\n")
+        is_named = any(line.startswith(b"accept-encoding:") for line in fixed_lines)
+        identity = b"" if is_named else _IDENTITY
+        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, identity, fixed, b"\r\n")
         self._plain_rest = b"".join(lines).decode("latin-1")
 
     def build(

@@ -22,7 +22,7 @@ from dugong.pool.core.job import Job, Upload
 from dugong.pool.request import (
     PLAIN_OPTIONS,
     POOL_DEFAULT,
-    FreshHeaders,
+    ElaborateHeaders,
     HeaderPairs,
     HeadersMaker,
     Origin,
@@ -76,7 +76,7 @@ class Preparer:
         """
         host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
         options = request._options
-        is_plain = request.method in _NO_BODY and host.plain_builder is not None
+        is_plain = request.method in _NO_BODY
         timeout, retry = self._timeout, self._retry
         if options is PLAIN_OPTIONS:
             if is_plain:
@@ -103,10 +103,10 @@ class Preparer:
     ) -> Job:
         if request.method == "CONNECT":
             raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
-        given = request._options.headers or ()
-        make = None
-        if isinstance(given, FreshHeaders):
-            given, make = given
+        elaborate = request._options.headers or ()
+        if not isinstance(elaborate, ElaborateHeaders):
+            elaborate = ElaborateHeaders(elaborate)
+        given, make, without = elaborate
         fields = {name.lower(): value for name, value in reversed(given)}
         if "upgrade" in fields:
             raise ValueError("a pool cannot change protocols: use an HTTPConnection")
@@ -125,7 +125,7 @@ class Preparer:
             else:
                 upload = Upload(body, request.expect100 and body.length != 0)
                 following = BodyFollowing(body.length)
-        build = partial(self._head, request, host, following, upload)
+        build = partial(self._head, request, host, following, upload, without)
         job = Job(request, self._scheduler, pool, host, build(given), timeout, retry)
         if make is not None:
             job.make_head = partial(_fresh_head, request, given, make, build)
@@ -142,10 +142,11 @@ class Preparer:
         host: Host,
         following: BodyFollowing | bytes | None,
         upload: Upload | None,
+        without: frozenset[str],
         given: HeaderPairs,
     ) -> bytes:
         """Return the head of *request* with the fields *given*, and its body if that is small."""
-        names = {name.lower() for name, _ in given}
+        names = without.union(name.lower() for name, _ in given)
         headers = [*given, *(field for field in self._headers if field[0].lower() not in names)]
         expect100 = upload is not None and upload.expect100
         built = host.builder.build(request.method, request.target, headers, following, expect100)
@@ -157,12 +158,10 @@ class Preparer:
         proxy = self._dialer.proxy if origin.scheme == "http" else None
         prefix, credentials = absolute_form(origin.netloc, proxy)
         builder = RequestBuilder(origin.netloc, prefix, credentials, omit_legacy_headers=True)
-        plain_builder = None
-        if not any(name.lower() == "accept-encoding" for name, _ in self._headers):
-            fixed = b"".join(field_line(*field) for field in self._headers)
-            plain_builder = RequestBuilder(
-                origin.netloc, prefix, credentials + fixed, omit_legacy_headers=True
-            )
+        fixed = b"".join(field_line(*field) for field in self._headers)
+        plain_builder = RequestBuilder(
+            origin.netloc, prefix, credentials + fixed, omit_legacy_headers=True
+        )
         depth = self._scheduler.limits.pipeline_depth
         return self._scheduler.know(Host(origin, builder, plain_builder, depth))
 

@@ -27,7 +27,7 @@ __all__ = [
     "POOL_DEFAULT",
     "BodyLike",
     "Changes",
-    "FreshHeaders",
+    "ElaborateHeaders",
     "HeaderPairs",
     "HeadersMaker",
     "Options",
@@ -86,20 +86,22 @@ class Changes(OptionsAndBody, total=False):
     url: str
 
 
-class FreshHeaders(NamedTuple):
-    """Header fields of which some are made before each sending, so that they are not older.
+class ElaborateHeaders(NamedTuple):
+    """Header fields of which some are made before each sending, or that leave default ones out.
 
-    Those that are made replace *fixed* ones of the same name.
+    What *make* returns replaces *fixed* ones of the same name. *without* are the names, in lower
+    case, of default headers of the pool that are not sent.
     """
 
     fixed: HeaderPairs
-    make: HeadersMaker
+    make: HeadersMaker | None = None
+    without: frozenset[str] = frozenset()
 
 
 class CheckedOptions(NamedTuple):
     """The options of one request, checked and copied. Most requests share `PLAIN_OPTIONS`."""
 
-    headers: HeaderPairs | FreshHeaders | None
+    headers: HeaderPairs | ElaborateHeaders | None
     body: BodyLike | None
     timeout: float | PoolDefault | None
     deadline: float | None
@@ -196,7 +198,7 @@ class Request(_Fields):
         If all of them are made before each sending, the callable that makes them.
         """
         headers = self._options.headers
-        if isinstance(headers, FreshHeaders):
+        if isinstance(headers, ElaborateHeaders):
             return headers.fixed or headers.make
         return headers
 
@@ -392,13 +394,13 @@ def _checked_options(
         _check_bool("idempotent", idempotent)
     if retry is not POOL_DEFAULT:
         check_retry(retry)
-    checked: HeaderPairs | FreshHeaders | None = None
+    checked: HeaderPairs | ElaborateHeaders | None = None
     pairs: HeaderPairs = ()
-    if isinstance(headers, FreshHeaders):
+    if isinstance(headers, ElaborateHeaders):
         pairs = checked_headers(headers.fixed)
-        checked = FreshHeaders(pairs, headers.make)
+        checked = headers._replace(fixed=pairs)
     elif callable(headers) and not isinstance(headers, Iterable):
-        checked = FreshHeaders((), headers)
+        checked = ElaborateHeaders((), headers)
     elif headers is not None:
         checked = pairs = checked_headers(headers)
     said = idempotent

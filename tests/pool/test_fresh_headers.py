@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dugong import Delivery, Request
-from dugong.pool.request import FreshHeaders
+from dugong.pool.request import ElaborateHeaders
 from tests.support.byhand import HandServer, settle, warm_up
 from tests.support.pool import each, name_target, open_site
 from tests.support.refusing import AT_ONCE, TOO_MANY, UNAVAILABLE, Refusing, one_connection
@@ -87,13 +87,22 @@ def test_each_way_of_sending_makes_them(method: str) -> None:
 
 def test_they_replace_fixed_ones_and_those_of_the_pool() -> None:
     script = Refusing()
-    headers = FreshHeaders((("X-A", "fixed"), ("X-B", "fixed")), lambda request: {"x-a": "fresh"})
+    fixed = (("X-A", "fixed"), ("X-B", "fixed"))
+    headers = ElaborateHeaders(fixed, lambda request: {"x-a": "fresh"})
     with open_site(script, headers={"X-B": "pool", "X-C": "pool"}) as here:
         request = Request("GET", here.url("/a"), headers=headers)
         here.pool.request(request)
     received = script.requests[0].headers
     assert (received["x-a"], received["x-b"], received["x-c"]) == ("fresh", "fixed", "pool")
-    assert request.headers == (("X-A", "fixed"), ("X-B", "fixed"))
+    assert request.headers == fixed
+
+
+def test_default_headers_of_the_pool_can_be_left_out() -> None:
+    script = Refusing()
+    with open_site(script, headers={"X-B": "pool", "X-C": "pool"}) as here:
+        headers = ElaborateHeaders((), without=frozenset(("x-b", "user-agent")))
+        here.pool.get(here.url("/a"), headers=headers)
+    assert {"x-b", "user-agent", "x-c"} & set(script.requests[0].headers) == {"x-c"}
 
 
 def test_none_is_no_headers() -> None:

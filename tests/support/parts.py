@@ -65,7 +65,7 @@ NO_RETRY = RetryPolicy.never
 
 def make_host(window: int = 64, depth: int = 64, name: str = "host") -> Host:
     """Return a host that *window* requests may be in flight to on each connection."""
-    host = Host(Origin("http", name, 80), RequestBuilder(name), None, depth)
+    host = Host(Origin("http", name, 80), RequestBuilder(name), RequestBuilder(name), depth)
     host.pipelining.window = window
     return host
 

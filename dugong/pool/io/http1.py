@@ -81,11 +81,9 @@ class Http1Engine:
             request, head = job.request, job.head
             exchange = job.exchange = Exchange(request.method, request.url, job)
             if head is None:
-                builder = job.host.plain_builder
-                assert builder is not None
                 target = request._target  # as `Request.target`, once more for speed
                 path = request.url[target:] if type(target) is int else request.target
-                head = builder.plain_head(request.method, path)
+                head = job.host.plain_builder.plain_head(request.method, path)
             else:
                 _describe(job, exchange)
             exchanges.append(exchange)
