@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dugong._version import __version__ as __version__
     from dugong.connection.aio import AioFuture
     from dugong.pool.events import Event
+    from dugong.pool.filepart import FilePart
     from dugong.pool.future import ResponseFuture
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import Request
@@ -62,6 +63,7 @@ __all__ = [
     "DugongError",
     "Event",
     "ExcessBodyData",
+    "FilePart",
     "HTTPConnection",
     "HTTPResponse",
     "HTTPStatusError",
@@ -96,6 +98,7 @@ _LAZY = {
     "Attempt": "dugong.pool.response",
     "ConnectionPool": "dugong.pool.pool",
     "Event": "dugong.pool.events",
+    "FilePart": "dugong.pool.filepart",
     "PoolStatistics": "dugong.pool.statistics",
     "Request": "dugong.pool.request",
     "Response": "dugong.pool.response",

@@ -23,7 +23,7 @@ NAMES = """
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
     ConnectError TLSError
     ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
-    RetryPolicy retrying Attempt Event
+    RetryPolicy retrying Attempt Event FilePart
     Delivery PoolClosed PoolFull ResponseTooLarge HTTPStatusError
 """.split()
 

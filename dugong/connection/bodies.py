@@ -202,9 +202,10 @@ class BodySide:
 
     def finish(self, exchange: Exchange) -> None:
         """The body of the response to *exchange* has been read. For the receive turn's holder."""
-        state = self._state
-        assert exchange.reader is not None
-        if exchange.reader.closed and exchange.persistent:
+        state, reader = self._state, exchange.reader
+        assert reader is not None
+        exchange.trailers = reader.trailers
+        if reader.closed and exchange.persistent:
             # The server has ended the connection behind a body that is whole without that.
             exchange.persistent = False
             state.last_response_reason = ENDED

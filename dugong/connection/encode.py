@@ -38,7 +38,8 @@ class RequestBuilder:
     """Builds the requests of one connection. Immutable, so any thread may use it.
 
     Parameters: *netloc* is the value of Host; *prefix* goes before each origin-form target (the
-    absolute form, for a proxy); *fixed* are header lines that every request carries.
+    absolute form, for a proxy); *fixed* are header lines that every request carries, and *defaults*
+    are those that a request carries for which no header fields are given.
     *omit_legacy_headers* leaves out what only the API of dugong 3.8 promises: Content-MD5, and a
     Content-Length where there is no body and the method does not suggest one (RFC 9110 §8.6).
     """
@@ -46,7 +47,12 @@ class RequestBuilder:
     __slots__ = ("_fixed", "_host_line", "_omit_legacy_headers", "_plain_rest", "_prefix")
 
     def __init__(
-        self, netloc: str, prefix: str = "", fixed: bytes = b"", omit_legacy_headers: bool = False
+        self,
+        netloc: str,
+        prefix: str = "",
+        fixed: bytes = b"",
+        defaults: bytes = b"",
+        omit_legacy_headers: bool = False,
     ) -> None:
         # None of these changes.
         self._prefix = prefix
@@ -55,10 +61,9 @@ class RequestBuilder:
         self._omit_legacy_headers = omit_legacy_headers
         no_body = b"" if omit_legacy_headers else _NO_BODY
         # What follows the target in a plain head: all of it can then be encoded at once.
-        fixed_lines = fixed.lower().split(b"\r\n")
-        is_named = any(line.startswith(b"accept-encoding:") for line in fixed_lines)
-        identity = b"" if is_named else _IDENTITY
-        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, identity, fixed, b"\r\n")
+        names = [line.partition(b":")[0].lower() for line in defaults.split(b"\r\n")]
+        identity = b"" if b"accept-encoding" in names else _IDENTITY
+        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, identity, fixed, defaults, b"\r\n")
         self._plain_rest = b"".join(lines).decode("latin-1")
 
     def build(

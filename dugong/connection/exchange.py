@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from dugong.connection.head import headers_of, public_target
+from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import Delivery, printable
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Exchange:
         "request_side",
         "sends_to_end",
         "thread",
+        "trailers",
         "upgrade",
         "writer",
     )
@@ -134,6 +136,7 @@ class Exchange:
         self.interim = 0  # how many 1xx came
         self.persistent = False  # another response may follow this one
         self.minor_version = 1  # the x of the response's HTTP/1.x
+        self.trailers = NO_TRAILERS  # of the response; once its body has been read
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {public_target(self.path)} {self.request_side.value}>"

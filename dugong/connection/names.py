@@ -10,8 +10,10 @@ import re
 import socket
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+from dugong.connection.forking import apart_from_forks
 from dugong.connection.head import check_host
 from dugong.errors import DNSUnavailable, HostnameNotResolvable, is_out_of_descriptors
 
@@ -168,7 +170,7 @@ def resolve(
     """
     name = host if host.isascii() else ascii_host(host)  # with the zone, unlike in messages
     try:
-        addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        addresses = apart_from_forks(partial(_ask, name, port))
     except UnicodeError:
         raise HostnameNotResolvable(host) from None
     except socket.gaierror as exc:
@@ -179,6 +181,10 @@ def resolve(
     if not addresses:
         raise HostnameNotResolvable(host)
     return addresses
+
+
+def _ask(name: str, port: int) -> list[Address]:
+    return list(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
 
 
 def need_descriptor() -> None:
@@ -196,7 +202,7 @@ def _can_say(exc: socket.gaierror, test_names: Iterable[tuple[str, int]] | None)
         return exc.errno not in _UNAVAILABLE
     for name, port in test_names:
         try:
-            socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+            apart_from_forks(partial(_ask, name, port))
         except (OSError, UnicodeError):
             continue
         return True

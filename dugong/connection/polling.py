@@ -12,11 +12,13 @@ import socket
 from collections.abc import Generator
 from math import ceil
 from select import POLLIN, POLLOUT
-from threading import RLock
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dugong.errors import ConnectionClosed, ConnectionTimedOut
+
+if TYPE_CHECKING:
+    from threading import RLock
 
 __all__ = [
     "POLLIN",
@@ -45,7 +47,7 @@ class PollNeeded:
     One thread at a time may poll an object.
     """
 
-    __slots__ = ("_known", "_poller", "fd", "mask", "others", "timeout")
+    __slots__ = ("fd", "known", "mask", "milliseconds", "others", "poller", "timeout")
 
     def __init__(
         self,
@@ -58,11 +60,13 @@ class PollNeeded:
         self.mask = mask
         self.timeout = timeout
         self.others = others
-        self._poller = select.poll()
-        self._known = (0.0, 0)  # a time in seconds, and what it is in milliseconds
-        self._poller.register(fd, mask)
+        self.poller = select.poll()  # that all of these are registered with
+        # The time of the last `poll`, which is the same each time, as a rule: see `know`.
+        self.known = 0.0
+        self.milliseconds = 0
+        self.poller.register(fd, mask)
         for other_fd, other_mask in others:
-            self._poller.register(other_fd, other_mask)
+            self.poller.register(other_fd, other_mask)
 
     def poll(self, timeout: float | None = None) -> bool:
         """Block until the coroutine should be resumed; return False after *timeout* seconds.
@@ -70,13 +74,18 @@ class PollNeeded:
         With None, the default, there is no limit.
         """
         if self.timeout is not None and (timeout is None or self.timeout <= timeout):
-            self._poller.poll(_milliseconds(self.timeout))
+            self.poller.poll(_milliseconds(self.timeout))
             return True
         if timeout is None:
-            return bool(self._poller.poll())
-        if timeout != self._known[0]:  # it is the same each time, as a rule
-            self._known = timeout, _milliseconds(timeout)
-        return bool(self._poller.poll(self._known[1]))
+            return bool(self.poller.poll())
+        if timeout != self.known:
+            self.know(timeout)
+        return bool(self.poller.poll(self.milliseconds))
+
+    def know(self, timeout: float) -> None:
+        """Have `milliseconds` be *timeout* as `poller` takes it, and `known` what it is for."""
+        self.milliseconds = _milliseconds(timeout)
+        self.known = timeout
 
     def block(self, timeout: float | None) -> None:
         """Block until the coroutine should be resumed; raise `ConnectionTimedOut` if it is late."""
@@ -85,7 +94,7 @@ class PollNeeded:
 
     def is_ready(self) -> bool:
         """Return True if there would be nothing to wait for."""
-        return bool(self._poller.poll(0))
+        return bool(self.poller.poll(0))
 
     def __repr__(self) -> str:
         wants = [name for bit, name in ((POLLIN, "in"), (POLLOUT, "out")) if self.mask & bit]
@@ -127,13 +136,16 @@ def eval_coroutine(crt: Coroutine[T], timeout: float | None = None) -> T:
 
 
 class Interrupt:
-    """Lets any thread, or a signal handler, end what `co_interruptible` runs in another thread."""
+    """Lets any thread, or a signal handler, end what `co_interruptible` runs in another thread.
+
+    *lock* guards it, and may guard other things, too.
+    """
 
     __slots__ = ("_awaited", "_is_set", "_lock")
 
-    def __init__(self) -> None:
+    def __init__(self, lock: RLock) -> None:
         # Reentrant, for a signal handler may come while its own thread holds it.
-        self._lock = RLock()
+        self._lock = lock
         self._is_set = False  # guarded by _lock; never cleared
         self._awaited: PollNeeded | None = None  # guarded by _lock; its descriptors are open
 

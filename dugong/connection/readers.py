@@ -5,7 +5,8 @@ number of bytes it put into the (non-empty) view, 0 once the body has ended, or 
 that must be waited for before it is called again. Being called again is all the state a waiting
 caller needs, so a wait may be given up at any point and taken up later. `take_if_buffered()` gives
 the rest of the body if all of it has come already, else None. `done` says that the body has ended,
-and `closed` that the connection has ended with it.
+and `closed` that the connection has ended with it. `trailers` are the fields behind the body, once
+it has ended.
 
 Guarantees: no byte behind the end of the body is taken; a body that was cut short raises
 `ConnectionClosed`, never looks complete. Owner of each reader: the receiving thread.
@@ -25,6 +26,7 @@ from dugong.connection.head import (
     split_trailer,
 )
 from dugong.errors import ConnectionClosed, InvalidResponse
+from dugong.headers import Headers
 
 if TYPE_CHECKING:
     from dugong.connection.buffer import ReceiveBuffer
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from dugong.connection.transport import Transport
 
 __all__ = [
+    "NO_TRAILERS",
     "ChunkedReader",
     "LengthReader",
     "Reader",
@@ -39,6 +42,9 @@ __all__ = [
     "reader_for",
     "whole_chunked_body",
 ]
+
+#: The trailers of nearly all responses.
+NO_TRAILERS: Final = Headers()
 
 # White space behind the size is what RFC 9112 §7.1.1 calls "bad", and what many servers send.
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,64})[ \t]*+(?:;[^\r\n\0]*)?")
@@ -51,6 +57,7 @@ class LengthReader:
     __slots__ = ("_buffer", "_transport", "remaining")
 
     closed: Final = False
+    trailers: Final = NO_TRAILERS
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport, length: int) -> None:
         # All of these belong to the receiving thread.
@@ -98,6 +105,8 @@ class UntilCloseReader:
 
     __slots__ = ("_buffer", "_transport", "done")
 
+    trailers: Final = NO_TRAILERS
+
     def __init__(self, buffer: ReceiveBuffer, transport: Transport) -> None:
         # All of these belong to the receiving thread.
         self._buffer = buffer
@@ -123,7 +132,7 @@ class UntilCloseReader:
 
 
 class ChunkedReader:
-    """A body in chunks; extensions are skipped, trailers are checked and dropped.
+    """A body in chunks; extensions are skipped, trailers are checked like the head.
 
     The body is whole once the last chunk has come, with its line end (RFC 9112 §8): a server that
     ends the connection in good order there has only left out the CRLF that was to follow. But if a
@@ -138,6 +147,7 @@ class ChunkedReader:
         "_transport",
         "closed",
         "done",
+        "trailers",
     )
 
     def __init__(self, buffer: ReceiveBuffer, transport: Transport) -> None:
@@ -149,6 +159,7 @@ class ChunkedReader:
         self._trailer = False  # the last chunk has been read, the trailer section has not
         self.done = False
         self.closed = False
+        self.trailers = NO_TRAILERS
 
     def readinto(self, view: memoryview) -> int | PollNeeded:
         buffer = self._buffer
@@ -248,7 +259,9 @@ class ChunkedReader:
         if stop < 0:
             buffer.scanned = buffer.end - buffer.start
             return False
-        parse_fields(split_trailer(buffer.peek(stop - buffer.start)))
+        lines = split_trailer(buffer.peek(stop - buffer.start))
+        if lines:
+            self.trailers = Headers._from_parsed(*parse_fields(lines))
         buffer.start = stop
         buffer.scanned = 0
         self.done = True

@@ -109,22 +109,67 @@ class ReceiveSide:
         turn = state.receive_turn
         if turn.locked():
             raise state.busy(turn)
-        responses: list[ReceivedResponse] = []
+        awaiting = state.awaiting_response
         try:
             with turn:
-                while (got := self._next_responses(timeout, responses)) is not responses:
-                    if got is None:
-                        eval_coroutine(state.co_wait_for_sender(), timeout)
-                    else:
-                        assert isinstance(got, PollNeeded)
-                        got.block(timeout)
-                return responses, None
+                exchange = awaiting[0] if awaiting and state.incoming is None else self._due()
+                while exchange is None:
+                    eval_coroutine(state.co_wait_for_sender(), timeout)
+                    exchange = self._due()
+                if exchange.request_side is _SELF_CONTINUE:
+                    return [self._continue_without_server(exchange)], None
+                transport = state.transport
+                if transport is None or state.failure or state.last_response_reason is not None:
+                    error = self._nothing_follows()
+                    self._lose_response(transport, error)
+                    return [], error
+                return self.receive_in_turn(transport, timeout)
         except Exception as exc:
-            return responses, exc
+            return [], exc
         finally:
-            transport = state.transport
-            if transport is not None and transport.is_shut:
+            used = state.transport
+            if used is not None and used.is_shut:
                 state.close_if_unused()
+
+    def receive_in_turn(self, transport: Transport, timeout: float | None) -> ReceivedResponses:
+        """As `read_responses`, for a caller that has the receive turn and gives it back.
+
+        To be called only if a response is due that may come over *transport*.
+        """
+        state = self._state
+        awaiting, buffer, parser = state.awaiting_response, state.buffer, state.parser
+        responses: list[ReceivedResponse] = []
+        try:
+            transport.block_timeout = timeout
+            while True:
+                if buffer.start < buffer.end:
+                    parser.take_whole(awaiting, responses)
+                    if responses:
+                        self._body.truncation_reason = None
+                    if buffer.start < buffer.end:
+                        self._take_rest(transport, responses)
+                    if not responses and timeout != 0 and buffer.start < buffer.end:
+                        self._receive_rest_of_head(transport, timeout, responses)
+                    if responses:
+                        return responses, None
+                if len(awaiting) >= _MANY and buffer.start == buffer.end:
+                    got = self._receive_many(transport, responses)
+                    if responses:
+                        return responses, None
+                else:
+                    got = buffer.fill(transport)
+                if not isinstance(got, int):
+                    got.block(timeout)
+                    if state.failure:
+                        raise self._nothing_follows()
+                elif got == 0:
+                    raise closed_within(buffer)
+        except BaseException as exc:
+            if not isinstance(exc, RESUMABLE):
+                self._lose_response(transport, exc)
+            if not isinstance(exc, Exception):
+                raise
+            return responses, exc
 
     def _next_response(self, timeout: float | None) -> ReceivedResponse | PollNeeded | None:
         """Like a reader: do what can be done without waiting, or within *timeout*.
@@ -153,50 +198,6 @@ class ReceiveSide:
                             return response
                         continue
                 got = buffer.fill(transport)
-                if not isinstance(got, int):
-                    return got
-                if got == 0:
-                    raise closed_within(buffer)
-        except RESUMABLE:
-            raise
-        except BaseException as exc:
-            self._lose_response(transport, exc)
-            raise
-
-    def _next_responses(
-        self, timeout: float | None, responses: list[ReceivedResponse]
-    ) -> list[ReceivedResponse] | PollNeeded | None:
-        """As `_next_response`, for all that has come, which it adds to *responses* and returns."""
-        state = self._state
-        awaiting = state.awaiting_response
-        exchange = awaiting[0] if awaiting and state.incoming is None else self._due()
-        if exchange is None:
-            return None
-        if exchange.request_side is _SELF_CONTINUE:
-            responses.append(self._continue_without_server(exchange))
-            return responses
-        transport = state.transport
-        try:
-            if transport is None or state.failure or state.last_response_reason is not None:
-                raise self._nothing_follows()
-            transport.block_timeout = timeout
-            buffer = state.buffer
-            while True:
-                if buffer.start < buffer.end:
-                    self._take_responses(transport, responses)
-                    if responses:
-                        return responses
-                    if timeout != 0 and buffer.start < buffer.end:
-                        self._receive_rest_of_head(transport, timeout, responses)
-                        if responses:
-                            return responses
-                        continue
-                if len(awaiting) >= _MANY and buffer.start == buffer.end:
-                    got = self._receive_many(transport, responses)
-                    if responses:
-                        return responses
-                else:
-                    got = buffer.fill(transport)
                 if not isinstance(got, int):
                     return got
                 if got == 0:
@@ -239,15 +240,17 @@ class ReceiveSide:
 
     def _take_responses(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
         """Add to *responses* what the buffer has, up to the first whose body is to be read."""
+        self._state.parser.take_whole(self._state.awaiting_response, responses)
+        if responses:
+            self._body.truncation_reason = None
+        self._take_rest(transport, responses)
+
+    def _take_rest(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
+        """As `_take_responses`, if the next one is not plain, or is not there as a whole."""
         state = self._state
         awaiting, buffer = state.awaiting_response, state.buffer
         parser = state.parser
-        while True:
-            parser.take_whole(awaiting, responses)
-            if responses:
-                self._body.truncation_reason = None
-            if buffer.start == buffer.end or not awaiting:
-                return
+        while buffer.start != buffer.end and awaiting:
             exchange = awaiting[0]
             if exchange.request_side is _SELF_CONTINUE:
                 return
@@ -255,17 +258,20 @@ class ReceiveSide:
             if head is None:
                 return
             response = self._begin_response(exchange, head, transport)
-            if response is None:
-                continue
-            if state.incoming is exchange:
-                assert exchange.reader is not None
-                body = exchange.reader.take_if_buffered()
-                response = (*response[:5], body)
-                if body is not None:
-                    self._body.finish(exchange)
-            responses.append(response)
-            if response[5] is None or response[1] < 200 or state.last_response_reason is not None:
-                return
+            if response is not None:
+                if state.incoming is exchange:
+                    assert exchange.reader is not None
+                    body = exchange.reader.take_if_buffered()
+                    response = (*response[:5], body)
+                    if body is not None:
+                        self._body.finish(exchange)
+                responses.append(response)
+                is_last = state.last_response_reason is not None
+                if response[5] is None or response[1] < 200 or is_last:
+                    return
+            parser.take_whole(awaiting, responses)
+            if responses:
+                self._body.truncation_reason = None
 
     def _receive_many(
         self, transport: Transport, responses: list[ReceivedResponse]

@@ -163,33 +163,9 @@ class SendSide:
         turn = state.send_turn
         if turn.locked():
             raise state.busy(turn)
-        data = b"".join(heads)  # which is the head itself, if there is one
-        sent = 0
         try:
             with turn:
-                try:
-                    transport = self._begin_requests(exchanges)
-                    if transport is None:
-                        raise self._refusal()
-                    if begun is not None:
-                        begun()
-                    step = transport.send(data)
-                    while step != len(data) - sent:
-                        if isinstance(step, int):
-                            sent += step
-                        else:
-                            step.block(timeout)
-                        step = transport.send(memoryview(data)[sent:])
-                    self._begun = None  # its key would stay in memory while the connection is idle
-                except BaseException as exc:
-                    # What an interrupt has come behind may have been sent without being counted.
-                    last = exchanges[-1]
-                    is_expected = isinstance(exc, (DugongError, OSError))
-                    if self._begun is last and state.transport is not None:
-                        sent += state.transport.on_its_way
-                    _note_delivery(exchanges, heads, sent, is_expected or self._begun is not last)
-                    self._fail_to_send_if_begun(last, exc)
-                    raise
+                self.send_in_turn(exchanges, heads, timeout, begun)
         except BaseException:
             state.wake_waiters()
             raise
@@ -197,6 +173,44 @@ class SendSide:
             used = state.transport
             if used is not None and used.is_shut:
                 state.close_if_unused()
+
+    def send_in_turn(
+        self,
+        exchanges: Sequence[Exchange],
+        heads: Sequence[bytes],
+        timeout: float | None,
+        begun: Callable[[], None] | None,
+    ) -> Transport:
+        """As `send_requests`, for a caller that has the send turn and gives it back.
+
+        Returns what they were sent over.
+        """
+        data = b"".join(heads)  # which is the head itself, if there is one
+        sent = 0
+        try:
+            transport = self._begin_requests(exchanges)
+            if transport is None:
+                raise self._refusal()
+            if begun is not None:
+                begun()
+            step = transport.send(data)
+            while step != len(data) - sent:
+                if isinstance(step, int):
+                    sent += step
+                else:
+                    step.block(timeout)
+                step = transport.send(memoryview(data)[sent:])
+            self._begun = None  # its key would stay in memory while the connection is idle
+        except BaseException as exc:
+            # What an interrupt has come behind may have been sent without being counted.
+            last, used = exchanges[-1], self._state.transport
+            is_expected = isinstance(exc, (DugongError, OSError))
+            if self._begun is last and used is not None:
+                sent += used.on_its_way
+            _note_delivery(exchanges, heads, sent, is_expected or self._begun is not last)
+            self._fail_to_send_if_begun(last, exc)
+            raise
+        return transport
 
     def _refusal(self) -> Exception:
         """Return why a connection on which nothing is under way is not to be used any more."""
@@ -233,7 +247,8 @@ class SendSide:
             awaiting = state.awaiting_response
             if fresh:
                 transport = state.transport_in_use()
-            elif not awaiting and state.nothing_under_way_locked():
+            # As `ConnectionState.nothing_under_way_locked`, once more for speed.
+            elif not awaiting and not state.reading_raw and (not state.incoming or state.failure):
                 buffer = state.buffer
                 if (
                     transport is None

@@ -13,10 +13,11 @@ from threading import get_ident
 from dugong.connection.bodies import BodySide
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import Coroutine
-from dugong.connection.receiving import ReceiveSide
+from dugong.connection.receiving import ReceivedResponses, ReceiveSide
 from dugong.connection.sending import SendSide
 from dugong.connection.state import ConnectionState
 from dugong.connection.transport import Transport
+from dugong.errors import StateError
 
 __all__ = ["Http1Session"]
 
@@ -38,6 +39,30 @@ class Http1Session:
         self.sender = SendSide(self.state)
         self.body = BodySide(self.state)
         self.receiver = ReceiveSide(self.state, self.body)
+
+    def exchange(self, exchange: Exchange, head: bytes, timeout: float | None) -> ReceivedResponses:
+        """Send a request that is all in *head*, and receive its response, blocking.
+
+        The same as `SendSide.send_requests`, whose exceptions it raises, and then
+        `ReceiveSide.read_responses`, for a thread that does both while nothing else is under way.
+        """
+        state = self.state
+        turn, send_turn = state.receive_turn, state.send_turn
+        if turn.locked():
+            raise state.busy(turn)
+        if send_turn.locked():
+            raise state.busy(send_turn)
+        if state.awaiting_response or state.incoming is not None:
+            raise StateError("a response that is due has to be read first")
+        try:
+            with turn:  # first, for its holder may wait for the sender, but no sender for it
+                with send_turn:
+                    transport = self.sender.send_in_turn((exchange,), (head,), timeout, None)
+                return self.receiver.receive_in_turn(transport, timeout)
+        finally:
+            used = state.transport
+            if used is not None and used.is_shut:
+                state.close_if_unused()
 
     def pending(self) -> bool:
         """Return True if there is a response, or a rest of one, to be read."""

@@ -58,7 +58,7 @@ class ConnectionState:
         #: Held by the thread or coroutine that receives.
         self.receive_turn = Lock()
         #: One end of a socket pair for each receiver that waits for the sender. Guarded by `lock`.
-        self.waiters: list[socket.socket] = []
+        self.waiters: tuple[socket.socket, ...] = ()
         #: The connection. Set under `lock` by the sender when nothing is under way; read by both
         #: sides, each with its turn.
         self.transport: Transport | None = None
@@ -88,8 +88,8 @@ class ConnectionState:
         self.said_close = False
         #: `abort()` has been called. Set under `lock` by any thread, never reset.
         self.aborted = False
-        #: Set by `abort()`; ends dialling. It has a lock of its own.
-        self.interrupt = Interrupt()
+        #: Set by `abort()`; ends dialling. Guarded by `lock`.
+        self.interrupt = Interrupt(self.lock)
 
     def transport_in_use(self) -> Transport:
         """Return the transport. Raises `ConnectionClosed` if it is not to be used any more."""
@@ -156,7 +156,7 @@ class ConnectionState:
             try:
                 with self.lock:
                     # In this order, for the sake of a signal handler in between that aborts.
-                    self.waiters.append(theirs)
+                    self.waiters += (theirs,)
                     waits = (
                         not self.awaiting_response and self.send_turn.locked() and not self.aborted
                     )
@@ -164,8 +164,7 @@ class ConnectionState:
                     yield PollNeeded(ours.fileno(), POLLIN)
             finally:
                 with self.lock:
-                    if theirs in self.waiters:
-                        self.waiters.remove(theirs)
+                    self.waiters = tuple(sock for sock in self.waiters if sock is not theirs)
         finally:
             ours.close()
             theirs.close()

@@ -14,6 +14,7 @@ from functools import partial
 from threading import Lock
 from typing import cast
 
+from dugong.connection.forking import apart_from_forks
 from dugong.connection.names import need_descriptor
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded, timed_out
 from dugong.connection.transport import LARGE, Transport, closed_by_peer
@@ -133,7 +134,7 @@ class TlsTransport(Transport):
             while True:
                 is_done = True
                 try:
-                    self._tls.do_handshake()
+                    apart_from_forks(self._tls.do_handshake)
                 except ssl.SSLWantReadError:
                     is_done = False
                 while not self._flush():

@@ -142,6 +142,7 @@ def closed_by_peer(exc: OSError) -> ConnectionClosed:
 
 
 _FILE_STEP = 4 * 1024 * 1024  # bytes; more saves nothing, and keeps others waiting for longer
+_DONT_WAIT = int(socket.MSG_DONTWAIT)  # what is an enum takes longer
 _MOMENT = 1e-6  # seconds; the system rounds it up to a tick of its clock
 
 
@@ -207,7 +208,10 @@ class PlainTransport(Transport):
                 # A signal handler that returns makes recv() begin its time anew, and poll() not. It
                 # is the main thread that the system interrupts, unless the program has it choose
                 # another. For those, one system call less is worth more.
-                if not self._want_read.poll(timeout):
+                want_read = self._want_read
+                if timeout != want_read.known:
+                    want_read.know(timeout)
+                if not want_read.poller.poll(want_read.milliseconds):  # as `PollNeeded.poll`
                     raise timed_out("received", timeout)
                 may_block = False
             elif timeout != self._receive_timeout:
@@ -217,7 +221,7 @@ class PlainTransport(Transport):
             self._drained = False
             return self._want_read
         try:
-            got = self.sock.recv_into(view, 0, 0 if may_block else socket.MSG_DONTWAIT)
+            got = self.sock.recv_into(view, 0, 0 if may_block else _DONT_WAIT)
         except BlockingIOError:
             if may_block:
                 raise timed_out("received", timeout) from None
@@ -268,7 +272,7 @@ class PlainTransport(Transport):
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
         with self._send_lock:
             try:
-                return self.sock.send(data, socket.MSG_DONTWAIT)
+                return self.sock.send(data, _DONT_WAIT)
             except BlockingIOError:
                 return self._want_write
             except OSError as exc:
@@ -305,7 +309,7 @@ class PlainTransport(Transport):
         return self.send(data) if data else 0
 
     def is_quiet(self) -> bool:
-        return not self.is_shut and not self._want_read.is_ready()
+        return not (self.is_shut or self._want_read.poller.poll(0))
 
     def drop(self) -> None:
         self._send_lock = Lock()

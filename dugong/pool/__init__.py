@@ -3,6 +3,7 @@
 pool.py        ConnectionPool: the public class
 request.py     Request                           response.py    Response, StreamedResponse, Attempt
 url.py         what a URL says                   body.py        request bodies
+filepart.py    FilePart                          bodybase.py    what they have in common
 future.py      ResponseFuture                    oneshot.py     bodies that were used up
 hints.py       what other clients call things    many.py        map() and as_completed()
 prepare.py     a Request becomes a Job           dialer.py      how to connect

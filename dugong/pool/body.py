@@ -11,14 +11,34 @@ from __future__ import annotations
 import io
 import os
 import stat
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol, cast
 
+from dugong.pool.bodybase import (
+    PIECE,
+    BodyMaker,
+    CountedBody,
+    RequestBody,
+    cut,
+    cut_short,
+    view_if_bytes_like,
+)
 from dugong.pool.oneshot import can_be_remembered, is_used, mark_used
 
-__all__ = ["BodyLike", "ReadableBinary", "RequestBody", "cut_short", "request_body"]
+__all__ = [
+    "BodyLike",
+    "PlainFile",
+    "ReadableBinary",
+    "RegularFileBody",
+    "RequestBody",
+    "SeekableBinary",
+    "can_be_sent_again",
+    "check_file",
+    "cut_short",
+    "regular_size",
+    "request_body",
+]
 
 
 class ReadableBinary(Protocol):
@@ -27,85 +47,31 @@ class ReadableBinary(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-BytesLike = bytes | bytearray | memoryview
-_Once = BytesLike | ReadableBinary | Iterable[BytesLike]
-BodyLike = _Once | Callable[[], _Once]
+class SeekableBinary(ReadableBinary, Protocol):
+    """What is needed of a binary file to read a part of it."""
 
-_PIECE = 256 * 1024  # bytes; what is sent in one step
-
-
-class _SeekableFile(ReadableBinary, Protocol):
     def tell(self) -> int: ...
     def seek(self, offset: int, whence: int = 0, /) -> int: ...
 
 
 # What their descriptor holds is what their read() gives. It is not so for a GzipFile, nor for a
 # subclass that counts what is read.
-_PlainFile = io.FileIO | io.BufferedReader | io.BufferedRandom
+PlainFile = io.FileIO | io.BufferedReader | io.BufferedRandom
 _PLAIN_FILES = (io.FileIO, io.BufferedReader, io.BufferedRandom)
 
-
-class RequestBody(ABC):
-    """The body of one request, to be sent once or more often."""
-
-    __slots__ = ()
-
-    @property
-    @abstractmethod
-    def length(self) -> int | None:
-        """How many bytes it has; None if that is not known, so that it goes in chunks."""
-
-    @property
-    def data(self) -> memoryview | None:
-        """All of it, if it is in memory."""
-        return None
-
-    @property
-    def file_range(self) -> tuple[int, int, int] | None:
-        """Descriptor, offset and count, if it is a part of a regular file (and not empty).
-
-        Raises ValueError if the file has been closed. Ask for it before each step, for the
-        descriptor may then belong to another file.
-        """
-        return None
-
-    @property
-    def rewindable(self) -> bool:
-        """Whether `rewind` can do what it is for."""
-        return True
-
-    def rewind(self) -> None:
-        """Go back to where it stood when the request was made. To be called before each sending.
-
-        Raises ValueError if that is impossible, and something has been taken.
-        """
-        if not self.rewindable:
-            raise ValueError("the body cannot be sent again, for it cannot be rewound")
-
-    def end_sending(self) -> None:  # noqa: B027  # most have nothing to close
-        """Undo what `rewind` did, and the sending. To be called after that, however it ended."""
-
-    def release(self) -> None:  # noqa: B027  # most have nothing to let go of
-        """Give the body back to the caller. It is not asked for anything any more."""
-
-    @abstractmethod
-    def pieces(self) -> Iterator[memoryview]:
-        """Return the bytes, in order, none of the pieces empty.
-
-        A piece is to be used before the next is asked for. Raises ValueError if there are fewer or
-        more bytes than `length`, TypeError if what comes is not bytes, and whatever the file or the
-        iterable raises.
-        """
+BytesLike = bytes | bytearray | memoryview
+_Once = BytesLike | ReadableBinary | Iterable[BytesLike] | BodyMaker
+BodyLike = _Once | Callable[[], _Once]
 
 
 def request_body(body: BodyLike | None, content_length: int | None = None) -> RequestBody | None:
     """Return what is to be sent for *body*: None, if it is None.
 
     It may be bytes-like; a binary file, or anything that has ``read(n)``, which is sent from where
-    it stands; an iterable of bytes-like objects; or a callable that returns one of these, which is
-    called before each sending, and whose result is closed if it can be. *content_length* is what
-    the caller says of its size, in bytes. It must be true, which is found out now if the size is
-    known, and else while the body is sent.
+    it stands; an iterable of bytes-like objects; a `BodyMaker`; or a callable that returns one of
+    these, which is called before each sending, and whose result is closed if it can be.
+    *content_length* is what the caller says of its size, in bytes. It must be true, which is found
+    out now if the size is known, and else while the body is sent.
 
     Raises TypeError for what cannot be a body; ValueError for a file that cannot be read, for what
     can be read once and an earlier request has used, and for a *content_length* that is wrong; and
@@ -118,6 +84,19 @@ def request_body(body: BodyLike | None, content_length: int | None = None) -> Re
     if content_length is not None and content_length != length:
         raise ValueError(f"Content-Length {content_length} contradicts a body of {length} bytes")
     return made
+
+
+def can_be_sent_again(body: BodyLike | None) -> bool:
+    """Return True if another request with *body*, which was sent, would send the same bytes.
+
+    Not so for a file that cannot be sought, such as a pipe, and for an iterator, unless nothing was
+    taken of it: a response may have come before that.
+    """
+    try:
+        made = request_body(body)
+    except ValueError:
+        return False
+    return made is None or made.is_repeatable
 
 
 def _used_up() -> ValueError:
@@ -140,17 +119,14 @@ def _not_empty(items: Iterator[object]) -> Iterator[object]:
         )
 
 
-def cut_short(missing: int) -> ValueError:
-    """Return the error for a body that ended *missing* bytes before its `length`."""
-    return ValueError(f"the body ended {missing} bytes short of its length")
-
-
 def _made_of(body: object, content_length: int | None) -> RequestBody:
     if type(body) is bytes:
         return _Bytes(body)
     if isinstance(body, str):
         raise TypeError("the body is a str; encode it first")
-    if (data := _view_if_bytes_like(body)) is not None:
+    if isinstance(body, BodyMaker):
+        return body.make_body(content_length)
+    if (data := view_if_bytes_like(body)) is not None:
         return _Bytes(data)
     if callable(getattr(body, "read", None)):
         return _made_of_file(cast(ReadableBinary, body), content_length)
@@ -164,30 +140,6 @@ def _made_of(body: object, content_length: int | None) -> RequestBody:
         "the body must be bytes-like, a binary file, an iterable of bytes-like objects, or a "
         f"callable that returns one, not {type(body).__name__}"
     )
-
-
-def _view_if_bytes_like(data: object) -> memoryview | None:
-    try:
-        view = memoryview(data)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    if not view.c_contiguous:
-        raise TypeError("the body is a memoryview that is not contiguous")
-    return view.cast("B")
-
-
-def _view(data: object) -> memoryview:
-    """Return the bytes of what a file or an iterable gave."""
-    view = _view_if_bytes_like(data)
-    if view is None:
-        raise TypeError(f"the body gave {type(data).__name__}, not a bytes-like object")
-    return view
-
-
-def _cut(view: memoryview) -> Iterator[memoryview]:
-    """Cut *view* into pieces."""
-    for start in range(0, len(view), _PIECE):
-        yield view[start : start + _PIECE]
 
 
 class _Bytes(RequestBody):
@@ -211,46 +163,10 @@ class _Bytes(RequestBody):
             self._bytes.release()  # else a bytearray could not change its size
 
     def pieces(self) -> Iterator[memoryview]:
-        return _cut(self.data)
+        return cut(self.data)
 
 
-class _Counted(RequestBody):
-    """What comes bit by bit, and has to be counted if a length was declared, or measured."""
-
-    __slots__ = ("_length", "_taken")
-
-    def __init__(self, length: int | None) -> None:
-        self._length = length
-        self._taken = False
-
-    @property
-    def length(self) -> int | None:
-        return self._length
-
-    def pieces(self) -> Iterator[memoryview]:
-        left = self._length
-        items = self._items()
-        self._taken = True
-        for item in items:
-            # Released before the next is asked for, lest a bytearray of the caller's could not
-            # change its size.
-            with _view(item) as view:
-                if left is not None:
-                    if len(view) > left:
-                        raise ValueError(f"the body is longer than its length of {self._length}")
-                    left -= len(view)
-                for piece in _cut(view):
-                    with piece:
-                        yield piece
-        if left:
-            raise cut_short(left)
-
-    @abstractmethod
-    def _items(self) -> Iterator[object]:
-        """Return what the body consists of. Each is sent before the next is asked for."""
-
-
-class _Items(_Counted):
+class _Items(CountedBody):
     """An iterable of bytes-like objects."""
 
     __slots__ = ("_iterable",)
@@ -262,6 +178,10 @@ class _Items(_Counted):
     @property
     def rewindable(self) -> bool:
         return not self._taken or not isinstance(self._iterable, Iterator)
+
+    @property
+    def is_repeatable(self) -> bool:
+        return not isinstance(self._iterable, Iterator) or can_be_remembered(self._iterable)
 
     def _items(self) -> Iterator[object]:
         iterable = self._iterable
@@ -323,7 +243,7 @@ class _Made(RequestBody):
         return self._body.pieces()
 
 
-class _Stream(_Counted):
+class _Stream(CountedBody):
     """A file that can be read once: a pipe, or anything that only has ``read(n)``."""
 
     __slots__ = ("_file",)
@@ -335,6 +255,10 @@ class _Stream(_Counted):
     @property
     def rewindable(self) -> bool:
         return not self._taken
+
+    @property
+    def is_repeatable(self) -> bool:
+        return False
 
     def _items(self) -> Iterator[object]:
         if is_used(self._file):
@@ -350,7 +274,7 @@ class _Stream(_Counted):
         read: Callable[[int], object] = file.read1 if type(file) is io.BufferedReader else file.read
         left = self._length
         while left is None or left > 0:
-            data = read(_PIECE if left is None else min(left, _PIECE))
+            data = read(PIECE if left is None else min(left, PIECE))
             if data is None:
                 raise ValueError("the body is a non-blocking file, and has nothing to read now")
             if not data:
@@ -366,7 +290,7 @@ class _Seekable(_Stream):
 
     __slots__ = ("_start",)
 
-    def __init__(self, file: _SeekableFile, start: int, length: int) -> None:
+    def __init__(self, file: SeekableBinary, start: int, length: int) -> None:
         super().__init__(file, length)
         self._start = start
 
@@ -374,8 +298,12 @@ class _Seekable(_Stream):
     def rewindable(self) -> bool:
         return True
 
+    @property
+    def is_repeatable(self) -> bool:
+        return True
+
     def rewind(self) -> None:
-        cast(_SeekableFile, self._file).seek(self._start)
+        cast(SeekableBinary, self._file).seek(self._start)
 
     def _items(self) -> Iterator[object]:
         return self._reads()
@@ -387,12 +315,12 @@ class _Seekable(_Stream):
             self.rewind()
 
 
-class _RegularFile(_Counted):
+class RegularFileBody(CountedBody):
     """A part of a file on disk. Never uses the file's position, so that many may share the file."""
 
     __slots__ = ("_file", "_start")
 
-    def __init__(self, file: _PlainFile, start: int, length: int) -> None:
+    def __init__(self, file: PlainFile, start: int, length: int) -> None:
         super().__init__(length)
         self._file = file
         self._start = start
@@ -405,7 +333,7 @@ class _RegularFile(_Counted):
     def _items(self) -> Iterator[object]:
         offset = self._start
         end = offset + cast(int, self._length)
-        buffer = memoryview(bytearray(min(_PIECE, end - offset)))
+        buffer = memoryview(bytearray(min(PIECE, end - offset)))
         while offset < end:
             view = buffer[: end - offset]
             got = os.preadv(self._file.fileno(), [view], offset)
@@ -421,34 +349,51 @@ def _stream(file: ReadableBinary, content_length: int | None) -> _Stream:
     return _Stream(file, content_length)
 
 
-def _made_of_file(file: ReadableBinary, content_length: int | None) -> RequestBody:
+def check_file(file: ReadableBinary) -> None:
+    """Raise TypeError if *file* is in text mode, and ValueError if it is not open for reading."""
     # A wrapper of a text file is known by its encoding, which no binary file has.
     if isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str):
         raise TypeError("the body is a file in text mode; open it in binary mode")
     readable = getattr(file, "readable", None)
     if callable(readable) and not readable():
         raise ValueError("the body is a file that is not open for reading")
-    if type(file) in _PLAIN_FILES:
-        return _made_of_plain_file(cast(_PlainFile, file), content_length)
-    return _made_of_seekable(file) or _stream(file, content_length)
 
 
-def _made_of_plain_file(file: _PlainFile, content_length: int | None) -> RequestBody:
-    raw = file if isinstance(file, io.FileIO) else file.raw
+def regular_size(file: object) -> int | None:
+    """Return the size in bytes of a regular file whose descriptor holds what it gives; else None.
+
+    What has been written to it is counted.
+    """
+    status = _plain_status(file)
+    return None if status is None or not stat.S_ISREG(status.st_mode) else status.st_size
+
+
+def _plain_status(file: object) -> os.stat_result | None:
+    if type(file) not in _PLAIN_FILES:
+        return None
+    plain = cast(PlainFile, file)
+    raw = plain if isinstance(plain, io.FileIO) else plain.raw
     if type(raw) is not io.FileIO:
+        return None
+    plain.flush()
+    return os.fstat(plain.fileno())
+
+
+def _made_of_file(file: ReadableBinary, content_length: int | None) -> RequestBody:
+    check_file(file)
+    status = _plain_status(file)
+    if status is None or stat.S_ISBLK(status.st_mode):
         return _made_of_seekable(file) or _stream(file, content_length)
-    file.flush()
-    status = os.fstat(file.fileno())
+    # The end of a disk can be sought; that of /dev/zero, too, though it has none.
     if not stat.S_ISREG(status.st_mode):
-        # The end of a disk can be sought; that of /dev/zero, too, though it has none.
-        seekable = _made_of_seekable(file) if stat.S_ISBLK(status.st_mode) else None
-        return seekable or _stream(file, content_length)
-    start = file.tell()
+        return _stream(file, content_length)
+    plain = cast(PlainFile, file)
+    start = plain.tell()
     length = max(0, status.st_size - start)
     # As in /proc, where no size is known. When it has been read to its end, it looks empty.
-    if length == 0 and (is_used(file) or os.pread(file.fileno(), 1, start)):
+    if length == 0 and (is_used(file) or os.pread(plain.fileno(), 1, start)):
         return _stream(file, content_length)
-    return _RegularFile(file, start, length)
+    return RegularFileBody(plain, start, length)
 
 
 def _made_of_seekable(file: object) -> _Seekable | None:
@@ -456,7 +401,7 @@ def _made_of_seekable(file: object) -> _Seekable | None:
     seekable = getattr(file, "seekable", None)
     if callable(seekable) and not seekable():
         return None
-    known = cast(_SeekableFile, file)
+    known = cast(SeekableBinary, file)
     try:
         start = known.tell()
         known.seek(0, os.SEEK_END)

@@ -5,7 +5,7 @@ Guarantees: touches nothing; only what has failed already comes here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 __all__ = ["no_attribute", "refuse_options", "stream_hint"]
@@ -40,6 +40,7 @@ _OPTIONS = {
 stream_hint = "use `with pool.stream(method, url) as response:`"
 _BODY_READ = "use read()"
 _ATTRIBUTES = {
+    "apparent_encoding": "use detected_text()",
     "body": _BODY_READ,
     "code": "use .status",
     "content": "use .body",
@@ -48,13 +49,11 @@ _ATTRIBUTES = {
     "encoding": "use .headers.get_content_charset()",
     "getheader": "use .headers[name]",
     "getheaders": "use .headers.items()",
-    "history": _REDIRECTS,
     "is_error": "use .status >= 400",
     "is_redirect": "use .status",
     "is_success": "use .status < 400",
     "iter_bytes": stream_hint,
     "iter_content": stream_hint,
-    "iter_lines": stream_hint,
     "iter_raw": stream_hint,
     "json": "use json.load(response)",
     "ok": "use .status < 400",
@@ -63,7 +62,7 @@ _ATTRIBUTES = {
     "reason_phrase": "use .reason",
     "status_code": "use .status",
     "stream": stream_hint,
-    "text": "use io.TextIOWrapper(response, encoding=...), or read()",
+    "text": "use iter_lines(), io.TextIOWrapper(response, encoding=...), or read()",
 }
 _STREAMED = {
     "aread": _BODY_READ,
@@ -71,20 +70,24 @@ _STREAMED = {
     "data": _BODY_READ,
     "iter_bytes": "iterate over the response itself, or use read(n)",
     "iter_content": "iterate over the response itself, or use read(n)",
-    "iter_lines": "iterate over io.TextIOWrapper(response, encoding=...)",
     "iter_raw": "iterate over the response itself, or use read(n)",
     "raw": "the response itself is a binary file",
     "stream": "iterate over the response itself, or use read(n)",
 }
 
 
-def refuse_options(unknown: Iterable[str], known: Iterable[str]) -> NoReturn:
-    """Raise the TypeError for keywords that are *unknown*, where *known* ones are taken."""
+def refuse_options(
+    unknown: Iterable[str], known: Iterable[str], hints: Mapping[str, str] = _OPTIONS
+) -> NoReturn:
+    """Raise the TypeError for keywords that are *unknown*, where *known* ones are taken.
+
+    *hints* say for what others call them what to write instead.
+    """
     [name, *_] = unknown
     if name in known:
         hint = "it is no option of this call"
     else:
-        hint = _OPTIONS.get(name, f"the options are {', '.join(known)}")
+        hint = hints.get(name, f"the options are {', '.join(known)}")
     raise TypeError(f"there is no option {name!r}: {hint}")
 
 

@@ -38,7 +38,18 @@ from dugong.pool.response import Response
 if TYPE_CHECKING:
     from dugong.pool.future import ResponseFuture
 
-__all__ = ["AHEAD", "AHEAD_SIZE", "Supply", "as_completed", "in_order", "requests_of", "sizes_of"]
+__all__ = [
+    "AHEAD",
+    "AHEAD_SIZE",
+    "Submit",
+    "Supply",
+    "as_completed",
+    "batch_of",
+    "each_of",
+    "in_order",
+    "request_of",
+    "sizes_of",
+]
 
 #: How many requests are kept under way, at most.
 AHEAD = 1024
@@ -64,20 +75,21 @@ Submit = Callable[[list[T]], "list[ResponseFuture]"]
 _outcome_of = attrgetter("_outcome")
 
 
-def requests_of(items: Iterable[str | Request]) -> Iterator[Request]:
-    """Return what is to be sent for *items*, which may be endless.
+def each_of(items: Iterable[str | Request], make: Callable[[str | Request], T]) -> Iterator[T]:
+    """Return what *make* makes of each of *items*, which may be endless, when it is its turn.
 
-    Raises TypeError if they are no iterable. What an item is no request for is raised when it is
+    Raises TypeError if they are no iterable. What *make* raises for an item is raised when it is
     its turn; the next one may be asked for then.
     """
     if isinstance(items, (str, bytes, Request)) or not isinstance(items, Iterable):
         kind = type(items).__name__
         raise TypeError(f"requests must be an iterable of URLs and Requests, not {kind}")
     # Not a generator, which would end for good when the source has nothing for a while.
-    return map(_request, items)
+    return map(make, items)
 
 
-def _request(item: str | Request) -> Request:
+def request_of(item: str | Request) -> Request:
+    """Return *item*, or the GET of that URL. Raises what `Request` raises."""
     return item if isinstance(item, Request) else make_request(Request, "GET", item)
 
 

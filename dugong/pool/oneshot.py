@@ -11,7 +11,14 @@ import weakref
 from collections.abc import Iterator
 from types import GeneratorType
 
-__all__ = ["Rememberable", "can_be_remembered", "is_used", "mark_used", "rememberable"]
+__all__ = [
+    "Rememberable",
+    "RememberableFile",
+    "can_be_remembered",
+    "is_used",
+    "mark_used",
+    "rememberable",
+]
 
 _used: dict[int, weakref.ref[object]] = {}  # by id(); each entry goes before its object does
 
@@ -31,6 +38,18 @@ class Rememberable(Iterator[object]):
         return next(self._iterator)
 
 
+class RememberableFile:
+    """Stands for a *file* that no weak reference can be made to."""
+
+    __slots__ = ("__weakref__", "_file")
+
+    def __init__(self, file: object) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
 def can_be_remembered(source: object) -> bool:
     """Return True if `mark_used` has an effect on *source*."""
     try:
@@ -41,10 +60,12 @@ def can_be_remembered(source: object) -> bool:
 
 
 def rememberable(source: object) -> object:
-    """Return *source*, or what stands for it and can be remembered if it is an iterator."""
-    if isinstance(source, Iterator) and not can_be_remembered(source):
-        return Rememberable(source)
-    return source
+    """Return *source*, or what stands for it and can be remembered if it may be read only once."""
+    if can_be_remembered(source):
+        return source
+    if callable(getattr(source, "read", None)):
+        return RememberableFile(source)
+    return Rememberable(source) if isinstance(source, Iterator) else source
 
 
 def mark_used(source: object) -> None:

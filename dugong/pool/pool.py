@@ -25,7 +25,15 @@ from dugong.pool.hints import refuse_options
 from dugong.pool.io import caller_runs, roles
 from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
-from dugong.pool.many import AHEAD_SIZE, as_completed, batch_of, in_order, requests_of
+from dugong.pool.many import (
+    AHEAD_SIZE,
+    Submit,
+    as_completed,
+    batch_of,
+    each_of,
+    in_order,
+    request_of,
+)
 from dugong.pool.prepare import Preparer
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -188,6 +196,7 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        context: object = None,
         **unknown: Never,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
@@ -197,26 +206,41 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
+        if url is not None:  # as _made, once more for speed
+            made = make_request(
+                Request,
+                method,
+                url,
+                headers,
+                body,
+                timeout,
+                deadline,
+                expect100,
+                idempotent,
+                retry,
+                context,
+            )
+        else:
+            made = _made(
+                method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+            )
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)
+        return scheduler.protect(self._make, scheduler.abandon, job)
+
+    def _make(self, job: Job) -> Response:
+        """Make the request of *job*, which nothing else knows of; return its response."""
+        scheduler = self._scheduler
         connection = None
-        try:
-            if job.deadline is None and job.upload is None and job.make_head is None:
-                connection = scheduler.lending.borrow(job)
-            if connection is None:
-                future = job.future
-                scheduler.submit(job)
-                return future.result()
-            if (response := caller_runs.perform(scheduler.traffic, connection, job)) is not None:
-                return response
-            return job.future.result()
-        except BaseException as exc:
-            scheduler.recover(exc)
-            if connection is not None or not job.is_decided:
-                scheduler.abandon(job)
-            raise
+        if job.deadline is None and job.upload is None and job.make_head is None:
+            connection = scheduler.lending.borrow(job)
+        if connection is None:
+            future = job.future
+            scheduler.submit(job)
+            return future.result()
+        response = caller_runs.perform(scheduler.traffic, connection, job)
+        return job.future.result() if response is None else response
 
     def submit(
         self,
@@ -230,6 +254,7 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        context: object = None,
         block: bool = True,
         **unknown: Never,
     ) -> ResponseFuture:
@@ -242,13 +267,18 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
+        made = _made(
+            method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+        )
         return self._submit(self._preparer.prepare(made, self), block)
 
-    # The layer above the pool uses these three, too.
+    # The layer above the pool uses these, too: with jobs that have a flow.
 
     def _prepare(self, request: Request) -> Job:
         return self._preparer.prepare(request, self)
+
+    def _prepare_item(self, item: str | Request) -> Job:
+        return self._preparer.prepare(request_of(item), self)
 
     def _submit(self, job: Job, block: bool) -> ResponseFuture:
         future = job.make_future()
@@ -284,17 +314,15 @@ class ConnectionPool:
         raise. Raises TypeError or ValueError at the call if the arguments make no sense, and
         `StateError` in a callback: at the call, and in each step.
         """
-        source = requests_of(requests)
-        _check_counts(max_ahead_size=max_ahead_size)
-        check_may_wait = self._scheduler.check_may_wait
-        check_may_wait()
-        return in_order(
-            map(self._prepare, source),
-            self._submit_some,
-            check_may_wait,
-            max_ahead_size,
-            batch_of(requests),
-        )
+        return self._map(requests, self._prepare_item, max_ahead_size)
+
+    def _map(
+        self,
+        requests: Iterable[str | Request],
+        prepare: Callable[[str | Request], Job],
+        max_ahead_size: int,
+    ) -> Iterator[Response]:
+        return in_order(*self._supplied(requests, prepare, max_ahead_size))
 
     def as_completed(
         self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
@@ -307,17 +335,28 @@ class ConnectionPool:
         before. Raises TypeError or ValueError at the call if the arguments make no sense, and
         `StateError` in a callback: at the call, and in each step.
         """
-        source = requests_of(requests)
+        return self._as_completed(requests, self._prepare_item, max_ahead_size)
+
+    def _as_completed(
+        self,
+        requests: Iterable[str | Request],
+        prepare: Callable[[str | Request], Job],
+        max_ahead_size: int,
+    ) -> Iterator[ResponseFuture]:
+        return as_completed(*self._supplied(requests, prepare, max_ahead_size))
+
+    def _supplied(
+        self,
+        requests: Iterable[str | Request],
+        prepare: Callable[[str | Request], Job],
+        max_ahead_size: int,
+    ) -> tuple[Iterator[Job], Submit[Job], Callable[[], None], int, int]:
+        """Return what `in_order` and `as_completed` take."""
+        jobs = each_of(requests, prepare)
         _check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
-        return as_completed(
-            map(self._prepare, source),
-            self._submit_some,
-            check_may_wait,
-            max_ahead_size,
-            batch_of(requests),
-        )
+        return jobs, self._submit_some, check_may_wait, max_ahead_size, batch_of(requests)
 
     def stream(
         self,
@@ -331,6 +370,7 @@ class ConnectionPool:
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        context: object = None,
         **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its response as it comes.
@@ -344,7 +384,9 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(method, url, headers, body, timeout, deadline, expect100, idempotent, retry)
+        made = _made(
+            method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+        )
         job = self._preparer.prepare(made, self)
         job.exclusive = job.streamed = True
         return Stream(self._scheduler, job)
@@ -365,9 +407,17 @@ class ConnectionPool:
         """Send a POST; see `request`."""
         return self.request("POST", url, body=body, **options)
 
+    def patch(self, url: str, body: BodyLike | None = None, **options: Unpack[Options]) -> Response:
+        """Send a PATCH (RFC 5789); see `request`."""
+        return self.request("PATCH", url, body=body, **options)
+
     def delete(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a DELETE; see `request`."""
         return self.request("DELETE", url, **options)
+
+    def options(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
+        """Send an OPTIONS (RFC 9110 §9.3.7); see `request`."""
+        return self.request("OPTIONS", url, **options)
 
     # --- the pool itself --------------------------------------------------------------------------
 
@@ -408,17 +458,28 @@ def _made(
     expect100: bool,
     idempotent: bool | None,
     retry: RetryPolicy | PoolDefault | None,
+    context: object,
 ) -> Request:
     """Return the `Request` that the caller has given, or has given the parameters of."""
     if url is not None:
         return make_request(
-            Request, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+            Request,
+            method,
+            url,
+            headers,
+            body,
+            timeout,
+            deadline,
+            expect100,
+            idempotent,
+            retry,
+            context,
         )
     if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
     others = (headers, body, deadline, idempotent)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
-    if others != (None, None, None, None) or not defaults:
+    if others != (None, None, None, None) or not defaults or context is not None:
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
 

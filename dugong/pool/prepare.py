@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.dialer import Dialer
 
-__all__ = ["Preparer"]
+__all__ = ["Preparer", "default_headers"]
 
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
@@ -65,7 +65,8 @@ class Preparer:
     ) -> None:
         self._scheduler = scheduler
         self._dialer = dialer
-        self._headers = _default_headers(headers)
+        self._headers = pairs = _with_user_agent(headers)
+        self._header_lines = b"".join(field_line(*field) for field in pairs)
         self._timeout = timeout
         self._retry = RetryPolicy.never if retry is None else retry
 
@@ -157,13 +158,11 @@ class Preparer:
             self._dialer.need_context()
         proxy = self._dialer.proxy if origin.scheme == "http" else None
         prefix, credentials = absolute_form(origin.netloc, proxy)
-        builder = RequestBuilder(origin.netloc, prefix, credentials, omit_legacy_headers=True)
-        fixed = b"".join(field_line(*field) for field in self._headers)
-        plain_builder = RequestBuilder(
-            origin.netloc, prefix, credentials + fixed, omit_legacy_headers=True
+        builder = RequestBuilder(
+            origin.netloc, prefix, credentials, self._header_lines, omit_legacy_headers=True
         )
         depth = self._scheduler.limits.pipeline_depth
-        return self._scheduler.know(Host(origin, builder, plain_builder, depth))
+        return self._scheduler.know(Host(origin, builder, depth))
 
 
 def _fresh_head(
@@ -188,12 +187,17 @@ def _content_length(value: str) -> int:
         raise ValueError(f"invalid header: {exc}") from None
 
 
-def _default_headers(headers: HeadersLike | None) -> HeaderPairs:
-    """Check the *headers* of a pool, and add ours."""
-    pairs = () if headers is None else checked_headers(headers)
-    names = {name.lower() for name, _ in pairs}
-    if bad := names & _FRAMING:
+def default_headers(headers: HeadersLike) -> HeaderPairs:
+    """Return *headers* as pairs that can be sent with every request; raise ValueError if not."""
+    pairs = checked_headers(headers)
+    if bad := _FRAMING.intersection(name.lower() for name, _ in pairs):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
-    if "user-agent" not in names:
+    return pairs
+
+
+def _with_user_agent(headers: HeadersLike | None) -> HeaderPairs:
+    """Check the *headers* of a pool, and add ours."""
+    pairs = () if headers is None else default_headers(headers)
+    if not any(name.lower() == "user-agent" for name, _ in pairs):
         pairs += (("User-Agent", f"dugong/{__version__}"),)
     return pairs

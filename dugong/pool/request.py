@@ -40,6 +40,7 @@ __all__ = [
     "checked_headers",
     "make_request",
     "public_url",
+    "with_headers",
 ]
 
 
@@ -71,6 +72,7 @@ class Options(TypedDict, total=False):
     expect100: bool
     idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
+    context: object
 
 
 class OptionsAndBody(Options, total=False):
@@ -108,13 +110,14 @@ class CheckedOptions(NamedTuple):
     expect100: bool
     idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
+    context: Any
     says_idempotent: bool | None
     source: Any  # the body, or what stands for it so that it can be remembered as used
 
 
 #: The options of a request that has none.
 PLAIN_OPTIONS: Final = CheckedOptions(
-    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None
+    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None, None
 )
 
 
@@ -149,6 +152,8 @@ class Request(_Fields):
     the body is sent only when the server wants it (RFC 9110 §10.1.1). *idempotent* says whether the
     request may be sent twice, if something else than its method decides that. *retry* is the
     `RetryPolicy` (None: one attempt only; default: that of the pool).
+    *context* is any object of the caller's, which the pool only keeps: ``response.request.context``
+    and ``future.request.context`` are that object.
 
     Raises TypeError and ValueError if the request could not be sent as it is. *headers* are read,
     checked and copied when the request is made: a change of them afterwards changes nothing. The
@@ -159,7 +164,7 @@ class Request(_Fields):
     the callable);
     `origin`; `target`; `is_idempotent`; `public_url`. Setting or deleting one is an
     AttributeError: `replace` makes another request. Requests are equal only to themselves. They can
-    be copied and pickled if their bodies can.
+    be copied and pickled if their bodies and contexts can, and what makes their headers.
     """
 
     __slots__ = ()
@@ -176,13 +181,24 @@ class Request(_Fields):
         expect100: bool = False,
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+        context: object = None,
         **unknown: Never,
     ) -> Request:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         # Not in __init__, which could be called again.
         return make_request(
-            cls, method, url, headers, body, timeout, deadline, expect100, idempotent, retry
+            cls,
+            method,
+            url,
+            headers,
+            body,
+            timeout,
+            deadline,
+            expect100,
+            idempotent,
+            retry,
+            context,
         )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -233,6 +249,11 @@ class Request(_Fields):
         return self._options.retry
 
     @property
+    def context(self) -> Any:
+        """The object that the caller has given."""
+        return self._options.context
+
+    @property
     def target(self) -> str:
         """The request target: the path and the query of the URL, as they stand there."""
         target = self._target
@@ -267,7 +288,12 @@ class Request(_Fields):
         """
         parameters: dict[str, Any] = dict(zip(_PARAMETERS, self._parameters(), strict=True))
         parameters.update(changes)
-        return type(self)(**parameters)
+        made = type(self)(**parameters)
+        source = self._options.source
+        if "body" not in changes and made._options.source is not source:
+            # What stands for the body knows whether that was used.
+            object.__setattr__(made, "_options", made._options._replace(source=source))
+        return made
 
     def _parameters(self) -> tuple[Any, ...]:
         return (self.method, self.url, *self._options[:-2])
@@ -290,6 +316,7 @@ def make_request(
     expect100: bool = False,
     idempotent: bool | None = None,
     retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+    context: object = None,
 ) -> Request:
     """Return a new *cls*, checked. A call with names takes half as long again."""
     if method not in _COMMON:
@@ -318,10 +345,13 @@ def make_request(
         and expect100 is False
         and idempotent is None
         and retry is POOL_DEFAULT
+        and context is None
     ):
         options = PLAIN_OPTIONS
     else:
-        options = _checked_options(headers, body, timeout, deadline, expect100, idempotent, retry)
+        options = _checked_options(
+            headers, body, timeout, deadline, expect100, idempotent, retry, context
+        )
     made: Any = _Fields()
     made.method = method
     made.url = url
@@ -331,6 +361,24 @@ def make_request(
     made.__class__ = cls  # from now on, it refuses to be changed
     request: Request = made
     return request
+
+
+def with_headers(request: Request, headers: ElaborateHeaders) -> Request:
+    """Return a request like *request* but for *headers*. Raises what `Request` raises for them."""
+    options = request._options
+    fixed = checked_headers(headers.fixed)
+    made: Any = _Fields()
+    made.method = request.method
+    made.url = request.url
+    made.origin = request.origin
+    made._target = request._target
+    made._options = options._replace(
+        headers=headers._replace(fixed=fixed),
+        says_idempotent=_said_idempotent(options.idempotent, fixed),
+    )
+    made.__class__ = type(request)
+    changed: Request = made
+    return changed
 
 
 _plain_url = PLAIN_URL.fullmatch
@@ -381,6 +429,7 @@ def _checked_options(
     expect100: bool,
     idempotent: bool | None,
     retry: RetryPolicy | PoolDefault | None,
+    context: object,
 ) -> CheckedOptions:
     if timeout is not POOL_DEFAULT and timeout is not None:
         check_seconds("timeout", timeout)
@@ -403,13 +452,17 @@ def _checked_options(
         checked = ElaborateHeaders((), headers)
     elif headers is not None:
         checked = pairs = checked_headers(headers)
-    said = idempotent
-    if said is None and pairs and any(name.lower() == "idempotency-key" for name, _ in pairs):
-        said = True
+    said = _said_idempotent(idempotent, pairs)
     source = body if type(body) is bytes else rememberable(body)
     return CheckedOptions(
-        checked, body, timeout, deadline, expect100, idempotent, retry, said, source
+        checked, body, timeout, deadline, expect100, idempotent, retry, context, said, source
     )
+
+
+def _said_idempotent(idempotent: bool | None, pairs: HeaderPairs) -> bool | None:
+    if idempotent is None and any(name.lower() == "idempotency-key" for name, _ in pairs):
+        return True
+    return idempotent
 
 
 def checked_headers(headers: HeadersLike) -> HeaderPairs:

@@ -1,36 +1,35 @@
 """Responses: `Response`, with all of its body in memory, and `StreamedResponse`, which is read from
 the connection; and the `Attempt`s before them.
 
-Guarantees: no bytes of a server make `Response.text` raise, or stay in memory after the response.
+Guarantees: no bytes of a server make the text, the lines or the links of a response raise, or stay
+in memory after it.
 No repr has a query or a control character in it. Only a `StreamedResponse` touches anything: the
 `BodySource` it was given.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from dugong.connection.cache import BoundedCache
 from dugong.connection.encode import check_size, writable_view
 from dugong.connection.head import headers_of
+from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import Delivery, DugongError, HTTPStatusError, printable
 from dugong.headers import Headers
 from dugong.pool.hints import no_attribute
+from dugong.pool.links import links_of
+from dugong.pool.text import detected_text_of, lines_of, text_of
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from dugong.pool.request import Request
 
 __all__ = ["Attempt", "BodySource", "Response", "StreamedResponse", "status_text"]
 
 _PIECE = 256 * 1024
 _ERROR_PAGE = 64 * 1024
-
-# Codecs of Python that are no charsets; some of them take time with the square of the length.
-_NOT_CHARSETS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
-_LONGEST_CHARSET = 40  # characters; no codec of Python has a longer name
-_NOT_IN_CODEC = re.compile(r"[^a-z0-9]+")
 
 
 class Attempt(NamedTuple):
@@ -57,32 +56,25 @@ class Attempt(NamedTuple):
     request: Request | None = None
 
 
-class Response:
-    """A response, with all of its body.
+class _Received:
+    """What `Response` and `StreamedResponse` say alike of what has come."""
 
-    Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
-    `body` is bytes, `request` the `Request`, and `attempts` a tuple with each `Attempt` that failed
-    before this one. They must not be changed; then any thread may read them.
-    """
+    __slots__ = (
+        "_headers",
+        "_minor_version",
+        "_seconds",
+        "attempts",
+        "history",
+        "reason",
+        "request",
+        "status",
+    )
 
-    __slots__ = ("_headers", "attempts", "body", "reason", "request", "status")
-
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        headers: Headers | bytes,
-        body: bytes,
-        request: Request,
-        attempts: tuple[Attempt, ...] = (),
-    ) -> None:
-        self.status = status
-        self.reason = reason
-        # As headers_of() takes them. Stored by each thread that is the first to read `headers`.
-        self._headers = headers
-        self.body = body
-        self.request = request
-        self.attempts = attempts
+    _headers: Headers | bytes
+    _minor_version: int
+    _seconds: float
+    history: tuple[Response, ...]
+    request: Request
 
     @property
     def headers(self) -> Headers:
@@ -93,21 +85,103 @@ class Response:
 
     @property
     def url(self) -> str:
-        """The URL that was asked for."""
+        """The URL that has responded: of the last request, if redirects were followed."""
         return self.request.url
 
     @property
-    def text(self) -> str:
-        """The body as text, in the charset that Content-Type names.
+    def http_version(self) -> str:
+        """The version of HTTP that the server speaks: "HTTP/1.1", or "HTTP/1.0"."""
+        return f"HTTP/1.{self._minor_version}"
 
-        It is UTF-8 if Content-Type names none, or one for which Python has no codec of its own.
-        What cannot be decoded becomes U+FFFD.
+    @property
+    def elapsed(self) -> timedelta:
+        """The time from the dispatch of the request, in its last attempt, to the response.
+
+        That is all of a `Response`, and the head of a `StreamedResponse`. It begins when a
+        connection takes the request, so it is without the time in the queue, and with the time
+        behind the requests before it on that connection.
         """
-        codec = _known_codecs[self.headers.get_content_charset("utf-8")]
-        try:
-            return self.body.decode(codec, "replace")
-        except (LookupError, ValueError):  # a codec between bytes, for example
-            return self.body.decode("utf-8", "replace")
+        from datetime import timedelta
+
+        return timedelta(seconds=self._seconds)
+
+    @property
+    def links(self) -> dict[str, dict[str, str]]:
+        """The links of the Link fields (RFC 8288): ``links["next"]["url"]``, for example.
+
+        The keys are the relation types, in lower case. Each link is a dict with its ``url``, as the
+        server sent it (`urllib.parse.urljoin` resolves it), and its parameters, such as ``rel`` and
+        ``title``. One that has several types stands at each of them, and one that has none at its
+        URL. Of several with one type, the last counts.
+        """
+        return links_of(self.headers.get_all("link", []))
+
+
+class Response(_Received):
+    """A response, with all of its body.
+
+    Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
+    `body` is bytes, `request` the `Request`, and `attempts` a tuple with each `Attempt` that failed
+    before this one. `history` is one with the responses that have led here by redirects or the
+    like, which only a `Client` follows. `trailers` are the `Headers` that came behind the body,
+    which are mostly none, and never among the `headers` (RFC 9110 §6.5). They must not be changed;
+    then any thread may read them.
+    """
+
+    __slots__ = ("body", "trailers")
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Headers | bytes,
+        body: bytes,
+        request: Request,
+        attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        minor_version: int = 1,
+        trailers: Headers = NO_TRAILERS,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        # As headers_of() takes them. Stored by each thread that is the first to read `headers`.
+        self._headers = headers
+        self.body = body
+        self.request = request
+        self.attempts = attempts
+        self.history = ()
+        self._seconds = seconds  # from the dispatch of the request until all of this had come
+        self._minor_version = minor_version  # the x of HTTP/1.x
+        self.trailers = trailers
+
+    @property
+    def text(self) -> str:
+        """The body as text.
+
+        Its charset is that of the byte order mark that it begins with, which is left out; else the
+        one that Content-Type names, if Python has a codec of its own for it; else UTF-8. What
+        cannot be decoded becomes U+FFFD.
+        """
+        return text_of(self.body, self.headers)
+
+    def detected_text(self) -> str:
+        """Return the body as `text`, but have its charset guessed if nothing names it.
+
+        It is guessed if there is no byte order mark, Content-Type names no charset that Python
+        knows, and the body is not UTF-8. That takes about a second for 5 MB.
+
+        Raises ImportError without the package charset-normalizer (``pip install dugong[charset]``).
+        """
+        return detected_text_of(self.body, self.headers)
+
+    def iter_lines(self) -> Iterator[str]:
+        r"""Yield the lines of `text` without their ends.
+
+        Those are ``\n``, ``\r\n`` and ``\r``, and nothing else that `str.splitlines` takes for one.
+        """
+        body = self.body
+        pieces = (body[start : start + _PIECE] for start in range(0, len(body), _PIECE))
+        return lines_of(pieces, self.headers)
 
     def json(self, **kwargs: Any) -> Any:
         """Return what the body, which is JSON, stands for. *kwargs* are those of `json.loads`.
@@ -150,10 +224,10 @@ class BodySource(Protocol):
         """Fill the beginning of *view*, which has room, and return by how much; 0 at the end."""
 
 
-class StreamedResponse:
+class StreamedResponse(_Received):
     """A response whose body is read from the connection as the caller asks for it.
 
-    Attributes: `status`, `reason`, `headers`, `url`, `request` and `attempts` as in `Response`;
+    Attributes: `status`, `reason`, `headers`, `request`, `attempts` and `history` as in `Response`;
     `length` is the size of the body in bytes, or None if only its end will tell. It serves as a
     binary file that can be read once: for `shutil.copyfileobj`, `io.TextIOWrapper`,
     `io.BufferedReader` and the like.
@@ -163,31 +237,43 @@ class StreamedResponse:
     For one thread at a time.
     """
 
-    __slots__ = ("_source", "attempts", "headers", "length", "reason", "request", "status")
+    __slots__ = ("__weakref__", "_source", "_trailers", "length")
 
     def __init__(
         self,
         status: int,
         reason: str,
-        headers: Headers,
+        headers: Headers | bytes,
         request: Request,
         length: int | None,
         source: BodySource,
         attempts: tuple[Attempt, ...] = (),
+        seconds: float = 0.0,
+        minor_version: int = 1,
+        trailers: Callable[[], Headers] = lambda: NO_TRAILERS,
     ) -> None:
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self._headers = headers  # as in `Response`
         self.request = request
         self.length = length
         self.attempts = attempts
+        self.history = ()
+        self._seconds = seconds  # from the dispatch of the request until the head had come
+        self._minor_version = minor_version  # the x of HTTP/1.x
         # None once it is closed. Of the thread that reads; closing may come from another.
         self._source: BodySource | None = source
+        # Where they come from; once it is closed, what has come. Set by the thread that closes it.
+        self._trailers: Callable[[], Headers] | Headers = trailers
 
     @property
-    def url(self) -> str:
-        """The URL that was asked for."""
-        return self.request.url
+    def trailers(self) -> Headers:
+        """The fields behind the body (RFC 9110 §6.5), once that has been read to its end.
+
+        Mostly there are none. They are never among the `headers`.
+        """
+        trailers = self._trailers
+        return trailers if isinstance(trailers, Headers) else trailers()
 
     def read(self, n: int | None = -1) -> bytes:
         """Return up to *n* bytes of the body; fewer only says that there were not more yet.
@@ -216,6 +302,15 @@ class StreamedResponse:
         while piece := self._open_source().read(_PIECE):
             yield piece
 
+    def iter_lines(self) -> Iterator[str]:
+        r"""Yield the lines of the rest of the body without their ends, each as soon as it has come.
+
+        The charset is as for `Response.text`, and what ends a line as for `Response.iter_lines`. A
+        line is kept in memory as a whole, however long the server makes it. The body is read in
+        pieces, so what comes behind the lines that were taken cannot be read any more.
+        """
+        return lines_of(self, self.headers)
+
     def raise_for_status(self) -> Self:
         """Raise `HTTPStatusError` if the status is 400 or more; return the response otherwise.
 
@@ -223,6 +318,10 @@ class StreamedResponse:
         """
         if self.status < 400:
             return self
+        raise HTTPStatusError(self._whole())
+
+    def _whole(self) -> Response:
+        """Return this response with what is read of its body now, up to 64 KiB."""
         page = bytearray()
         source = self._source
         try:
@@ -234,12 +333,22 @@ class StreamedResponse:
         except (DugongError, OSError):
             pass  # the status says more than why its explanation is cut short
         response = Response(
-            self.status, self.reason, self.headers, bytes(page), self.request, self.attempts
+            self.status,
+            self.reason,
+            self._headers,
+            bytes(page),
+            self.request,
+            self.attempts,
+            self._seconds,
+            self._minor_version,
+            self.trailers,
         )
-        raise HTTPStatusError(response)
+        response.history = self.history
+        return response
 
     def close(self) -> None:
         """Read no more. The connection is drained or closed when the `with` block is left."""
+        self._trailers = self.trailers  # or it would keep the pool
         self._source = None
 
     @property
@@ -286,23 +395,3 @@ def status_text(response: Response | StreamedResponse) -> str:
 def _describe(response: Response | StreamedResponse) -> str:
     request = response.request
     return f"{status_text(response)} for {request.method} {request.public_url}"
-
-
-def _codec(charset: str) -> str:
-    """Return the name of Python's own codec for *charset*; that of UTF-8 if it has none.
-
-    Of what `codecs.lookup` is asked for, the package `encodings` keeps all names for ever, known or
-    not, and in each spelling. So it is asked for nothing but the names of its modules.
-    """
-    from encodings.aliases import aliases
-    from importlib.util import find_spec
-
-    key = _NOT_IN_CODEC.sub("_", charset).strip("_")
-    if key and len(key) <= _LONGEST_CHARSET:
-        name = aliases.get(key, key)
-        if name not in _NOT_CHARSETS and find_spec(f"encodings.{name}") is not None:
-            return name
-    return "utf_8"
-
-
-_known_codecs = BoundedCache(_codec, max_entries=256)

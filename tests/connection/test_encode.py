@@ -66,6 +66,14 @@ def test_a_plain_request() -> None:
     assert request.exchange.request_side is RequestSide.SENT
 
 
+def test_the_default_fields_are_those_of_a_request_for_which_none_are_given() -> None:
+    builder = RequestBuilder("host", defaults=b"A: b\r\n", omit_legacy_headers=True)
+    plain = builder.plain_head("GET", "/")
+    assert plain.count(b"\r\nA: b\r\n") == 1
+    assert builder.build("GET", "/", None, None, False).head == plain
+    assert b"A: b" not in builder.build("GET", "/", {"C": "d"}, None, False).head
+
+
 @pytest.mark.parametrize(
     "headers", [{"A": "b"}, [("A", "b")], Headers([("A", "b")]), iter([("A", "b")])]
 )

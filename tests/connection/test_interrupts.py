@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -117,6 +116,19 @@ def exchange_in_batches(line: Line) -> None:
         left -= len(responses)
 
 
+def exchange_at_once(line: Line) -> None:
+    exchange = Exchange("GET", "/next", b"/next")
+    before = len(Responding.uploaded)
+    try:
+        responses, error = line.session.exchange(exchange, b"GET /next HTTP/1.1\r\n\r\n", 5)
+    except BaseException:
+        nothing_sent = len(Responding.uploaded) == before
+        assert nothing_sent or exchange.delivery is not Delivery.UNSENT
+        raise
+    assert error is None
+    assert [(response[0], response[5]) for response in responses] == [(exchange, b"/next")]
+
+
 def upload(line: Line) -> None:
     run(line.send_request("/next", BodyFollowing(5), "PUT"))
     line.write(b"12")
@@ -159,16 +171,11 @@ OPERATIONS: list[Callable[[Line], None]] = [
     exchange_as_coroutines,
     pipeline_blocking,
     exchange_in_batches,
+    exchange_at_once,
     upload,
     upload_in_chunks,
     read_in_parts,
 ]
-
-
-# Later versions raise at points that this harness does not know as such.
-pytestmark = pytest.mark.skipif(
-    sys.version_info >= (3, 13), reason="the points are those of Python 3.11 and 3.12"
-)
 
 
 @pytest.mark.parametrize("kind", [Responding, RespondingInChunks])

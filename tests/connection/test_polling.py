@@ -192,7 +192,7 @@ def test_without_an_interrupt_nothing_changes(pair: tuple[socket.socket, socket.
         PollNeeded(pair[0].fileno(), select.POLLIN, SHORT),
     ]
     steps = Steps(*waits)
-    crt = co_interruptible(steps.run(), Interrupt())
+    crt = co_interruptible(steps.run(), Interrupt(threading.RLock()))
     assert [next(crt), next(crt)] == waits  # as they are: nothing is put before them
     with pytest.raises(StopIteration) as ended:
         next(crt)
@@ -202,7 +202,7 @@ def test_without_an_interrupt_nothing_changes(pair: tuple[socket.socket, socket.
 def test_what_the_coroutine_raises_comes_through() -> None:
     steps = Steps(error=LookupError("from within"))
     with pytest.raises(LookupError):
-        eval_coroutine(co_interruptible(steps.run(), Interrupt()))
+        eval_coroutine(co_interruptible(steps.run(), Interrupt(threading.RLock())))
     assert steps.closed
 
 
@@ -214,7 +214,7 @@ def test_an_interrupt_ends_any_wait(
     with silent, gone:
         more = ((silent.fileno(), select.POLLIN),) if others else ()
         steps = Steps(PollNeeded(pair[0].fileno(), select.POLLIN, None, more))
-        interrupt = Interrupt()
+        interrupt = Interrupt(threading.RLock())
         crt = co_interruptible(steps.run(), interrupt)
         needed = next(crt)
         assert not needed.is_ready()
@@ -238,7 +238,7 @@ def test_an_interrupt_wakes_a_thread_that_waits(pair: tuple[socket.socket, socke
             return super().poll(timeout)
 
     steps = Steps(Announced(pair[0].fileno(), select.POLLIN))
-    interrupt = Interrupt()
+    interrupt = Interrupt(threading.RLock())
     with ThreadPoolExecutor(1) as executor:
         result = executor.submit(eval_coroutine, co_interruptible(steps.run(), interrupt), TIMEOUT)
         assert waiting.wait(TIMEOUT)
@@ -254,7 +254,7 @@ def test_an_interrupt_that_came_before_lets_nothing_begin() -> None:
         begun.append(True)
         yield from ()
 
-    interrupt = Interrupt()
+    interrupt = Interrupt(threading.RLock())
     interrupt.set()
     with pytest.raises(ConnectionClosed):
         eval_coroutine(co_interruptible(crt(), interrupt))
@@ -264,7 +264,7 @@ def test_an_interrupt_that_came_before_lets_nothing_begin() -> None:
 def test_an_interrupt_that_comes_between_two_waits_ends_the_next(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    interrupt = Interrupt()
+    interrupt = Interrupt(threading.RLock())
 
     def crt() -> Coroutine[None]:
         interrupt.set()  # as another thread may, while a name is resolved
@@ -277,7 +277,7 @@ def test_an_interrupt_that_comes_between_two_waits_ends_the_next(
 def test_an_interrupt_leaves_alone_what_is_not_waited_for_any_more(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    interrupt = Interrupt()
+    interrupt = Interrupt(threading.RLock())
     steps = Steps(PollNeeded(pair[0].fileno(), select.POLLOUT))
     assert eval_coroutine(co_interruptible(steps.run(), interrupt)) == "result"
     interrupt.set()
@@ -289,7 +289,7 @@ def test_closing_an_interruptible_coroutine_closes_the_one_within(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     steps = Steps(PollNeeded(pair[0].fileno(), select.POLLIN))
-    crt = co_interruptible(steps.run(), Interrupt())
+    crt = co_interruptible(steps.run(), Interrupt(threading.RLock()))
     next(crt)
     crt.close()
     assert steps.closed

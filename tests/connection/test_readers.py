@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dugong import ConnectionClosed, InvalidResponse, PollNeeded
+from dugong import ConnectionClosed, Headers, InvalidResponse, PollNeeded
 from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.framing import BodyKind
 from dugong.connection.readers import (
@@ -186,6 +186,28 @@ def test_chunks_are_put_together(name: str, delivery: Delivery) -> None:
         assert read_all(reader, size) == UNDERSTOOD[name].body
         assert reader.done
         assert rest(buffer, transport) == delivery.trailing
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "defects"),
+    [
+        (b"\r\n", [], 0),
+        (b"A: b\r\na: c\r\n\r\n", [("A", "b"), ("a", "c")], 0),
+        (b"A: b\r\n c\r\n\r\n", [("A", "b c")], 0),
+        (b"A: b\nno field\n\n", [("A", "b")], 1),
+        (b"Content-Length: 9\r\n\r\n", [("Content-Length", "9")], 0),
+    ],
+)
+@each_delivery
+def test_trailers_are_given_once_the_body_has_ended(
+    delivery: Delivery, section: bytes, fields: list[tuple[str, str]], defects: int
+) -> None:
+    reader, buffer, transport = chunked(b"5\r\n12345\r\n0\r\n" + section, delivery)
+    assert reader.trailers == Headers()
+    assert read_all(reader) == b"12345"
+    assert reader.trailers.items() == fields
+    assert len(reader.trailers.defects) == defects
+    assert rest(buffer, transport) == delivery.trailing
 
 
 @each_delivery

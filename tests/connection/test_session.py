@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from dugong import BodyFollowing, ConnectionClosed, PollNeeded
+from dugong import (
+    BodyFollowing,
+    ConnectionClosed,
+    ConnectionTimedOut,
+    Delivery,
+    PollNeeded,
+    StateError,
+)
+from dugong.connection.exchange import Exchange
+from dugong.connection.receiving import ReceivedResponses
 from dugong.connection.session import Http1Session
 from dugong.connection.transport import PlainTransport
 from tests.support.session import CHUNKED, EMPTY, OK, UNTIL_CLOSE, HookedDeque, Line, is_open, run
@@ -85,6 +94,99 @@ def test_every_call_fails_after_aborting(line: Line) -> None:
     ):
         with pytest.raises(ConnectionClosed):
             run(call)
+
+
+# --- one request and its response at once ---------------------------------------------------------
+
+GET = b"GET /a HTTP/1.1\r\n\r\n"
+
+
+def exchange(line: Line, *parts: bytes, timeout: float = 5) -> tuple[Exchange, ReceivedResponses]:
+    """Make an exchange over a used connection, in which the peer responds in *parts*."""
+    left = list(parts)
+
+    class Responding(PlainTransport):
+        def recv_into(self, view: memoryview) -> int | PollNeeded:
+            if left:
+                line.peer.sendall(left.pop(0))
+            return super().recv_into(view)
+
+    use_once(line)
+    line.session.state.transport = Responding(line.transport.sock)
+    own = Exchange("GET", "/a")
+    received = line.session.exchange(own, GET, timeout)
+    assert line.peer.recv(1000) == GET
+    return own, received
+
+
+def use_once(line: Line) -> None:
+    line.ask("/first")
+    line.peer.sendall(EMPTY)
+    line.read_response()
+    line.peer.recv(1000)
+
+
+@pytest.mark.parametrize("cut", range(1, len(OK)))
+def test_an_exchange_gives_the_response_however_it_comes(line: Line, cut: int) -> None:
+    own, (responses, error) = exchange(line, OK[:cut], OK[cut:])
+    (response,) = responses
+    assert error is None
+    assert response[:2] == (own, 200)
+    assert (response[5] or line.readall()) == b"ok"
+    assert not line.session.pending()
+
+
+def test_an_exchange_skips_an_interim_response(line: Line) -> None:
+    own, (responses, error) = exchange(line, b"HTTP/1.1 103 Early Hints\r\n\r\n", OK)
+    assert error is None
+    assert [(response[0], response[1], response[5]) for response in responses] == [
+        (own, 200, b"ok")
+    ]
+
+
+def test_an_exchange_gives_one_response_and_shows_that_more_has_come(line: Line) -> None:
+    own, (responses, error) = exchange(line, OK + OK)
+    assert error is None
+    assert [response[0] for response in responses] == [own]
+    assert len(line.session.state.buffer) == len(OK)
+    with pytest.raises(ConnectionClosed):
+        line.session.exchange(Exchange("GET", "/b"), GET, 5)
+
+
+def test_an_exchange_to_which_nothing_comes_times_out(line: Line) -> None:
+    own, (responses, error) = exchange(line, timeout=0.05)
+    assert not responses
+    assert isinstance(error, ConnectionTimedOut)
+    assert own.delivery is Delivery.SENT
+
+
+def test_nothing_is_sent_over_a_connection_that_the_peer_has_closed(line: Line) -> None:
+    use_once(line)
+    line.peer.shutdown(socket.SHUT_WR)
+    own = Exchange("GET", "/a")
+    with pytest.raises(ConnectionClosed):
+        line.session.exchange(own, GET, 5)
+    assert own.delivery is Delivery.UNSENT
+    line.session.abort()
+    assert line.peer.recv(1) == b""
+
+
+def test_nothing_is_exchanged_while_something_else_is_under_way(line: Line) -> None:
+    state = line.session.state
+
+    def is_refused(match: str) -> None:
+        with pytest.raises(StateError, match=match):
+            line.session.exchange(Exchange("GET", "/a"), GET, 5)
+
+    line.ask("/first")
+    is_refused("due")
+    line.peer.sendall(OK)
+    line.read_response()
+    is_refused("due")
+    line.readall()
+    for turn, doing in ((state.send_turn, "sending"), (state.receive_turn, "receiving")):
+        with turn:
+            is_refused(doing)
 
 
 # --- what others may ask --------------------------------------------------------------------------

@@ -19,7 +19,13 @@ from typing import Any
 
 import pytest
 
-from dugong.pool.body import BodyLike, RequestBody, cut_short, request_body
+from dugong.pool.body import (
+    BodyLike,
+    RequestBody,
+    can_be_sent_again,
+    cut_short,
+    request_body,
+)
 from dugong.pool.oneshot import rememberable
 
 PIECE = 256 * 1024  # bytes; the largest piece there is
@@ -717,6 +723,59 @@ def test_a_file_that_can_be_sought_is_sent_from_where_it_stands_even_at_its_end(
     assert send(made_of(body)) == send(made_of(body)) == b"abc"
     body.seek(0, os.SEEK_END)
     assert send(made_of(body)) == b""
+
+
+@pytest.mark.parametrize(
+    "body", [b"abc", [b"ab", b"c"], io.BytesIO(b"abc"), Seeks(b"abc"), lambda: iter([b"abc"])]
+)
+def test_another_request_can_send_again_what_gives_the_same_each_time(body: Any) -> None:
+    assert can_be_sent_again(body)
+    assert send(made_of(body)) == b"abc"
+    assert can_be_sent_again(body)
+    assert send(made_of(body)) == b"abc"
+
+
+def test_no_body_can_be_sent_again() -> None:
+    assert can_be_sent_again(None)
+
+
+def test_whether_a_body_can_be_sent_again_does_not_call_it() -> None:
+    def make() -> bytes:
+        raise AssertionError("called")
+
+    assert can_be_sent_again(make)
+
+
+@pytest.mark.parametrize("kind", REMEMBERED)
+def test_another_request_cannot_send_again_what_was_used(kind: str) -> None:
+    with closing(REMEMBERED[kind]()) as body:
+        assert send(made_of(body)) == b"abc"
+        assert not can_be_sent_again(body)
+
+
+@pytest.mark.parametrize("kind", ["a generator", "an iterator"])
+def test_another_request_can_send_an_iterator_of_which_nothing_was_taken(kind: str) -> None:
+    body = REMEMBERED[kind]()
+    made_of(body)
+    assert can_be_sent_again(body)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a reader", "a socket"])
+def test_another_request_cannot_send_a_stream_for_what_was_taken_of_it_is_not_known(
+    kind: str,
+) -> None:
+    with closing(REMEMBERED[kind]()) as body:
+        assert not can_be_sent_again(body)
+
+
+def test_another_request_cannot_send_an_iterator_that_cannot_be_remembered() -> None:
+    assert not can_be_sent_again(map(bytes, [b"abc"]))
+
+
+def test_another_request_cannot_send_a_file_that_was_closed(path: Path) -> None:
+    with open(path, "rb") as file:
+        assert can_be_sent_again(file)
+    assert not can_be_sent_again(file)
 
 
 # --- callables ------------------------------------------------------------------------------------

@@ -1,19 +1,26 @@
 """A new connection costs little processor time, and not more because there are many others.
 
 The servers are another process, and what is compared was measured in the same test.
+
+An idle connection costs the garbage collector of Python little: it looks at each of its objects
+again and again, while the pool is busy with others.
 """
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from dugong import ConnectionPool
+from dugong.pool.core import traffic
 from tests.support.loopback import host_address
+from tests.support.server import TIMEOUT
 
 ROUNDS = 5  # of which the best counts, for others use this machine, too
 BATCH = 40  # connections that are opened in a round
@@ -72,3 +79,24 @@ def test_a_connection_does_not_cost_more_because_there_are_many_others(port: int
         assert pool.statistics().connections >= 500
     # Work for each connection that there is would make it several times as much.
     assert many <= 2 * few, f"{many * 1000:.2f} ms instead of {few * 1000:.2f} ms"
+
+
+def count_objects() -> int:
+    """Return how many objects the garbage collector looks at, once no thread of a pool is left."""
+    for thread in threading.enumerate():
+        if thread.name.endswith(("-send", "-recv")):
+            thread.join(TIMEOUT)
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def test_an_idle_host_costs_the_garbage_collector_little(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "THREAD_IDLE_TIME", 0)
+    with ConnectionPool() as pool:
+        cost(pool, port, 0, 10)
+        before = count_objects()
+        cost(pool, port, 10, 100)
+        objects = (count_objects() - before) / 100
+    assert objects <= 40

@@ -47,7 +47,11 @@ class Visiting:
         self.threads.append(threading.current_thread().name)
         self.responses.append(response)
         url = next(self._urls, None)
-        return response if url is None else self._pool._prepare(Request("GET", url))
+        if url is None:
+            return response
+        job = self._pool._prepare(Request("GET", url))
+        job.flow = self
+        return job
 
     def close(self) -> None:
         self.closed.set()

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import pytest
 
 import dugong
-from dugong import ConnectionPool
+from dugong import ConnectionPool, Headers
 from dugong.connection import dial
 from dugong.errors import ConnectionClosed, Delivery, PoolClosed
 from dugong.pool.core import dispatch, scheduler, traffic
@@ -491,6 +491,20 @@ def test_a_result_does_not_keep_its_pool() -> None:
         assert forgotten(ref, threads)
         assert future.result().body == b"/"
         assert not future.cancel()
+
+
+def test_a_streamed_response_does_not_keep_its_pool() -> None:
+    large = b"x" * 1_000_000  # more than comes with the head
+
+    with ScriptedServer(each(lambda peer, request: peer.respond(large))) as server:
+        pool = ConnectionPool()
+        with pool.stream("GET", url(server)) as response:
+            assert response.read() == large
+        threads = own_threads()
+        ref = weakref.ref(pool)
+        del pool
+        assert forgotten(ref, threads)
+        assert response.trailers == Headers()
 
 
 def test_a_failure_does_not_keep_its_pool() -> None:

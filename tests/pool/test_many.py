@@ -13,7 +13,7 @@ import pytest
 
 from dugong import ConnectionPool, DugongError, Headers, Request, Response, ResponseFuture
 from dugong.pool import many
-from dugong.pool.many import Supply, as_completed, in_order, requests_of
+from dugong.pool.many import Supply, as_completed, each_of, in_order, request_of
 from tests.support.pool import Held, discard_rest, each, name_target, url
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
@@ -208,7 +208,7 @@ def test_the_same_request_twice_is_two_futures() -> None:
 
 def test_what_is_no_iterable_is_refused_without_being_quoted() -> None:
     with pytest.raises(TypeError, match="not str") as caught:
-        requests_of("http://h/?secret")
+        each_of("http://h/?secret", request_of)
     assert "secret" not in str(caught.value)
 
 

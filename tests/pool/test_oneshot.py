@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from dugong import Request
 from dugong.pool.oneshot import can_be_remembered, is_used, mark_used, rememberable
+from tests.support.pool import each, name_target, open_site
 
 
 def items() -> Iterator[bytes]:
@@ -60,3 +63,26 @@ def test_what_stands_for_an_iterator_gives_what_that_gives() -> None:
     assert list(source) == [b"b", b"c"]
     mark_used(iterator)
     assert not is_used(iterator)
+
+
+class Slotted:
+    """A file that can be read once, and that no weak reference can be made to."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = [b"a" * 1000, b"b" * 1000]
+
+    def read(self, size: int) -> bytes:
+        return self._left.pop() if self._left else b""
+
+
+@pytest.mark.parametrize("make", [Slotted, lambda: map(bytes, [[1], [2]])])
+def test_a_request_that_is_made_of_another_knows_that_the_body_was_used(
+    make: Callable[[], Any],
+) -> None:
+    with open_site(each(name_target)) as here:
+        request = Request("PUT", here.url("/a"), body=make())
+        assert here.pool.request(request).body == b"/a"
+        with pytest.raises(ValueError, match="used"):
+            here.pool.request(request.replace(timeout=3))

@@ -281,7 +281,9 @@ def test_each_common_method_has_a_name() -> None:
         assert pool.get(where).body == b"GET /a "
         assert pool.put(where, b"1").body == b"PUT /a 1"
         assert pool.post(where, body=b"2").body == b"POST /a 2"
+        assert pool.patch(where, b"3").body == b"PATCH /a 3"
         assert pool.delete(where).body == b"DELETE /a "
+        assert pool.options(where).body == b"OPTIONS /a "
         head = pool.head(where)
         assert head.body == b""
         assert head.headers["Content-Length"] == "100"
@@ -296,6 +298,27 @@ def test_a_convenience_takes_the_options_of_a_request() -> None:
         assert response.body == b"text/html"
         with pytest.raises(TypeError):
             pool.get(url(server), colour="red")
+
+
+def test_what_the_caller_keeps_with_a_request_comes_back_with_all_that_it_leads_to() -> None:
+    class Context:
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("it is only kept")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    context = Context()
+    with ScriptedServer(serve) as server, ConnectionPool() as pool:
+        where = url(server)
+        future = pool.submit("GET", where, context=context)
+        assert future.request.context is future.result().request.context is context
+        assert pool.get(where, context=context).request.context is context
+        with pool.stream("GET", where, context=context) as stream:
+            assert stream.request.context is context
+        [response] = pool.map([Request("GET", where, context=context)])
+        assert response.request.context is context
+        with pytest.raises(TypeError, match="a Request says all of it"):
+            pool.request(Request("GET", where), context=context)
 
 
 def test_a_type_checker_knows_the_options_of_a_convenience() -> None:

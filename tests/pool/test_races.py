@@ -316,7 +316,7 @@ def test_who_stands_behind_one_that_is_ended_and_answered_at_once_is_sent_again(
             scheduler = site.pool._scheduler
             with self._core.transaction():
                 if why == "expired":
-                    scheduler._expire_locked(job)
+                    scheduler.expire_locked(job)
                 else:
                     scheduler._take_out_locked(job, None)
                     scheduler._end_drain_locked(pipeline, job)
@@ -353,13 +353,14 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
         assert other.burst() == ["/get"]
         uploading, getting = next(iter(scheduler._core.hosts.values())).connections
         wait_until(lambda: getting.sender_parked)
-        nexts = []
+        nexts, wakeups = [], list[Any]()
 
         def call_back(future: object) -> None:
             assert uploading in scheduler._core.idle
             other.responds("/get")
-            wait_until(lambda: getting in scheduler._core.idle)
-            getting.sender_wakeup.notify = lambda n=1: None  # type: ignore[method-assign]  # it oversleeps
+            wait_until(lambda: getting in scheduler._core.idle and getting.receiver_wakeup)
+            wakeups.append(getting.receiver_wakeup)
+            wakeups[0].notify = lambda n=1: None  # it oversleeps
             nexts.append(pool.submit("PUT", server.url("/next"), body=body(looked)))
             called_back.set()
 
@@ -372,7 +373,7 @@ def test_a_connection_that_is_taken_up_again_after_a_callback_does_not_count_as_
         assert peer.head().target == "/next"
         with scheduler._core.lock:
             idle = list(scheduler._core.idle)
-            del getting.sender_wakeup.notify
+            del wakeups[0].notify
         looked.set()
         assert uploading not in idle
         peer.responds("/next")

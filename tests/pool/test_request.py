@@ -114,19 +114,21 @@ def test_a_request_keeps_what_it_was_given() -> None:
         deadline=2,
         expect100=True,
         idempotent=False,
+        context=body,
     )
     assert (request.method, request.url) == ("PUT", "https://h:81/a?b")
     assert request.headers == (("A", "b"),)
     assert request.body is body
     assert (request.timeout, request.deadline) == (1.5, 2)
     assert (request.expect100, request.idempotent) == (True, False)
+    assert request.context is body
     assert request.origin == Origin("https", "h", 81)
     assert request.target == "/a?b"
 
 
 def test_a_plain_request_asks_for_nothing_special() -> None:
     request = Request("GET", "http://h/")
-    assert (request.headers, request.body) == (None, None)
+    assert (request.headers, request.body, request.context) == (None, None, None)
     assert (request.deadline, request.idempotent) == (None, None)
     assert request.timeout is POOL_DEFAULT
     assert request.expect100 is False
@@ -361,14 +363,19 @@ def test_the_repr_of_a_request() -> None:
 
 
 def test_the_repr_of_a_request_tells_no_secrets() -> None:
-    request = Request("GET", "http://h/a?X-Amz-Signature=secret", {"Authorization": "secret"})
+    request = Request(
+        "GET",
+        "http://h/a?X-Amz-Signature=secret",
+        {"Authorization": "secret"},
+        context="secret",
+    )
     assert repr(request) == "<Request GET http://h/a?...>"
     assert request.public_url == "http://h/a?..."
 
 
 ATTRIBUTES = """
-    method url headers body timeout deadline expect100 idempotent retry origin target is_idempotent
-    says_idempotent public_url _target _options other
+    method url headers body timeout deadline expect100 idempotent retry context origin target
+    is_idempotent says_idempotent public_url _target _options other
 """.split()
 
 
@@ -392,12 +399,14 @@ def test_a_request_cannot_be_made_into_another() -> None:
 
 
 def test_a_request_can_be_replaced_by_one_that_differs() -> None:
-    request = Request("POST", "http://h/a", {"Idempotency-Key": "1"}, b"x", deadline=2)
+    request = Request(
+        "POST", "http://h/a", {"Idempotency-Key": "1"}, b"x", deadline=2, context="mine"
+    )
     other = request.replace(url="https://i/b?c", headers={"A": "b"}, timeout=3)
     assert (other.method, other.url, other.target) == ("POST", "https://i/b?c", "/b?c")
     assert other.origin == Origin("https", "i", 443)
     assert (other.headers, other.body) == ((("A", "b"),), b"x")
-    assert (other.deadline, other.timeout) == (2, 3)
+    assert (other.deadline, other.timeout, other.context) == (2, 3, "mine")
     assert request.is_idempotent
     assert not other.is_idempotent
     assert request.url == "http://h/a"
@@ -427,6 +436,7 @@ def test_a_request_can_be_copied_and_pickled(
         expect100=True,
         idempotent=False,
         retry=RetryPolicy(attempts=2),
+        context={"a": "b"},
     )
     other = copied(request)
     assert (other.method, other.url, other.origin) == ("PUT", url, request.origin)
@@ -434,6 +444,7 @@ def test_a_request_can_be_copied_and_pickled(
     assert other.timeout is POOL_DEFAULT
     assert (other.deadline, other.expect100, other.idempotent) == (3, True, False)
     assert other.retry == RetryPolicy(attempts=2)
+    assert other.context == {"a": "b"}
     assert repr(copied(Request("GET", url))) == repr(Request("GET", url))
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import shutil
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -37,6 +38,18 @@ def test_a_response_says_what_came_and_what_was_asked() -> None:
     assert response.request is REQUEST
     assert response.url == "http://h/a"
     assert response.attempts == ()
+    assert response.http_version == "HTTP/1.1"
+    assert response.trailers == Headers()
+    assert response.links == {}
+
+
+def test_a_response_says_how_it_has_come() -> None:
+    trailers = Headers([("X-Checksum", "1")])
+    response = Response(200, "OK", Headers(), b"", REQUEST, (), 1.25, 0, trailers)
+    assert response.elapsed == timedelta(seconds=1.25)
+    assert response.http_version == "HTTP/1.0"
+    assert response.trailers is trailers
+    assert response.headers == Headers()
 
 
 def test_a_response_tells_of_the_attempts_before_it() -> None:
@@ -75,6 +88,7 @@ def test_text_is_decoded_as_the_server_says(
         "unicode_escape",
         "RAW-Unicode-Escape",
         "undefined",
+        "UTF-7",
         '"a\0b"',
         "..",
         "aliases",
@@ -114,12 +128,38 @@ def test_charsets_that_servers_make_up_are_not_kept() -> None:
         ("cp874", "cp874"),
         ("US-ASCII", "ascii"),
         ("utf-8-sig", "utf_8_sig"),
-        ("UTF-7", "utf_7"),
     ],
 )
 def test_all_charsets_of_python_are_known(charset: str, codec: str) -> None:
     body = bytes(range(32, 127)) * 2 + b"+AOQ-" + bytes(range(161, 255))
     assert whole(body, f"text/plain; charset={charset}").text == body.decode(codec, "replace")
+
+
+def test_a_charset_that_nothing_names_may_be_guessed() -> None:
+    pytest.importorskip("charset_normalizer")
+    text = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 4
+    assert whole(text.encode("cp1251")).detected_text() == text
+    assert whole("grün".encode()).detected_text() == "grün"
+
+
+def test_the_lines_of_a_response_are_those_of_its_text() -> None:
+    body = "grün\r\n\nblau".encode("utf-16")
+    assert list(whole(body, "text/plain").iter_lines()) == ["grün", "", "blau"]
+    long = "ü" * 300_000
+    assert list(whole(long.encode()).iter_lines()) == [long]
+
+
+@pytest.mark.parametrize("make", [Response, StreamedResponse])
+def test_the_links_of_a_response_are_those_of_its_headers(make: type) -> None:
+    headers = Headers([("Link", "<a>; rel=next"), ("Server", "<c>"), ("link", "<b>; rel=last")])
+    if make is Response:
+        response: Any = Response(200, "OK", headers, b"", REQUEST)
+    else:
+        response = StreamedResponse(200, "OK", headers, REQUEST, 0, Pieces())
+    assert response.links == {
+        "next": {"url": "a", "rel": "next"},
+        "last": {"url": "b", "rel": "last"},
+    }
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000])
@@ -174,7 +214,11 @@ def test_the_repr_of_a_response() -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.copy, lambda r: pickle.loads(pickle.dumps(r))])
 def test_a_response_can_be_copied_and_pickled(duplicate: Any) -> None:
-    copied = duplicate(whole(b"abc", "text/plain"))
+    headers = Headers([("Content-Type", "text/plain")])
+    trailers = Headers([("A", "b")])
+    copied = duplicate(Response(200, "Reason", headers, b"abc", REQUEST, (), 1.5, 0, trailers))
+    assert (copied.elapsed, copied.http_version) == (timedelta(seconds=1.5), "HTTP/1.0")
+    assert copied.trailers == trailers
     assert (copied.status, copied.reason, copied.body) == (200, "Reason", b"abc")
     assert (copied.headers, copied.url) == (Headers([("Content-Type", "text/plain")]), "http://h/a")
 
@@ -287,6 +331,49 @@ def test_what_cannot_be_written_to_is_refused_and_nothing_is_lost(buf: Any) -> N
 
 def test_iteration_gives_the_pieces_as_they_come() -> None:
     assert list(streamed(b"a\nb", b"\n", b"c")) == [b"a\nb", b"\n", b"c"]
+
+
+def test_lines_are_given_as_they_come_to_the_end() -> None:
+    response = streamed(b"\xef\xbb\xbfgr\xc3", b"\xbcn\r", b"\n", b"blau")
+    assert response.read(3) == b"\xef\xbb\xbf"
+    lines = response.iter_lines()
+    assert next(lines) == "grün"
+    assert list(lines) == ["blau"]
+    assert list(response.iter_lines()) == []
+
+
+def test_a_line_that_is_cut_short_is_not_given() -> None:
+    lines = streamed(b"a\nb", ConnectionClosed("cut")).iter_lines()
+    assert next(lines) == "a"
+    with pytest.raises(ConnectionClosed):
+        next(lines)
+
+
+def test_no_line_is_given_of_what_is_closed() -> None:
+    response = streamed(b"a\n")
+    lines = response.iter_lines()
+    response.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(lines)
+
+
+def test_a_streamed_response_and_its_error_say_how_it_has_come() -> None:
+    came = [Headers()]
+    response = StreamedResponse(
+        404, "", Headers(), REQUEST, None, Pieces(b"a"), (), 1.25, 0, lambda: came[0]
+    )
+    assert (response.elapsed, response.http_version) == (timedelta(seconds=1.25), "HTTP/1.0")
+    assert response.trailers == Headers()
+    came[0] = Headers([("A", "b")])
+    assert response.trailers is came[0]
+    with pytest.raises(HTTPStatusError) as caught:
+        response.raise_for_status()
+    error = caught.value.response
+    assert (error.elapsed, error.http_version) == (response.elapsed, "HTTP/1.0")
+    assert error.trailers is came[0]
+    response.close()
+    trailers, came[0] = came[0], Headers()
+    assert response.trailers is trailers
 
 
 def test_iteration_may_be_taken_up_again() -> None:

@@ -189,6 +189,81 @@ def test_a_body_in_chunks_is_the_same_however_it_is_read(
         assert here.server.connections == 1
 
 
+@pytest.mark.parametrize("body", [b"", SOME, MUCH], ids=["empty", "some", "much"])
+def test_trailers_are_there_once_the_body_has_been_read(site: OpenSite, body: bytes) -> None:
+    with site(says(chunks(body)[:-2] + b"X-Checksum: 1\r\n\r\n")) as here:
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read() == body
+            assert response.trailers.items() == [("X-Checksum", "1")]
+            assert "X-Checksum" not in response.headers
+        assert response.trailers.items() == [("X-Checksum", "1")]
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+def test_a_response_that_may_be_tried_again_has_its_trailers_too(site: OpenSite) -> None:
+    late = chunks(b"late", status="503 Busy")[:-2] + b"X-Checksum: 1\r\n\r\n"
+    policy = RetryPolicy(attempts=2, backoff=0)
+    with (
+        site(says(late, late)) as here,
+        here.pool.stream("GET", here.url(), retry=policy) as response,
+    ):
+        assert len(response.attempts) == 1
+        assert response.read() == b"late"
+        assert response.trailers.items() == [("X-Checksum", "1")]
+
+
+def test_a_body_that_was_not_read_to_its_end_has_no_trailers(site: OpenSite) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        with contextlib.suppress(*GONE):  # who reads only some of it closes
+            peer.send(chunks(MUCH)[:-2] + b"X-Checksum: 1\r\n\r\n")
+
+    with site(script, each(name_target)) as here:
+        with here.pool.stream("GET", here.url()) as response:
+            assert response.read(1) == MUCH[:1]
+        assert response.trailers.items() == []
+        assert here.goes_on()
+
+
+def test_the_time_of_a_stream_is_that_until_its_head_has_come() -> None:
+    go_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n")
+        assert go_on.wait(TIMEOUT)
+        peer.send(b"x")
+
+    with open_site(script) as here:
+        began = time.monotonic()
+        with here.pool.stream("GET", here.url()) as response:
+            took = time.monotonic() - began
+            go_on.set()
+            assert response.read() == b"x"
+            assert 0 < response.elapsed.total_seconds() <= took
+            assert response.http_version == "HTTP/1.0"
+
+
+def test_lines_are_given_while_the_body_comes(site: OpenSite) -> None:
+    given = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\none\n\r\n")
+        assert given.wait(TIMEOUT)
+        peer.send(b"3\r\ntwo\r\n0\r\n\r\n")
+        each(name_target)(peer)
+
+    with site(script) as here:
+        with here.pool.stream("GET", here.url()) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "one"
+            given.set()
+            assert list(lines) == ["two"]
+        assert here.goes_on()
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_body_that_ends_with_the_connection_is_read_to_its_end(version: str) -> None:
     def script(peer: Peer) -> None:
@@ -690,7 +765,7 @@ def test_the_deadline_also_holds_for_the_body(site: OpenSite) -> None:
             assert response.read(5) == b"first"
             scheduler = here.pool._scheduler
             with scheduler._core.transaction():  # as the timer does when its time has come
-                scheduler._expire_locked(response._source._job)  # type: ignore[union-attr]
+                scheduler.expire_locked(response._source._job)  # type: ignore[union-attr]
             with pytest.raises(ConnectionTimedOut, match="deadline") as caught:
                 response.read(5)
             assert caught.value.delivery is Delivery.ANSWER_STARTED

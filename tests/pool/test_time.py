@@ -276,7 +276,7 @@ def test_a_deadline_passes_after_an_early_response_while_the_body_is_still_sent(
         ScriptedServer(script, mute, serve) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
-        expired = signal_after(monkeypatch, Scheduler, "_expire_locked")
+        expired = signal_after(monkeypatch, Scheduler, "expire_locked")
         future = pool.submit("PUT", url(server), body=body(), deadline=SOON)
         wait_for(expired)
         go_on.set()

@@ -1,21 +1,21 @@
 """Raises an exception at the nth point at which a signal handler could raise one.
 
-Python runs signal handlers after calls, when a function is entered, and when a loop begins anew. A
-trace function that sees each instruction stands for the handler, so that every point of an
-operation can be tried, one after the other. It can only raise at the start of the next instruction,
-so the few points are left out at which that is within another ``try`` than the one before.
+Python runs signal handlers after calls, when a function is entered, and when a loop begins anew.
+What sees each instruction stands for the handler, so that every point of an operation can be tried,
+one after the other. It can only raise at the start of the next instruction, so the few points are
+left out at which that is within another ``try`` than the one before.
 """
 
 from __future__ import annotations
 
 import dis
-import sys
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any
 
+from tests.support.instructions import looking_at_instructions
 from tests.support.session import Interrupt
 
 __all__ = ["interrupted_at", "points_of"]
@@ -58,48 +58,50 @@ def _handler_of(code: CodeType, offset: int) -> int | None:
 
 
 class _Counter:
-    """Counts the points that are passed in code below *folder*, and raises at one of them."""
+    """Counts the points that are passed in code below *folder*, and raises at one of them.
+
+    `where` says where that was; it is empty if there are not so many points.
+    """
 
     def __init__(self, folder: str, point: int) -> None:
         self.folder = folder
         self.left = point
         self.passed = 0
+        self.where = ""
         self._last: dict[FrameType, int] = {}
 
-    def trace(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
-        if self.folder not in frame.f_code.co_filename:
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event == "opcode":
-            last = self._last.get(frame)
-            self._last[frame] = frame.f_lasti
-            code = frame.f_code
-            if (
-                last is not None
-                and last in _checks(code)
-                and _handler_of(code, last) == _handler_of(code, frame.f_lasti)
-            ):
-                self.passed += 1
-                self.left -= 1
-                if self.left == 0:
-                    sys.settrace(None)
-                    raise Interrupt
-        elif event == "return":
-            self._last.pop(frame, None)
-        return self.trace
+    def is_meant(self, filename: str) -> bool:
+        return self.folder in filename
+
+    def look(self, frame: FrameType) -> None:
+        last = self._last.get(frame)
+        self._last[frame] = frame.f_lasti
+        code = frame.f_code
+        if (
+            last is not None
+            and last in _checks(code)
+            and _handler_of(code, last) == _handler_of(code, frame.f_lasti)
+        ):
+            self.passed += 1
+            self.left -= 1
+            if self.left == 0:
+                self.where = f"{os.path.basename(code.co_filename)}:{frame.f_lineno}"
+                raise Interrupt
+
+    def forget(self) -> None:
+        """Forget the frames."""
+        self._last.clear()
 
 
 @contextmanager
 def interrupted_at(point: int, folder: str = "/dugong/connection/") -> Iterator[_Counter]:
     """Raise `Interrupt` at *point*, counted from 1, of what the block does in code of *folder*."""
     counter = _Counter(folder, point)
-    before = sys.gettrace()
-    sys.settrace(counter.trace)
     try:
-        yield counter
+        with looking_at_instructions(counter.is_meant, counter.look):
+            yield counter
     finally:
-        sys.settrace(before)
+        counter.forget()
 
 
 def points_of(operation: Callable[[], object], folder: str = "/dugong/connection/") -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Condition, RLock
+from functools import partial
+from threading import Condition
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -65,7 +66,7 @@ NO_RETRY = RetryPolicy.never
 
 def make_host(window: int = 64, depth: int = 64, name: str = "host") -> Host:
     """Return a host that *window* requests may be in flight to on each connection."""
-    host = Host(Origin("http", name, 80), RequestBuilder(name), RequestBuilder(name), depth)
+    host = Host(Origin("http", name, 80), RequestBuilder(name), depth)
     host.pipelining.window = window
     return host
 
@@ -146,6 +147,9 @@ class FakeEngine:
         """Whether the connection was shut down."""
         return "abort" in self.calls
 
+    def is_at_rest(self, keep_alive: float | None) -> bool:
+        return not self.has_stray_bytes and self.keep_alive_timeout == keep_alive
+
     def connect(self, timeout: float | None) -> None:
         self.calls.append("connect")
 
@@ -157,6 +161,10 @@ class FakeEngine:
     def receive(self) -> tuple[list[Completion], Exception | None]:
         self.calls.append("receive")
         return self.received.popleft()
+
+    def exchange(self, job: Job) -> tuple[list[Completion], Exception | None]:
+        self.send((job,), None)
+        return self.receive()
 
     def readinto(self, view: memoryview, timeout: float | None) -> int:
         self.calls.append("readinto")
@@ -190,7 +198,7 @@ def make_connection(
 ) -> PooledConnection:
     """Return a connection of *host*, connecting, or open and not new, with requests in flight."""
     engine = cast(Engine, FakeEngine())
-    connection = PooledConnection(host, RLock(), engine, 0.0, max_requests)
+    connection = PooledConnection(host, engine, 0.0, max_requests)
     if is_open:
         connection.open()
         connection.answered = 1
@@ -225,6 +233,15 @@ def land(connection: PooledConnection) -> None:
     for job in connection.in_flight:
         job.finish()
     connection.in_flight.clear()
+
+
+def listen(connection: PooledConnection) -> list[str]:
+    """Have both threads of *connection* wait; return which of them are told to look again."""
+    told: list[str] = []
+    for role in ("sender", "receiver"):
+        wakeup = SimpleNamespace(notify=partial(told.append, role))
+        setattr(connection, f"{role}_wakeup", wakeup)
+    return told
 
 
 # --- the core, without threads --------------------------------------------------------------------
@@ -288,6 +305,9 @@ class FakeMaintenance:
         """Begin with nothing."""
         self.timers = Timers()
         self.actions: list[Callable[[], object]] = []  # what it is to do without the lock
+        self._core.have_mended = lambda mending: self.actions.append(
+            partial(self._core.mend, *mending)
+        )
         self.slice = 0
 
     def at_locked(self, when: float, action: Callable[[], None]) -> Timer:
@@ -375,6 +395,7 @@ class Rig:
             core, maintenance, self.retries, self._make_engine, self._run
         )
         self.retries.servers = self.connections
+        self.retries.enqueue_locked = self._enqueue_locked
         self.traffic = Traffic(core, maintenance, self.retries, self.connections, do_nothing)
         self.lending = self.traffic.lending
 
@@ -412,9 +433,12 @@ class Rig:
         """Queue *jobs*, and see to it that a connection takes them."""
         with self.core.transaction():
             for job in jobs:
-                job.host.append(job)
-                self.core.queued += 1
+                self._enqueue_locked(job)
                 self.connections.ensure_served_locked(job.host)
+
+    def _enqueue_locked(self, job: Job) -> None:
+        job.host.append(job)
+        self.core.queued += 1
 
     # --- what the threads do ----------------------------------------------------------------------
 

@@ -69,11 +69,13 @@ class Callbacks:
             if self._started:
                 return
             self._started = True
-        self._make_calls()
-        while self._wake.get():
+        try:
             self._make_calls()
-        with self._start_lock:
-            self._started = False
+            while self._wake.get():
+                self._make_calls()
+        finally:  # a call may have ended this thread
+            with self._start_lock:
+                self._started = False
         self._wake.put(False)  # for a thread that is started after this one
         self._make_calls()
 

@@ -82,8 +82,8 @@ class Closing:
             self._core.follow_up(connection.engine.abort)
         self._users.leave_idle_locked(connection)
         connection.host.with_capacity.pop(connection, None)
-        connection.sender_wakeup.notify()
-        connection.receiver_wakeup.notify()
+        connection.notify_sender()
+        connection.notify_receiver()
         self.finish_closing_locked(connection)
 
     @locked

@@ -189,9 +189,9 @@ class ConnectionManager:
         if connection.sender_parked:
             connection.sender_parked = False
             if connection.sender_started:
-                connection.sender_wakeup.notify()
+                connection.notify_sender()
             elif connection.receiver_started and connection.receiver_parked:
-                connection.receiver_wakeup.notify()  # it becomes the sender
+                connection.notify_receiver()  # it becomes the sender
             else:
                 self.start_sender_locked(connection)
 
@@ -282,7 +282,7 @@ class ConnectionManager:
             return
         now = monotonic()
         engine = self._make_engine(host.origin)
-        connection = PooledConnection(host, core.lock, engine, now, limits.max_requests)
+        connection = PooledConnection(host, engine, now, limits.max_requests)
         host.connections[connection] = None
         if limits.max_age is not None:
             retire = partial(self.retire_locked, connection)

@@ -43,7 +43,24 @@ _RECOVERIES = 3
 
 R = TypeVar("R")
 
-__all__ = ["Entering", "Limits", "Nested", "Outcome", "PoolCore", "locked"]
+__all__ = [
+    "Entering",
+    "Limits",
+    "Mending",
+    "Nested",
+    "Outcome",
+    "PoolCore",
+    "do_nothing",
+    "locked",
+]
+
+
+#: A remedy, and the arguments of that: see `PoolCore.mend`.
+Mending = tuple[Callable[..., object], tuple[object, ...]]
+
+
+def do_nothing(*args: object) -> None:
+    """Do nothing."""
 
 
 class Limits(NamedTuple):
@@ -89,7 +106,10 @@ class PoolCore:
         self.limits = limits  # never changes
         self.on_event = on_event  # never changes
         #: Called with the lock held after an interrupt, to mend what it left unfinished; set once.
-        self.repair_locked: Callable[[], None] = _do_nothing
+        self.repair_locked: Callable[[], None] = do_nothing
+        #: Has the maintenance thread call `mend` with these, as soon as it runs. It is a function
+        #: in C, so an interrupt comes before or after it. Set by `Maintenance.reset`.
+        self.have_mended: Callable[[Mending], object] = do_nothing
         # Guarded by the lock; one look-up without it is atomic, in free-threaded CPython, too.
         self.hosts: OrderedDict[Origin, Host] = OrderedDict()
         #: In a forked child, until what was left of a transaction has been mended: the hosts of the
@@ -117,6 +137,8 @@ class PoolCore:
         self.past = [0, 0, 0]
         self.past_rescued = 0  # requests rescued, of the same hosts; guarded by the lock
         self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
+        #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
+        self.has_closer = False
         self.room = Condition(self.lock)  # there is room in the queues
         self.body_released = Condition(self.lock)  # a sender has let go of a request body
         self.threads = Threads()
@@ -176,10 +198,8 @@ class PoolCore:
             self.lock.release()
         except RuntimeError:
             self._leave_in_child()  # which has another lock: a signal handler has forked
-        if todo is not None:
-            self._do(todo)
-        if self._calls:
-            self.callbacks.run()
+        if todo is not None or self._calls:
+            self._follow(todo)
 
     __exit__ = end
 
@@ -266,6 +286,20 @@ class PoolCore:
         todo.extend(follow_ups)
         return None if is_nested else todo
 
+    def _follow(self, todo: deque[Callable[[], object]] | None) -> None:
+        """Do *todo*, and have the callbacks made: without the lock, for both may wait for others.
+
+        This thread has the lock still if it is a signal handler or a finalizer that runs between
+        the two steps of `begin`, where nothing has been looked at yet.
+        """
+        held = self._release_all()
+        if todo is not None:
+            self._do(todo)
+        if self._calls:
+            self.callbacks.run()
+        for _ in range(held):
+            self.lock.acquire()
+
     def _do(self, todo: deque[Callable[[], object]]) -> None:
         ident = get_ident()
         while True:
@@ -331,24 +365,24 @@ class PoolCore:
         self.lock.acquire()
         self.owner = get_ident()
 
-    def _release_all(self) -> bool:
-        """Release the lock if this thread holds it, and return whether it did."""
-        was_held = False
+    def _release_all(self) -> int:
+        """Release the lock if this thread holds it, and return how many times it did."""
+        held = 0
         while True:
             try:
                 self.lock.release()
             except RuntimeError:
-                return was_held
-            was_held = True
+                return held
+            held += 1
 
     def recover(self, exc: BaseException, is_certain: bool = False) -> None:
         """Mend what *exc* may have left behind, which has come out of a transaction, or near one.
 
         An exception that a signal handler raises may come between any two steps. If *is_certain* is
-        set, *exc* counts as such a one whatever it is. Not to be called for `Nested`, if that is
-        raised because the caller has come in the middle of a change.
+        set, *exc* counts as such a one whatever it is. See `protect` for other interrupts that come
+        meanwhile.
         """
-        if isinstance(exc, Entering):
+        if isinstance(exc, Nested):
             return  # the lock is for what goes on further up
         is_certain = is_certain or not isinstance(exc, Exception)
         for _ in range(_RECOVERIES):
@@ -357,6 +391,50 @@ class PoolCore:
             except BaseException:
                 continue  # another interrupt; the first one is told of
             return
+
+    def protect(self, action: Callable[..., R], remedy: Callable[..., object], *args: object) -> R:
+        """Return ``action(*args)``; if it raises, mend what that has left, and do *remedy* so, too.
+
+        So does the maintenance thread after an interrupt, for any number of others may keep this
+        thread from it. *remedy* must not wait for long, and may be done twice.
+        """
+        ident = get_ident()
+        try:
+            try:
+                return action(*args)
+            except DugongError:
+                raise
+            except BaseException:
+                if self.owner == ident:
+                    self.owner = 0
+                    self._is_disturbed = True
+                # Two calls of functions in C, so that both are made whatever comes between them.
+                try:
+                    self.have_mended((remedy, args))
+                finally:
+                    try:
+                        self.lock.release()  # no other thread can
+                    except RuntimeError:
+                        pass  # it was released in good order
+                raise
+        except BaseException as exc:
+            self.recover(exc)
+            remedy(*args)
+            raise
+
+    def mend(self, remedy: Callable[..., object], args: tuple[object, ...]) -> None:
+        """Mend what an interrupt has left in a thread that may not have come to do it itself.
+
+        For the maintenance thread, which then does *remedy*, as `protect`.
+        """
+        with self.transaction():
+            under_way = list(self._under_way.values())
+            if self._is_disturbed or under_way:
+                for todo in under_way:
+                    self._follow_ups += todo.copy()  # a thread may be at it, which does no harm
+                self.repair_locked()
+                self._is_disturbed = False
+        remedy(*args)
 
     def _recover(self, is_certain: bool) -> None:
         """Mend what an exception may have left; *is_certain* says that it was an interrupt."""
@@ -429,10 +507,6 @@ class PoolCore:
         self.queued -= count
         if full and self.queued < self.limits.max_queued:
             self.room.notify_all()
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:

@@ -50,7 +50,6 @@ class Host:
         "numbered",
         "origin",
         "pipelining",
-        "plain_builder",
         "progresses",
         "queue",
         "queued",
@@ -71,14 +70,11 @@ class Host:
         self,
         origin: Origin,
         builder: RequestBuilder,
-        plain_builder: RequestBuilder,
         depth: int | None,
     ) -> None:
         self.origin = origin  # never changes
         self.name = f"{origin.host}:{origin.port}"  # never changes
         self.builder = builder  # makes the heads of requests; never changes
-        # Makes those with no headers but the pool's; never changes.
-        self.plain_builder = plain_builder
         self.pipelining = PipeliningState(depth)  # how far its connections may be pipelined
 
         # Requests that no connection has, the next one first; `withdrawn` of them are done.

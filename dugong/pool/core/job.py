@@ -57,7 +57,13 @@ _DISPATCHABLE = (_QUEUED, _RESERVED, _NEW)
 
 
 class Owner(Protocol):
-    """What a job asks of the scheduler of its pool for its future; any thread, without the lock."""
+    """What a job asks of the scheduler of its pool; any thread, and without the lock but for one.
+
+    All but that is for its future.
+    """
+
+    def expire_locked(self, job: Job) -> None:
+        """End *job*, for its deadline has passed."""
 
     def abandon(self, job: Job) -> bool:
         """Cancel *job*; return False if it is done."""
@@ -79,22 +85,26 @@ class Owner(Protocol):
 
 
 class Flow(Protocol):
-    """What goes on above a request, such as redirects: says if its response is the outcome."""
+    """What goes on above a request, such as redirects: says if its response is the outcome.
+
+    Called by threads of the pool, without the lock, for one response after the other.
+    """
 
     def accepts(self, response: Response) -> bool:
-        """Return True if *response* is the outcome as it is, as most are; False: `advance` decides.
+        """Make the outcome of *response*, and return True; False: `advance` decides.
 
-        Called with the pool's lock held: it must be quick, and call nothing of a caller's.
+        Called before the response is told of, so it must be quick, call nothing of a caller's, and
+        not raise. Most responses are the outcome as they are.
         """
 
     def advance(self, response: Response) -> Response | Job:
         """Return the outcome, or raise it, or return what is to be done next for the same future.
 
-        Called by a thread of the pool without the lock; for one response after the other.
+        That may have the same flow or another one.
         """
 
     def close(self) -> None:
-        """Go on no more: there is an outcome. Called as `advance`, perhaps while that runs."""
+        """Go on no more: there is an outcome. May be called while `advance` runs."""
 
 
 class Upload:
@@ -134,6 +144,8 @@ class Job:
         "flow",
         "head",
         "host",
+        "is_accepted",
+        "is_answered",
         "make_head",
         "needs_fresh_connection",
         "owner",
@@ -186,6 +198,9 @@ class Job:
         self.dispatched_at = 0.0  # when it was given to a connection, `time.monotonic`
         self.exchange: Any = None  # the engine's record of this sending; set by the sending thread
         self.response_started = False  # its head has come; set by the receiving thread
+        #: Its flow has accepted the response that came last; set by the receiving thread.
+        self.is_accepted = False
+        self.is_answered = False  # its flow says what comes behind the response
         self.cancelled = False  # by its caller; it ends once the sender has released the body
         self.fatal_error: Exception | None = None  # fails it, whatever the policy says
         self.body_source: ConnectionBody | None = None  # what the caller reads the response with
@@ -258,11 +273,10 @@ class Job:
         return successor
 
     def continue_with(self, successor: Job) -> None:
-        """End; *successor*, another request of the same flow, goes on with the future and timer."""
+        """End; *successor*, another request, goes on with the future and the timer."""
         if self.place is not _WAITING or self.successor is not None:
             raise self._refuse(_QUEUED)
         successor._future = self.future
-        successor.flow = self.flow
         successor.timer, self.timer = self.timer, None
         self.successor = successor
         self.finish()
@@ -286,6 +300,14 @@ class Job:
         if self.place is not _STREAMING:
             raise self._refuse(_DONE)
         self.place = _DONE
+
+    def expire(self) -> None:
+        """Its deadline has passed.
+
+        This is what its timer does. A partial would be two more objects of each request that is
+        queued, and the garbage collector looks at all of them while it keeps all threads waiting.
+        """
+        self.owner.expire_locked(self)
 
     def finish(self) -> None:
         """Its outcome is decided."""
@@ -339,6 +361,8 @@ class Job:
         earlier = [attempt.delivery for attempt in self.attempts if attempt.delivery is not None]
         if self.was_taken_back:
             earlier.append(Delivery.SENT)
+        if self.is_answered:
+            earlier.append(Delivery.ANSWER_STARTED)
         return max((delivery, *earlier), key=_PROGRESS.index)
 
     # --- its body, if that goes piece by piece ----------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore, do_nothing, locked
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
@@ -79,24 +79,26 @@ class Lending:
 
     def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         """The caller of *job* reads no more; *complete* says if the body was read to its end."""
-        core = self._core
         try:
-            with core.transaction():
-                if job.place is not Place.STREAMING:
-                    return
-                if job.timer is not None:
-                    self._maintenance.cancel_locked(job.timer)
-                if not complete:
-                    self._connections.fail_locked(connection, Abandoned())
-            # What waits for the sender to let go of the request's body must not keep it from that.
-            with core.transaction():
-                while job.sending_body and not core.threads.is_own():
-                    core.wait(core.body_released)
-                self._end_stream_locked(connection, job, complete)
-        except BaseException as exc:
-            core.recover(exc)
+            self._core.protect(self._end_stream, do_nothing, connection, job, complete)
+        except BaseException:
             self.abort_stream(connection, job)
             raise
+
+    def _end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+        core = self._core
+        with core.transaction():
+            if job.place is not Place.STREAMING:
+                return
+            if job.timer is not None:
+                self._maintenance.cancel_locked(job.timer)
+            if not complete:
+                self._connections.fail_locked(connection, Abandoned())
+        # What waits for the sender to let go of the request's body must not keep it from that.
+        with core.transaction():
+            while job.sending_body and not core.threads.is_own():
+                core.wait(core.body_released)
+            self._end_stream_locked(connection, job, complete)
 
     def abort_stream(self, connection: PooledConnection, job: Job) -> None:
         """End the stream of *job*, if it goes on, with its connection; wait for nothing."""
@@ -136,21 +138,27 @@ class Lending:
 
         None if there is none. The job is in flight then, and the connection is to be given back.
         """
-        host = job.host
-        with self._core.transaction():
-            if host.queued or host.retry_after_hold or self._core.closed:
-                return None
-            connection = self._connections.pop_idle_locked(host)
+        host, core = job.host, self._core
+        connection = None
+        core.begin()
+        try:
+            if not (host.queued or host.retry_after_hold or core.closed):
+                connection = self._connections.pop_idle_locked(host)
             if connection is None:
-                return None
-            if connection.keep_alive is not None and connection.is_stale(monotonic()):
+                pass
+            elif connection.keep_alive is not None and connection.is_stale(monotonic()):
                 self._connections.close_locked(connection, "it was idle for too long")
-                return None
-            # First, for `Scheduler.check_may_wait_for` reads both without the lock.
-            connection.borrowed_by = self._core.owner
-            connection.borrower = job
-            self._progress.mark_in_flight_locked(connection, (job,))
-            return connection
+                connection = None
+            else:
+                # First, for `Scheduler.check_may_wait_for` reads both without the lock.
+                connection.borrowed_by = core.owner
+                connection.borrower = job
+                self._progress.mark_in_flight_locked(connection, (job,))
+        except BaseException as exc:
+            core.end(type(exc), exc)
+            raise
+        core.end()
+        return connection
 
     def give_back(self, connection: PooledConnection, error: Exception | None = None) -> None:
         """End what `borrow` began; *error* is why the connection cannot be used any more."""
@@ -182,7 +190,8 @@ class Lending:
         *job* says why.
         """
         host, core = connection.host, self._core
-        with core.transaction():
+        core.begin()
+        try:
             connection.exclusive = False
             connection.idle_since = now = monotonic()
             # As `PooledConnection.take_off`, once more for speed.
@@ -198,11 +207,11 @@ class Lending:
                     self._progress.emit_answered(connection, job, response)
                 job.finish()  # there is no future to tell, no timer, and no body to release
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
-            is_good = exchange.persistent and exchange.minor_version > 0
             if (
-                is_good
-                and host.pipelining.nothing_to_learn
-                and connection.as_new
+                exchange.persistent
+                and exchange.minor_version
+                and host.pipelining.has_nothing_to_learn()
+                and connection.is_as_new()
                 and not (host.queued or core.awaiting_connection)
             ):
                 # What the other branch would come to, at a fraction of its cost.
@@ -211,7 +220,12 @@ class Lending:
                     host.pipelining.took(now - job.dispatched_at, True)
             else:
                 host.pipelining.took(now - job.dispatched_at, True)
-                self._progress.learn_locked(connection, exchange, int(is_good))
+                good = exchange.persistent and exchange.minor_version > 0
+                self._progress.learn_locked(connection, exchange, int(good))
                 if host.queued and not connection.is_closing:
                     self._connections.ensure_served_locked(host)
+        except BaseException as exc:
+            core.end(type(exc), exc)
+            raise
+        core.end()
         return in_time

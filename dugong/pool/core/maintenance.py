@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import Mending, PoolCore, do_nothing, locked
 from dugong.pool.core.timers import Timer, Timers
 
 __all__ = ["RATE_INTERVAL", "Maintenance"]
@@ -49,7 +49,8 @@ class Maintenance:
         self._running = False  # the thread has begun; guarded by the lock
         # What the thread is to do without the lock; None only wakes it. Unlike a condition, a
         # SimpleQueue may be put to by a finalizer, wherever that runs.
-        self._wake: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._wake: SimpleQueue[Callable[[], object] | Mending | None] = SimpleQueue()
+        self._core.have_mended = self._wake.put
         self.slice = 0  # the number of this transaction of the thread; guarded by the lock
         owner = self._owner and self._owner()
         if owner is not None:
@@ -94,7 +95,7 @@ class Maintenance:
         """Start the thread when the transaction is left, if its start was lost."""
         if not self._running:
             # If no thread is to be had now, the next timer tries again.
-            self._core.follow_up(partial(self.start, _do_nothing))
+            self._core.follow_up(partial(self.start, do_nothing))
 
     def start(self, failed: Callable[[RuntimeError], object]) -> None:
         """Start the thread unless it runs; *failed* is called if it cannot be had.
@@ -126,8 +127,7 @@ class Maintenance:
                 action = self._wake.get(timeout=None if left == float("inf") else left)
             except Empty:
                 continue
-            if action is not None:
-                action()
+            self._do(action)
             del action  # it may refer to a request, and so to the pool, that is done with
             if self._owner is not None and self._owner() is None:
                 self._on_forgotten()
@@ -141,8 +141,13 @@ class Maintenance:
                 action = self._wake.get_nowait()
             except Empty:
                 return
-            if action is not None:
-                action()
+            self._do(action)
+
+    def _do(self, action: Callable[[], object] | Mending | None) -> None:
+        if isinstance(action, tuple):
+            self._core.mend(*action)
+        elif action is not None:
+            action()
 
     def _do_what_is_due(self) -> float | None:
         """Do it for a while; return in how many seconds there is more. None: the pool is closed."""
@@ -163,7 +168,3 @@ class Maintenance:
             due = self._timers.next()
             self._next_timer = due = float("inf") if due is None else due
         return max(0.0, due - monotonic())
-
-
-def _do_nothing(error: RuntimeError) -> None:
-    pass

@@ -99,9 +99,8 @@ class PipeliningState:
         # Seconds from a lone request to its response, at best: what takes longer has waited.
         self._distance = math.inf
 
-    @property
-    def nothing_to_learn(self) -> bool:
-        """True if a good response would change nothing."""
+    def has_nothing_to_learn(self) -> bool:
+        """Return True if a good response would change nothing."""
         return self.window == self._limit and self.quota is None
 
     @property

@@ -80,8 +80,8 @@ class Recovery:
             connections.start_sender_locked(connection)  # an interrupt may have lost the start
         else:
             connections.update_availability_locked(connection)
-        connection.sender_wakeup.notify()
-        connection.receiver_wakeup.notify()
+        connection.notify_sender()
+        connection.notify_receiver()
 
     # --- a fork -----------------------------------------------------------------------------------
 

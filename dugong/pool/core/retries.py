@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from dugong.errors import Delivery, PoolClosed
+from dugong.errors import ConnectionTimedOut, Delivery, PoolClosed
 from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Flow, Job, Place
@@ -229,12 +229,17 @@ class RetryEngine:
 
     @locked
     def _flows_on_locked(self, job: Job, flow: Flow, outcome: Outcome) -> bool:
-        """Return True if *flow* says later what becomes of *job*; False: *outcome* ends it now."""
-        if not isinstance(outcome, Response) or self._core.closed:
+        """Return True if *flow* says what becomes of *job*; False: *outcome* ends it now."""
+        if not isinstance(outcome, Response):
             self._core.callbacks.add(flow.close)
             return False
-        if flow.accepts(outcome):
+        if job.is_accepted:
             return False
+        job.is_answered = True
+        if self._core.closed:
+            self._core.callbacks.add(flow.close)
+            self._settle_locked(job, failure(PoolClosed(), Delivery.ANSWER_STARTED, job.request))
+            return True
         job.release_body()
         self._wait_locked(job)
         self._core.callbacks.add(partial(self._advance, job, flow, outcome))
@@ -260,6 +265,10 @@ class RetryEngine:
                 self._settle_locked(job, following)
             elif self._core.closed:
                 self.close_locked(job, Delivery.ANSWER_STARTED)
+            elif job.timer is not None and job.timer.when <= monotonic():
+                # It may have been too late to end the request that has responded meanwhile.
+                late = ConnectionTimedOut("the deadline passed between two requests")
+                self._settle_locked(job, failure(late, Delivery.ANSWER_STARTED, job.request))
             else:
                 job.continue_with(following)
                 self.enqueue_locked(following)

@@ -150,7 +150,7 @@ class Room:
             connection = next(iter(self._connected))
             del self._connected[connection]
             self._take_place(connection)
-            connection.sender_wakeup.notify()
+            connection.notify_sender()
         awaiting = core.awaiting_connection
         if not awaiting or self._serving:
             return

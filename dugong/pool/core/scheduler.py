@@ -27,7 +27,7 @@ from dugong.errors import (
 )
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, locked
+from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, do_nothing, locked
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
@@ -97,19 +97,14 @@ class Scheduler:
         self.do_later = self._maintenance.do_later
         self.close_when_forgotten = self._maintenance.watch
         self.recover = core.recover
+        self.protect = core.protect
 
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
 
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
-        try:
-            return self._connections.know(host)
-        except Nested:
-            raise
-        except BaseException as exc:
-            self._core.recover(exc)
-            raise
+        return self._core.protect(self._connections.know, do_nothing, host)
 
     # --- a request comes --------------------------------------------------------------------------
 
@@ -122,49 +117,50 @@ class Scheduler:
         seconds = job.deadline
         deadline = None if seconds is None else monotonic() + seconds
         try:
-            core.begin()
-            try:
-                if core.closed:
-                    raise PoolClosed
-                if core.queued >= core.limits.max_queued:
-                    self._wait_for_room_locked(job, block, deadline)
-                self._enqueue_locked(job, deadline)
-                self._connections.ensure_served_locked(job.host)
-            except BaseException as exc:
-                core.end(type(exc), exc)
-                raise
-            core.end()
+            core.protect(self._submit, do_nothing, job, block, deadline)
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
                 raise failure(PoolClosed(), Delivery.UNSENT, job.request) from None
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
-        except BaseException as exc:
-            core.recover(exc)
-            if isinstance(exc, DugongError):
-                exc.request = job.request
+        except DugongError as exc:
+            exc.request = job.request
             raise
+
+    def _submit(self, job: Job, block: bool, deadline: float | None) -> None:
+        core = self._core
+        core.begin()
+        try:
+            if core.closed:
+                raise PoolClosed
+            if core.queued >= core.limits.max_queued:
+                self._wait_for_room_locked(job, block, deadline)
+            self._enqueue_locked(job, deadline)
+            self._connections.ensure_served_locked(job.host)
+        except BaseException as exc:
+            core.end(type(exc), exc)
+            raise
+        core.end()
 
     def submit_some(self, jobs: Sequence[Job]) -> int:
         """Queue the first of *jobs* as `submit` does, and with it those for which there is room.
 
         Returns how many that were, at least one. If it raises, some may be queued.
         """
-        core = self._core
         count = 0
         if len(jobs) > 1:
             try:
-                with core.transaction():
-                    if not core.closed:
-                        count = self._queue_some_locked(jobs)
+                count = self._core.protect(self._queue_some, do_nothing, jobs)
             except Nested:
                 pass
-            except BaseException as exc:
-                core.recover(exc)
-                raise
         if not count:
             self.submit(jobs[0])
             count = 1
         return count
+
+    def _queue_some(self, jobs: Sequence[Job]) -> int:
+        core = self._core
+        with core.transaction():
+            return 0 if core.closed else self._queue_some_locked(jobs)
 
     @locked
     def _queue_some_locked(self, jobs: Sequence[Job]) -> int:
@@ -190,7 +186,7 @@ class Scheduler:
     @locked
     def _enqueue_locked(self, job: Job, deadline: float | None = None) -> None:
         if deadline is not None:
-            job.timer = self._maintenance.at_locked(deadline, partial(self._expire_locked, job))
+            job.timer = self._maintenance.at_locked(deadline, job.expire)
         host = job.host
         if not host.queued and host.is_unused:
             host = job.host = self._connections.know_locked(host)
@@ -231,14 +227,11 @@ class Scheduler:
         if sys.is_finalizing():
             job.future._settle(None)
             return True
-        try:
-            with core.transaction():
-                return self._abandon_locked(job)
-        except BaseException as exc:
-            core.recover(exc)
-            with core.transaction():
-                self._abandon_locked(job)  # it may have been left halfway
-            raise
+        return core.protect(self._abandon, self._abandon, job)  # it may be left halfway
+
+    def _abandon(self, job: Job) -> bool:
+        with self._core.transaction():
+            return self._abandon_locked(job)
 
     @locked
     def _abandon_locked(self, job: Job) -> bool:
@@ -295,17 +288,28 @@ class Scheduler:
             self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
 
     @locked
-    def _expire_locked(self, job: Job) -> None:
-        """End *job*, for its deadline has passed."""
+    def expire_locked(self, job: Job, is_last: bool = False) -> None:
+        """End *job*, for its deadline has passed.
+
+        While others are queued, a request on a connection comes last of those that have expired by
+        now. Else its connection would be replaced by another one for requests that end next.
+        """
         job = job.current
         host, connection = job.host, job.connection
+        if host.queued and job.place is Place.IN_FLIGHT and not is_last:
+            expire = partial(self.expire_locked, job, is_last=True)
+            job.timer = self._maintenance.at_locked(monotonic(), expire)
+            return
         if job.is_decided:
             if job.place is Place.STREAMING and connection is not None:
                 message = f"the deadline passed while the body was read from {connection.name}"
                 error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
                 self._connections.fail_locked(connection, error)
             return
-        if connection is None or job.place is Place.RESERVED:
+        if job.is_answered:
+            message = "the deadline passed between two requests"
+            error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
+        elif connection is None or job.place is Place.RESERVED:
             error = _timed_out(
                 f"the deadline passed in the queue of {host.name}; {self._holders_locked(host)}",
                 job.max_delivery(Delivery.UNSENT),
@@ -416,23 +420,36 @@ class Scheduler:
         if sys.is_finalizing():  # the threads have been stopped, and the sockets are closed soon
             core.closed = True
             return
-        try:
-            with core.transaction():
-                core.closed = True
-                core.room.notify_all()
-                is_maintained = self._maintenance.is_running
-            self._maintenance.wake()
-            if not is_maintained:
-                self._fail_everything()
-            if wait and not core.threads.is_own():
-                self._see_threads_end()
-        except BaseException as exc:
-            # It wakes the maintenance thread, too, which looks whether the pool is closed. Another
-            # interrupt of that may come at once: what follows is in the midst of it, not behind it.
-            core.recover(exc, is_certain=True)
-            if wait:
-                core.threads.start(self._see_threads_end, "dugong-close", lambda error: None)
-            raise
+        core.protect(self._close, self._close_elsewhere, wait)
+
+    def _close(self, wait: bool) -> None:
+        core = self._core
+        with core.transaction():
+            core.closed = True
+            core.room.notify_all()
+            is_maintained = self._maintenance.is_running
+        self._maintenance.wake()
+        if not is_maintained:
+            self._fail_everything()
+        if wait and not core.threads.is_own():
+            self._see_threads_end()
+
+    def _close_elsewhere(self, wait: bool) -> None:
+        """Go on with what was interrupted, without a wait."""
+        self._close(wait=False)
+        if wait:
+            self._core.threads.start(self._be_closer, "dugong-close", lambda error: None)
+
+    def _be_closer(self) -> None:
+        """See the threads end in place of a caller, unless another thread does: one is enough.
+
+        Two of them would wait for each other.
+        """
+        with self._core.transaction():
+            if self._core.has_closer:
+                return
+            self._core.has_closer = True
+        self._see_threads_end()
 
     def _see_threads_end(self) -> None:
         """Wait for all other threads of the pool that is closed; fail what those keep that stay."""
@@ -490,14 +507,11 @@ class Scheduler:
         """Return what there is to be seen now."""
         from dugong.pool.core.snapshot import pool_statistics
 
-        try:
+        def look() -> PoolStatistics:
             with self._core.transaction():
                 return pool_statistics(self._core, len(self._retries.waiting), monotonic())
-        except Nested:
-            raise
-        except BaseException as exc:
-            self._core.recover(exc)
-            raise
+
+        return self._core.protect(look, do_nothing)
 
     def __repr__(self) -> str:
         core = self._core

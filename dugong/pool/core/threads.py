@@ -167,8 +167,6 @@ class Threads:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool has been closed")
-            while self._ending and not self._ending[0].is_alive():
-                self._ending.popleft()
             thread = Thread(target=self._run, args=(function,), name=name, daemon=True)
             self._threads[thread] = None
             try:
@@ -185,6 +183,8 @@ class Threads:
         finally:
             with self._lock:
                 self._threads.pop(current_thread(), None)
+                while self._ending and not self._ending[0].is_alive():
+                    self._ending.popleft()
                 self._ending.append(current_thread())
             # Last, for a finalizer that runs here must not wait. The key may be missing in a child
             # process that was forked in this thread.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import Condition
 from time import monotonic
 
 from dugong.deadline import Deadline
@@ -86,10 +87,30 @@ class Traffic:
                 while not connection.is_closing and not self._connections.admit_locked(connection):
                     if core.has_follow_ups:
                         break
-                    core.wait(connection.sender_wakeup)
+                    self._wait_as_sender_locked(connection)
                 else:
                     break
         self._connections.opened(connection)
+
+    @locked
+    def _wait_as_sender_locked(
+        self, connection: PooledConnection, timeout: float | None = None
+    ) -> None:
+        """Wait until the sender of *connection* is to look again, or for *timeout* seconds."""
+        connection.sender_wakeup = wakeup = Condition(self._core.lock)
+        try:
+            self._core.wait(wakeup, timeout)
+        finally:
+            connection.sender_wakeup = None
+
+    @locked
+    def _wait_as_receiver_locked(self, connection: PooledConnection) -> None:
+        """Wait until the receiver of *connection* is to look again, or its thread might end."""
+        connection.receiver_wakeup = wakeup = Condition(self._core.lock)
+        try:
+            self._core.wait(wakeup, THREAD_IDLE_TIME)
+        finally:
+            connection.receiver_wakeup = None
 
     def ensure_receiver(self, connection: PooledConnection, batch: Sequence[Job]) -> None:
         """See to it that responses to *batch* are received. For the sender, before it sends.
@@ -166,7 +187,7 @@ class Traffic:
     def _wait_for_work_locked(self, connection: PooledConnection) -> bool:
         """Wait until the sender of *connection* may be wanted; False: its thread is to end."""
         if not self._may_end_threads(connection):
-            self._core.wait(connection.sender_wakeup, THREAD_IDLE_TIME)
+            self._wait_as_sender_locked(connection, THREAD_IDLE_TIME)
             # If it is to end, its place among the idle connections is not to change.
             if not (connection.sender_parked and self._may_end_threads(connection)):
                 return True
@@ -255,12 +276,12 @@ class Traffic:
         """The engine of *connection* has responses to wait for. For its sender."""
         with self._core.transaction():
             if connection.receiver_parked:
-                connection.receiver_wakeup.notify()
+                connection.notify_receiver()
 
     def continue_sending(self, connection: PooledConnection) -> None:
         """The server has asked for the body that it was told to expect."""
         with self._core.transaction():
-            connection.sender_wakeup.notify()
+            connection.notify_sender()
 
     def wait_for_continue(
         self, connection: PooledConnection, is_waiting: Callable[[], bool]
@@ -269,7 +290,7 @@ class Traffic:
         with self._core.transaction():
             deadline = Deadline(CONTINUE_TIME)
             while is_waiting() and not connection.is_closing and (left := deadline.remaining()):
-                self._core.wait(connection.sender_wakeup, left)
+                self._wait_as_sender_locked(connection, left)
 
     def sends_body(self, connection: PooledConnection) -> bool:
         """Return True if the oldest request's body is, or was until now, on its way."""
@@ -318,7 +339,7 @@ class Traffic:
                     if self._may_end_threads(connection):
                         connection.receiver_started = False
                         return False
-                    core.wait(connection.receiver_wakeup, THREAD_IDLE_TIME)
+                    self._wait_as_receiver_locked(connection)
                     connection.receiver_parked = False
                 if connection.is_closing:
                     self._connections.finish_closing_locked(connection)
@@ -359,7 +380,7 @@ class Traffic:
                     if (
                         response.status < 400
                         and job.timer is None
-                        and (job.flow is None or job.flow.accepts(response))
+                        and (job.flow is None or job.is_accepted)
                     ):
                         # What `complete_locked` comes to, in fewer steps.
                         future = job._future or job.future
@@ -379,7 +400,7 @@ class Traffic:
                 # The receiver has to look again, under the lock: others may receive before it does.
                 connection.exclusive = connection.receiving = False
             if connection.uploading is not None:
-                connection.sender_wakeup.notify()  # it may wait for 100 (Continue)
+                connection.notify_sender()  # it may wait for 100 (Continue)
             if exchange is not None and not exchange.persistent:
                 error = None  # that nothing comes behind the last response is no news
             if error is not None:

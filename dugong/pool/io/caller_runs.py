@@ -6,6 +6,7 @@ which cost more than the request.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from dugong.errors import ConnectionClosed
@@ -28,7 +29,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
     """
     engine = connection.engine
     try:
-        engine.send((job,), None)
+        completions, failed = engine.exchange(job)
     except ConnectionClosed as exc:
         error: Exception | None = exc  # the receiving side finds out what that means
     except Exception as exc:
@@ -36,16 +37,25 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
         return None
     else:
         error = None
-        completions, failed = engine.receive()
         if failed is None and len(completions) == 1:
-            _, status, reason, headers, _, body = completions[0]
+            exchange, status, reason, headers, _, body = completions[0]
             if (
                 body is not None
                 and len(body) <= traffic.limits.max_body_size
                 and status >= 200
                 and (status < 400 or not traffic.may_be_retried(job, status))
             ):
-                response = Response(status, reason, headers, body, job.request, job.attempts)
+                response = Response(
+                    status,
+                    reason,
+                    headers,
+                    body,
+                    job.request,
+                    job.attempts,
+                    monotonic() - job.dispatched_at,
+                    exchange.minor_version,
+                    exchange.trailers,
+                )
                 in_time = traffic.lending.responded_to_caller(connection, job, response)
                 return response if in_time else None
         receiver.handle(traffic, connection, completions, failed)

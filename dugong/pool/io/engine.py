@@ -24,6 +24,7 @@ class Exchange(Protocol):
     key: Job  # the request; never changes
     persistent: bool  # the connection goes on behind the response; once that has come
     minor_version: int  # the x of the HTTP/1.x of the response; once that has come
+    trailers: Headers  # behind the body of the response; once that has been read
 
 
 #: (exchange, status, reason, header fields as a `Response` takes them, length of the body or None
@@ -61,6 +62,9 @@ class Engine(Protocol):
     @property
     def keep_alive_timeout(self) -> float | None:
         """For how many seconds the server keeps an idle connection open, if it has said so."""
+
+    def is_at_rest(self, keep_alive: float | None) -> bool:
+        """Return True if `has_stray_bytes` is False, and `keep_alive_timeout` is *keep_alive*."""
 
     # --- for the thread that sends ---
 
@@ -102,6 +106,14 @@ class Engine(Protocol):
 
         That may take up to *timeout* seconds. Returns whether all of the body has been read, so
         that the next response may follow.
+        """
+
+    # --- for a thread that does both ---
+
+    def exchange(self, job: Job) -> tuple[list[Completion], Exception | None]:
+        """Send *job*, which has no body that goes piece by piece, and receive its response.
+
+        The same as `send`, whose exceptions it raises, and then `receive`, on an idle connection.
         """
 
     # --- for any thread ---

@@ -8,9 +8,9 @@ threads, and decides nothing about requests.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import eval_coroutine
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dugong.pool.io.engine import Completion
 
 __all__ = ["Http1Engine"]
+
+T = TypeVar("T")
 
 _FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can be seen
 
@@ -70,6 +72,11 @@ class Http1Engine:
     def keep_alive_timeout(self) -> float | None:
         return self._state.parser.keep_alive_timeout
 
+    def is_at_rest(self, keep_alive: float | None) -> bool:
+        state = self._state
+        buffer = state.buffer
+        return buffer.start == buffer.end and state.parser.keep_alive_timeout == keep_alive
+
     # --- sending ----------------------------------------------------------------------------------
 
     def connect(self, timeout: float | None) -> None:
@@ -78,14 +85,7 @@ class Http1Engine:
     def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
         exchanges, heads = [], []
         for job in batch:
-            request, head = job.request, job.head
-            exchange = job.exchange = Exchange(request.method, request.url, job)
-            if head is None:
-                target = request._target  # as `Request.target`, once more for speed
-                path = request.url[target:] if type(target) is int else request.target
-                head = job.host.plain_builder.plain_head(request.method, path)
-            else:
-                _describe(job, exchange)
+            exchange, head = _begin(job)
             exchanges.append(exchange)
             heads.append(head)
         last = batch[-1]
@@ -111,22 +111,28 @@ class Http1Engine:
         if exchange.request_side is not RequestSide.BODY:
             raise ConnectionClosed("the server responded, or went, before the body was sent")
         transport = state.transport
-        with blaming_body():
-            file_range = body.file_range
-        if file_range is not None and transport is not None and transport.can_send_files:
-            _, offset, count = file_range
-            while count:
-                piece = self._co_send_file(body, offset, min(count, _FILE_PIECE))
-                sent = eval_coroutine(piece, job.timeout)
-                if not sent:
-                    raise BodyError(cut_short(count))
-                offset += sent
-                count -= sent
-        else:
-            for part in _pieces(body):
-                with part:  # or an exception would keep it, and a bytearray its size
-                    eval_coroutine(sender.co_write(part), job.timeout)
-            eval_coroutine(sender.co_write_eof(), job.timeout)
+        for segment in _blaming(body.segments()):
+            with blaming_body():
+                file_range = segment.file_range
+            if file_range is not None and transport is not None and transport.can_send_files:
+                self._send_file(segment, file_range, job.timeout)
+            else:
+                for part in _blaming(segment.pieces()):
+                    with part:  # or an exception would keep it, and a bytearray its size
+                        eval_coroutine(sender.co_write(part), job.timeout)
+        eval_coroutine(sender.co_write_eof(), job.timeout)
+
+    def _send_file(
+        self, body: RequestBody, file_range: tuple[int, int, int], timeout: float | None
+    ) -> None:
+        _, offset, count = file_range
+        while count:
+            piece = self._co_send_file(body, offset, min(count, _FILE_PIECE))
+            sent = eval_coroutine(piece, timeout)
+            if not sent:
+                raise BodyError(cut_short(count))
+            offset += sent
+            count -= sent
 
     def _co_send_file(self, body: RequestBody, offset: int, count: int) -> Coroutine[int]:
         """Send a piece of the file of *body*; return how many bytes were sent.
@@ -172,6 +178,13 @@ class Http1Engine:
                     break
         return state.incoming is None and body.truncation_reason is None
 
+    # --- both -------------------------------------------------------------------------------------
+
+    def exchange(self, job: Job) -> tuple[list[Completion], Exception | None]:
+        exchange, head = _begin(job)
+        received: Any = self._session.exchange(exchange, head, job.timeout)
+        return received  # type: ignore[no-any-return]  # the keys of its exchanges are jobs
+
     # --- any thread -------------------------------------------------------------------------------
 
     def verdict(self, job: Job, is_oldest: bool, failure: Exception | None) -> Delivery:
@@ -201,6 +214,19 @@ class Http1Engine:
             transport.drop()
 
 
+def _begin(job: Job) -> tuple[Exchange, bytes]:
+    """Return the record of the next sending of *job*, and what is sent first."""
+    request, head = job.request, job.head
+    exchange = job.exchange = Exchange(request.method, request.url, job)
+    if head is None:
+        target = request._target  # as `Request.target`, once more for speed
+        path = request.url[target:] if type(target) is int else request.target
+        head = job.host.builder.plain_head(request.method, path)
+    else:
+        _describe(job, exchange)
+    return exchange, head
+
+
 def _describe(job: Job, exchange: Exchange) -> None:
     """Say in *exchange* what is not plain about the sending of *job*."""
     upload = job.upload
@@ -219,9 +245,10 @@ def _descriptor(body: RequestBody) -> int:
     return file_range[0]
 
 
-def _pieces(body: RequestBody) -> Iterator[memoryview]:
+def _blaming(items: Iterable[T]) -> Iterator[T]:
+    """Yield *items* of the caller's body."""
     with blaming_body():
-        yield from body.pieces()
+        yield from items
 
 
 @contextmanager

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from dugong.connection.head import headers_of
+from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
 from dugong.pool.core.rate import measured
 from dugong.pool.failure import Abandoned, failure, incomplete_upload
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
+    from dugong.headers import Headers
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.job import Job
     from dugong.pool.core.rate import BodyRate
@@ -60,8 +62,10 @@ def handle(
 ) -> None:
     """Report *completions*; *error* is what came behind them."""
     limit = traffic.limits.max_body_size
+    now = monotonic()
     done: list[tuple[Job, Response]] = []
-    for exchange, status, reason, headers, length, buffered in completions:
+    for completion in completions:
+        exchange, status, reason, headers, length, buffered = completion
         if status < 200:  # the 100 that was asked for
             traffic.continue_sending(connection)
             return
@@ -82,32 +86,62 @@ def handle(
                     if traffic.may_be_retried(job, status):
                         beginning, body = _receive_beginning(traffic, connection, job, length)
                     if body is None:
-                        early = None
-                        if job.upload is not None and status < 300:
-                            request, attempts = job.request, job.attempts
-                            early = Response(status, reason, headers, b"", request, attempts)
-                        source = ConnectionBody(job, connection, beginning, early)
-                        response = StreamedResponse(
-                            status,
-                            reason,
-                            headers_of(headers),
-                            job.request,
-                            length,
-                            source,
-                            job.attempts,
-                        )
-                        if traffic.lending.hand_over(connection, job, response, source):
+                        if _hand_over(traffic, connection, completion, beginning, now):
                             return
                         body = buffered
                 if body is None:
                     body = _receive_body(traffic, connection, job, length)
+                now = monotonic()
             except Exception as exc:
                 error = exc
                 break
-        done.append((job, Response(status, reason, headers, body, job.request, job.attempts)))
+        whole = Response(
+            status,
+            reason,
+            headers,
+            body,
+            job.request,
+            job.attempts,
+            now - job.dispatched_at,
+            exchange.minor_version,
+            exchange.trailers,
+        )
+        if job.flow is not None:
+            job.is_accepted = job.flow.accepts(whole)
+        done.append((job, whole))
     if isinstance(error, ConnectionTimedOut) and not done and traffic.sends_body(connection):
         return  # as long as there is progress in the other direction, this is no time-out
     traffic.responded(connection, done, error)
+
+
+def _hand_over(
+    traffic: Traffic,
+    connection: PooledConnection,
+    completion: Completion,
+    beginning: bytes,
+    now: float,
+) -> bool:
+    """Let the caller read the body of *completion*, which begins so; False if it is not wanted."""
+    exchange, status, reason, headers, length, _ = completion
+    job, minor_version = exchange.key, exchange.minor_version
+    request, attempts, seconds = job.request, job.attempts, now - job.dispatched_at
+    early = None
+    if job.upload is not None and status < 300:
+        early = Response(status, reason, headers, b"", request, attempts, seconds, minor_version)
+    source = ConnectionBody(job, connection, beginning, early)
+    response = StreamedResponse(
+        status,
+        reason,
+        headers,
+        request,
+        length,
+        source,
+        attempts,
+        seconds,
+        minor_version,
+        source.trailers,
+    )
+    return traffic.lending.hand_over(connection, job, response, source)
 
 
 def _receive(
@@ -236,6 +270,11 @@ class ConnectionBody:
         except Exception as exc:
             raise self._error(exc) from None
 
+    def trailers(self) -> Headers:
+        """Return the fields behind the body, once that has been read to its end."""
+        exchange = self._job.exchange  # None once the connection has been given back
+        return NO_TRAILERS if exchange is None else exchange.trailers
+
     def _take(self, size: int) -> bytes:
         piece, self._beginning = self._beginning[:size], self._beginning[size:]
         return piece
@@ -293,8 +332,15 @@ def streamed(response: Response | StreamedResponse) -> StreamedResponse:
     """Return *response* to be read, even if all of it has come already."""
     if isinstance(response, StreamedResponse):
         return response
-    status, reason, headers = response.status, response.reason, response.headers
-    body = io.BytesIO(response.body)
     return StreamedResponse(
-        status, reason, headers, response.request, len(response.body), body, response.attempts
+        response.status,
+        response.reason,
+        response._headers,
+        response.request,
+        len(response.body),
+        io.BytesIO(response.body),
+        response.attempts,
+        response._seconds,
+        response._minor_version,
+        lambda: response.trailers,
     )

@@ -22,14 +22,28 @@ if TYPE_CHECKING:
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.response import StreamedResponse
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "UnenteredStream"]
 
 
-class Stream(AbstractContextManager["StreamedResponse"]):
-    """A request whose response is read in a `with` block. For one thread at a time.
+class UnenteredStream(AbstractContextManager["StreamedResponse"]):
+    """What a `with` statement is to enter: says so if it is taken for a response."""
 
-    Says what it is for if it is taken for a response.
-    """
+    if not TYPE_CHECKING:  # to which these would be attributes of any name, and items
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(f"stream() gives no response yet, so no {name!r}: {stream_hint}")
+
+        def __iter__(self):
+            raise TypeError(f"stream() gives no response yet: {stream_hint}")
+
+    def __repr__(self) -> str:
+        return f"<what stream() has returned: {stream_hint}>"
+
+
+class Stream(UnenteredStream):
+    """A request whose response is read in a `with` block. For one thread at a time."""
 
     def __init__(self, scheduler: Scheduler, job: Job) -> None:
         self._scheduler = scheduler  # never changes
@@ -78,16 +92,3 @@ class Stream(AbstractContextManager["StreamedResponse"]):
         """Give the connection back because of *exc*, without a wait."""
         self._scheduler.recover(exc)
         self._scheduler.end_stream(self._job)
-
-    if not TYPE_CHECKING:  # to which these would be attributes of any name, and items
-
-        def __getattr__(self, name):
-            if name.startswith("_"):
-                raise AttributeError(name)
-            raise AttributeError(f"stream() gives no response yet, so no {name!r}: {stream_hint}")
-
-        def __iter__(self):
-            raise TypeError(f"stream() gives no response yet: {stream_hint}")
-
-    def __repr__(self) -> str:
-        return f"<what stream() has returned: {stream_hint}>"

@@ -18,7 +18,7 @@ from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.failure import Abandoned
-from tests.support.parts import NO_RETRY, Rig, engine_of
+from tests.support.parts import NO_RETRY, Rig, engine_of, listen
 
 # --- closing --------------------------------------------------------------------------------------
 
@@ -58,13 +58,9 @@ def test_a_connection_that_is_closed_twice_ends_for_the_first_reason(rig: Rig) -
     assert engine_of(connection).calls.count("abort") == 1
 
 
-def test_both_threads_of_a_connection_that_ends_are_woken(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_threads_of_a_connection_that_ends_are_woken(rig: Rig) -> None:
     connection = rig.idle(rig.host())
-    woken: list[str] = []
-    monkeypatch.setattr(connection.sender_wakeup, "notify", lambda: woken.append("sender"))
-    monkeypatch.setattr(connection.receiver_wakeup, "notify", lambda: woken.append("receiver"))
+    woken = listen(connection)
     rig.lose(connection, ConnectionClosed())
     assert woken == ["sender", "receiver"]
 

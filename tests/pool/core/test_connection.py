@@ -194,11 +194,11 @@ def test_it_is_stale_a_second_before_the_server_closes_it(
 def test_it_is_not_as_new_once_its_server_announces_another_time() -> None:
     connection = make_connection(make_host())
     connection.idle_timer = Timer(1.0, lambda: None)
-    assert connection.as_new
+    assert connection.is_as_new()
     engine_of(connection).keep_alive_timeout = 5.0
-    assert not connection.as_new
+    assert not connection.is_as_new()
     connection.keep_alive = 5.0
-    assert connection.as_new
+    assert connection.is_as_new()
 
 
 def test_the_oldest_request_is_the_one_that_was_sent_first() -> None:

@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from dugong.deadline import Deadline
 from dugong.errors import PoolClosed, PoolFull, StateError
 from dugong.pool.core import core as module
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import Mending, PoolCore, locked
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine
@@ -255,6 +256,23 @@ def test_what_follows_in_one_thread_keeps_no_other_thread_from_what_follows_ther
     assert log == ["other", "slow"]
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_follows_between_the_two_steps_of_another_begin_is_done_without_the_lock(
+    core: PoolCore, depth: int
+) -> None:
+    """As in a signal handler that comes there."""
+    free: list[bool] = []
+    for _ in range(depth):
+        core.lock.acquire()  # `begin` has come so far
+    with core.transaction():
+        core.follow_up(lambda: free.append(is_free(core)))
+    assert free == [True]
+    for _ in range(depth):
+        assert not is_free(core)
+        core.lock.release()
+    assert is_free(core)
+
+
 # --- the ends of futures --------------------------------------------------------------------------
 
 
@@ -322,6 +340,34 @@ def test_a_thread_that_waits_for_a_future_is_woken(core: PoolCore) -> None:
         with core.transaction():
             core.settle_locked(job.future, make_response(job))
         assert waiting.result(TIMEOUT).status == 200
+
+
+def test_a_future_ends_between_the_two_steps_of_another_begin_though_a_thread_observes_it(
+    core: PoolCore,
+) -> None:
+    """As `concurrent.futures.wait` does, when it is about to observe another one, too."""
+    observed, (new,) = make_observed_job(core).future, make_jobs(1, core)
+    taken = threading.Event()
+
+    def observe() -> None:
+        with observed._condition:
+            taken.set()
+            assert new.future._condition is not None  # for which it takes the lock of the pool
+
+    def cancel() -> None:
+        core.lock.acquire()  # `begin` has come so far when a signal handler runs
+        observer.start()
+        wait_for(taken)
+        with core.transaction():
+            core.settle_locked(observed, None)
+        core.lock.release()
+
+    observer = threading.Thread(target=observe, daemon=True)
+    canceller = threading.Thread(target=cancel, daemon=True)
+    canceller.start()
+    canceller.join(TIMEOUT)
+    assert observed.cancelled()
+    observer.join(TIMEOUT)
 
 
 def test_a_callback_of_a_future_runs_in_a_thread_of_the_pool(core: PoolCore) -> None:
@@ -784,3 +830,153 @@ def test_every_method_that_says_locked_asserts_it(part: type) -> None:
         if name.endswith("_locked") and not hasattr(method, "__wrapped__")
     ]
     assert unchecked == []
+
+
+# --- after an interrupt, and another one ----------------------------------------------------------
+
+
+class Interrupted:
+    """What is left to the maintenance thread of *core*, as other interrupts come at once.
+
+    `protect` has the core protect an action, and nothing mended in this thread.
+    """
+
+    def __init__(self, core: PoolCore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._core = core
+        self._left: list[Mending] = []
+        core.have_mended = self._left.append
+        monkeypatch.setattr(core, "recover", self._interrupt)
+
+    def _interrupt(self, exc: BaseException) -> None:
+        raise Interrupt
+
+    def protect(
+        self, action: Callable[[], object], remedy: Callable[[], object] = lambda: None
+    ) -> None:
+        with pytest.raises(Interrupt):
+            self._core.protect(action, remedy)
+
+    def maintain(self) -> None:
+        """Do what is left to the maintenance thread, in another one than this."""
+        while self._left:
+            in_thread(partial(self._core.mend, *self._left.pop()))
+
+
+@pytest.fixture
+def interrupted(core: PoolCore, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+    return Interrupted(core, monkeypatch)
+
+
+def test_what_a_thread_is_kept_from_by_interrupts_is_done_by_another(
+    core: PoolCore, interrupted: Interrupted
+) -> None:
+    log: list[str] = []
+
+    def first() -> None:
+        log.append("first")
+        if len(log) == 1:
+            raise Interrupt
+
+    def change() -> None:
+        with core.transaction():
+            core.follow_up(first)
+            core.follow_up(lambda: log.append("second"))
+
+    interrupted.protect(change)
+    assert log == ["first"]
+    interrupted.maintain()
+    assert log == ["first", "first", "second"]
+
+
+def test_a_future_that_was_to_end_when_interrupts_came_ends(
+    core: PoolCore, interrupted: Interrupted
+) -> None:
+    job = make_observed_job(core)
+
+    def interrupt() -> None:
+        raise Interrupt
+
+    def change() -> None:
+        with core.transaction():
+            core.settle_locked(job.future, None)
+            core.callbacks.add = lambda call: interrupt()  # type: ignore[method-assign]
+
+    interrupted.protect(change)
+    del core.callbacks.add  # type: ignore[method-assign]
+    interrupted.maintain()
+    assert job.future.cancelled()
+
+
+def test_a_transaction_that_interrupts_have_kept_from_its_end_keeps_no_thread_waiting(
+    core: PoolCore, interrupted: Interrupted
+) -> None:
+    repair = Repair(core)
+
+    def begin() -> None:
+        core.begin()
+        raise Interrupt
+
+    interrupted.protect(begin)
+    assert is_free(core)
+    assert not core.is_locked_here()
+    interrupted.maintain()
+    assert repair.count == 1
+
+
+def test_an_interrupt_where_the_maintenance_thread_is_told_leaves_nothing_held(
+    core: PoolCore, interrupted: Interrupted
+) -> None:
+    tell = core.have_mended
+
+    def tell_and_interrupt(mending: Mending) -> None:
+        tell(mending)
+        raise Interrupt
+
+    core.have_mended = tell_and_interrupt
+    repair = Repair(core)
+
+    def begin() -> None:
+        core.begin()
+        raise Interrupt
+
+    interrupted.protect(begin)
+    assert is_free(core)
+    interrupted.maintain()
+    assert repair.count == 1
+
+
+def test_what_remedies_an_interrupt_is_done_though_others_come(
+    core: PoolCore, interrupted: Interrupted
+) -> None:
+    log: list[str] = []
+
+    def interrupt() -> None:
+        raise Interrupt
+
+    interrupted.protect(interrupt, lambda: log.append("remedied"))
+    assert log == []
+    interrupted.maintain()
+    assert log == ["remedied"]
+
+
+def test_an_exception_of_the_pool_is_nothing_for_the_maintenance_thread(core: PoolCore) -> None:
+    left: list[object] = []
+    log: list[str] = []
+    core.have_mended = left.append
+
+    def refuse() -> None:
+        with core.transaction():
+            raise PoolFull
+
+    with pytest.raises(PoolFull):
+        core.protect(refuse, lambda: log.append("remedied"))
+    assert left == []
+    assert log == ["remedied"]
+
+
+def test_what_is_done_later_may_be_asked_for_in_one_step_of_the_maintenance_thread(
+    core: PoolCore,
+) -> None:
+    """It is no function in Python, at the beginning of which another interrupt could come."""
+    Maintenance(core, lambda: None, lambda: None)
+    assert inspect.isbuiltin(core.have_mended)

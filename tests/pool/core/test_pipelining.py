@@ -267,7 +267,7 @@ def test_a_host_that_took_long_now_and_then_is_not_far() -> None:
     state.took(0.5 * FAR, alone=True)
     state.took(20 * FAR, alone=True)
     assert respond(state, 64, 20 * FAR) == NEAR_DEPTH
-    assert state.nothing_to_learn
+    assert state.has_nothing_to_learn()
 
 
 def test_a_window_that_has_grown_is_that_of_a_near_host_once_it_proves_near() -> None:

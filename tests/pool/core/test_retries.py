@@ -23,8 +23,9 @@ from dugong.pool.core.core import Outcome
 from dugong.pool.core.host import FREE_REPEATS, Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.retries import make_attempt
+from dugong.pool.core.timers import Timer
 from dugong.pool.failure import describe, failure
-from dugong.pool.response import Attempt, StreamedResponse
+from dugong.pool.response import Attempt, Response, StreamedResponse
 from tests.support.clock import throw
 from tests.support.parts import NO_RETRY, Rig, make_response
 from tests.support.uploads import releases, upload
@@ -676,3 +677,78 @@ def test_after_every_outcome_a_request_is_done_waits_or_is_queued(
         assert job.future.done()
         assert bench.known.queued == 0
     assert bench.known.waiting == 0
+
+
+# --- flows ----------------------------------------------------------------------------------------
+
+
+class Following:
+    """A flow with one more request, *job*. `asked` are the responses that it was asked about."""
+
+    def __init__(self, job: Job) -> None:
+        self.asked: list[Response] = []
+        self._job = job
+
+    def accepts(self, response: Response) -> bool:
+        return False
+
+    def advance(self, response: Response) -> Job:
+        self.asked.append(response)
+        return self._job
+
+    def close(self) -> None: ...
+
+
+def test_what_a_flow_sends_next_is_queued_with_the_future_of_the_first(bench: Bench) -> None:
+    job = bench.in_flight()
+    following = bench.job(bench.known, "/b")
+    job.flow = flow = Following(following)
+    response = make_response(job)
+    assert bench.complete(job, response)
+    assert flow.asked == [response]
+    assert (job.place, following.place) == (Place.DONE, Place.QUEUED)
+    assert following.future is job.future
+    assert job.current is following
+    bench.complete(following, None)
+    assert job.future.cancelled()
+
+
+def test_a_flow_sends_nothing_more_if_the_deadline_passed_while_the_response_came(
+    bench: Bench,
+) -> None:
+    job = bench.in_flight()
+    job.flow = Following(bench.job(bench.known, "/b"))
+    job.timer = Timer(bench.clock.now, lambda: None)
+    bench.complete(job, make_response(job))
+    error = job.future.exception(0)
+    assert isinstance(error, ConnectionTimedOut)
+    assert error.delivery is Delivery.ANSWER_STARTED
+    assert error.request is job.request
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+def test_a_response_that_comes_when_the_pool_is_closed_is_the_outcome_if_the_flow_accepts_it(
+    bench: Bench, is_accepted: bool
+) -> None:
+    job = bench.in_flight()
+    job.flow = flow = Following(bench.job(bench.known, "/b"))
+    job.is_accepted = is_accepted
+    response = make_response(job)
+    bench.core.closed = True
+    bench.complete(job, response)
+    assert flow.asked == []
+    if is_accepted:
+        assert job.future.result(0) is response
+    else:
+        error = job.future.exception(0)
+        assert isinstance(error, PoolClosed)
+        assert error.delivery is Delivery.ANSWER_STARTED
+
+
+def test_a_request_that_waits_for_its_flow_has_been_answered(bench: Bench) -> None:
+    job = bench.in_flight()
+    job.flow = Following(bench.job(bench.known, "/b"))
+    bench.core.callbacks.add = lambda call: None  # type: ignore[method-assign]  # it takes long
+    bench.complete(job, make_response(job))
+    assert job.place is Place.WAITING
+    assert job.max_delivery(Delivery.UNSENT) is Delivery.ANSWER_STARTED

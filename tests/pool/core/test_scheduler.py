@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import sys
 import threading
 from typing import Any, cast
@@ -23,7 +24,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Place
 from dugong.pool.core.scheduler import DRAIN_TIME
 from tests.support.clock import throw
-from tests.support.parts import SchedulerRig, WouldWait, engine_of
+from tests.support.parts import SchedulerRig, WouldWait, engine_of, make_limits
 from tests.support.placed import PLACES, Placed
 from tests.support.points import Interrupt
 
@@ -483,6 +484,49 @@ def test_requests_whose_deadlines_pass_at_once_are_told_the_same_and_it_is_made_
     assert made == hosts
 
 
+def test_no_connection_is_opened_for_requests_whose_deadlines_have_passed_as_well(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    _, sent = rig.send(host, "/sent", exclusive=True, deadline=5.0)
+    queued = rig.submit(host, "/a", "/b", deadline=5.0)
+    rig.forward(5.1)
+    for job in (*sent, *queued):
+        assert isinstance(job.future.exception(), ConnectionTimedOut)
+    assert len(rig.engines) == 1
+
+
+def test_a_request_whose_deadline_has_passed_makes_way_for_one_that_is_queued(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    _, (sent,) = rig.send(host, "/sent", exclusive=True, deadline=5.0)
+    queued = rig.submit(host, "/a")
+    rig.forward(5.1)
+    assert isinstance(sent.future.exception(), ConnectionTimedOut)
+    assert rig.look_for_work(rig.connect(host)) == queued
+
+
+def test_a_deadline_is_two_objects_for_the_garbage_collector(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.core, "limits", make_limits(max_queued=1000))
+    host = rig.host()
+
+    def objects_of_a_request(deadline: float | None) -> float:
+        before = len(gc.get_objects())
+        rig.submit(host, *map(str, range(100)), deadline=deadline)
+        return (len(gc.get_objects()) - before) / 100
+
+    gc.disable()
+    try:
+        rig.submit(host, "/first")
+        without = objects_of_a_request(None)
+        assert objects_of_a_request(5.0) - without < 2.5
+    finally:
+        gc.enable()
+
+
 # --- the end of the pool --------------------------------------------------------------------------
 
 
@@ -526,14 +570,11 @@ def test_every_request_ends_though_closing_is_interrupted_twice(
         if interrupts:
             raise interrupts.pop()
 
-    monkeypatch.setattr(rig.core.threads, "join", interrupted)
-    start_again = rig.maintenance.repair_locked
+    def end() -> None:
+        monkeypatch.setattr(rig.maintenance, "wake", interrupted)
+        interrupted()
 
-    def repair() -> None:
-        start_again()
-        rig.core.follow_up(interrupted)
-
-    monkeypatch.setattr(rig.maintenance, "repair_locked", repair)
+    monkeypatch.setattr(rig.core.threads, "join", lambda deadline: end())
     with pytest.raises(error):
         rig.scheduler.close()
     assert interrupts == []
@@ -543,6 +584,30 @@ def test_every_request_ends_though_closing_is_interrupted_twice(
     with rig.core.transaction():
         rig.core.follow_up(lambda: log.append("done"))
     assert log == ["done"]
+
+
+def test_threads_that_go_on_with_interrupted_closes_do_not_wait_for_each_other(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[object] = []
+
+    def interrupted(deadline: object) -> None:
+        raise Interrupt
+
+    def wait(deadline: object) -> None:
+        waits.append(deadline)
+        while closers:  # it would wait for the other one
+            closers.pop().run()
+
+    monkeypatch.setattr(rig.core.threads, "join", interrupted)
+    for _ in range(2):
+        with pytest.raises(Interrupt):
+            rig.scheduler.close()
+    closers = list(rig.started)
+    assert [closer.name for closer in closers] == ["dugong-close", "dugong-close"]
+    monkeypatch.setattr(rig.core.threads, "join", wait)
+    closers.pop(0).run()
+    assert len(waits) == 1
 
 
 def test_no_thread_starts_once_the_pool_is_closed(rig: SchedulerRig) -> None:

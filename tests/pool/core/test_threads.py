@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 
 import pytest
 
@@ -220,6 +222,27 @@ def test_a_thread_that_is_started_by_one_that_ends_is_waited_for_as_well() -> No
     start(threads, first, "dugong-first")
     threads.join(Deadline(TIMEOUT))
     assert sorted(log) == ["first", "second"]
+
+
+def test_a_thread_that_has_ended_is_forgotten_when_another_one_ends() -> None:
+    threads = Threads()
+    running = SimpleQueue[tuple[threading.Thread, threading.Event]]()
+
+    def run() -> None:
+        go_on = threading.Event()
+        running.put((threading.current_thread(), go_on))
+        wait_for(go_on)
+
+    for _ in range(2):
+        start(threads, run)
+    forgotten: list[object] = []
+    for _ in range(2):
+        thread, go_on = running.get(timeout=TIMEOUT)
+        weakref.finalize(thread, forgotten.append, thread.name)
+        go_on.set()
+        thread.join(TIMEOUT)
+        del thread
+    assert len(forgotten) == 1
 
 
 def test_waiting_does_not_go_on_beyond_its_deadline() -> None:

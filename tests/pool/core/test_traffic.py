@@ -16,6 +16,7 @@ from tests.support.parts import (
     Rig,
     borrow_again,
     engine_of,
+    listen,
     make_response,
     send_upload,
     would_wait,
@@ -152,18 +153,16 @@ def test_nothing_is_sent_behind_an_exclusive_request(rig: Rig) -> None:
     assert host.queued == 1
 
 
-def test_a_receiver_that_waits_is_woken_when_a_response_is_due(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_that_waits_is_woken_when_a_response_is_due(rig: Rig) -> None:
     connection, _ = rig.send(rig.host(), "/a")
-    woken: list[str] = []
-    monkeypatch.setattr(connection.receiver_wakeup, "notify", lambda: woken.append("receiver"))
+    woken = listen(connection)
     engine_of(connection).is_awaiting = True
     assert rig.traffic.await_responses(connection)
     rig.traffic.wake_receiver(connection)
     assert woken == []
     engine_of(connection).is_awaiting = False
     assert would_wait(lambda: rig.traffic.await_responses(connection))
+    woken = listen(connection)
     rig.traffic.wake_receiver(connection)
     assert woken == ["receiver"]
 
@@ -479,12 +478,9 @@ def test_a_sender_waits_for_100_only_as_long_as_it_is_to_wait(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("what", ["100", "response"])
-def test_a_sender_that_waits_for_100_is_woken(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_a_sender_that_waits_for_100_is_woken(rig: Rig, what: str) -> None:
     connection, job = send_upload(rig)
-    woken: list[str] = []
-    monkeypatch.setattr(connection.sender_wakeup, "notify", lambda: woken.append("sender"))
+    woken = listen(connection)
     if what == "100":
         rig.traffic.continue_sending(connection)
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dugong import RetryPolicy
+from dugong import Headers, RetryPolicy
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, InvalidResponse, ResponseTooLarge
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.job import Job, Place
@@ -16,6 +17,8 @@ from dugong.pool.response import Response
 from tests.support.clock import throw
 from tests.support.parts import NO_RETRY, FakeEngine, Rig, SchedulerRig
 from tests.support.points import Interrupt
+
+TRAILERS = Headers({"X-Checksum": "1"})
 
 
 class Borrowed:
@@ -40,7 +43,9 @@ class Borrowed:
         persistent: bool = True,
     ) -> None:
         """Have the engine receive a response next, and then *error*."""
-        exchange: Any = SimpleNamespace(key=self.job, persistent=persistent, minor_version=1)
+        exchange: Any = SimpleNamespace(
+            key=self.job, persistent=persistent, minor_version=0, trailers=TRAILERS
+        )
         self.job.exchange = exchange
         self.engine.received.append(([(exchange, status, "Reason", b"", length, body)], error))
 
@@ -78,6 +83,8 @@ def test_the_caller_gets_the_response_and_gives_the_connection_back(rig: Rig, st
     assert response is not None
     assert (response.status, response.reason, response.body) == (status, "Reason", b"body")
     assert response.request is borrowed.job.request
+    assert (response.http_version, response.trailers) == ("HTTP/1.0", TRAILERS)
+    assert response.elapsed >= timedelta(0)
     assert borrowed.job.place is Place.DONE
     assert borrowed.is_idle
     assert borrowed.engine.sent == [[borrowed.job]]

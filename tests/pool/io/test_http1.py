@@ -134,6 +134,50 @@ def test_a_new_connection_awaits_nothing(line: Line) -> None:
     assert engine.capacity > 10**6
 
 
+def test_it_is_at_rest_unless_more_has_come_or_the_server_says_another_time(line: Line) -> None:
+    assert line.engine.is_at_rest(None)
+    assert not line.engine.is_at_rest(5.0)
+    line.ask("/a")
+    line.peer.sendall(OK.replace(b"OK", b"OK\r\nKeep-Alive: timeout=5"))
+    line.engine.receive()
+    assert line.engine.is_at_rest(5.0)
+    assert not line.engine.is_at_rest(None)
+    line.ask("/b")
+    line.peer.sendall(OK + OK)
+    line.engine.receive()
+    assert not line.engine.is_at_rest(5.0)
+
+
+# --- sending and receiving at once ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [None, b"GET /made HTTP/1.1\r\nHost: host\r\n\r\n"])
+def test_an_exchange_sends_what_send_would_and_gives_what_receive_would(
+    line: Line, head: bytes | None
+) -> None:
+    line.host.builder = RequestBuilder("host", omit_legacy_headers=True)
+    jobs = [line.job("/a"), line.job("/a")]
+    for job in jobs:
+        job.head = head
+    line.send(jobs[0])
+    sent = line.received()
+    line.peer.sendall(OK)
+    ((_, *expected),), _ = line.engine.receive()
+    got: list[bytes] = []
+
+    def respond() -> None:
+        got.append(line.peer.recv(1000))
+        line.peer.sendall(OK)
+
+    peer = threading.Thread(target=respond)
+    peer.start()
+    ((exchange, *response),), error = line.engine.exchange(jobs[1])
+    peer.join()
+    assert (got, response, error) == ([sent], expected, None)
+    assert exchange is jobs[1].exchange
+    assert exchange.key is jobs[1]
+
+
 # --- sending --------------------------------------------------------------------------------------
 
 
@@ -148,7 +192,7 @@ def test_a_batch_is_sent_in_its_order(line: Line) -> None:
 
 
 def test_a_plain_head_is_made_when_it_is_sent(line: Line) -> None:
-    line.host.plain_builder = builder = RequestBuilder("host", omit_legacy_headers=True)
+    line.host.builder = builder = RequestBuilder("host", omit_legacy_headers=True)
     job = line.job("/a")
     job.head = None
     for _ in range(2):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -30,7 +32,7 @@ from tests.support.pool import (
     wait_until_parked,
 )
 from tests.support.responses import INVALID, TRUNCATED, UNDERSTOOD, UNSUPPORTED
-from tests.support.server import Peer, Script
+from tests.support.server import Peer, ReceivedRequest, Script
 
 MUCH = bytes(range(256)) * 5000  # more than any one buffer holds
 
@@ -95,6 +97,45 @@ def test_each_kind_of_response_is_understood(name: str, bytewise: bool) -> None:
         assert response.attempts == ()
         assert here.goes_on()
         assert here.server.connections == len(scripts)
+
+
+@pytest.mark.parametrize("size", [0, 10, len(MUCH)])
+def test_trailers_are_kept_apart_from_the_headers(site: OpenSite, size: int) -> None:
+    section = b"X-Checksum: 1\r\nContent-Length: 5\r\n\r\n"
+    with site(says(chunked(*filter(None, [MUCH[:size]]))[:-2] + section)) as here:
+        response = here.pool.get(here.url())
+        assert response.body == MUCH[:size]
+        assert response.trailers.items() == [("X-Checksum", "1"), ("Content-Length", "5")]
+        assert response.headers.items() == [("Transfer-Encoding", "chunked")]
+        assert here.goes_on()
+        assert here.server.connections == 1
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_response_says_which_version_it_has_come_in(version: str, persistent: bool) -> None:
+    connection = "keep-alive" if persistent else "close"
+    head = f"HTTP/{version} 200 OK\r\nConnection: {connection}\r\nContent-Length: 0\r\n\r\n"
+    with open_site(says(head.encode(), close=True)) as here:
+        assert here.pool.get(here.url()).http_version == f"HTTP/{version}"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_time_of_a_response_is_that_until_all_of_it_has_come(is_first: bool) -> None:
+    took = []
+
+    def slow(peer: Peer, request: ReceivedRequest) -> None:
+        began = time.monotonic()
+        peer.send(with_length(MUCH)[:-1])
+        select.select([], [], [], 0.02)
+        took.append(time.monotonic() - began)
+        peer.send(MUCH[-1:])
+
+    with open_site(each(slow)) as here:
+        if not is_first:  # then its caller does it
+            here.pool.get(here.url())
+            wait_until_parked(here.pool)
+        assert here.pool.get(here.url()).elapsed.total_seconds() >= took[-1]
 
 
 LARGE_RESPONSES: dict[str, tuple[bytes, bool]] = {
