@@ -162,6 +162,42 @@ WORKS = [
         ],
         ours="pool",
     ),
+    Work(
+        "client-map",
+        "client: 1 KiB GETs by map",
+        8192,
+        11,
+        [
+            Line(CPU, "pool", 1.1),
+            Line(RATE, "httpx"),
+            Line(RATE, "niquests"),
+            Line(RATE, "urllib3"),
+        ],
+        ours="client",
+        fewer={"httpx": 512, "niquests": 512, "urllib3": 1024},
+    ),
+    Work(
+        "client-gzip",
+        "client: 16 KiB by map, gzip",
+        4096,
+        11,
+        [
+            Line(CPU, "pool", 1.2),
+            Line(RATE, "httpx"),
+            Line(RATE, "niquests"),
+            Line(RATE, "urllib3"),
+        ],
+        ours="client",
+        fewer={"httpx": 512, "niquests": 512, "urllib3": 1024},
+    ),
+    Work(
+        "client-get",
+        "client: 1 KiB GETs by get",
+        1000,
+        11,
+        [Line(RATE, "pool"), Line(RATE, "httpx"), Line(RATE, "urllib3")],
+        ours="client",
+    ),
     *(
         Work(name, f"pool: {title}", count, 21, [Line(TIME, "pool, apart", 1.3, 1.1)], ours="pool")
         for name, title, count in [
@@ -299,6 +335,7 @@ Participant = Callable[[], Cost]
 _PROGRAMS = {
     "dugong": ("dugong", ""),
     "dugong 3.8.2": ("dugong", ""),
+    "client": ("client", ""),
     "pool": ("pool", ""),
     "pool, 1000 queued": ("pool", "-by-1000"),
     "pool, retry=None": ("pool", "-once"),

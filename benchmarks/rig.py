@@ -6,6 +6,7 @@ limit.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import select
@@ -21,6 +22,8 @@ from types import TracebackType
 
 import trustme
 from clients.worker import (
+    CODED,
+    CODED_TEXT,
     HOST,
     LARGE,
     LARGE_SIZE,
@@ -61,6 +64,7 @@ http {{
         listen {host}:{port};
 {origins}
         location {large} {{ sendfile on; }}
+        location {coded} {{ add_header Content-Encoding gzip; }}
     }}
     server {{
         listen {host}:{h2_port} http2;
@@ -182,6 +186,7 @@ class Rig:
         (files / SMALL.strip("/")).write_bytes(os.urandom(SMALL_SIZE))
         (files / MEDIUM.strip("/")).write_bytes(os.urandom(MEDIUM_SIZE))
         (files / PAGE.strip("/")).write_text(PAGE_TEXT)
+        (files / CODED.strip("/")).write_bytes(gzip.compress(CODED_TEXT, 6, mtime=0))
         with open(files / LARGE.strip("/"), "wb") as file:
             file.truncate(LARGE_SIZE)  # a hole: no disk is needed, or read
         authority = trustme.CA()
@@ -205,6 +210,7 @@ class Rig:
             _CONFIG.format(
                 host=HOST,
                 large=LARGE,
+                coded=CODED,
                 port=self._port,
                 tls_port=self._tls_port,
                 h2_port=self._h2_port,

@@ -16,6 +16,7 @@ from dugong.errors import (
     ConnectError,
     ConnectionClosed,
     ConnectionTimedOut,
+    DecodingError,
     Delivery,
     DNSUnavailable,
     DugongError,
@@ -26,9 +27,11 @@ from dugong.errors import (
     PoolClosed,
     PoolFull,
     ProxyError,
+    RedirectError,
     ResponseTooLarge,
     StateError,
     TLSError,
+    TooManyRedirects,
     UnsupportedResponse,
     is_temp_network_error,
 )
@@ -36,6 +39,11 @@ from dugong.headers import CaseInsensitiveDict, Headers
 
 if TYPE_CHECKING:
     from dugong._version import __version__ as __version__
+    from dugong.client.auth import Auth, BasicAuth, BearerAuth
+    from dugong.client.client import Client
+    from dugong.client.cookies import Cookies
+    from dugong.client.digest import DigestAuth
+    from dugong.client.once import delete, get, head, options, patch, post, put, request
     from dugong.connection.aio import AioFuture
     from dugong.pool.events import Event
     from dugong.pool.filepart import FilePart
@@ -50,16 +58,23 @@ if TYPE_CHECKING:
 __all__ = [
     "AioFuture",
     "Attempt",
+    "Auth",
     "BUFFER_SIZE",
+    "BasicAuth",
+    "BearerAuth",
     "BodyFollowing",
     "CaseInsensitiveDict",
+    "Client",
     "ConnectError",
     "ConnectionClosed",
     "ConnectionPool",
     "ConnectionTimedOut",
+    "Cookies",
     "DNSUnavailable",
     "DNS_TEST_HOSTNAMES",
+    "DecodingError",
     "Delivery",
+    "DigestAuth",
     "DugongError",
     "Event",
     "ExcessBodyData",
@@ -77,6 +92,7 @@ __all__ = [
     "PoolFull",
     "PoolStatistics",
     "ProxyError",
+    "RedirectError",
     "Request",
     "Response",
     "ResponseFuture",
@@ -85,9 +101,18 @@ __all__ = [
     "StateError",
     "StreamedResponse",
     "TLSError",
+    "TooManyRedirects",
     "UnsupportedResponse",
+    "delete",
     "eval_coroutine",
+    "get",
+    "head",
     "is_temp_network_error",
+    "options",
+    "patch",
+    "post",
+    "put",
+    "request",
     "retrying",
 ]
 
@@ -96,6 +121,12 @@ __all__ = [
 _LAZY = {
     "AioFuture": "dugong.connection.aio",
     "Attempt": "dugong.pool.response",
+    "Auth": "dugong.client.auth",
+    "BasicAuth": "dugong.client.auth",
+    "BearerAuth": "dugong.client.auth",
+    "Client": "dugong.client.client",
+    "Cookies": "dugong.client.cookies",
+    "DigestAuth": "dugong.client.digest",
     "ConnectionPool": "dugong.pool.pool",
     "Event": "dugong.pool.events",
     "FilePart": "dugong.pool.filepart",
@@ -106,6 +137,14 @@ _LAZY = {
     "RetryPolicy": "dugong.pool.retry.policy",
     "StreamedResponse": "dugong.pool.response",
     "__version__": "dugong._version",
+    "delete": "dugong.client.once",
+    "get": "dugong.client.once",
+    "head": "dugong.client.once",
+    "options": "dugong.client.once",
+    "patch": "dugong.client.once",
+    "post": "dugong.client.once",
+    "put": "dugong.client.once",
+    "request": "dugong.client.once",
     "retrying": "dugong.pool.retry.decorator",
 }
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from dugong.pool.request import Request
-    from dugong.pool.response import Attempt, Response
+    from dugong.pool.response import Attempt, Response, StreamedResponse
 
 __all__ = [
     "ConnectError",
     "ConnectionClosed",
     "ConnectionTimedOut",
     "DNSUnavailable",
+    "DecodingError",
     "Delivery",
     "DugongError",
     "ExcessBodyData",
@@ -35,9 +36,11 @@ __all__ = [
     "PoolClosed",
     "PoolFull",
     "ProxyError",
+    "RedirectError",
     "ResponseTooLarge",
     "StateError",
     "TLSError",
+    "TooManyRedirects",
     "UnsupportedResponse",
     "is_out_of_descriptors",
     "is_temp_network_error",
@@ -304,6 +307,15 @@ class ResponseTooLarge(DugongError):
     msg = "the response body is too large"
 
 
+class DecodingError(DugongError):
+    """The body is not what its Content-Encoding says: cut short, broken, or followed by more.
+
+    So it was sent; nothing is wrong with the connection.
+    """
+
+    msg = "the body is not in the coding that Content-Encoding names"
+
+
 class HTTPStatusError(DugongError):
     """What `Response.raise_for_status` raises for 4xx and 5xx. `response` is that response."""
 
@@ -315,6 +327,19 @@ class HTTPStatusError(DugongError):
 
     def __str__(self) -> str:
         return f"{self.msg} for {self._name_of_request()}"
+
+
+class RedirectError(DugongError):
+    """A redirect cannot be followed. `response` is the response that says it, a 3xx."""
+
+    msg = "a redirect cannot be followed"
+    response: Response | StreamedResponse | None = None
+
+
+class TooManyRedirects(RedirectError):
+    """More redirects than `max_redirects` came, or they lead back to where they have been."""
+
+    msg = "too many redirects"
 
 
 # What the operating system says of the way to the peer, or of its own buffers and ports.

@@ -32,6 +32,7 @@ TUTORIALS = ("docs/crawling.rst", "docs/uploads.rst", "docs/retries.rst", "docs/
 PAGES = (
     "README.md",
     "docs/index.rst",
+    "docs/client.rst",
     "docs/pipelining.rst",
     "docs/threads.rst",
     "docs/coroutines.rst",

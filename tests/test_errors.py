@@ -21,6 +21,7 @@ from dugong.errors import (
     ConnectError,
     ConnectionClosed,
     ConnectionTimedOut,
+    DecodingError,
     Delivery,
     DNSUnavailable,
     DugongError,
@@ -31,9 +32,11 @@ from dugong.errors import (
     PoolClosed,
     PoolFull,
     ProxyError,
+    RedirectError,
     ResponseTooLarge,
     StateError,
     TLSError,
+    TooManyRedirects,
     UnsupportedResponse,
     is_out_of_descriptors,
     is_temp_network_error,
@@ -54,6 +57,8 @@ PLAIN = [
     PoolClosed,
     PoolFull,
     ResponseTooLarge,
+    DecodingError,
+    RedirectError,
 ]
 
 ASKED = Request("PUT", "http://host:81/path/x?signature=secret", {"X": "y"}, b"body")
@@ -419,6 +424,9 @@ LASTING = [
     InvalidResponse(),
     UnsupportedResponse(),
     ResponseTooLarge(),
+    DecodingError(),
+    RedirectError(),
+    TooManyRedirects(),
     PoolClosed(),
     PoolFull(),
     HostnameNotResolvable("nowhere.test"),

@@ -24,7 +24,10 @@ NAMES = """
     ConnectError TLSError
     ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
     RetryPolicy retrying Attempt Event FilePart
-    Delivery PoolClosed PoolFull ResponseTooLarge HTTPStatusError
+    Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError
+    RedirectError TooManyRedirects
+    Client Cookies Auth BasicAuth BearerAuth DigestAuth
+    get head options post put patch delete request
 """.split()
 
 METHODS = """

@@ -1,10 +1,22 @@
-"""httpx: its blocking client."""
+"""httpx: its blocking client; in eight threads where many requests are to be made."""
 
 from __future__ import annotations
 
 import httpx
 
-from clients.worker import HOST, SMALL, Round, Server, check, main
+from clients.worker import (
+    CODED,
+    CODED_TEXT,
+    HOST,
+    SMALL,
+    SMALL_SIZE,
+    Round,
+    Server,
+    check,
+    in_threads,
+    main,
+    small_urls,
+)
 
 
 def serial(server: Server) -> Round:
@@ -19,4 +31,19 @@ def serial(server: Server) -> Round:
     return perform
 
 
-main({"serial": serial})
+def threads(server: Server, path: str = SMALL, size: int = SMALL_SIZE) -> Round:
+    client = httpx.Client()
+
+    def get(url: str) -> None:
+        response = client.get(url)
+        check(response.status_code, len(response.content), size)
+
+    urls = small_urls(server.port, path)
+    return lambda count: in_threads(get, urls[:count])
+
+
+def coded(server: Server) -> Round:
+    return threads(server, CODED, len(CODED_TEXT))
+
+
+main({"serial": serial, "client-map": threads, "client-gzip": coded, "client-get": serial})

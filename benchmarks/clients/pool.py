@@ -6,12 +6,15 @@ import resource
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from typing import Any
 
 from clients.worker import (
     BUFFER_SIZE,
+    CODED,
+    CODED_TEXT,
     HOST,
     LARGE,
     LARGE_SIZE,
@@ -84,6 +87,18 @@ def by_map(pool: ConnectionPool, urls: Iterable[str]) -> Iterator[Response]:
 
 def by_as_completed(pool: ConnectionPool, urls: Iterable[str]) -> Iterator[Response]:
     return (future.result() for future in pool.as_completed(urls))
+
+
+def with_zlib(server: Server) -> Round:
+    pool = ConnectionPool(max_connections_per_host=8, headers={"Accept-Encoding": "gzip, deflate"})
+    urls = small_urls(server.port, CODED)
+
+    def perform(count: int) -> None:
+        for response in pool.map(urls[:count]):
+            text = zlib.decompress(response.body, zlib.MAX_WBITS | 16)
+            check(response.status, len(text), len(CODED_TEXT))
+
+    return perform
 
 
 #: What a client does with the body of a response, and with its number.
@@ -285,6 +300,9 @@ main(
         "submit-tls": submit_tls,
         "request-tls": request_tls,
         "map": in_order,
+        "client-map": in_order,
+        "client-gzip": with_zlib,
+        "client-get": request,
         "map-files": used(by_map, files),
         "map-files-apart": used(by_map, files, apart=True),
         "completed-files": used(by_as_completed, files),

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import urllib3
 
-from clients.worker import HOST, SMALL, Round, Server, check, in_threads, main
+from clients.worker import (
+    CODED,
+    CODED_TEXT,
+    HOST,
+    SMALL,
+    SMALL_SIZE,
+    Round,
+    Server,
+    check,
+    in_threads,
+    main,
+)
 
 
 def serial(server: Server) -> Round:
@@ -18,14 +29,29 @@ def serial(server: Server) -> Round:
     return perform
 
 
-def submit(server: Server) -> Round:
-    pool = urllib3.HTTPConnectionPool(HOST, server.port, maxsize=8)
+def submit(server: Server, path: str = SMALL, size: int = SMALL_SIZE) -> Round:
+    headers = {"Accept-Encoding": "gzip, deflate"} if path == CODED else None
+    pool = urllib3.HTTPConnectionPool(HOST, server.port, maxsize=8, headers=headers)
 
     def get(path: str) -> None:
         response = pool.request("GET", path)
-        check(response.status, len(response.data))
+        check(response.status, len(response.data), size)
 
-    return lambda count: in_threads(get, [f"{SMALL}?{number}" for number in range(count)])
+    return lambda count: in_threads(get, [f"{path}?{number}" for number in range(count)])
 
 
-main({"serial": serial, "request": serial, "submit": submit, "request-threads": submit})
+def coded(server: Server) -> Round:
+    return submit(server, CODED, len(CODED_TEXT))
+
+
+main(
+    {
+        "serial": serial,
+        "request": serial,
+        "submit": submit,
+        "request-threads": submit,
+        "client-map": submit,
+        "client-gzip": coded,
+        "client-get": serial,
+    }
+)

@@ -40,6 +40,12 @@ PAGE_TEXT = (
     )
 )
 
+CODED = "/coded"
+#: What is served as `CODED`, with gzip: 16 KiB of text, which become 3 KiB.
+CODED_TEXT = "".join(
+    f"<tr><td>{n * 7919 % 104729}</td><td>{n * n % 9973}</td></tr>\n" for n in range(450)
+).encode()[: 16 * 1024]
+
 #: No round has more requests.
 MOST = 100_000
 

@@ -8,6 +8,8 @@ other end of a tunnel, with *context* for TLS. A tunnel requires credentials.
 
 from __future__ import annotations
 
+import gzip
+import json
 import ssl
 from collections.abc import Iterator
 
@@ -61,6 +63,16 @@ class Site:
         elif target in PAGES:
             links = "".join(f'<a href="{link}">{link}</a>\n' for link in PAGES[target])
             peer.respond(links.encode(), headers="Content-Type: text/html; charset=utf-8\r\n")
+        elif target == "/packed":
+            headers = "Content-Encoding: gzip\r\nContent-Type: text/plain\r\n"
+            peer.respond(gzip.compress(b"Hello, world!\n"), headers=headers)
+        elif target == "/private":
+            is_known = request.headers.get("authorization") == "Basic dXNlcjpzZXNhbWU="
+            peer.respond(status="200 OK" if is_known else "401 Unauthorized")
+        elif target == "/login":
+            peer.respond(headers="Set-Cookie: session=7\r\n")
+        elif target.startswith("/echo"):
+            peer.respond(_echo(request))
         elif target == "/moved":
             peer.respond(status="301 Moved Permanently", headers="Location: /hello\r\n")
         elif target == "/old":
@@ -106,10 +118,15 @@ class Site:
                 peer.send(b"%x\r\n%b\r\n" % (len(data), data.upper()))
             peer.send(b"0\r\n\r\n")
         else:
+            body = b""
             if "transfer-encoding" in request.headers:
                 size = sum(len(data) for data in _chunks(peer))
             else:
-                size = len(peer.exactly(int(request.headers["content-length"])))
+                body = peer.exactly(int(request.headers["content-length"]))
+                size = len(body)
+            if target.startswith("/echo"):
+                peer.respond(_echo(request._replace(body=body)))
+                return True
             if target == "/limited" and self._is_first(target):
                 peer.respond(status="429 Too Many Requests", headers="Retry-After: 1\r\n")
                 return True
@@ -130,6 +147,17 @@ class Site:
         with self._context.wrap_socket(peer.sock, server_side=True) as inner:
             self(Peer(inner))
         return False
+
+
+def _echo(request: ReceivedRequest) -> bytes:
+    """Return what was received, as JSON."""
+    said = {
+        "target": request.target,
+        "type": request.headers.get("content-type"),
+        "cookie": request.headers.get("cookie"),
+        "body": request.body.decode(),
+    }
+    return json.dumps(said).encode()
 
 
 def _chunks(peer: Peer) -> Iterator[bytes]:

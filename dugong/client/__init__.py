@@ -1,0 +1,1 @@
+"""What people expect above the wire: redirects, authentication, cookies, decoding, forms."""

@@ -1,0 +1,236 @@
+"""From the arguments of a call to its first request: what `Client` takes becomes a `Call`.
+
+Guarantees: what a caller got wrong is raised here, before anything is sent. Nothing here changes
+once it has been made, so any thread may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from dugong.client.auth import Auth, auth_of
+from dugong.client.cookies import Cookies
+from dugong.client.credentials import split_userinfo
+from dugong.client.flow import Call, Settings, has_credentials
+from dugong.client.multipart import encode_body
+from dugong.client.urls import join, quoted, with_params
+from dugong.pool.hints import refuse_options
+from dugong.pool.request import (
+    POOL_DEFAULT,
+    BodyLike,
+    ElaborateHeaders,
+    HeaderPairs,
+    PoolDefault,
+    Request,
+    checked_headers,
+    make_request,
+    with_headers,
+)
+
+if TYPE_CHECKING:
+    from dugong.connection.encode import HeadersLike
+    from dugong.pool.request import HeadersMaker, Origin
+    from dugong.pool.retry.policy import RetryPolicy
+
+__all__ = ["CallMaker", "ClientOptions", "check_bool", "origin_of"]
+
+
+class ClientOptions(TypedDict, total=False):
+    """What a call of a client may have besides its method and URL: see `Client.request`."""
+
+    params: Any
+    json: Any
+    data: Any
+    files: Any
+    body: BodyLike | None
+    headers: Mapping[str, str | None] | HeadersLike | HeadersMaker | None
+    cookies: Any
+    auth: Any
+    follow_redirects: bool
+    timeout: float | PoolDefault | None
+    deadline: float | None
+    expect100: bool
+    idempotent: bool | None
+    retry: RetryPolicy | PoolDefault | None
+    context: Any
+
+
+_CALL_OPTIONS = tuple(ClientOptions.__annotations__)
+#: What a call may say though a `Request` says all else.
+_BESIDE_A_REQUEST = frozenset(("auth", "cookies", "follow_redirects"))
+_IDENTITY = ("Accept-Encoding", "identity")
+#: What other clients call an option of a call, and what to write here instead.
+_HINTS = {
+    "allow_redirects": "use follow_redirects=",
+    "cert": "give it to the Client",
+    "content": "use body=",
+    "proxies": "give the Client proxy=",
+    "stream": "use `with client.stream(method, url) as response:`",
+    "verify": "give it to the Client",
+}
+
+
+class CallMaker:
+    """Makes the calls of a client.
+
+    Parameters: *settings* are those of all calls; *base_url*, *params*, *auth* and *follows* are as
+    of `Client`; *everywhere* are header fields for every host that the pool does not send by
+    itself; *decodes* says whether responses are decoded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        base_url: str,
+        params: Any,
+        auth: Auth | None,
+        follows: bool,
+        everywhere: HeaderPairs,
+        decodes: bool,
+    ) -> None:
+        # None of these changes.
+        self._settings = settings
+        self._base_url = base_url
+        self._base_origin: Origin | None = origin_of(base_url)
+        self._auth = auth
+        self._follows = follows
+        self._everywhere = everywhere
+        self._decodes = decodes
+        self._query = ""  # what *params* are, encoded
+        if params is not None:
+            self._query = with_params("http://host/", params).partition("?")[2]
+        #: Whether a request is sent as it is, unless it is told more or there are cookies.
+        self.adds_nothing = not any(
+            (
+                base_url,
+                self._query,
+                auth,
+                everywhere,
+                settings.headers,
+                settings.request_hooks,
+                settings.response_hooks,
+                settings.find_auth,
+            )
+        )
+
+    def plain_request(self, method: object, url: str) -> Request | None:
+        """Return what is sent for these, if that is nothing else; None for all that is not plain.
+
+        A URL that is to be quoted or has credentials in it is not, nor is what cannot be sent.
+        """
+        if isinstance(url, str):
+            try:
+                if self._settings.cookies.header_for(url, cross_origin=False) is None:
+                    return make_request(Request, method, url)
+            except ValueError:
+                pass
+        return None
+
+    def call(self, method: str | Request, url: str | None, options: ClientOptions) -> Call:
+        """Return what is to be done for the arguments of a call, once they have been checked."""
+        if unknown := options.keys() - ClientOptions.__annotations__.keys():
+            refuse_options(sorted(unknown), _CALL_OPTIONS, _HINTS)
+        auth: Auth | None = None
+        if url is not None:
+            request, auth = self._request(method, url, options)
+        elif not isinstance(method, Request):
+            raise TypeError("a method and a URL are needed, or a Request")
+        elif taken := options.keys() - _BESIDE_A_REQUEST:
+            raise TypeError(f"a Request says all of it: {', '.join(sorted(taken))} is too much")
+        else:
+            request = self._with_defaults(method)
+        follows = options.get("follow_redirects", self._follows)
+        check_bool("follow_redirects", follows)
+        settings, origin = self._settings, request.origin
+        own_origin = auth_origin = self._base_origin or origin
+        if "auth" in options:
+            auth = auth_of(options["auth"])
+            settings = settings._replace(find_auth=None)
+        if auth is not None:
+            auth_origin = origin  # what a call names is for the origin that it names
+        elif "auth" not in options and not has_credentials(request):
+            auth = self._auth
+        given = options.get("cookies")
+        cookies = None if given is None else Cookies(given)
+        return Call(settings, request, own_origin, follows, auth, auth_origin, cookies)
+
+    def _request(
+        self, method: str | Request, url: str, options: ClientOptions
+    ) -> tuple[Request, Auth | None]:
+        """Return the request for the arguments of a call, and the credentials of its URL."""
+        if not isinstance(url, str):
+            raise TypeError(f"a URL must be a str, not {type(url).__name__}")
+        if not isinstance(method, str):
+            raise TypeError("a Request says all of it: give that, or the parameters of one")
+        url, auth = split_userinfo(quoted(url))
+        url = join(self._base_url, url)
+        if self._query and self._is_own(url):
+            url = with_params(url, self._query)
+        if (params := options.get("params")) is not None:
+            url = with_params(url, params)
+        body, fields = encode_body(
+            options.get("json"), options.get("data"), options.get("files"), options.get("body")
+        )
+        request = Request(
+            method,
+            url,
+            body=body,
+            timeout=options.get("timeout", POOL_DEFAULT),
+            deadline=options.get("deadline"),
+            expect100=options.get("expect100", False),
+            idempotent=options.get("idempotent"),
+            retry=options.get("retry", POOL_DEFAULT),
+            context=options.get("context"),
+        )
+        headers = options.get("headers")
+        if headers is None and not fields and not self._everywhere:
+            return request, auth
+        return self._with_defaults(with_headers(request, _elaborate(headers, fields))), auth
+
+    def _is_own(self, url: str) -> bool:
+        """Return True if the parameters of the client are for *url*."""
+        return self._base_origin is None or Request("GET", url).origin == self._base_origin
+
+    def _with_defaults(self, request: Request) -> Request:
+        """Return *request* with the headers that the pool does not send by itself."""
+        headers = request._options.headers
+        if headers is None and not self._everywhere:
+            return request
+        if not isinstance(headers, ElaborateHeaders):
+            headers = ElaborateHeaders(headers or ())
+        names = headers.without.union(name.lower() for name, _ in headers.fixed)
+        added = tuple(field for field in self._everywhere if field[0].lower() not in names)
+        if "range" in names and "accept-encoding" not in names and self._decodes:
+            # A part of a coded body could not be decoded.
+            added = (*(f for f in added if f[0].lower() != "accept-encoding"), _IDENTITY)
+        return with_headers(request, headers._replace(fixed=headers.fixed + added))
+
+
+def origin_of(base_url: str) -> Origin | None:
+    """Return the origin of *base_url*; None if that is empty. Raises what `Request` raises."""
+    return Request("GET", join(base_url, "")).origin if base_url else None
+
+
+def _elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHeaders:
+    """Return the *headers* of a call, and *fields* that its body needs, if they do not say those.
+
+    A value of None leaves out a default header.
+    """
+    if callable(headers) and not isinstance(headers, Iterable):
+        return ElaborateHeaders(tuple(fields), headers)
+    pairs = headers
+    without: frozenset[str] = frozenset()
+    if isinstance(headers, Mapping):
+        pairs = [(name, value) for name, value in headers.items() if value is not None]
+        without = frozenset(name.lower() for name, value in headers.items() if value is None)
+    fixed = () if pairs is None else checked_headers(pairs)
+    names = without.union(name.lower() for name, _ in fixed)
+    fixed += tuple(field for field in fields if field[0].lower() not in names)
+    return ElaborateHeaders(fixed, None, without)
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise TypeError unless *value* is a bool. *name* is that of the parameter."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {value!r}")

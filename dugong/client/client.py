@@ -1,0 +1,316 @@
+"""`Client`: the public face of the client layer, and functions for one request.
+
+Guarantees: what a caller got wrong is raised at the call, before anything is sent. Starts no
+threads itself; may be used by any thread. All requests go through one `ConnectionPool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Unpack
+
+from dugong.client.auth import auth_of
+from dugong.client.calls import CallMaker, ClientOptions, check_bool
+from dugong.client.cookies import Cookies
+from dugong.client.credentials import read_netrc, split_userinfo
+from dugong.client.decoding import accept_encoding
+from dugong.client.drivers import Decoder, FutureFlow, PlainFlow, Streaming, run
+from dugong.client.flow import Call, Hooks, Settings
+from dugong.client.trust import context_of
+from dugong.client.urls import quoted
+from dugong.pool.many import AHEAD_SIZE
+from dugong.pool.pool import ConnectionPool
+from dugong.pool.prepare import default_headers
+from dugong.pool.request import (
+    HeaderPairs,
+    Request,
+)
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+
+    from dugong.connection.encode import HeadersLike
+    from dugong.pool.core.job import Job
+    from dugong.pool.future import ResponseFuture
+    from dugong.pool.response import Response, StreamedResponse
+    from dugong.pool.statistics import PoolStatistics
+
+__all__ = ["Client"]
+
+#: What says nothing of who asks, and goes to every host.
+_FOR_EVERY_HOST = frozenset(("accept", "accept-encoding", "accept-language", "user-agent"))
+
+
+class Client:
+    """What people expect above the wire: redirects, decoding, cookies, authentication, forms.
+
+    Parameters:
+
+    * *base_url*: relative URLs are below it, as in httpx: with ``https://host/v1/``, both ``items``
+      and ``/items`` are ``https://host/v1/items``.
+    * *headers*, *params*, *auth*: sent with every request to the origin of *base_url*, or if there
+      is none, to the origin that a call names; not to where a redirect leads from there. But
+      User-Agent, Accept and Accept-Language go to every host.
+    * *cookies*: a mapping, a `http.cookiejar.CookieJar` or `Cookies`. `Cookies` are used as they
+      are, so that clients may share them, all else is copied.
+    * *auth*: ``(user, password)``, an `Auth`, or a callable that is given the `Request` before each
+      sending and returns header fields.
+    * *follow_redirects*, *max_redirects*: whether redirects are followed, and how many of a call.
+    * *decode*: undo the content codings of responses (gzip, deflate; br and zstd if they are
+      installed). `max_body_size` of the pool counts decoded bytes, too.
+    * *trust_env*: ask the netrc file of the user, as it is now, for credentials of hosts that have
+      no others.
+    * *verify*: True; a file or folder with certificates of authorities; an `ssl.SSLContext`; or
+      False, which makes TLS useless against an attacker.
+    * *cert*: a file with the certificate of the client and its key, or ``(certificate, key)`` or
+      ``(certificate, key, password)``.
+    * *event_hooks*: ``{"request": [...], "response": [...]}``: callables that are given each
+      `Request` before it is queued, and each response before it is decoded: of redirects, too. They
+      are called in the thread of the call, or in one of the pool if the call has a future.
+    * *pool*: the `ConnectionPool` to use, which the caller closes; default: one of its own, with
+      *pool_options*, which are those of `ConnectionPool`.
+
+    Raises TypeError or ValueError if these make no sense.
+
+    Attributes: *cookies*, the `Cookies`, to which those of responses are added.
+
+    Guarantees: those of `ConnectionPool`, and that no credentials cross an origin. Any thread may
+    call any method. A client is a context manager, which closes it at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "",
+        headers: Mapping[str, str] | HeadersLike | None = None,
+        params: Any = None,
+        cookies: Any = None,
+        auth: Any = None,
+        follow_redirects: bool = True,
+        max_redirects: int = 20,
+        decode: bool = True,
+        trust_env: bool = True,
+        verify: bool | str | ssl.SSLContext = True,
+        cert: str | tuple[str, ...] | None = None,
+        event_hooks: Mapping[str, Iterable[Callable[..., object]]] | None = None,
+        pool: ConnectionPool | None = None,
+        **pool_options: Any,
+    ) -> None:
+        for name, value in (
+            ("follow_redirects", follow_redirects),
+            ("decode", decode),
+            ("trust_env", trust_env),
+        ):
+            check_bool(name, value)
+        if not isinstance(max_redirects, int) or isinstance(max_redirects, bool):
+            raise TypeError(f"max_redirects must be an int, not {max_redirects!r}")
+        if max_redirects < 0:
+            raise ValueError(f"max_redirects must not be negative: {max_redirects}")
+        base_url, base_auth = split_userinfo(quoted(base_url))
+        everywhere, own = _split(() if headers is None else default_headers(headers))
+        if decode and not any(name.lower() == "accept-encoding" for name, _ in everywhere):
+            everywhere += (("Accept-Encoding", accept_encoding()),)
+        hooks = _hooks(event_hooks)
+        settings = Settings(
+            cookies if isinstance(cookies, Cookies) else Cookies(cookies),
+            own,
+            max_redirects,
+            hooks["request"],
+            hooks["response"],
+            read_netrc() if trust_env else None,
+        )
+        # None of these changes.
+        self.cookies = settings.cookies
+        self._owns_pool = pool is None
+        if pool is None:
+            if verify is not True or cert is not None:
+                if pool_options.get("ssl_context") is not None:
+                    raise TypeError("verify and cert are for a client without an ssl_context")
+                pool_options["ssl_context"] = context_of(verify, cert)
+            pool = ConnectionPool(headers=everywhere, **pool_options)
+            everywhere = ()  # the pool sends them by itself
+        elif pool_options or verify is not True or cert is not None:
+            raise TypeError("pool= is there already: give the options to the ConnectionPool")
+        elif not isinstance(pool, ConnectionPool):
+            raise TypeError(f"pool must be a ConnectionPool, not {type(pool).__name__}")
+        self._pool = pool
+        self._decoder = Decoder(pool._scheduler.limits.max_body_size) if decode else None
+        self._calls = calls = CallMaker(
+            settings,
+            base_url,
+            params,
+            auth_of(auth) or base_auth,
+            follow_redirects,
+            everywhere,
+            decode,
+        )
+        #: Of requests that are sent as they are, if there may be any.
+        self._plain_flow: PlainFlow | None = None
+        if calls.adds_nothing:
+            self._plain_flow = PlainFlow(settings, follow_redirects, pool, self._decoder)
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def request(
+        self, method: str | Request, url: str | None = None, **options: Unpack[ClientOptions]
+    ) -> Response:
+        """Send a request, follow its redirects, and return the final `Response`; block until then.
+
+        Takes the parameters of a `Request`, and these:
+
+        * *url*: may be relative to *base_url*, have spaces and non-ASCII characters in it, which
+          are quoted, and credentials, which are taken out and sent as Authorization.
+        * *params*: appended to the query: a mapping, whose values may be sequences, or pairs.
+        * *json*: a value that is sent as JSON. *data*: a mapping or pairs, sent as a form. *files*:
+          a mapping or pairs of a name and a file, bytes, or a tuple (file name, file, content type,
+          headers), sent together with *data* as multipart/form-data. *body*: as of a `Request`.
+        * *headers*: a value of None leaves out a default header. They may be a callable.
+        * *cookies*: sent with this call only, beside those of the client. *auth*: instead of that
+          of the client; None: no credentials. *follow_redirects*: instead of that of the client.
+        * *deadline*: for all requests of the call together.
+
+        Or a `Request` instead of method and URL, and then none of these but *cookies*, *auth* and
+        *follow_redirects*.
+
+        Raises ValueError or TypeError for bad arguments, what `ConnectionPool.request` raises, and
+        `RedirectError`, `TooManyRedirects` and `DecodingError`. Any thread may call it.
+        """
+        if not options and self._plain_flow is not None and isinstance(url, str):
+            plain = self._calls.plain_request(method, url)
+            if plain is not None:
+                return self._plain_flow.finish(self._pool.request(plain))
+        call = self._calls.call(method, url, options)
+        return run(call, self._pool.request, self._decoder)
+
+    def submit(
+        self,
+        method: str | Request,
+        url: str | None = None,
+        *,
+        block: bool = True,
+        **options: Unpack[ClientOptions],
+    ) -> ResponseFuture:
+        """Queue a request and return a `concurrent.futures.Future` of the final `Response`.
+
+        Takes what `request` takes; *block* is as of `ConnectionPool.submit`. Its `cancel` cancels
+        the request that is under way, whichever redirect it is for; `request` is the first one.
+        """
+        call = self._calls.call(method, url, options)
+        return self._pool._submit(self._job(call), block)
+
+    def map(
+        self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
+    ) -> Iterator[Response]:
+        """Yield the final response to each of *requests* (URLs for GET, or `Request`), in order.
+
+        As `ConnectionPool.map`; URLs may be relative to *base_url*.
+        """
+        return self._pool._map(requests, self._prepare_item, max_ahead_size)
+
+    def as_completed(
+        self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
+    ) -> Iterator[ResponseFuture]:
+        """Yield a future for each of *requests* (URLs for GET, or `Request`), when it is done.
+
+        As `ConnectionPool.as_completed`; URLs may be relative to *base_url*.
+        """
+        return self._pool._as_completed(requests, self._prepare_item, max_ahead_size)
+
+    def stream(
+        self, method: str | Request, url: str | None = None, **options: Unpack[ClientOptions]
+    ) -> AbstractContextManager[StreamedResponse]:
+        """Send a request and, in the `with` block, read the body of the final response as it comes.
+
+        Takes what `request` takes, and is otherwise as `ConnectionPool.stream`. What is read is
+        decoded.
+        """
+        return Streaming(self._calls.call(method, url, options), self._pool, self._decoder)
+
+    def get(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a GET; see `request`."""
+        return self.request("GET", url, **options)
+
+    def head(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a HEAD; see `request`."""
+        return self.request("HEAD", url, **options)
+
+    def options(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send an OPTIONS; see `request`."""
+        return self.request("OPTIONS", url, **options)
+
+    def post(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a POST; see `request`."""
+        return self.request("POST", url, **options)
+
+    def put(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a PUT; see `request`."""
+        return self.request("PUT", url, **options)
+
+    def patch(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a PATCH; see `request`."""
+        return self.request("PATCH", url, **options)
+
+    def delete(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a DELETE; see `request`."""
+        return self.request("DELETE", url, **options)
+
+    def _job(self, call: Call) -> Job:
+        return FutureFlow(call, self._pool, self._decoder).begin()
+
+    def _prepare_item(self, item: str | Request) -> Job:
+        if isinstance(item, Request):
+            return self._job(self._calls.call(item, None, {}))
+        if self._plain_flow is not None:
+            request = self._calls.plain_request("GET", item)
+            if request is not None:
+                job = self._pool._prepare(request)
+                job.flow = self._plain_flow
+                return job
+        return self._job(self._calls.call("GET", item, {}))
+
+    # --- the client itself ------------------------------------------------------------------------
+
+    def statistics(self) -> PoolStatistics:
+        """Return what the pool is doing, and has learned of its hosts; a snapshot."""
+        return self._pool.statistics()
+
+    def close(self) -> None:
+        """Close the pool, unless that was given: see `ConnectionPool.close`."""
+        if self._owns_pool:
+            self._pool.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client on {self._pool!r}>"
+
+
+def _split(headers: HeaderPairs) -> tuple[HeaderPairs, HeaderPairs]:
+    """Return those of *headers* that go to every host, and the others."""
+    every = tuple(field for field in headers if field[0].lower() in _FOR_EVERY_HOST)
+    return every, tuple(field for field in headers if field[0].lower() not in _FOR_EVERY_HOST)
+
+
+def _hooks(given: Mapping[str, Iterable[Callable[..., object]]] | None) -> dict[str, Hooks]:
+    hooks: dict[str, Hooks] = {"request": (), "response": ()}
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"event_hooks must be a mapping, not {type(given).__name__}")
+    for name, functions in (given or {}).items():
+        if name not in hooks:
+            raise ValueError(f"event_hooks are for 'request' and 'response', not {name!r}")
+        hooks[name] = tuple(functions)
+        for function in hooks[name]:
+            if not callable(function):
+                raise TypeError(f"a hook must be callable, not {function!r}")
+    return hooks

@@ -1,0 +1,226 @@
+"""Flows: what a client does around an exchange. A flow is a generator: it yields a request, is sent
+the response, and returns the final one.
+
+`redirected` consists of `authenticated`, and that of `exchanged`. None of them waits; the drivers
+(`dugong.client.drivers`) do, each in its way.
+
+Guarantees: each response goes to the flow whose request it is for; what is a client's own
+(its headers, its credentials, its cookies without a domain) goes to one origin, and to none after a
+redirect has left that. Touches the cookies of the client, and calls the hooks of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from dugong.client.auth import Auth
+from dugong.client.redirects import crosses, is_redirect, next_request, redirect_error
+from dugong.errors import TooManyRedirects
+from dugong.pool.request import (
+    ElaborateHeaders,
+    HeaderPairs,
+    Request,
+    checked_headers,
+    with_headers,
+)
+from dugong.pool.response import Response, StreamedResponse
+
+if TYPE_CHECKING:
+    from dugong.client.cookies import Cookies
+    from dugong.connection.encode import HeadersLike
+    from dugong.pool.request import Origin
+
+__all__ = ["Call", "Flow", "Hooks", "Settings", "has_credentials", "redirected"]
+
+AnyResponse = Response | StreamedResponse
+Flow = Generator[Request, AnyResponse, AnyResponse]
+Hooks = Sequence[Callable[..., object]]
+
+
+class Settings(NamedTuple):
+    """What all calls of a client have in common; never changes."""
+
+    cookies: Cookies
+    headers: HeaderPairs  # of the client; for its own origin alone
+    max_redirects: int
+    request_hooks: Hooks
+    response_hooks: Hooks
+    find_auth: Callable[[str], Auth | None] | None  # for hosts without credentials: the netrc file
+
+
+class Call:
+    """One call of a client. For the one thread at a time that runs its flow."""
+
+    __slots__ = (
+        "auth",
+        "auth_origin",
+        "cookies",
+        "crossed",
+        "follows",
+        "own_origin",
+        "request",
+        "settings",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        request: Request,
+        own_origin: Origin,
+        follows: bool,
+        auth: Auth | None = None,
+        auth_origin: Origin | None = None,
+        cookies: Cookies | None = None,
+    ) -> None:
+        # None of these changes.
+        self.settings = settings
+        self.request = request  # the first one, as the caller has asked for it
+        self.own_origin = own_origin  # has a right to the headers of the client
+        self.follows = follows  # it follows redirects
+        self.auth = auth
+        self.auth_origin = auth_origin  # what `auth` is for
+        self.cookies = cookies  # of this call alone
+        self.crossed = False  # a redirect has led to another origin; set once
+
+    @property
+    def calls_callers_code(self) -> bool:
+        """Whether the flow calls what a caller has given."""
+        settings, auth = self.settings, self.auth
+        if auth is not None and not (auth.is_static and type(auth).flow is Auth.flow):
+            return True
+        return bool(settings.request_hooks or settings.response_hooks)
+
+
+def redirected(call: Call) -> Flow:
+    """Send the request of *call*, and follow redirects if it does.
+
+    Raises `RedirectError`, and `TooManyRedirects` also if the same request comes once more.
+    """
+    request = call.request
+    settings = call.settings
+    seen: set[tuple[str, str, str | None]] = set()
+    while True:
+        if call.follows:
+            seen.add(_key(settings, request))
+        response = yield from authenticated(call, request)
+        if not call.follows or not is_redirect(response):
+            return response
+        following = next_request(request, response)
+        if len(seen) > settings.max_redirects:
+            text = f"more than {settings.max_redirects} redirects"
+            raise redirect_error(TooManyRedirects, text, response)
+        if _key(settings, following) in seen:
+            text = "the redirects lead back to where they have been"
+            raise redirect_error(TooManyRedirects, text, response)
+        call.crossed = call.crossed or crosses(request, response, following)
+        request = following
+
+
+def _key(settings: Settings, request: Request) -> tuple[str, str, str | None]:
+    """Return what tells two requests of one call apart: a server may count by cookies."""
+    url = request.url.partition("#")[0]
+    return request.method, url, settings.cookies.header_for(url, cross_origin=False)
+
+
+def authenticated(call: Call, request: Request) -> Flow:
+    """Send *request* with the credentials that are for its origin, if there are any.
+
+    A flow of an `Auth` may send other requests, to another origin, too: those go without.
+    """
+    auth = None
+    if not call.crossed:
+        if request.origin == call.auth_origin:
+            auth = call.auth
+        if auth is None and call.settings.find_auth is not None and not has_credentials(request):
+            auth = call.settings.find_auth(request.origin.host)
+    if auth is None:
+        return (yield from exchanged(call, request, None))
+    flow = auth.flow(request)
+    try:
+        sent: object = next(flow, None)
+        while True:
+            if not isinstance(sent, Request):
+                raise TypeError(f"the flow of {auth!r} must yield a Request, not {sent!r}")
+            own = auth if sent.origin == request.origin else None
+            response = yield from exchanged(call, sent, own)
+            try:
+                sent = flow.send(response)
+            except StopIteration:
+                return response
+    finally:
+        flow.close()
+
+
+def exchanged(call: Call, request: Request, auth: Auth | None) -> Flow:
+    """Send *request* with what belongs to it, and keep the cookies of its response."""
+    settings = call.settings
+    sent = _complete(call, request, auth)
+    for hook in settings.request_hooks:
+        hook(sent)
+    response = yield sent
+    settings.cookies.store(request.url, response.headers)
+    if call.cookies is not None:
+        call.cookies.forget(response.headers)  # for those that the server has set now
+    for hook in settings.response_hooks:
+        hook(response)
+    return response
+
+
+def _complete(call: Call, request: Request, auth: Auth | None) -> Request:
+    """Return *request* with the headers of the client, cookies and credentials."""
+    settings, origin = call.settings, request.origin
+    is_elsewhere = call.crossed or origin != call.request.origin
+    cookie = settings.cookies.header_for(
+        request.url,
+        cross_origin=is_elsewhere or origin != call.own_origin,
+        extra=None if is_elsewhere else call.cookies,
+    )
+    added: HeaderPairs = ()
+    if not call.crossed and origin == call.own_origin:
+        added = settings.headers
+    if cookie:
+        added += (("Cookie", cookie),)
+    if not added and auth is None:
+        return request
+    headers = request._options.headers or ()
+    if not isinstance(headers, ElaborateHeaders):
+        headers = ElaborateHeaders(headers)
+    names = headers.without.union(name.lower() for name, _ in headers.fixed)
+    fixed = headers.fixed + tuple(field for field in added if field[0].lower() not in names)
+    make = headers.make
+    if auth is not None and auth.is_static:
+        fixed = _replaced(fixed, auth.headers(request))
+    elif auth is not None:
+        make = _both(headers.make, auth)
+    return with_headers(request, headers._replace(fixed=fixed, make=make))
+
+
+def _replaced(fixed: HeaderPairs, fields: HeadersLike | None) -> HeaderPairs:
+    """Return *fixed* with *fields* in place of those of the same names."""
+    fresh = () if fields is None else checked_headers(fields)
+    names = {name.lower() for name, _ in fresh}
+    return (*(field for field in fixed if field[0].lower() not in names), *fresh)
+
+
+def _both(
+    make: Callable[[Request], HeadersLike | None] | None, auth: Auth
+) -> Callable[[Request], HeadersLike | None]:
+    """Return what makes the header fields of the caller's *make*, and those of *auth*."""
+    if make is None:
+        return auth.headers
+
+    def made(request: Request) -> HeaderPairs:
+        return _replaced(_replaced((), make(request)), auth.headers(request))
+
+    return made
+
+
+def has_credentials(request: Request) -> bool:
+    """Return True if *request* has an Authorization of its own, or is to have none."""
+    headers = request._options.headers or ()
+    if isinstance(headers, ElaborateHeaders):
+        if "authorization" in headers.without:
+            return True
+        headers = headers.fixed
+    return any(name.lower() == "authorization" for name, _ in headers)

@@ -1,0 +1,266 @@
+"""The drivers run the same flow: blocking, behind a future, as a stream."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from dugong import (
+    Auth,
+    ConnectionTimedOut,
+    DecodingError,
+    Delivery,
+    RedirectError,
+    Request,
+    Response,
+    ResponseTooLarge,
+    StreamedResponse,
+)
+from dugong.client.client import Client
+from tests.support.client import Page, moved, open_places
+from tests.support.pool import wait_for
+from tests.support.server import TIMEOUT, ReceivedRequest
+
+Way = Callable[..., Response | StreamedResponse]
+
+
+def blocking(client: Client, method: str, url: str, **options: Any) -> Response:
+    return client.request(method, url, **options)
+
+
+def future(client: Client, method: str, url: str, **options: Any) -> Response:
+    return client.submit(method, url, **options).result(TIMEOUT)
+
+
+def streamed(client: Client, method: str, url: str, **options: Any) -> Response:
+    with client.stream(method, url, **options) as response:
+        whole = Response(
+            response.status, response.reason, response.headers, response.read(), response.request
+        )
+        whole.history = response.history
+    return whole
+
+
+def mapped(client: Client, method: str, url: str) -> Response:
+    [response] = client.map([url])
+    return response
+
+
+def completed(client: Client, method: str, url: str) -> Response:
+    [done] = client.as_completed([url])
+    return done.result()
+
+
+WAYS = [blocking, future, streamed, mapped, completed]
+WITH_OPTIONS = WAYS[:3]
+
+
+def gzipped(body: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=31)
+    return compressor.compress(body) + compressor.flush()
+
+
+CODED = Page(gzipped(b"decoded"), headers="Content-Encoding: gzip\r\n")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_follows_redirects_and_tells_them(way: Way) -> None:
+    with open_places({"/a": moved("/b"), "/b": moved("/c")}) as (client, [here]):
+        response = way(client, "GET", here.url("/a"))
+        assert isinstance(response, Response)
+        assert response.body == b"/c"
+        assert response.url == here.url("/c")
+        assert [(earlier.status, earlier.body) for earlier in response.history] == [
+            (302, b"elsewhere"),
+            (302, b"elsewhere"),
+        ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_decodes(way: Way) -> None:
+    with open_places({"/a": moved("/b"), "/b": CODED}) as (client, [here]):
+        response = way(client, "GET", here.url("/a"))
+        assert isinstance(response, Response)
+        assert response.body == b"decoded"
+        assert "gzip" in here.requests[0].headers["accept-encoding"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_that_does_not_decode_asks_for_no_codings(way: Way) -> None:
+    with open_places({"/a": CODED}, decode=False) as (client, [here]):
+        response = way(client, "GET", here.url("/a"))
+        assert isinstance(response, Response)
+        assert response.body == CODED.body
+        assert here.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_coding_that_is_cut_is_an_error(way: Way) -> None:
+    with open_places({"/a": CODED._replace(body=CODED.body[:-1])}) as (client, [here]):
+        with pytest.raises(DecodingError) as caught:
+            way(client, "GET", here.url("/a"))
+        assert caught.value.delivery is Delivery.ANSWER_STARTED
+        assert caught.value.request is not None
+
+
+@pytest.mark.parametrize("way", [blocking, future])
+def test_the_limit_of_bodies_counts_decoded_bytes(way: Way) -> None:
+    page = CODED._replace(body=gzipped(bytes(100_000)))
+    with (
+        open_places({"/a": page}, max_body_size=50_000) as (client, [here]),
+        pytest.raises(ResponseTooLarge),
+    ):
+        way(client, "GET", here.url("/a"))
+
+
+@pytest.mark.parametrize("way", WITH_OPTIONS)
+def test_a_part_of_a_coded_body_is_left_as_it_is(way: Way) -> None:
+    page = CODED._replace(status="206 Partial Content", body=CODED.body[3:])
+    with open_places({"/a": page}) as (client, [here]):
+        response = way(client, "GET", here.url("/a"), headers={"Range": "bytes=3-"})
+        assert isinstance(response, Response)
+        assert response.body == page.body
+        assert here.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_redirect_cannot_do_is_told_by_each(way: Way) -> None:
+    with open_places({"/a": moved("ftp://x/")}) as (client, [here]):
+        with pytest.raises(RedirectError, match="ftp") as caught:
+            way(client, "GET", here.url("/a"))
+        assert caught.value.response is not None
+
+
+@pytest.mark.parametrize("way", WITH_OPTIONS)
+def test_the_deadline_is_for_all_requests_together(way: Way) -> None:
+    times = iter(range(1000))
+    slow = threading.Event()
+
+    def serve(request: ReceivedRequest) -> Page:
+        slow.wait(0.02)
+        return moved(f"/{next(times)}")
+
+    with open_places(serve, max_redirects=1000) as (client, [here]):
+        with pytest.raises(ConnectionTimedOut, match="deadline"):
+            way(client, "GET", here.url("/a"), deadline=0.3)
+        assert 2 < len(here.requests) < 20
+        slow.set()
+
+
+def test_a_future_can_be_cancelled_at_any_hop() -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def serve(request: ReceivedRequest) -> Page:
+        if request.target == "/c":
+            arrived.set()
+            wait_for(go_on)
+        return Page()
+
+    with open_places({"/a": moved("/b")}, serve) as (client, [here, there]):
+        here.pages["/b"] = moved(there.url("/c"))
+        done = client.submit("GET", here.url("/a"))
+        wait_for(arrived)
+        assert done.running()
+        assert done.cancel()
+        with pytest.raises(CancelledError):
+            done.result(TIMEOUT)
+        go_on.set()
+
+
+def test_the_request_of_a_future_is_the_first_one() -> None:
+    with open_places({"/a": moved("/b")}) as (client, [here]):
+        done = client.submit("GET", here.url("/a"))
+        assert done.result(TIMEOUT).request.url == here.url("/b")
+        assert done.request.url == here.url("/a")
+
+
+def test_the_responses_on_the_way_are_decoded_if_they_can_be() -> None:
+    coded = "Content-Encoding: gzip\r\nLocation: /b\r\n"
+    page = Page(gzipped(b"moved"), "302 Found", coded)
+    with open_places({"/a": page}) as (client, [here]):
+        for way in WITH_OPTIONS:
+            assert way(client, "GET", here.url("/a")).history[0].body == b"moved"
+
+
+def test_a_stream_that_cannot_be_decoded_gives_its_connection_back() -> None:
+    page = Page(b"x", headers=f"Content-Encoding: {', '.join(['gzip'] * 6)}\r\n")
+    with open_places({"/a": page}, max_connections_per_host=1) as (client, [here]):
+        with pytest.raises(DecodingError) as caught, client.stream("GET", here.url("/a")):
+            pass
+        assert caught.value.request is not None
+        assert client.get(here.url("/b"), timeout=TIMEOUT).body == b"/b"
+
+
+def test_a_stream_that_is_cut_says_what_it_is_the_response_to() -> None:
+    page = CODED._replace(body=CODED.body[:-1])
+    with open_places({"/a": page}) as (client, [here]):
+        with pytest.raises(DecodingError, match="GET") as caught:
+            streamed(client, "GET", here.url("/a"))
+        assert caught.value.delivery is Delivery.ANSWER_STARTED
+
+
+class Unclean(Auth):
+    """Raises when it is closed."""
+
+    def flow(self, request: Request) -> Any:
+        try:
+            yield request
+        finally:
+            raise KeyError
+
+
+def test_a_flow_that_fails_when_it_is_closed_harms_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = threading.Event()
+    held = threading.Event()
+
+    def serve(request: ReceivedRequest) -> Page:
+        wait_for(held)
+        return Page()
+
+    with open_places(serve, max_connections_per_host=1, pipeline_depth=1) as (client, [here]):
+        first = client.submit("GET", here.url("/a"), auth=Unclean())
+        second = client.submit("GET", here.url("/b"))
+        second.add_done_callback(lambda future: told.set())
+        assert first.cancel()
+        assert second.cancel()
+        wait_for(told)
+        held.set()
+    assert "a flow has failed" in caplog.text
+
+
+def test_a_stream_is_read_as_it_comes() -> None:
+    body = bytes(range(256)) * 4000
+    page = Page(gzipped(body), headers="Content-Encoding: gzip\r\n")
+    with (
+        open_places({"/a": moved("/b"), "/b": page}) as (client, [here]),
+        client.stream("GET", here.url("/a")) as response,
+    ):
+        assert response.length is None
+        assert response.read(10) == body[:10]
+        assert b"".join(response) == body[10:]
+
+
+def test_a_stream_that_is_not_entered_says_so() -> None:
+    with open_places({}) as (client, [here]):
+        stream = client.stream("GET", here.url("/a"))
+        with pytest.raises(AttributeError, match="with pool"):
+            stream.status  # type: ignore[attr-defined]  # noqa: B018  # what the test is about
+
+
+def test_a_map_keeps_its_order_through_redirects() -> None:
+    def serve(request: ReceivedRequest) -> Page:
+        number = request.target[1:]
+        if number.isdigit() and int(number) % 3 == 0:
+            return moved(f"/x{number}")
+        return Page(number.removeprefix("x").encode())
+
+    with open_places(serve) as (client, [here]):
+        urls = [here.url(f"/{number}") for number in range(300)]
+        assert [response.text for response in client.map(urls)] == list(map(str, range(300)))
