@@ -24,6 +24,8 @@ html_theme_options = {
     "fixed_sidebar": True,
     "page_width": "64rem",
 }
+html_static_path = ["_static"]
+html_css_files = ["side-by-side.css"]
 html_show_sourcelink = False
 
 

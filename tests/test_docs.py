@@ -1,8 +1,9 @@
 """The documentation: every Python example in it runs, and prints what it says it prints.
 
 The examples of one section run one after the other in one namespace, after those before the first
-section of the page. An example names its output in comments that begin with ``#>``. Its
-``www.example.com`` and ``proxy.example.com`` are `tests.support.site` on the loopback interface.
+section of the page. Those of a table are in its second column. An example names its output in
+comments that begin with ``#>``. Its ``www.example.com`` and ``proxy.example.com`` are
+`tests.support.site` on the loopback interface.
 """
 
 from __future__ import annotations
@@ -28,14 +29,24 @@ from tests.support.server import ScriptedServer
 from tests.support.site import Site
 
 ROOT = Path(__file__).parent.parent
-TUTORIALS = ("docs/crawling.rst", "docs/uploads.rst", "docs/retries.rst", "docs/tutorial.rst")
+TUTORIALS = (
+    "docs/quickstart.rst",
+    "docs/authentication.rst",
+    "docs/cookies.rst",
+    "docs/crawling.rst",
+    "docs/uploads.rst",
+    "docs/retries.rst",
+    "docs/tutorial.rst",
+)
+#: Side by side: only the second column, which is dugong's, is run.
+COMPARISONS = ("docs/from-requests.rst", "docs/from-httpx.rst")
 PAGES = (
     "README.md",
     "docs/index.rst",
-    "docs/client.rst",
     "docs/pipelining.rst",
     "docs/threads.rst",
     "docs/coroutines.rst",
+    *COMPARISONS,
     *TUTORIALS,
 )
 
@@ -82,11 +93,12 @@ def examples_of_rst(page: str) -> Iterator[Example]:
         if re.fullmatch(r"[=\-~]{4,}", line):
             titles += 1
             section = lines[number - 1] if titles > 1 else ""  # the first is the page's own
-        elif line == ".. code-block:: python":
+        elif match := re.fullmatch(r"( *- )?\.\. code-block:: python", line):
+            indent = len(match[1] or "") + 3
             end = number + 1
-            while end < len(lines) and (not lines[end] or lines[end].startswith("   ")):
+            while end < len(lines) and not lines[end][:indent].strip():
                 end += 1
-            code = "\n".join(text[3:] for text in lines[number + 1 : end])
+            code = "\n".join(text[indent:] for text in lines[number + 1 : end])
             yield Example(page, section, number + 2, code)
 
 
@@ -160,6 +172,14 @@ def test_every_section_of_a_tutorial_has_an_example(page: str) -> None:
     titles = re.findall(r"^(.+)\n-{4,}$", text, re.MULTILINE)
     assert titles
     assert set(titles) - {example.section for example in examples_of(page)} == set()
+
+
+@pytest.mark.parametrize("page", COMPARISONS)
+def test_every_row_of_a_comparison_has_an_example(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = text.count("   * - .. code-block:: python\n")
+    assert rows
+    assert len(examples_of(page)) == rows
 
 
 def test_the_reference_describes_every_public_name() -> None:

@@ -3,16 +3,16 @@
     with ScriptedServer(Site(context), repeat=True) as server: ...
 
 It is also a proxy: it responds to absolute-form requests itself, and is itself the server at the
-other end of a tunnel, with *context* for TLS. A tunnel requires credentials.
+other end of a tunnel, with *context* for TLS. A tunnel requires credentials. What is for a client
+is in `tests.support.pages`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import ssl
 from collections.abc import Iterator
 
+from tests.support.pages import PAGE_MAKERS
 from tests.support.server import Peer, ReceivedRequest
 
 POEM = "Der Kühlschrank, ach,\nsteht still und wach.\n"
@@ -47,6 +47,13 @@ class Site:
         target = request.target.removeprefix("http://www.example.com")
         if request.method == "CONNECT":
             return self._tunnel(peer, request)
+        if (make_page := PAGE_MAKERS.get(target.partition("?")[0])) is not None:
+            page = make_page(request._replace(target=target, body=_body(peer, request)))
+            head = (
+                f"HTTP/1.1 {page.status}\r\nContent-Length: {len(page.body)}\r\n{page.headers}\r\n"
+            )
+            peer.send(head.encode() + (b"" if request.method == "HEAD" else page.body))
+            return True
         if request.method in ("PUT", "POST"):
             return self._take_upload(peer, request, target)
         if request.method == "HEAD":
@@ -63,18 +70,6 @@ class Site:
         elif target in PAGES:
             links = "".join(f'<a href="{link}">{link}</a>\n' for link in PAGES[target])
             peer.respond(links.encode(), headers="Content-Type: text/html; charset=utf-8\r\n")
-        elif target == "/packed":
-            headers = "Content-Encoding: gzip\r\nContent-Type: text/plain\r\n"
-            peer.respond(gzip.compress(b"Hello, world!\n"), headers=headers)
-        elif target == "/private":
-            is_known = request.headers.get("authorization") == "Basic dXNlcjpzZXNhbWU="
-            peer.respond(status="200 OK" if is_known else "401 Unauthorized")
-        elif target == "/login":
-            peer.respond(headers="Set-Cookie: session=7\r\n")
-        elif target.startswith("/echo"):
-            peer.respond(_echo(request))
-        elif target == "/moved":
-            peer.respond(status="301 Moved Permanently", headers="Location: /hello\r\n")
         elif target == "/old":
             peer.send(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
         elif target == "/video":
@@ -118,15 +113,7 @@ class Site:
                 peer.send(b"%x\r\n%b\r\n" % (len(data), data.upper()))
             peer.send(b"0\r\n\r\n")
         else:
-            body = b""
-            if "transfer-encoding" in request.headers:
-                size = sum(len(data) for data in _chunks(peer))
-            else:
-                body = peer.exactly(int(request.headers["content-length"]))
-                size = len(body)
-            if target.startswith("/echo"):
-                peer.respond(_echo(request._replace(body=body)))
-                return True
+            size = len(_body(peer, request))
             if target == "/limited" and self._is_first(target):
                 peer.respond(status="429 Too Many Requests", headers="Retry-After: 1\r\n")
                 return True
@@ -149,15 +136,10 @@ class Site:
         return False
 
 
-def _echo(request: ReceivedRequest) -> bytes:
-    """Return what was received, as JSON."""
-    said = {
-        "target": request.target,
-        "type": request.headers.get("content-type"),
-        "cookie": request.headers.get("cookie"),
-        "body": request.body.decode(),
-    }
-    return json.dumps(said).encode()
+def _body(peer: Peer, request: ReceivedRequest) -> bytes:
+    if "transfer-encoding" in request.headers:
+        return b"".join(_chunks(peer))
+    return peer.exactly(int(request.headers.get("content-length", 0)))
 
 
 def _chunks(peer: Peer) -> Iterator[bytes]:
