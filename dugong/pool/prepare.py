@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Preparer", "default_headers"]
 
+_IDENTITY = ("Accept-Encoding", "identity")
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _FRAMING = frozenset(
@@ -149,6 +150,8 @@ class Preparer:
         """Return the head of *request* with the fields *given*, and its body if that is small."""
         names = without.union(name.lower() for name, _ in given)
         headers = [*given, *(field for field in self._headers if field[0].lower() not in names)]
+        if not headers:  # which would stand for the default ones
+            headers.append(_IDENTITY)
         expect100 = upload is not None and upload.expect100
         built = host.builder.build(request.method, request.target, headers, following, expect100)
         return built.head if built.body is None else built.head + built.body

@@ -105,6 +105,14 @@ def test_default_headers_of_the_pool_can_be_left_out() -> None:
     assert {"x-b", "user-agent", "x-c"} & set(script.requests[0].headers) == {"x-c"}
 
 
+def test_all_default_headers_can_be_left_out() -> None:
+    script = Refusing()
+    with open_site(script, headers={"X-B": "pool"}) as here:
+        headers = ElaborateHeaders((), without=frozenset(("x-b", "user-agent")))
+        here.pool.get(here.url("/a"), headers=headers)
+    assert set(script.requests[0].headers) == {"host", "accept-encoding"}
+
+
 def test_none_is_no_headers() -> None:
     with open_site(each(name_target)) as here:
         assert here.pool.get(here.url("/a"), headers=lambda request: None).body == b"/a"
