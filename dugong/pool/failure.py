@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Abandoned",
     "BodyError",
+    "as_exception",
     "connect_error",
     "describe",
     "ends_program",
@@ -57,6 +58,18 @@ class BodyError(Exception):
     def __init__(self, error: Exception, culprit: str = "the body of a request") -> None:
         super().__init__(f"{culprit} has failed: {error!r}")
         self.error = error
+
+
+def as_exception(exc: BaseException, culprit: str) -> Exception:
+    """Return what a request fails with because *culprit*, code of the caller's, has raised *exc*.
+
+    What is meant to end the program would only end this thread.
+    """
+    if isinstance(exc, Exception):
+        return exc
+    error = RuntimeError(f"{culprit} has raised {exc!r}")
+    error.__cause__ = exc
+    return error
 
 
 def failure(error: Exception, delivery: Delivery, request: Request | None = None) -> Exception:

@@ -26,6 +26,7 @@ from dugong.errors import is_out_of_descriptors, is_tls_refusal
 from dugong.pool.failure import (
     Abandoned,
     BodyError,
+    as_exception,
     connect_error,
     describe,
     ends_program,
@@ -291,3 +292,11 @@ def test_ctrl_c_ends_the_program_and_no_thread_of_the_pool() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_what_would_end_the_program_is_told_of_by_an_exception() -> None:
+    error = LookupError()
+    assert as_exception(error, "a hook") is error
+    wrapped = as_exception(SystemExit(3), "a hook")
+    assert str(wrapped) == "a hook has raised SystemExit(3)"
+    assert isinstance(wrapped.__cause__, SystemExit)

@@ -20,7 +20,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Flow, Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.timers import Timer
-from dugong.pool.failure import describe, ends_program, failure, incomplete_upload
+from dugong.pool.failure import as_exception, describe, ends_program, failure, incomplete_upload
 from dugong.pool.response import Attempt, Response, StreamedResponse, status_text
 from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
 
@@ -252,11 +252,8 @@ class RetryEngine:
             if job.is_decided:  # a stale value costs a question that has no effect
                 return
             following = flow.advance(response)
-        except Exception as exc:
-            following = failure(exc, Delivery.ANSWER_STARTED, response.request)
         except BaseException as exc:
-            error = RuntimeError(f"what follows a response has raised {exc!r}")
-            error.__cause__ = exc
+            error = as_exception(exc, "what follows a response")
             following = failure(error, Delivery.ANSWER_STARTED, response.request)
         with self._core.transaction():
             if not self.end_wait_locked(job):
@@ -526,11 +523,8 @@ def _raised_by_hook(exc: BaseException, attempt: Attempt) -> Exception:
     frames = exc.__traceback__
     if frames is not None:
         exc.__traceback__ = frames.tb_next  # for ours refer to the pool
-    if not isinstance(exc, Exception):
-        error = RuntimeError(f"should_retry has raised {exc!r}")
-        error.__cause__ = exc
-        exc = error
-    outcome = failure(exc, attempt.delivery or Delivery.SENT, attempt.request)
+    error = as_exception(exc, "should_retry")
+    outcome = failure(error, attempt.delivery or Delivery.SENT, attempt.request)
     outcome.__context__ = attempt.exception
     return outcome
 

@@ -19,7 +19,7 @@ from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery, InvalidResponse, UnsupportedResponse
 from dugong.pool.body import cut_short
-from dugong.pool.failure import BodyError
+from dugong.pool.failure import BodyError, as_exception
 
 if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
@@ -258,10 +258,5 @@ def blaming_body(culprit: str = "the body of a request") -> Iterator[None]:
         yield
     except GeneratorExit:
         raise
-    except Exception as exc:
-        raise BodyError(exc, culprit) from exc
     except BaseException as exc:
-        # It may be meant to end the program, but it would only end this thread.
-        error = RuntimeError(f"{culprit} has raised {exc!r}")
-        error.__cause__ = exc
-        raise BodyError(error, culprit) from exc
+        raise BodyError(as_exception(exc, culprit), culprit) from exc
