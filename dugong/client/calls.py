@@ -23,6 +23,7 @@ from dugong.pool.request import (
     HeaderPairs,
     PoolDefault,
     Request,
+    check_bool,
     checked_headers,
     make_request,
     with_headers,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dugong.pool.request import HeadersMaker, Origin
     from dugong.pool.retry.policy import RetryPolicy
 
-__all__ = ["CallMaker", "ClientOptions", "check_bool", "origin_of"]
+__all__ = ["CallMaker", "ClientOptions", "origin_of"]
 
 
 class ClientOptions(TypedDict, total=False):
@@ -59,7 +60,7 @@ class ClientOptions(TypedDict, total=False):
 _CALL_OPTIONS = tuple(ClientOptions.__annotations__)
 #: What a call may say though a `Request` says all else.
 _BESIDE_A_REQUEST = frozenset(("auth", "cookies", "follow_redirects"))
-_IDENTITY = ("Accept-Encoding", "identity")
+_IDENTITY = (("Accept-Encoding", "identity"),)
 #: What other clients call an option of a call, and what to write here instead.
 _HINTS = {
     "allow_redirects": "use follow_redirects=",
@@ -114,12 +115,14 @@ class CallMaker:
             )
         )
 
-    def plain_request(self, method: object, url: str) -> Request | None:
+    def plain_request(
+        self, method: object, url: str | None, options: ClientOptions
+    ) -> Request | None:
         """Return what is sent for these, if that is nothing else; None for all that is not plain.
 
         A URL that is to be quoted or has credentials in it is not, nor is what cannot be sent.
         """
-        if isinstance(url, str):
+        if self.adds_nothing and not options and isinstance(url, str):
             try:
                 if self._settings.cookies.header_for(url, cross_origin=False) is None:
                     return make_request(Request, method, url)
@@ -194,17 +197,13 @@ class CallMaker:
 
     def _with_defaults(self, request: Request) -> Request:
         """Return *request* with the headers that the pool does not send by itself."""
-        headers = request._options.headers
-        if headers is None and not self._everywhere:
+        if request._options.headers is None and not self._everywhere:
             return request
-        if not isinstance(headers, ElaborateHeaders):
-            headers = ElaborateHeaders(headers or ())
-        names = headers.without.union(name.lower() for name, _ in headers.fixed)
-        added = tuple(field for field in self._everywhere if field[0].lower() not in names)
-        if "range" in names and "accept-encoding" not in names and self._decodes:
+        headers = ElaborateHeaders.of(request)
+        if self._decodes and "range" in headers.decided:
             # A part of a coded body could not be decoded.
-            added = (*(f for f in added if f[0].lower() != "accept-encoding"), _IDENTITY)
-        return with_headers(request, headers._replace(fixed=headers.fixed + added))
+            headers = headers.with_defaults(_IDENTITY)
+        return with_headers(request, headers.with_defaults(self._everywhere))
 
 
 def origin_of(base_url: str) -> Origin | None:
@@ -225,12 +224,4 @@ def _elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHead
         pairs = [(name, value) for name, value in headers.items() if value is not None]
         without = frozenset(name.lower() for name, value in headers.items() if value is None)
     fixed = () if pairs is None else checked_headers(pairs)
-    names = without.union(name.lower() for name, _ in fixed)
-    fixed += tuple(field for field in fields if field[0].lower() not in names)
-    return ElaborateHeaders(fixed, None, without)
-
-
-def check_bool(name: str, value: object) -> None:
-    """Raise TypeError unless *value* is a bool. *name* is that of the parameter."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, not {value!r}")
+    return ElaborateHeaders(fixed, None, without).with_defaults(tuple(fields))

@@ -1,4 +1,4 @@
-"""`Client`: the public face of the client layer, and functions for one request.
+"""`Client`: the public face of the client layer.
 
 Guarantees: what a caller got wrong is raised at the call, before anything is sent. Starts no
 threads itself; may be used by any thread. All requests go through one `ConnectionPool`.
@@ -11,21 +11,18 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dugong.client.auth import auth_of
-from dugong.client.calls import CallMaker, ClientOptions, check_bool
+from dugong.client.calls import CallMaker, ClientOptions
 from dugong.client.cookies import Cookies
 from dugong.client.credentials import read_netrc, split_userinfo
 from dugong.client.decoding import accept_encoding
 from dugong.client.drivers import Decoder, FutureFlow, PlainFlow, Streaming, run
-from dugong.client.flow import Call, Hooks, Settings
+from dugong.client.flow import Hooks, Settings
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.prepare import default_headers
-from dugong.pool.request import (
-    HeaderPairs,
-    Request,
-)
+from dugong.pool.request import HeaderPairs, Request, check_bool
 
 if TYPE_CHECKING:
     import ssl
@@ -137,7 +134,7 @@ class Client:
             raise TypeError(f"pool must be a ConnectionPool, not {type(pool).__name__}")
         self._pool = pool
         self._decoder = Decoder(pool._scheduler.limits.max_body_size) if decode else None
-        self._calls = calls = CallMaker(
+        self._calls = CallMaker(
             settings,
             base_url,
             params,
@@ -146,10 +143,8 @@ class Client:
             everywhere,
             decode,
         )
-        #: Of requests that are sent as they are, if there may be any.
-        self._plain_flow: PlainFlow | None = None
-        if calls.adds_nothing:
-            self._plain_flow = PlainFlow(settings, follow_redirects, pool, self._decoder)
+        # Of requests that are sent as they are.
+        self._plain_flow = PlainFlow(settings, follow_redirects, pool, self._decoder)
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -177,10 +172,9 @@ class Client:
         Raises ValueError or TypeError for bad arguments, what `ConnectionPool.request` raises, and
         `RedirectError`, `TooManyRedirects` and `DecodingError`. Any thread may call it.
         """
-        if not options and self._plain_flow is not None and isinstance(url, str):
-            plain = self._calls.plain_request(method, url)
-            if plain is not None:
-                return self._plain_flow.finish(self._pool.request(plain))
+        plain = self._calls.plain_request(method, url, options)
+        if plain is not None:
+            return self._plain_flow.finish(self._pool.request(plain))
         call = self._calls.call(method, url, options)
         return run(call, self._pool.request, self._decoder)
 
@@ -197,8 +191,7 @@ class Client:
         Takes what `request` takes; *block* is as of `ConnectionPool.submit`. Its `cancel` cancels
         the request that is under way, whichever redirect it is for; `request` is the first one.
         """
-        call = self._calls.call(method, url, options)
-        return self._pool._submit(self._job(call), block)
+        return self._pool._submit(self._prepare(method, url, options), block)
 
     def map(
         self, requests: Iterable[str | Request], *, max_ahead_size: int = AHEAD_SIZE
@@ -256,19 +249,19 @@ class Client:
         """Send a DELETE; see `request`."""
         return self.request("DELETE", url, **options)
 
-    def _job(self, call: Call) -> Job:
-        return FutureFlow(call, self._pool, self._decoder).begin()
+    def _prepare(self, method: str | Request, url: str | None, options: ClientOptions) -> Job:
+        plain = self._calls.plain_request(method, url, options)
+        if plain is None:
+            call = self._calls.call(method, url, options)
+            return FutureFlow(call, self._pool, self._decoder).begin()
+        job = self._pool._prepare(plain)
+        job.flow = self._plain_flow
+        return job
 
     def _prepare_item(self, item: str | Request) -> Job:
         if isinstance(item, Request):
-            return self._job(self._calls.call(item, None, {}))
-        if self._plain_flow is not None:
-            request = self._calls.plain_request("GET", item)
-            if request is not None:
-                job = self._pool._prepare(request)
-                job.flow = self._plain_flow
-                return job
-        return self._job(self._calls.call("GET", item, {}))
+            return self._prepare(item, None, {})
+        return self._prepare("GET", item, {})
 
     # --- the client itself ------------------------------------------------------------------------
 

@@ -279,12 +279,7 @@ class Cookies(MutableMapping[str, str]):
         set_now = {
             value.partition("=")[0].strip(" \t") for value in headers.get_all("set-cookie", [])
         }
-        with self._lock:
-            gone = [
-                c for kept in self._domains.values() for c in kept.values() if c.name in set_now
-            ]
-            for cookie in gone:
-                self._drop_locked(cookie)
+        self._remove([cookie for cookie in self._find() if cookie.name in set_now])
 
     def store(self, url: str, headers: Headers) -> None:
         """Keep the cookies that a response to *url* sets, by its last 180 Set-Cookie fields.

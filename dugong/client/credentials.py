@@ -13,9 +13,14 @@ from collections.abc import Callable
 from dugong.client.auth import BasicAuth
 from dugong.connection.cache import BoundedCache
 
-__all__ = ["read_netrc", "split_userinfo"]
+__all__ = ["has_userinfo", "read_netrc", "split_userinfo"]
 
 _USERINFO = re.compile(r"(https?://)([^/?#]*)@", re.IGNORECASE)
+
+
+def has_userinfo(url: str) -> bool:
+    """Return True if *url*, an absolute http or https URL, has a user name or password in it."""
+    return _USERINFO.match(url) is not None
 
 
 def split_userinfo(url: str) -> tuple[str, BasicAuth | None]:

@@ -21,15 +21,14 @@ from dugong.pool.request import (
     ElaborateHeaders,
     HeaderPairs,
     Request,
-    checked_headers,
+    made_headers,
     with_headers,
 )
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
     from dugong.client.cookies import Cookies
-    from dugong.connection.encode import HeadersLike
-    from dugong.pool.request import Origin
+    from dugong.pool.request import HeadersMaker, Origin
 
 __all__ = ["Call", "Flow", "Hooks", "Settings", "has_credentials", "redirected"]
 
@@ -99,10 +98,8 @@ def redirected(call: Call) -> Flow:
     """
     request = call.request
     settings = call.settings
-    seen: set[tuple[str, str, str | None]] = set()
+    seen = {_key(settings, request)} if call.follows else set()
     while True:
-        if call.follows:
-            seen.add(_key(settings, request))
         response = yield from authenticated(call, request)
         if not call.follows or not is_redirect(response):
             return response
@@ -110,9 +107,11 @@ def redirected(call: Call) -> Flow:
         if len(seen) > settings.max_redirects:
             text = f"more than {settings.max_redirects} redirects"
             raise redirect_error(TooManyRedirects, text, response)
-        if _key(settings, following) in seen:
+        key = _key(settings, following)
+        if key in seen:
             text = "the redirects lead back to where they have been"
             raise redirect_error(TooManyRedirects, text, response)
+        seen.add(key)
         call.crossed = call.crossed or crosses(request, response, following)
         request = following
 
@@ -183,44 +182,26 @@ def _complete(call: Call, request: Request, auth: Auth | None) -> Request:
         added += (("Cookie", cookie),)
     if not added and auth is None:
         return request
-    headers = request._options.headers or ()
-    if not isinstance(headers, ElaborateHeaders):
-        headers = ElaborateHeaders(headers)
-    names = headers.without.union(name.lower() for name, _ in headers.fixed)
-    fixed = headers.fixed + tuple(field for field in added if field[0].lower() not in names)
-    make = headers.make
+    headers = ElaborateHeaders.of(request).with_defaults(added)
     if auth is not None and auth.is_static:
-        fixed = _replaced(fixed, auth.headers(request))
+        headers = headers.with_fresh(made_headers(auth.headers, request))
     elif auth is not None:
-        make = _both(headers.make, auth)
-    return with_headers(request, headers._replace(fixed=fixed, make=make))
+        headers = headers._replace(make=_both(headers.make, auth))
+    return with_headers(request, headers)
 
 
-def _replaced(fixed: HeaderPairs, fields: HeadersLike | None) -> HeaderPairs:
-    """Return *fixed* with *fields* in place of those of the same names."""
-    fresh = () if fields is None else checked_headers(fields)
-    names = {name.lower() for name, _ in fresh}
-    return (*(field for field in fixed if field[0].lower() not in names), *fresh)
-
-
-def _both(
-    make: Callable[[Request], HeadersLike | None] | None, auth: Auth
-) -> Callable[[Request], HeadersLike | None]:
+def _both(make: HeadersMaker | None, auth: Auth) -> HeadersMaker:
     """Return what makes the header fields of the caller's *make*, and those of *auth*."""
     if make is None:
         return auth.headers
 
     def made(request: Request) -> HeaderPairs:
-        return _replaced(_replaced((), make(request)), auth.headers(request))
+        own = ElaborateHeaders(made_headers(make, request))
+        return own.with_fresh(made_headers(auth.headers, request)).fixed
 
     return made
 
 
 def has_credentials(request: Request) -> bool:
     """Return True if *request* has an Authorization of its own, or is to have none."""
-    headers = request._options.headers or ()
-    if isinstance(headers, ElaborateHeaders):
-        if "authorization" in headers.without:
-            return True
-        headers = headers.fixed
-    return any(name.lower() == "authorization" for name, _ in headers)
+    return "authorization" in ElaborateHeaders.of(request).decided

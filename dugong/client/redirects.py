@@ -9,10 +9,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dugong.client.credentials import has_userinfo
 from dugong.client.urls import resolve
 from dugong.errors import Delivery, RedirectError
 from dugong.pool.body import can_be_sent_again
-from dugong.pool.request import ElaborateHeaders, Request, checked_headers, with_headers
+from dugong.pool.request import ElaborateHeaders, Request, made_headers, with_headers
 
 if TYPE_CHECKING:
     from dugong.pool.request import HeaderPairs, HeadersMaker
@@ -63,7 +64,7 @@ def next_request(request: Request, response: Response | StreamedResponse) -> Req
         url = resolve(response.request.url, location)
         if url[:7].lower() != "http://" and url[:8].lower() != "https://":
             raise ValueError(f"it leads to the scheme {url.partition(':')[0]!r}")
-        if "@" in url.split("/", 3)[2].partition("?")[0].partition("#")[0]:
+        if has_userinfo(url):
             raise ValueError("it has credentials in it")
         changes: dict[str, Any] = {"url": url}
         if (response.status == 303 and method != "HEAD") or (
@@ -87,11 +88,10 @@ def _with_fields_for(request: Request, is_elsewhere: bool, keeps_body: bool) -> 
 
     *is_elsewhere* says that it goes to another origin.
     """
-    headers = request._options.headers
-    if headers is None or (keeps_body and not is_elsewhere):
+    if request._options.headers is None or (keeps_body and not is_elsewhere):
         return request
-    elaborate = headers if isinstance(headers, ElaborateHeaders) else ElaborateHeaders(headers)
-    kept, make = elaborate.fixed, elaborate.make
+    headers = ElaborateHeaders.of(request)
+    kept, make = headers.fixed, headers.make
     if not keeps_body:
         kept = _without_body(kept)
         if make is not None:
@@ -99,12 +99,11 @@ def _with_fields_for(request: Request, is_elsewhere: bool, keeps_body: bool) -> 
     if is_elsewhere:
         kept = tuple(field for field in kept if field[0].lower() not in _OF_ORIGIN)
         make = None  # what it makes may be credentials
-    return with_headers(request, elaborate._replace(fixed=kept, make=make))
+    return with_headers(request, headers._replace(fixed=kept, make=make))
 
 
 def _made_without_body(make: HeadersMaker, request: Request) -> HeaderPairs:
-    made = make(request)
-    return () if made is None else _without_body(checked_headers(made))
+    return _without_body(made_headers(make, request))
 
 
 def _without_body(fields: HeaderPairs) -> HeaderPairs:

@@ -206,24 +206,9 @@ class ConnectionPool:
         """
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
-        if url is not None:  # as _made, once more for speed
-            made = make_request(
-                Request,
-                method,
-                url,
-                headers,
-                body,
-                timeout,
-                deadline,
-                expect100,
-                idempotent,
-                retry,
-                context,
-            )
-        else:
-            made = _made(
-                method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
-            )
+        made = _made(
+            method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+        )
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)

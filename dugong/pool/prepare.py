@@ -28,6 +28,7 @@ from dugong.pool.request import (
     Origin,
     Request,
     checked_headers,
+    made_headers,
 )
 from dugong.pool.retry.policy import RetryPolicy
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Preparer", "default_headers"]
 
-_IDENTITY = ("Accept-Encoding", "identity")
+_IDENTITY = (("Accept-Encoding", "identity"),)
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _FRAMING = frozenset(
@@ -105,10 +106,8 @@ class Preparer:
     ) -> Job:
         if request.method == "CONNECT":
             raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
-        elaborate = request._options.headers or ()
-        if not isinstance(elaborate, ElaborateHeaders):
-            elaborate = ElaborateHeaders(elaborate)
-        given, make, without = elaborate
+        headers = ElaborateHeaders.of(request)
+        given = headers.fixed
         fields = {name.lower(): value for name, value in reversed(given)}
         if "upgrade" in fields:
             raise ValueError("a pool cannot change protocols: use an HTTPConnection")
@@ -127,14 +126,14 @@ class Preparer:
             else:
                 upload = Upload(body, request.expect100 and body.length != 0)
                 following = BodyFollowing(body.length)
-        build = partial(self._head, request, host, following, upload, without)
-        job = Job(request, self._scheduler, pool, host, build(given), timeout, retry)
-        if make is not None:
-            job.make_head = partial(_fresh_head, request, given, make, build)
+        build = partial(self._head, request, host, following, upload)
+        job = Job(request, self._scheduler, pool, host, build(headers), timeout, retry)
+        if headers.make is not None:
+            job.make_head = partial(_fresh_head, request, headers, headers.make, build)
         job.deadline = request.deadline
         job.upload = upload
         job.close = close
-        needs_connection = close or upload is not None or make is not None
+        needs_connection = close or upload is not None or headers.make is not None
         job.exclusive = needs_connection or not request.is_idempotent
         return job
 
@@ -144,16 +143,13 @@ class Preparer:
         host: Host,
         following: BodyFollowing | bytes | None,
         upload: Upload | None,
-        without: frozenset[str],
-        given: HeaderPairs,
+        headers: ElaborateHeaders,
     ) -> bytes:
-        """Return the head of *request* with the fields *given*, and its body if that is small."""
-        names = without.union(name.lower() for name, _ in given)
-        headers = [*given, *(field for field in self._headers if field[0].lower() not in names)]
-        if not headers:  # which would stand for the default ones
-            headers.append(_IDENTITY)
+        """Return the head of *request* with *headers*, and its body if that is small."""
+        # No fields at all would stand for the default ones.
+        fields = headers.with_defaults(self._headers).fixed or _IDENTITY
         expect100 = upload is not None and upload.expect100
-        built = host.builder.build(request.method, request.target, headers, following, expect100)
+        built = host.builder.build(request.method, request.target, fields, following, expect100)
         return built.head if built.body is None else built.head + built.body
 
     def _new_host(self, origin: Origin) -> Host:
@@ -170,17 +166,15 @@ class Preparer:
 
 def _fresh_head(
     request: Request,
-    fixed: HeaderPairs,
+    headers: ElaborateHeaders,
     make: HeadersMaker,
-    build: Callable[[HeaderPairs], bytes],
+    build: Callable[[ElaborateHeaders], bytes],
 ) -> bytes:
     """Return the head of *request* with what *make* returns now, which is code of the caller's."""
-    made = make(request)
-    fresh = () if made is None else checked_headers(made)
-    names = {name.lower() for name, _ in fresh}
-    if bad := names & _DECIDED_BEFORE:
+    fresh = made_headers(make, request)
+    if bad := _DECIDED_BEFORE.intersection(name.lower() for name, _ in fresh):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be made anew for each sending")
-    return build((*(field for field in fixed if field[0].lower() not in names), *fresh))
+    return build(headers.with_fresh(fresh))
 
 
 def _content_length(value: str) -> int:

@@ -35,9 +35,11 @@ __all__ = [
     "Origin",
     "PoolDefault",
     "Request",
+    "check_bool",
     "check_retry",
     "check_seconds",
     "checked_headers",
+    "made_headers",
     "make_request",
     "public_url",
     "with_headers",
@@ -98,6 +100,29 @@ class ElaborateHeaders(NamedTuple):
     fixed: HeaderPairs
     make: HeadersMaker | None = None
     without: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, request: Request) -> ElaborateHeaders:
+        """Return those of *request*."""
+        headers = request._options.headers
+        return headers if isinstance(headers, ElaborateHeaders) else cls(headers or ())
+
+    @property
+    def decided(self) -> frozenset[str]:
+        """The names, in lower case, of which it is known that they are sent, or not sent."""
+        return self.without.union(name.lower() for name, _ in self.fixed)
+
+    def with_defaults(self, defaults: HeaderPairs) -> ElaborateHeaders:
+        """Return these and those of *defaults* whose names are not `decided`."""
+        decided = self.decided
+        added = tuple(field for field in defaults if field[0].lower() not in decided)
+        return self._replace(fixed=self.fixed + added)
+
+    def with_fresh(self, fresh: HeaderPairs) -> ElaborateHeaders:
+        """Return these with *fresh* in place of the fixed ones of the same names."""
+        names = {name.lower() for name, _ in fresh}
+        kept = tuple(field for field in self.fixed if field[0].lower() not in names)
+        return self._replace(fixed=kept + fresh)
 
 
 class CheckedOptions(NamedTuple):
@@ -436,11 +461,11 @@ def _checked_options(
     if deadline is not None:
         check_seconds("deadline", deadline)
     if expect100 is not False:
-        _check_bool("expect100", expect100)
+        check_bool("expect100", expect100)
         if body is None:
             raise ValueError("expect100 is only allowed with a body")
     if idempotent is not None:
-        _check_bool("idempotent", idempotent)
+        check_bool("idempotent", idempotent)
     if retry is not POOL_DEFAULT:
         check_retry(retry)
     checked: HeaderPairs | ElaborateHeaders | None = None
@@ -494,6 +519,12 @@ def checked_headers(headers: HeadersLike) -> HeaderPairs:
     return tuple(pairs)
 
 
+def made_headers(make: HeadersMaker, request: Request) -> HeaderPairs:
+    """Return what *make*, which is code of the caller's, makes for *request* now, checked."""
+    made = make(request)
+    return () if made is None else checked_headers(made)
+
+
 def _header_strs(name: object, value: object) -> tuple[str, str]:
     if not isinstance(name, str):
         raise TypeError(f"the name of a header must be a str, not {type(name).__name__}")
@@ -521,6 +552,7 @@ def check_retry(value: object) -> None:
         raise TypeError(f"retry must be a RetryPolicy or None, not {value!r}")
 
 
-def _check_bool(name: str, value: object) -> None:
+def check_bool(name: str, value: object) -> None:
+    """Raise TypeError unless *value* is a bool. *name* is that of the parameter."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, not {value!r}")

@@ -29,7 +29,7 @@ def maker(base_url: str = "", **options: Any) -> CallMaker:
 def test_a_request_that_is_told_nothing_is_plain() -> None:
     calls = maker()
     assert calls.adds_nothing
-    request = calls.plain_request("GET", URL)
+    request = calls.plain_request("GET", URL, {})
     assert request is not None
     assert (request.method, request.url, request.headers) == ("GET", URL, None)
 
@@ -38,11 +38,11 @@ def test_a_request_that_is_told_nothing_is_plain() -> None:
     "url", ["http://u:p@h/", "http://h/a b", "http://h/\u00e4", "relative", "ftp://h/"]
 )
 def test_a_url_that_is_not_sent_as_it_is_is_not_plain(url: str) -> None:
-    assert maker().plain_request("GET", url) is None
+    assert maker().plain_request("GET", url, {}) is None
 
 
 def test_a_request_with_cookies_is_not_plain() -> None:
-    assert maker(cookies={"a": "1"}).plain_request("GET", URL) is None
+    assert maker(cookies={"a": "1"}).plain_request("GET", URL, {}) is None
 
 
 @pytest.mark.parametrize(

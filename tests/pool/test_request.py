@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dugong import Headers, RetryPolicy
-from dugong.pool.request import POOL_DEFAULT, Origin, Request, checked_headers
+from dugong.pool.request import POOL_DEFAULT, ElaborateHeaders, Origin, Request, checked_headers
 
 # --- the URL -----------------------------------------------------------------------------------
 
@@ -473,3 +473,15 @@ def test_a_waiting_request_takes_little_memory_beside_its_url() -> None:
     finally:
         tracemalloc.stop()
     assert size / len(requests) < 100
+
+
+def test_default_headers_are_those_that_a_request_says_nothing_of() -> None:
+    headers = ElaborateHeaders((("X-A", "own"),), without=frozenset(("x-b",)))
+    defaults = (("x-a", "default"), ("X-B", "default"), ("X-C", "default"))
+    assert headers.decided == {"x-a", "x-b"}
+    assert headers.with_defaults(defaults).fixed == (("X-A", "own"), ("X-C", "default"))
+
+
+def test_fresh_headers_take_the_place_of_all_fixed_ones_of_their_names() -> None:
+    headers = ElaborateHeaders((("X-A", "1"), ("X-B", "2"), ("x-a", "3")))
+    assert headers.with_fresh((("X-a", "4"),)).fixed == (("X-B", "2"), ("X-a", "4"))
