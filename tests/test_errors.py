@@ -44,7 +44,7 @@ from dugong.errors import (
     printable,
 )
 from dugong.pool.core.core import Entering, Nested
-from dugong.pool.failure import Abandoned
+from dugong.pool.failure import Abandoned, BodyInterrupted
 
 PLAIN = [
     DugongError,
@@ -93,7 +93,7 @@ def made(cls: type[DugongError]) -> DugongError:
 def test_every_exception_of_the_module_is_a_dugong_error() -> None:
     names = [name for name in errors.__all__ if name[0].isupper() and name != "Delivery"]
     classes = [getattr(errors, name) for name in names]
-    assert set(EVERY_CLASS) == {*classes, Abandoned, Entering, Nested}
+    assert set(EVERY_CLASS) == {*classes, Abandoned, BodyInterrupted, Entering, Nested}
     assert all(issubclass(cls, DugongError) for cls in classes)
 
 

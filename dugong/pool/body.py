@@ -38,6 +38,7 @@ __all__ = [
     "cut_short",
     "regular_size",
     "request_body",
+    "used_up",
 ]
 
 
@@ -99,7 +100,8 @@ def can_be_sent_again(body: BodyLike | None) -> bool:
     return made is None or made.is_repeatable
 
 
-def _used_up() -> ValueError:
+def used_up() -> ValueError:
+    """Return the error for a body that is gone."""
     return ValueError(
         "the body can be read only once, and an earlier request has used it: give each request its "
         "own, or a callable that makes one"
@@ -132,7 +134,7 @@ def _made_of(body: object, content_length: int | None) -> RequestBody:
         return _made_of_file(cast(ReadableBinary, body), content_length)
     if isinstance(body, Iterable) and not isinstance(body, Mapping):
         if is_used(body):
-            raise _used_up()
+            raise used_up()
         return _Items(body, content_length)
     if callable(body):
         return _Made(body, content_length)
@@ -187,7 +189,7 @@ class _Items(CountedBody):
         iterable = self._iterable
         # What has been used since the request was made; or __iter__ gives the same each time.
         if is_used(iterable) or is_used(items := iter(iterable)):
-            raise _used_up()
+            raise used_up()
         mark_used(items)
         is_known = can_be_remembered(items)
         # What gives the same iterator each time can be read only once, as that can.
@@ -233,10 +235,17 @@ class _Made(RequestBody):
 
     def end_sending(self) -> None:
         given, self._given = self._given, None
-        self._body = None
+        body, self._body = self._body, None
+        if body is not None:
+            body.end_sending()
         close = getattr(given, "close", None)
         if callable(close):
             close()
+
+    def interrupt(self) -> None:
+        body = self._body
+        if body is not None:
+            body.interrupt()
 
     def pieces(self) -> Iterator[memoryview]:
         assert self._body is not None
@@ -262,7 +271,7 @@ class _Stream(CountedBody):
 
     def _items(self) -> Iterator[object]:
         if is_used(self._file):
-            raise _used_up()
+            raise used_up()
         if self._length is not None:
             return self._reads()  # more requests may follow, each with its part of the file
         mark_used(self._file)
@@ -345,7 +354,7 @@ class RegularFileBody(CountedBody):
 
 def _stream(file: ReadableBinary, content_length: int | None) -> _Stream:
     if is_used(file):
-        raise _used_up()
+        raise used_up()
     return _Stream(file, content_length)
 
 

@@ -74,6 +74,13 @@ class RequestBody(ABC):
     def end_sending(self) -> None:  # noqa: B027  # most have nothing to close
         """Undo what `rewind` did, and the sending. To be called after that, however it ended."""
 
+    def interrupt(self) -> None:  # noqa: B027  # most do not wait
+        """Have `pieces` raise `BodyInterrupted` if it waits: its connection has been given up.
+
+        Any thread may call this, also when nothing is sent. It may have an effect on a sending that
+        has begun in this moment: that is another attempt then.
+        """
+
     def release(self) -> None:  # noqa: B027  # most have nothing to let go of
         """Give the body back to the caller. It is not asked for anything any more."""
 

@@ -41,10 +41,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AHEAD",
     "AHEAD_SIZE",
+    "Allowance",
     "Submit",
     "Supply",
     "as_completed",
     "batch_of",
+    "check_is_iterable",
     "each_of",
     "in_order",
     "request_of",
@@ -81,11 +83,16 @@ def each_of(items: Iterable[str | Request], make: Callable[[str | Request], T]) 
     Raises TypeError if they are no iterable. What *make* raises for an item is raised when it is
     its turn; the next one may be asked for then.
     """
+    check_is_iterable(items)
+    # Not a generator, which would end for good when the source has nothing for a while.
+    return map(make, items)
+
+
+def check_is_iterable(items: object) -> None:
+    """Raise TypeError if *items* cannot be an iterable of URLs and Requests."""
     if isinstance(items, (str, bytes, Request)) or not isinstance(items, Iterable):
         kind = type(items).__name__
         raise TypeError(f"requests must be an iterable of URLs and Requests, not {kind}")
-    # Not a generator, which would end for good when the source has nothing for a while.
-    return map(make, items)
 
 
 def request_of(item: str | Request) -> Request:
@@ -98,27 +105,54 @@ def batch_of(items: Iterable[str | Request]) -> int:
     return _BATCH if type(items) in (list, tuple, set, frozenset, dict, deque) else 1
 
 
-class Supply(Generic[T]):
-    """Says which items of a *source* are to be begun, so that enough is under way.
+class Allowance:
+    """Says how many requests may be under way.
 
     *max_size* is how many bytes the bodies of what is under way may have together. That is exact
     for those that have come; each other one is expected to be as large as the last ones were on the
-    average (*expected_size* for the first ones). One may be under way in any case. *batch* is how
-    many may be begun at once.
+    average (*expected_size* for the first ones). One may be under way in any case.
+    """
+
+    __slots__ = ("_expected", "_max_size")
+
+    def __init__(self, max_size: int, expected_size: float = EXPECTED_SIZE) -> None:
+        self._max_size = max_size
+        self._expected = float(expected_size)  # bytes of a body that has not come yet
+
+    def taken(self, size: int, count: int = 1) -> None:
+        """Note that the consumer has taken *count* bodies, of *size* bytes together."""
+        if count:
+            self._expected += (size / count - self._expected) * (1 - _KEPT**count)
+
+    def most(self, came: int, size: int) -> int:
+        """Return how many may be under way, *came* of which have come, with *size* bytes."""
+        expected = int((self._max_size - size) / max(self._expected, 1.0))
+        return max(1, min(AHEAD, came + max(0, expected)))
+
+    @staticmethod
+    def low(most: int) -> int:
+        """Return how many are left under way when there are to be *most* again."""
+        return most // 2 if most >= FEW else max(0, most - 1)
+
+
+class Supply(Generic[T]):
+    """Says which items of a *source* are to be begun, so that enough is under way.
+
+    *max_size* and *expected_size* are as for `Allowance`. *batch* is how many may be begun at once.
 
     *clock* is `time.monotonic`, but for tests.
     """
 
     __slots__ = (
+        "_allowance",
         "_batch",
         "_clock",
-        "_expected",
         "_failure",
         "_kept",
-        "_max_size",
         "_rest_until",
         "_source",
         "low",
+        "taken",
     )
 
     def __init__(
@@ -133,17 +167,13 @@ class Supply(Generic[T]):
         self._batch = batch
         self._kept: list[T] = []  # taken from the source, and not begun
         self._failure: Exception | None = None  # what the source has raised behind that
-        self._max_size = max_size
         self._clock = clock
-        self._expected = float(expected_size)  # bytes of a body that has not come yet
+        self._allowance = allowance = Allowance(max_size, expected_size)
+        #: See there.
+        self.taken = allowance.taken
         self._rest_until = 0.0  # when the source may be called though there is a response to give
         #: `more` is to be called when no more than this are under way.
         self.low = 0
-
-    def taken(self, size: int, count: int = 1) -> None:
-        """Note that the consumer has taken *count* bodies, of *size* bytes together."""
-        if count:
-            self._expected += (size / count - self._expected) * (1 - _KEPT**count)
 
     def more(
         self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
@@ -161,9 +191,8 @@ class Supply(Generic[T]):
         if began < self._rest_until and is_ready():
             return
         sizes = came()
-        expected = int((self._max_size - sum(sizes)) / max(self._expected, 1.0))
-        most = max(1, min(AHEAD, len(sizes) + max(0, expected)))
-        self.low = self._low(most)
+        most = self._allowance.most(len(sizes), sum(sizes))
+        self.low = self._allowance.low(most)
         until = began + PATIENCE
         batch, self._kept = self._kept, []
         failure, self._failure = self._failure, None
@@ -195,10 +224,7 @@ class Supply(Generic[T]):
             finally:
                 del failure  # which refers to this frame
         if under_way < most:  # the source may have more later
-            self.low = self._low(under_way)
-
-    def _low(self, most: int) -> int:
-        return most // 2 if most >= FEW else max(0, most - 1)
+            self.low = self._allowance.low(under_way)
 
 
 def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from dugong.pool.events import Event
     from dugong.pool.statistics import PoolStatistics
 
-__all__ = ["ConnectionPool"]
+__all__ = ["ConnectionPool", "check_counts"]
 
 _DEFAULT_RETRY = RetryPolicy()
 
@@ -126,16 +126,16 @@ class ConnectionPool:
     ) -> None:
         if unknown:
             refuse_options(unknown, ConnectionPool.__init__.__kwdefaults__ or ())
-        _check_counts(
+        check_counts(
             max_connections_per_host=max_connections_per_host,
             max_connections=max_connections,
             max_queued=max_queued,
             max_body_size=max_body_size,
         )
         if pipeline_depth is not None:
-            _check_counts(pipeline_depth=pipeline_depth)
+            check_counts(pipeline_depth=pipeline_depth)
         if max_requests is not None:
-            _check_counts(max_requests=max_requests)
+            check_counts(max_requests=max_requests)
         _check_times(
             timeout=timeout,
             connect_timeout=connect_timeout,
@@ -265,6 +265,11 @@ class ConnectionPool:
     def _prepare_item(self, item: str | Request) -> Job:
         return self._preparer.prepare(request_of(item), self)
 
+    def _stream(self, request: Request) -> Stream:
+        job = self._preparer.prepare(request, self)
+        job.exclusive = job.streamed = True
+        return Stream(self._scheduler, job)
+
     def _submit(self, job: Job, block: bool) -> ResponseFuture:
         future = job.make_future()
         try:
@@ -338,7 +343,7 @@ class ConnectionPool:
     ) -> tuple[Iterator[Job], Submit[Job], Callable[[], None], int, int]:
         """Return what `in_order` and `as_completed` take."""
         jobs = each_of(requests, prepare)
-        _check_counts(max_ahead_size=max_ahead_size)
+        check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
         return jobs, self._submit_some, check_may_wait, max_ahead_size, batch_of(requests)
@@ -372,9 +377,7 @@ class ConnectionPool:
         made = _made(
             method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
         )
-        job = self._preparer.prepare(made, self)
-        job.exclusive = job.streamed = True
-        return Stream(self._scheduler, job)
+        return self._stream(made)
 
     def get(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
         """Send a GET; see `request`."""
@@ -469,7 +472,8 @@ def _made(
     return method
 
 
-def _check_counts(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
+    """Raise TypeError or ValueError unless all are positive integers. The names are parameters."""
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool):
             raise TypeError(f"{name} must be an int, not {count!r}")

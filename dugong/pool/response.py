@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dugong.pool.request import Request
 
-__all__ = ["Attempt", "BodySource", "Response", "StreamedResponse", "status_text"]
+__all__ = ["Attempt", "BodySource", "Received", "Response", "StreamedResponse", "status_text"]
 
 _PIECE = 256 * 1024
 _ERROR_PAGE = 64 * 1024
@@ -56,8 +56,8 @@ class Attempt(NamedTuple):
     request: Request | None = None
 
 
-class _Received:
-    """What `Response` and `StreamedResponse` say alike of what has come."""
+class Received:
+    """What all kinds of responses say of what has come."""
 
     __slots__ = (
         "_headers",
@@ -73,8 +73,11 @@ class _Received:
     _headers: Headers | bytes
     _minor_version: int
     _seconds: float
+    attempts: tuple[Attempt, ...]
     history: tuple[Response, ...]
+    reason: str
     request: Request
+    status: int
 
     @property
     def headers(self) -> Headers:
@@ -117,7 +120,7 @@ class _Received:
         return links_of(self.headers.get_all("link", []))
 
 
-class Response(_Received):
+class Response(Received):
     """A response, with all of its body.
 
     Attributes: `status` is an int, `reason` a str that may be empty, `headers` are `Headers`,
@@ -224,7 +227,7 @@ class BodySource(Protocol):
         """Fill the beginning of *view*, which has room, and return by how much; 0 at the end."""
 
 
-class StreamedResponse(_Received):
+class StreamedResponse(Received):
     """A response whose body is read from the connection as the caller asks for it.
 
     Attributes: `status`, `reason`, `headers`, `request`, `attempts` and `history` as in `Response`;

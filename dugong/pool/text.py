@@ -10,12 +10,11 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
 from dugong.connection.cache import BoundedCache
 from dugong.headers import Headers
 
-__all__ = ["detected_text_of", "lines_of", "text_of"]
+__all__ = ["Lines", "detected_text_of", "lines_of", "text_of"]
 
 # The byte order marks, and what they are those of. The first that fits decides.
 _BOMS = (
@@ -77,38 +76,66 @@ def lines_of(pieces: Iterable[bytes], headers: Headers) -> Iterator[str]:
     A line ends with ``\n``, ``\r\n`` or ``\r``; the last one may have no end. Each is given as soon
     as its end has come.
     """
-    parts: list[str] = []  # of the line that has begun
-    after_cr = False
-    for text in filter(None, _texts(pieces, headers)):
-        # The line before an LF that comes behind a CR has been given at the CR.
-        lines = _LINE_END.split(text[1:] if after_cr and text[0] == "\n" else text)
-        after_cr = text[-1] == "\r"
-        parts.append(lines[0])
-        if len(lines) > 1:
-            yield "".join(parts)
-            yield from lines[1:-1]
-            parts = [lines[-1]]
-    if last := "".join(parts):
-        yield last
+    lines = Lines(headers)
+    for piece in pieces:
+        yield from lines.feed(piece)
+    yield from lines.end()
 
 
-def _texts(pieces: Iterable[bytes], headers: Headers) -> Iterator[str]:
-    """Yield the text of each of *pieces* of a body, but for the bytes of characters to be ended."""
-    rest, start = iter(pieces), b""
-    for piece in rest:
-        start += piece
-        if not any(bom.startswith(start) for bom, _ in _BOMS):
-            break  # it is known whether there is a mark
-    codec, skip = _codec_of(start, headers)
-    codec = codec or "utf_8"
-    decoder = codecs.getincrementaldecoder(codec)("replace")
-    for piece in chain((start[skip:],), rest):
+class Lines:
+    """The lines of the text of a body that comes in pieces with *headers*: see `lines_of`."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+        self._start = b""  # what came until it was known whether there is a mark
+        self._codec = ""  # from then on
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._parts: list[str] = []  # of the line that has begun
+        self._after_cr = False
+
+    def feed(self, piece: bytes) -> list[str]:
+        """Return the lines that end in *piece*."""
+        if self._decoder is None:
+            self._start += piece
+            if any(bom.startswith(self._start) for bom, _ in _BOMS):
+                return []
+            return self._begin()
+        return self._split(self._decode(self._decoder, piece))
+
+    def end(self) -> list[str]:
+        """Return what is left at the end of the body."""
+        lines = self._begin() if self._decoder is None else []
+        assert self._decoder is not None
+        lines += self._split(self._decoder.decode(b"", True))
+        last = "".join(self._parts)
+        return [*lines, last] if last else lines
+
+    def _begin(self) -> list[str]:
+        codec, skip = _codec_of(self._start, self._headers)
+        self._codec = codec or "utf_8"
+        self._decoder = decoder = codecs.getincrementaldecoder(self._codec)("replace")
+        return self._split(self._decode(decoder, self._start[skip:]))
+
+    def _decode(self, decoder: codecs.IncrementalDecoder, piece: bytes) -> str:
+        """Return the text of *piece*, but for the bytes of a character to be ended."""
         try:
-            text = decoder.decode(piece)
+            return decoder.decode(piece)
         except UnicodeError:  # those of ISO-2022 raise it for an escape sequence without an end
-            text = piece.decode(codec, "replace")
-        yield text
-    yield decoder.decode(b"", True)
+            return piece.decode(self._codec, "replace")
+
+    def _split(self, text: str) -> list[str]:
+        if not text:
+            return []
+        # The line before an LF that comes behind a CR has been given at the CR.
+        is_told = self._after_cr and text[0] == "\n"
+        self._after_cr = text[-1] == "\r"
+        first, *rest = _LINE_END.split(text[1:] if is_told else text)
+        self._parts.append(first)
+        if not rest:
+            return []
+        lines = ["".join(self._parts), *rest]
+        self._parts = [lines.pop()]
+        return lines
 
 
 def _codec_of(body: bytes, headers: Headers) -> tuple[str | None, int]:

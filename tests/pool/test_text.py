@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dugong import Headers
-from dugong.pool.text import detected_text_of, lines_of, text_of
+from dugong.pool.text import Lines, detected_text_of, lines_of, text_of
 
 NONE = Headers()
 LATIN_1 = Headers([("Content-Type", "text/plain; charset=iso-8859-1")])
@@ -179,3 +179,12 @@ def test_without_its_package_a_guess_says_what_is_needed(monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install dugong\[charset\]"):
         detected_text_of(b"", NONE)
+
+
+def test_lines_may_be_asked_for_piece_by_piece() -> None:
+    pieces = Lines(NONE)
+    given = [
+        pieces.feed(piece) for piece in (b"\xef\xbb", b"\xbfone", b"\r", b"\ntwo\nth", b"\xe2")
+    ]
+    assert given == [[], [], ["one"], ["two"], []]
+    assert pieces.end() == ["th\ufffd"]

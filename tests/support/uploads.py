@@ -15,6 +15,10 @@ class Body:
     def __init__(self, rewindable: bool = True) -> None:
         self.rewindable = rewindable
         self.released = 0
+        self.interrupted = 0
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
 
     def release(self) -> None:
         self.released += 1
@@ -22,6 +26,12 @@ class Body:
 
 def upload(rewindable: bool = True, expect100: bool = False) -> Upload:
     return Upload(cast(Any, Body(rewindable)), expect100)
+
+
+def interrupts(job: Job) -> int:
+    """Return how often what waits for the body of *job* was told that its connection is gone."""
+    assert job.upload is not None
+    return cast(Body, job.upload.body).interrupted
 
 
 def releases(job: Job) -> int:

@@ -107,6 +107,12 @@ class Lending:
                 self._connections.fail_locked(connection, Abandoned())
                 self._end_stream_locked(connection, job, complete=False)
 
+    def interrupt_stream(self, job: Job) -> None:
+        """Have a thread that waits for the body of *job* fail; the stream is still to be ended."""
+        with self._core.transaction():
+            if job.place is Place.STREAMING and job.connection is not None:
+                self._connections.fail_locked(job.connection, Abandoned())
+
     @locked
     def _end_stream_locked(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         # The place of the job changes last, so that what an interrupt leaves can be told.

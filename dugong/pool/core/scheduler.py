@@ -51,6 +51,8 @@ DRAIN_TIME = 1.0
 #: Seconds that `close` waits for threads, which name resolution or a caller's body may hold up.
 CLOSE_TIME = 5.0
 
+_NEW = Place.NEW
+
 #: A loop of one of a connection's threads.
 Loop = Callable[[Traffic, PooledConnection], object]
 
@@ -134,8 +136,9 @@ class Scheduler:
                 raise PoolClosed
             if core.queued >= core.limits.max_queued:
                 self._wait_for_room_locked(job, block, deadline)
-            self._enqueue_locked(job, deadline)
-            self._connections.ensure_served_locked(job.host)
+            if job.place is _NEW:  # else it was cancelled before
+                self._enqueue_locked(job, deadline)
+                self._connections.ensure_served_locked(job.host)
         except BaseException as exc:
             core.end(type(exc), exc)
             raise
@@ -210,6 +213,8 @@ class Scheduler:
             core.wait(core.room, left)
             if core.closed:
                 raise PoolClosed
+            if job.is_decided:
+                return
 
     # --- a request is given up --------------------------------------------------------------------
 
@@ -264,7 +269,9 @@ class Scheduler:
         """End *job* with *outcome*, wherever it is."""
         place, connection = job.place, job.connection
         self._retries.complete_locked(job, outcome)  # first, so that an interrupt cannot lose it
-        if place is Place.WAITING:
+        if place is Place.NEW:
+            self._core.room.notify_all()  # another thread may wait with it
+        elif place is Place.WAITING:
             self._retries.forget_waiting_locked(job)
         elif place is Place.QUEUED:
             job.host.withdraw(job)

@@ -392,6 +392,8 @@ class Traffic:
                         accepted += complete(job, response)
                 elif upload.is_sending:
                     upload.pending_response = response
+                    if response.status >= 300:  # no more of the body is sent
+                        self._core.follow_up(upload.body.interrupt)
                 else:
                     accepted += self._end_upload_locked(connection, job, response)
             host.accepted += accepted

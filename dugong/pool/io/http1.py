@@ -19,7 +19,7 @@ from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery, InvalidResponse, UnsupportedResponse
 from dugong.pool.body import cut_short
-from dugong.pool.failure import BodyError, as_exception
+from dugong.pool.failure import BodyError, BodyInterrupted, as_exception
 
 if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
@@ -256,7 +256,7 @@ def blaming_body(culprit: str = "the body of a request") -> Iterator[None]:
     """Have an exception that *culprit*, which is the caller's, raises be a `BodyError`."""
     try:
         yield
-    except GeneratorExit:
+    except (GeneratorExit, BodyInterrupted):
         raise
     except BaseException as exc:
         raise BodyError(as_exception(exc, culprit), culprit) from exc

@@ -51,18 +51,32 @@ class Stream(UnenteredStream):
         self._response: StreamedResponse | None = None  # once the block is entered
 
     def __enter__(self) -> StreamedResponse:
-        scheduler, job = self._scheduler, self._job
-        if job.place is not Place.NEW:
-            raise StateError("a stream can be entered once: call stream() again")
-        scheduler.check_may_wait()
-        future = job.future
+        self.check_may_enter()
         try:
-            scheduler.begin_stream(job, self)
-            scheduler.submit(job)
-            self._response = response = receiver.streamed(future.result())
+            self._scheduler.submit(self.begin())
+            return self.received()
         except BaseException as exc:
-            self._abort(exc)
+            self.abort(exc)
             raise
+
+    # The steps of that, for what waits in another way.
+
+    def check_may_enter(self) -> None:
+        """Raise `StateError` if the block was entered before, or this is a thread of the pool."""
+        if self._job.place is not Place.NEW:
+            raise StateError("a stream can be entered once: call stream() again")
+        self._scheduler.check_may_wait()
+
+    def begin(self) -> Job:
+        """Return the job that is to be submitted now, and its future waited for."""
+        job = self._job
+        _ = job.future  # before the pool has the job, which would make another one: see there
+        self._scheduler.begin_stream(job, self)
+        return job
+
+    def received(self) -> StreamedResponse:
+        """Return the response, waiting for it, or raise what the request has failed with."""
+        self._response = response = receiver.streamed(self._job.future.result())
         return response
 
     def __exit__(
@@ -74,7 +88,7 @@ class Stream(UnenteredStream):
         try:
             self._leave()
         except BaseException as interrupt:
-            self._abort(interrupt)
+            self.abort(interrupt)
             raise
         source = self._job.body_source
         if exc is None and source is not None:
@@ -84,11 +98,15 @@ class Stream(UnenteredStream):
         if self._response is not None:
             self._response.close()
         source = self._job.body_source
-        if source is not None:
+        if source is not None and self._job.place is Place.STREAMING:  # else it was left before
             source.close(self._scheduler)
         self._scheduler.forget_stream(self._job)
 
-    def _abort(self, exc: BaseException) -> None:
+    def interrupt(self) -> None:
+        """Have another thread that waits for the body fail. The block is still to be left."""
+        self._scheduler.lending.interrupt_stream(self._job)
+
+    def abort(self, exc: BaseException) -> None:
         """Give the connection back because of *exc*, without a wait."""
         self._scheduler.recover(exc)
         self._scheduler.end_stream(self._job)

@@ -18,7 +18,8 @@ from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.failure import Abandoned
-from tests.support.parts import NO_RETRY, Rig, engine_of, listen
+from tests.support.parts import NO_RETRY, Rig, engine_of, listen, send_upload
+from tests.support.uploads import interrupts
 
 # --- closing --------------------------------------------------------------------------------------
 
@@ -29,6 +30,14 @@ def test_a_connection_is_shut_down_once_the_lock_is_released(rig: Rig) -> None:
         rig.connections.close_locked(connection)
         assert not engine_of(connection).is_aborted
     assert engine_of(connection).is_aborted
+
+
+def test_what_waits_for_a_body_is_told_when_its_connection_is_given_up(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    with rig.core.transaction():
+        rig.connections.fail_locked(connection, Abandoned())
+        assert interrupts(job) == 0  # not with the lock
+    assert interrupts(job) == 1
 
 
 def test_a_connection_is_closed_when_the_last_thread_has_left_it(rig: Rig) -> None:

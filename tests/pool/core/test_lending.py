@@ -121,6 +121,22 @@ def test_a_stream_ends_when_the_sender_has_let_go_of_the_body_of_the_request(rig
     assert connection.phase is Phase.CLOSED
 
 
+def test_a_stream_that_is_interrupted_is_still_to_be_ended(rig: Rig) -> None:
+    _, connection, job = stream(rig)
+    rig.lending.interrupt_stream(job)
+    assert engine_of(connection).is_aborted
+    assert job.place is Place.STREAMING
+    rig.lending.end_stream(connection, job, complete=False)
+    assert connection.phase is Phase.CLOSED
+
+
+def test_what_is_no_stream_any_more_is_not_interrupted(rig: Rig) -> None:
+    _, connection, job = stream(rig)
+    rig.lending.end_stream(connection, job, complete=True)
+    rig.lending.interrupt_stream(job)
+    assert not engine_of(connection).is_aborted
+
+
 def test_a_stream_on_a_connection_that_cannot_be_written_to_ends_that(rig: Rig) -> None:
     _, connection, job = stream(rig)
     engine_of(connection).has_unread = True

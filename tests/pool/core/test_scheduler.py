@@ -130,6 +130,29 @@ def test_a_request_that_waits_for_room_is_told_that_the_pool_is_closed(
         rig.scheduler.submit(job)
 
 
+def test_a_request_that_is_cancelled_while_it_waits_for_room_is_not_queued(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = rig.job(fill(rig), "/4")
+
+    def wait(condition: threading.Condition, timeout: float | None = None) -> None:
+        rig.retries.complete_locked(job, None)
+
+    monkeypatch.setattr(rig.core, "wait", wait)
+    rig.scheduler.submit(job)
+    assert job.future.cancelled()
+    assert rig.core.queued == 3
+
+
+def test_a_request_that_is_cancelled_before_it_is_submitted_is_not_queued(
+    rig: SchedulerRig,
+) -> None:
+    job = rig.job(rig.host(), "/a")
+    assert job.future.cancel()
+    rig.scheduler.submit(job)
+    assert rig.core.queued == 0
+
+
 def test_a_callback_does_not_wait_for_room(
     rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from tests.support.parts import (
     send_upload,
     would_wait,
 )
-from tests.support.uploads import releases, upload
+from tests.support.uploads import interrupts, releases, upload
 
 
 @pytest.fixture
@@ -434,6 +434,15 @@ def test_a_refusal_is_the_outcome_though_the_body_could_not_be_sent(rig: Rig, ea
     if not early:
         rig.respond(connection, job, status=413)
     assert job.future.result().status == 413
+
+
+@pytest.mark.parametrize(("status", "times"), [(200, 0), (204, 0), (301, 1), (413, 1), (503, 1)])
+def test_what_waits_for_a_body_is_told_of_a_response_that_needs_no_more_of_it(
+    rig: Rig, status: int, times: int
+) -> None:
+    connection, job = send_upload(rig)
+    rig.respond(connection, job, status=status)
+    assert interrupts(job) == times
 
 
 def test_a_success_that_is_the_last_response_lets_the_sender_go_on(rig: Rig) -> None:

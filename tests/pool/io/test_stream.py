@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from dugong import ConnectionPool, StateError
+from dugong import ConnectionPool, Request, StateError
 from dugong.pool.core.lending import Lending
 from tests.support.points import Interrupt
 from tests.support.pool import Site, each, name_target, open_site
@@ -36,6 +36,20 @@ def test_a_stream_can_be_entered_once() -> None:
             assert response.read() == b"/1"
         with pytest.raises(StateError, match="entered once"), stream:
             pass
+
+
+def test_the_future_of_a_stream_that_is_entered_in_steps_is_there_before_the_pool_may_make_it() -> (
+    None
+):
+    with site() as here:
+        request = Request("GET", here.url("/1"))
+        stream = here.pool._stream(request)
+        future = stream.begin()._future
+        assert future is not None
+        here.pool._scheduler.submit(stream._job)
+        assert stream.received().read() == b"/1"
+        assert future.result().status == 200
+        stream.__exit__(None, None, None)
 
 
 def test_an_interrupt_of_leaving_ends_the_connection_and_is_not_hidden(
