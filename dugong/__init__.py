@@ -39,6 +39,8 @@ from dugong.headers import CaseInsensitiveDict, Headers
 
 if TYPE_CHECKING:
     from dugong._version import __version__ as __version__
+    from dugong.client.aio import AsyncClient
+    from dugong.client.aiostream import AsyncStreamedResponse
     from dugong.client.auth import Auth, BasicAuth, BearerAuth
     from dugong.client.client import Client
     from dugong.client.cookies import Cookies
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AioFuture",
+    "AsyncClient",
+    "AsyncStreamedResponse",
     "Attempt",
     "Auth",
     "BUFFER_SIZE",
@@ -120,6 +124,8 @@ __all__ = [
 # than all of the rest, and few programs use every part.
 _LAZY = {
     "AioFuture": "dugong.connection.aio",
+    "AsyncClient": "dugong.client.aio",
+    "AsyncStreamedResponse": "dugong.client.aiostream",
     "Attempt": "dugong.pool.response",
     "Auth": "dugong.client.auth",
     "BasicAuth": "dugong.client.auth",

@@ -46,6 +46,7 @@ PAGES = (
     "docs/pipelining.rst",
     "docs/threads.rst",
     "docs/coroutines.rst",
+    "docs/asyncio.rst",
     *COMPARISONS,
     *TUTORIALS,
 )

@@ -26,7 +26,7 @@ NAMES = """
     RetryPolicy retrying Attempt Event FilePart
     Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError
     RedirectError TooManyRedirects
-    Client Cookies Auth BasicAuth BearerAuth DigestAuth
+    Client AsyncClient AsyncStreamedResponse Cookies Auth BasicAuth BearerAuth DigestAuth
     get head options post put patch delete request
 """.split()
 

@@ -219,7 +219,7 @@ class Client:
         Takes what `request` takes, and is otherwise as `ConnectionPool.stream`. What is read is
         decoded.
         """
-        return Streaming(self._calls.call(method, url, options), self._pool, self._decoder)
+        return self._stream(method, url, options)
 
     def get(self, url: str, **options: Unpack[ClientOptions]) -> Response:
         """Send a GET; see `request`."""
@@ -248,6 +248,11 @@ class Client:
     def delete(self, url: str, **options: Unpack[ClientOptions]) -> Response:
         """Send a DELETE; see `request`."""
         return self.request("DELETE", url, **options)
+
+    # `AsyncClient` uses these, too.
+
+    def _stream(self, method: str | Request, url: str | None, options: ClientOptions) -> Streaming:
+        return Streaming(self._calls.call(method, url, options), self._pool, self._decoder)
 
     def _prepare(self, method: str | Request, url: str | None, options: ClientOptions) -> Job:
         plain = self._calls.plain_request(method, url, options)

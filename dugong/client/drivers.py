@@ -273,31 +273,44 @@ class Streaming(UnenteredStream):
         self._pool = pool  # never changes
         self._decoder = decoder  # never changes
         self._flow = redirected(call)
-        # The stream of the request that is under way, once there is one.
-        self._stream = pool.stream(next(self._flow))
+        #: The stream of the request that is under way, or is to be.
+        self.stream = pool._stream(next(self._flow))
         self._response: StreamedResponse | None = None  # the final one
 
     def __enter__(self) -> StreamedResponse:
-        deadline = Deadline(self._call.request.deadline)
         history: list[Response] = []
+        deadline = self.deadline()
+        while True:
+            try:
+                received = self.stream.__enter__()
+            except BaseException:
+                self._flow.close()
+                raise
+            response = self.advance(received, history, deadline)
+            if response is not None:
+                return response
+
+    def deadline(self) -> Deadline:
+        """Return the deadline of all the requests, if the first is sent now."""
+        return Deadline(self._call.request.deadline)
+
+    def advance(
+        self, received: StreamedResponse, history: list[Response], deadline: Deadline
+    ) -> StreamedResponse | None:
+        """Return the final response; None if there is another request, which is in `stream`.
+
+        *received* is what has come in `stream`, which is left if this raises.
+        """
         try:
-            while True:
-                received = self._stream.__enter__()
-                try:
-                    response = self._next(received, history, deadline)
-                except BaseException as exc:
-                    self._stream.__exit__(type(exc), exc, exc.__traceback__)
-                    raise
-                if response is not None:
-                    self._response = response
-                    return response
-        finally:
-            self._flow.close()
+            self._response = self._next(received, history, deadline)
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, exc.__traceback__)
+            raise
+        return self._response
 
     def _next(
         self, received: StreamedResponse, history: list[Response], deadline: Deadline
     ) -> StreamedResponse | None:
-        """Return the final response; None if there is another request, which is in `_stream`."""
         try:
             request = self._flow.send(received)
         except StopIteration:
@@ -307,9 +320,9 @@ class Streaming(UnenteredStream):
             response.history = tuple(history)
             return response
         history.append(_as_history(received._whole(), self._decoder))
-        following = self._pool.stream(_in_time(request, deadline, received))
-        self._stream.__exit__(None, None, None)
-        self._stream = following
+        following = self._pool._stream(_in_time(request, deadline, received))
+        self.stream.__exit__(None, None, None)
+        self.stream = following
         return None
 
     def __exit__(
@@ -320,4 +333,14 @@ class Streaming(UnenteredStream):
     ) -> None:
         if self._response is not None:
             self._response.close()
-        self._stream.__exit__(exc_type, exc, traceback)
+        try:
+            self.stream.__exit__(exc_type, exc, traceback)
+        finally:
+            self._flow.close()
+
+    def abort(self, exc: BaseException) -> None:
+        """Give the connection back because of *exc*, without a wait."""
+        try:
+            self.stream.abort(exc)
+        finally:
+            self._flow.close()

@@ -234,10 +234,10 @@ class _Made(RequestBody):
         self._body = body
 
     def end_sending(self) -> None:
+        if self._body is not None:
+            self._body.end_sending()
+            self._body = None  # before what it has a view of is closed
         given, self._given = self._given, None
-        body, self._body = self._body, None
-        if body is not None:
-            body.end_sending()
         close = getattr(given, "close", None)
         if callable(close):
             close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from dugong.client.client import Client
@@ -47,16 +47,14 @@ class Place:
         return self.pages.get(path) or Page(path.encode())
 
     def _converse(self, peer: Peer) -> None:
-        while True:
-            try:
+        with suppress(*GONE):
+            while True:
                 request = peer.request()
-            except GONE:
-                return
-            self.requests.append(request)
-            page = self._serve(request)
-            body = b"" if request.method == "HEAD" else page.body
-            fields = f"{page.headers}Content-Length: {len(page.body)}\r\n"
-            peer.send(f"HTTP/1.1 {page.status}\r\n{fields}\r\n".encode("latin-1") + body)
+                self.requests.append(request)
+                page = self._serve(request)
+                body = b"" if request.method == "HEAD" else page.body
+                fields = f"{page.headers}Content-Length: {len(page.body)}\r\n"
+                peer.send(f"HTTP/1.1 {page.status}\r\n{fields}\r\n".encode("latin-1") + body)
 
     @property
     def origin(self) -> str:

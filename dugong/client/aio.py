@@ -1,0 +1,245 @@
+"""`AsyncClient`: a `Client` whose calls are awaited under asyncio.
+
+It has no engine of its own: the threads of a pool send and receive, and event loops are told.
+
+Guarantees: those of `Client`, and that no call waits in the event loop. Starts threads, for the
+streams that are read at the moment. Any thread may use it, with an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+from dugong.client.aiobody import blocking_body
+from dugong.client.aioloop import LoopBridge
+from dugong.client.aiomany import Requests, futures_of
+from dugong.client.aiostream import AsyncStream
+from dugong.client.client import Client
+from dugong.pool.many import AHEAD_SIZE
+from dugong.pool.pool import check_counts
+from dugong.pool.request import Request
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from dugong.client.aiostream import AsyncStreamedResponse
+    from dugong.client.calls import ClientOptions
+    from dugong.client.cookies import Cookies
+    from dugong.pool.core.job import Job
+    from dugong.pool.future import ResponseFuture
+    from dugong.pool.response import Response
+    from dugong.pool.statistics import PoolStatistics
+
+__all__ = ["AsyncClient"]
+
+
+class AsyncClient:
+    """A `Client` for asyncio: the same calls, to be awaited.
+
+    Takes the parameters of `Client`, and raises what that raises. *auth*, *event_hooks* and
+    callables as headers are called as for `Client.submit`: in the event loop for the first request
+    of a call, and in a thread of the pool for what follows. They are not awaited.
+
+    A *body* may also be an async iterable of bytes-like objects, or a callable that returns one. It
+    runs in the event loop, in a task of its own, and is asked for the next item when the last one
+    was sent. An async generator can be sent once, and is closed when the sending ends. A `Request`
+    with such a body, or with a callable, is sent as a copy of it.
+
+    If a task is cancelled while it waits for a response, its request is cancelled in the pool, and
+    no other: see `ResponseFuture.cancel`. Time-outs of asyncio do the same.
+
+    Any number of event loops, each in its thread, may use a client. It is an async context manager,
+    which closes it at the end; a client that is forgotten closes its pool by itself.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        # None of these changes.
+        self._client = client = Client(**options)
+        self._pool = client._pool
+        self._lock = Lock()
+        # Of the loop that has made the last call. Replaced as a whole, which is atomic in
+        # free-threaded CPython, too; what waits knows its own.
+        self._bridge: LoopBridge | None = None
+        # For what reads streams, once there is one. Guarded by the lock, and so is the other.
+        self._readers: ThreadPoolExecutor | None = None
+        self._is_closed = False
+
+    @property
+    def cookies(self) -> Cookies:
+        """The `Cookies`, to which those of responses are added."""
+        return self._client.cookies
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    async def request(
+        self, method: str | Request, url: str | None = None, **options: Unpack[ClientOptions]
+    ) -> Response:
+        """Send a request, follow its redirects, and return the final `Response`.
+
+        Takes and raises what `Client.request` does. If the queues of the pool are full, it waits.
+        """
+        bridge = self._bridged()
+        return await bridge.result(await bridge.submit(self._prepare(method, url, options)))
+
+    def submit(
+        self, method: str | Request, url: str | None = None, **options: Unpack[ClientOptions]
+    ) -> ResponseFuture:
+        """Queue a request and return a `concurrent.futures.Future` of the final `Response`.
+
+        Takes what `request` takes, but never waits: it raises `PoolFull`. `asyncio.wrap_future`
+        makes the future awaitable.
+        """
+        return self._pool._submit(self._prepare(method, url, options), block=False)
+
+    def map(
+        self, requests: Requests, *, max_ahead_size: int = AHEAD_SIZE
+    ) -> AsyncIterator[Response]:
+        """Yield the final response to each of *requests* (URLs for GET, or `Request`), in order.
+
+        As `Client.map`; *requests* may also be an async iterable, and may be endless. One that is
+        not async is read in the event loop, and must not wait.
+        """
+        futures = self._futures_of(requests, max_ahead_size, ordered=True)
+
+        async def responses() -> AsyncIterator[Response]:
+            async with aclosing(futures):
+                async for future in futures:
+                    yield future.result()
+
+        return responses()
+
+    def as_completed(
+        self, requests: Requests, *, max_ahead_size: int = AHEAD_SIZE
+    ) -> AsyncIterator[ResponseFuture]:
+        """Yield a future for each of *requests* (URLs for GET, or `Request`), when it is done.
+
+        As `Client.as_completed`, so its `result` does not wait; *requests* are as for `map`.
+        """
+        return self._futures_of(requests, max_ahead_size, ordered=False)
+
+    def stream(
+        self, method: str | Request, url: str | None = None, **options: Unpack[ClientOptions]
+    ) -> AbstractAsyncContextManager[AsyncStreamedResponse]:
+        """Send a request and, in the `async with` block, read the body of the final response.
+
+        Takes what `request` takes, and is otherwise as `Client.stream`. A thread reads for a task
+        that waits for a part of the body; there are no more such threads than *max_connections*.
+        """
+        streaming = self._client._stream(*_for_pool(method, url, options))
+        return AsyncStream(streaming, self._bridged(), self._executor)
+
+    async def get(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a GET; see `request`."""
+        return await self.request("GET", url, **options)
+
+    async def head(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a HEAD; see `request`."""
+        return await self.request("HEAD", url, **options)
+
+    async def options(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send an OPTIONS; see `request`."""
+        return await self.request("OPTIONS", url, **options)
+
+    async def post(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a POST; see `request`."""
+        return await self.request("POST", url, **options)
+
+    async def put(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a PUT; see `request`."""
+        return await self.request("PUT", url, **options)
+
+    async def patch(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a PATCH; see `request`."""
+        return await self.request("PATCH", url, **options)
+
+    async def delete(self, url: str, **options: Unpack[ClientOptions]) -> Response:
+        """Send a DELETE; see `request`."""
+        return await self.request("DELETE", url, **options)
+
+    def _prepare(self, method: str | Request, url: str | None, options: ClientOptions) -> Job:
+        return self._client._prepare(*_for_pool(method, url, options))
+
+    def _prepare_item(self, item: str | Request) -> Job:
+        return self._client._prepare_item(_request_for_pool(item))
+
+    def _futures_of(
+        self, requests: Requests, max_ahead_size: int, ordered: bool
+    ) -> AsyncGenerator[ResponseFuture, None]:
+        check_counts(max_ahead_size=max_ahead_size)
+        return futures_of(requests, self._prepare_item, self._bridged(), max_ahead_size, ordered)
+
+    def _bridged(self) -> LoopBridge:
+        """Return what brings futures into the running loop."""
+        bridge = self._bridge
+        if bridge is None or bridge.loop is not asyncio.get_running_loop():
+            bridge = self._bridge = LoopBridge(self._pool)
+        return bridge
+
+    def _executor(self) -> ThreadPoolExecutor | None:
+        """Return what has a thread for each stream that is read; None if this client is closed."""
+        # What reads has a connection, so none of them has to wait for a thread.
+        with self._lock:
+            if self._readers is None and not self._is_closed:
+                most = self._pool._scheduler.limits.max_connections
+                self._readers = ThreadPoolExecutor(most, "dugong-stream")
+            return self._readers
+
+    # --- the client itself ------------------------------------------------------------------------
+
+    def statistics(self) -> PoolStatistics:
+        """Return what the pool is doing, and has learned of its hosts; a snapshot."""
+        return self._client.statistics()
+
+    async def aclose(self) -> None:
+        """Close the pool, unless that was given: see `ConnectionPool.close`.
+
+        Leave the blocks of streams before.
+        """
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Close it as `aclose` does, and block until then: for what is not in an event loop."""
+        self._client.close()
+        with self._lock:
+            readers, self._readers, self._is_closed = self._readers, None, True
+        if readers is not None:
+            readers.shutdown(wait=self._client._owns_pool)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient on {self._pool!r}>"
+
+
+def _for_pool(
+    method: str | Request, url: str | None, options: ClientOptions
+) -> tuple[str | Request, str | None, ClientOptions]:
+    """Return the arguments of a call with a body that a pool can send."""
+    if isinstance(method, Request):
+        return cast(Request, _request_for_pool(method)), url, options
+    body: Any = options.get("body")
+    if body is None or (made := blocking_body(body)) is body:
+        return method, url, options
+    return method, url, {**options, "body": made}
+
+
+def _request_for_pool(item: str | Request) -> str | Request:
+    if not isinstance(item, Request) or item.body is None:
+        return item
+    body = blocking_body(item.body)
+    return item if body is item.body else item.replace(body=body)

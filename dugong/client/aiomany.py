@@ -1,0 +1,134 @@
+"""Many requests at a time under asyncio: what `AsyncClient.map` and `AsyncClient.as_completed` do.
+
+Guarantees: each takes only so many requests from its source that there is enough under way (see
+`dugong.pool.many`), and gives responses while it waits for the source. When one ends, however that
+happens, the requests that it has submitted are done or cancelled. For one task at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from dugong.pool.many import AHEAD, Allowance, check_is_iterable
+from dugong.pool.request import Request
+from dugong.pool.response import Response
+
+if TYPE_CHECKING:
+    from dugong.client.aioloop import LoopBridge
+    from dugong.pool.core.job import Job
+    from dugong.pool.future import ResponseFuture
+
+__all__ = ["Requests", "futures_of"]
+
+_BATCH = 64  # how many are submitted before other tasks have their turn
+
+Requests = Iterable[str | Request] | AsyncIterable[str | Request]
+
+
+def futures_of(
+    requests: Requests,
+    prepare: Callable[[Any], Job],
+    bridge: LoopBridge,
+    max_size: int,
+    ordered: bool,
+) -> AsyncGenerator[ResponseFuture, None]:
+    """Return the futures of *requests*, each when it is done; with *ordered*, in their order.
+
+    *prepare* makes the job of a request. Raises TypeError if *requests* are no iterable.
+    """
+    if not isinstance(requests, AsyncIterable):
+        check_is_iterable(requests)
+        requests = _each(requests)
+    return _UnderWay(requests, prepare, bridge, max_size, ordered).futures()
+
+
+async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+class _UnderWay:
+    """What has been submitted and was not taken by the consumer yet. Owner: an event loop."""
+
+    def __init__(
+        self,
+        source: AsyncIterable[Any],
+        prepare: Callable[[Any], Job],
+        bridge: LoopBridge,
+        max_size: int,
+        ordered: bool,
+    ) -> None:
+        # None of these changes.
+        self._source = source
+        self._prepare = prepare
+        self._bridge = bridge
+        self._allowance = Allowance(max_size)
+        self._ordered = ordered
+        self._news = asyncio.Event()  # for the consumer
+        self._room = asyncio.Event()  # for the supplier
+        self._pending: dict[ResponseFuture, None] = {}  # in the order of the source
+        # Those that are done, with the sizes of their bodies; None for a failure.
+        self._came: dict[ResponseFuture, int | None] = {}
+        self._size = 0  # bytes of all of these
+        self._low = AHEAD  # the supplier goes on when no more than this are under way
+        self._is_over = False  # nothing more is submitted
+
+    async def futures(self) -> AsyncGenerator[ResponseFuture, None]:
+        supplier = self._bridge.loop.create_task(self._supply())
+        try:
+            while True:
+                self._news.clear()
+                future = next(iter(self._pending if self._ordered else self._came), None)
+                if future in self._came:
+                    self._take(future)
+                    yield future
+                elif self._is_over and not self._pending:
+                    break
+                else:
+                    del future  # or its body stays in memory
+                    await self._news.wait()  # a response, or the end of the source, ends this
+            await supplier  # which raises what the source has raised
+        finally:
+            if supplier.done() and not supplier.cancelled():
+                supplier.exception()  # or asyncio would log that nobody was told of it
+            supplier.cancel()
+            for future in self._pending:
+                future.cancel()
+
+    def _take(self, future: ResponseFuture) -> None:
+        del self._pending[future]
+        size = self._came.pop(future)
+        if size is not None:  # a failure says nothing about sizes
+            self._size -= size
+            self._allowance.taken(size)
+        if len(self._pending) <= self._low:
+            self._room.set()
+
+    async def _supply(self) -> None:
+        try:
+            async for item in self._source:
+                future = await self._bridge.submit(self._prepare(item))
+                self._pending[future] = None
+                self._bridge.when_done(future, self._note)
+                del item, future
+                most = self._allowance.most(len(self._came), self._size)
+                if len(self._pending) >= most:
+                    self._low = self._allowance.low(most)
+                    self._room.clear()
+                    await self._room.wait()  # the consumer ends this
+                elif len(self._pending) % _BATCH == 0:
+                    await asyncio.sleep(0)  # others have waited for the loop
+        finally:
+            self._is_over = True
+            self._news.set()
+
+    def _note(self, future: ResponseFuture) -> None:
+        """Note that *future* is done."""
+        if future in self._pending:
+            outcome = future._outcome  # not result(), which would add to the traceback of a failure
+            size = len(outcome.body) if isinstance(outcome, Response) else None
+            self._came[future] = size
+            self._size += size or 0
+            self._news.set()

@@ -1,0 +1,168 @@
+"""Streams of an `AsyncClient`: the blocks in which a task reads a body as it comes.
+
+Guarantees: the event loop waits for nothing. No thread waits for a response; what reads a body runs
+in a thread, one step of a stream at a time. However a block is left, the connection is given back;
+if a task is cancelled while it reads, the connection is ended, and that step with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from dugong.pool.hints import no_attribute
+from dugong.pool.response import Received
+from dugong.pool.text import Lines
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from types import TracebackType
+
+    from dugong.client.aioloop import LoopBridge
+    from dugong.client.drivers import Streaming
+    from dugong.headers import Headers
+    from dugong.pool.response import Response, StreamedResponse
+
+__all__ = ["AsyncStream", "AsyncStreamedResponse"]
+
+T = TypeVar("T")
+_PIECE = 256 * 1024  # bytes
+
+
+class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
+    """The flow of a call whose final response is read in an `async with` block. For one task."""
+
+    def __init__(
+        self, streaming: Streaming, bridge: LoopBridge, executor: Callable[[], Executor | None]
+    ) -> None:
+        # None of these changes.
+        self._streaming = streaming
+        self._bridge = bridge
+        self._executor = executor  # returns None for the threads of the loop
+        self._turn = Lock()  # of the thread that makes a step; guards `_streaming`
+
+    async def __aenter__(self) -> AsyncStreamedResponse:
+        streaming, bridge = self._streaming, self._bridge
+        history: list[Response] = []
+        deadline = streaming.deadline()
+        while True:
+            stream = streaming.stream
+            stream.check_may_enter()
+            try:
+                await bridge.wait(await bridge.submit(stream.begin()))
+                received = stream.received()
+            except BaseException as exc:
+                streaming.abort(exc)
+                raise
+            try:
+                response = await self.step(streaming.advance, received, history, deadline)
+            except asyncio.CancelledError as exc:
+                self._begin(self._leave, type(exc), exc, None)
+                raise
+            if response is not None:
+                return AsyncStreamedResponse(response, self)
+
+    async def step(self, action: Callable[..., T], *args: Any) -> T:
+        """Return what *action* returns, called in another thread; if cancelled, cut it short."""
+        try:
+            return await self._begin(self._take_turn, action, *args)
+        except asyncio.CancelledError:
+            self._streaming.stream.interrupt()
+            raise
+
+    def _begin(self, action: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        return self._bridge.loop.run_in_executor(self._executor(), action, *args)
+
+    def _take_turn(self, action: Callable[..., T], *args: Any) -> T:
+        with self._turn:
+            return action(*args)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The block is left, whether its task waits for that or not.
+        await asyncio.shield(self._begin(self._leave, exc_type, exc, traceback))
+
+    def _leave(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._turn.locked():  # by a step that was cancelled
+            self._streaming.stream.interrupt()
+        with self._turn:
+            self._streaming.__exit__(exc_type, exc, traceback)
+
+
+class AsyncStreamedResponse(Received):
+    """A response whose body is read from the connection as a task asks for it.
+
+    Attributes: those of `StreamedResponse`. All methods that read raise what its methods raise. If
+    the task is cancelled while one waits, the connection is ended, and nothing more can be read.
+    For one task at a time, in the `async with` block of `AsyncClient.stream`.
+    """
+
+    __slots__ = ("_response", "_stream")
+
+    def __init__(self, response: StreamedResponse, stream: AsyncStream) -> None:
+        for name in Received.__slots__:
+            setattr(self, name, getattr(response, name))
+        self._response = response  # never changes
+        self._stream = stream  # never changes
+
+    @property
+    def length(self) -> int | None:
+        """The size of the body in bytes, or None if only its end will tell."""
+        return self._response.length
+
+    @property
+    def trailers(self) -> Headers:
+        """The fields behind the body, once that has been read: as of `StreamedResponse`."""
+        return self._response.trailers
+
+    async def read(self, n: int | None = -1) -> bytes:
+        """Return up to *n* bytes of the body, or the rest: as `StreamedResponse.read`."""
+        return await self._stream.step(self._response.read, n)
+
+    async def readinto(self, buf: bytearray | memoryview) -> int:
+        """Receive the next part of the body straight into *buf*; return the number of bytes.
+
+        0 is the end of the body. If the task is cancelled, *buf* may still be written to until the
+        block has been left.
+        """
+        return await self._stream.step(self._response.readinto, buf)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the rest of the body in pieces as they come, of up to 256 KiB."""
+        while piece := await self.read(_PIECE):
+            yield piece
+
+    async def aiter_lines(self) -> AsyncIterator[str]:
+        """Yield the lines of the rest of the body: as `StreamedResponse.iter_lines`."""
+        lines = Lines(self.headers)
+        async for piece in self:
+            for line in lines.feed(piece):
+                yield line
+        for line in lines.end():
+            yield line
+
+    async def raise_for_status(self) -> Self:
+        """Raise `HTTPStatusError` if the status is 400 or more: as of `StreamedResponse`."""
+        if self.status >= 400:
+            await self._stream.step(self._response.raise_for_status)
+        return self
+
+    if not TYPE_CHECKING:  # to which it would have attributes of any name
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name, streamed=True)
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._response)[1:]}"

@@ -1,0 +1,308 @@
+"""Many requests at a time under asyncio: in order and as they finish, and how much is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from dugong import AsyncClient, HTTPStatusError, PoolClosed, RedirectError, Request
+from dugong.pool.many import AHEAD
+from tests.support.aio import Gate, came, open_async
+from tests.support.client import Page, moved
+
+
+@pytest.fixture(autouse=True)
+def _asyncio_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    gc.collect()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def each(items: Any) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+@pytest.mark.parametrize("kind", [list, iter, each])
+def test_responses_come_in_the_order_of_their_requests(kind: Any) -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            urls = [here.url(f"/{n}") for n in range(3000)]
+            assert [r.url async for r in client.map(kind(urls))] == urls
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [list, iter, each])
+def test_futures_come_when_they_are_done(kind: Any) -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            urls = [here.url(f"/{n}") for n in range(3000)]
+            missing = set(urls)
+            async for future in client.as_completed(kind(urls)):
+                assert future.done()
+                missing.remove(future.request.url)
+            assert missing == set()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [list, each])
+def test_nothing_gives_nothing(kind: Any) -> None:
+    async def main() -> None:
+        async with AsyncClient() as client:
+            assert [r async for r in client.map(kind([]))] == []
+            assert [r async for r in client.as_completed(kind([]))] == []
+
+    asyncio.run(main())
+
+
+def test_a_future_says_which_request_it_is_for() -> None:
+    async def main() -> None:
+        async with open_async({"/2": moved("/b")}) as (client, [here]):
+            requests = [Request("GET", here.url(f"/{n}")) for n in range(9)]
+            assert {f.request async for f in client.as_completed(requests)} == set(requests)
+
+    asyncio.run(main())
+
+
+def test_a_response_that_is_held_up_holds_up_no_others() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_async(gate, gate, pipeline_depth=1) as (client, [here, there]):
+            urls = [here.url("/held"), *[there.url(f"/{n}") for n in range(5)]]
+            done = []
+            async for future in client.as_completed(urls):
+                done.append(future.request.target)
+                if len(done) == 5:
+                    gate.open.set()
+            assert done[-1] == "/held"
+
+    asyncio.run(main())
+
+
+def test_responses_come_while_an_async_source_has_nothing() -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            have_come = asyncio.Event()
+
+            async def source() -> AsyncIterator[str]:
+                for n in range(3):
+                    yield here.url(f"/{n}")
+                await have_come.wait()  # for ever, if nothing were given before there is more
+                yield here.url("/last")
+
+            texts = []
+            async for response in client.map(source()):
+                texts.append(response.text)
+                if len(texts) == 3:
+                    have_come.set()
+            assert texts == ["/0", "/1", "/2", "/last"]
+
+    asyncio.run(main())
+
+
+def test_an_endless_source_is_taken_from_only_as_far_as_needed() -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            numbers = itertools.count()
+            source = (here.url(f"/{n}") for n in numbers)
+            async with aclosing(client.map(source)) as responses:
+                count = 0
+                async for _ in responses:
+                    count += 1
+                    if count == 3 * AHEAD:
+                        break
+            assert next(numbers) <= 4 * AHEAD + 1
+
+    asyncio.run(main())
+
+
+def test_few_large_bodies_are_under_way_at_a_time() -> None:
+    async def main() -> None:
+        async with open_async(lambda request: Page(bytes(100_000))) as (client, [here]):
+            begun = 0
+
+            def source() -> Iterator[str]:
+                nonlocal begun
+                for n in range(100):
+                    begun += 1
+                    yield here.url(f"/{n}")
+
+            taken = 0
+            async for _ in client.as_completed(source(), max_ahead_size=1_000_000):
+                taken += 1
+                assert begun - taken <= 12  # ten, one that is taken, and one that waits
+            assert taken == 100
+
+    asyncio.run(main())
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_raised_when_it_is_its_turn_and_the_rest_is_cancelled() -> None:
+    async def main() -> None:
+        gate = Gate(lambda request: moved("ftp://host/") if request.target == "/1" else Page(b"x"))
+        async with open_async(gate) as (client, [here]):
+            urls = [here.url(target) for target in ("/0", "/1", "/held", "/3")]
+            responses = client.map(urls)
+            assert (await anext(responses)).body == b"x"
+            with pytest.raises(RedirectError):
+                await anext(responses)
+            gate.open.set()
+            assert client.statistics().queued == 0
+
+    asyncio.run(main())
+
+
+def test_a_failure_is_a_future_of_as_completed() -> None:
+    async def main() -> None:
+        async with open_async({"/1": moved("ftp://host/")}) as (client, [here]):
+            futures = client.as_completed([here.url(f"/{n}") for n in range(3)])
+            errors = [type(f.exception()) async for f in futures]
+            assert sorted(map(str, errors)) == sorted(map(str, [RedirectError, *[type(None)] * 2]))
+
+    asyncio.run(main())
+
+
+class SourceFailed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("call", ["map", "as_completed"])
+def test_what_the_source_raises_is_raised_behind_all_that_came_before(
+    call: str, is_async: bool
+) -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+
+            def source() -> Iterator[str]:
+                yield from [here.url(f"/{n}") for n in range(5)]
+                raise SourceFailed
+
+            results = getattr(client, call)(each(source()) if is_async else source())
+            for _ in range(5):
+                await anext(results)
+            with pytest.raises(SourceFailed):
+                await anext(results)
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_a_request_is_raised_when_it_is_its_turn() -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            responses = client.map([here.url("/a"), "no URL"])
+            assert (await anext(responses)).text == "/a"
+            with pytest.raises(ValueError, match="base_url"):
+                await anext(responses)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["map", "as_completed"])
+def test_arguments_that_make_no_sense_are_refused_at_the_call(call: str) -> None:
+    async def main() -> None:
+        async with AsyncClient() as client:
+            for bad in ("http://host/", 7, Request("GET", "http://host/")):
+                with pytest.raises(TypeError, match="iterable"):
+                    getattr(client, call)(bad)
+            with pytest.raises(ValueError, match="max_ahead_size"):
+                getattr(client, call)([], max_ahead_size=0)
+
+    asyncio.run(main())
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["map", "as_completed"])
+def test_what_is_under_way_is_cancelled_when_its_consumer_is(call: str) -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_async(gate, max_connections_per_host=1) as (client, [here]):
+            urls = [here.url("/held"), *[here.url(f"/{n}") for n in range(100)]]
+
+            async def consume() -> None:
+                async for _ in getattr(client, call)(urls):
+                    pass
+
+            consumer = asyncio.create_task(consume())
+            await came(gate.asked)
+            consumer.cancel()
+            await asyncio.wait([consumer])
+            assert client.statistics().queued == 0
+            gate.open.set()
+
+    asyncio.run(main())
+
+
+def test_what_is_under_way_is_cancelled_when_its_consumer_leaves() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_async(gate, max_connections_per_host=1, pipeline_depth=1) as (
+            client,
+            [here],
+        ):
+            urls = [here.url("/a"), here.url("/held"), *[here.url(f"/{n}") for n in range(9)]]
+            async with aclosing(client.as_completed(urls)) as futures:
+                await anext(futures)
+                await came(gate.asked)
+                assert client.statistics().queued
+            assert client.statistics().queued == 0
+            gate.open.set()
+
+    asyncio.run(main())
+
+
+def test_a_consumer_that_goes_without_a_word_leaves_no_task_that_asyncio_complains_of() -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            async for _ in client.map(here.url(f"/{n}") for n in itertools.count()):
+                break
+
+    asyncio.run(main())
+
+
+def test_futures_end_with_the_client() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_async(gate) as (client, [here]):
+            futures = client.as_completed([here.url("/held")])
+            waiting = asyncio.ensure_future(anext(futures))
+            await came(gate.asked)
+            await client.aclose()
+            gate.open.set()
+            assert isinstance((await waiting).exception(), PoolClosed)
+            await futures.aclose()
+
+    asyncio.run(main())
+
+
+def test_full_queues_only_slow_it_down() -> None:
+    async def main() -> None:
+        options = {"max_connections_per_host": 1, "pipeline_depth": 1, "max_queued": 3}
+        async with open_async({}, **options) as (client, [here]):
+            urls = [here.url(f"/{n}") for n in range(50)]
+            assert [r.url async for r in client.map(urls)] == urls
+
+    asyncio.run(main())
+
+
+def test_a_status_of_failure_is_a_response() -> None:
+    async def main() -> None:
+        async with open_async({"/a": Page(b"", "404 Not Found")}) as (client, [here]):
+            async for response in client.map([here.url("/a")]):
+                with pytest.raises(HTTPStatusError):
+                    response.raise_for_status()
+
+    asyncio.run(main())
