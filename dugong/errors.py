@@ -279,7 +279,11 @@ class DNSUnavailable(_NameError):
 
 
 class ProxyError(DugongError, ConnectionError):
-    """The proxy refused the tunnel; nothing reached the server. `status` and `reason` say why."""
+    """The proxy refused the tunnel; nothing reached the server. `status` and `reason` say why.
+
+    *status* is that of the response to CONNECT, or below 256 the code that a SOCKS proxy replied
+    with: 255 if it refused the credentials, or that there were none.
+    """
 
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
@@ -390,6 +394,9 @@ _TLS_REFUSALS = frozenset(
     ).split()
 )
 
+# Of a tunnel: of SOCKS5 (a failure, an outage, a refused connection, a lost packet), SOCKS4, HTTP.
+_TEMPORARY_REFUSALS = frozenset((1, 3, 4, 5, 6, 91, 408, 429, 500, 502, 503, 504))
+
 _NO_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _TRY_AGAIN = 2  # of <netdb.h>, which the socket module does not tell
@@ -456,7 +463,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 def _is_temporary(exc: BaseException) -> bool | None:
     """Return what *exc* itself says of the network; None if that is nothing."""
     if isinstance(exc, ProxyError):
-        return exc.status in (408, 429, 500, 502, 503, 504)
+        return exc.status in _TEMPORARY_REFUSALS
     if isinstance(exc, (ConnectError, TLSError)):
         # It says the same as its cause, which an unpickled one may lack.
         return None if exc.__cause__ is not None else _is_temporary_os_error(exc)

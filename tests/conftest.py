@@ -20,6 +20,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_proxies_of_the_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+            environment.delenv(name, raising=False)
+            environment.delenv(name.lower(), raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _leaks_nothing() -> Iterator[None]:
     with no_leaks():

@@ -3,7 +3,7 @@
 The examples of one section run one after the other in one namespace, after those before the first
 section of the page. Those of a table are in its second column. An example names its output in
 comments that begin with ``#>``. Its ``www.example.com`` and ``proxy.example.com`` are
-`tests.support.site` on the loopback interface.
+`tests.support.site` on the loopback interface, and so is what ``socks.example.com`` leads to.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dugong import RetryPolicy
 from dugong.pool import many
 from dugong.pool.core import connections, host, pipelining, room, scheduler, traffic
 from dugong.pool.io import receiver
+from tests.support.proxies import SocksProxy, UnixServer
 from tests.support.server import ScriptedServer
 from tests.support.site import Site
 
@@ -43,6 +44,7 @@ COMPARISONS = ("docs/from-requests.rst", "docs/from-httpx.rst")
 PAGES = (
     "README.md",
     "docs/index.rst",
+    "docs/proxies.rst",
     "docs/pipelining.rst",
     "docs/threads.rst",
     "docs/coroutines.rst",
@@ -132,6 +134,8 @@ def _example_com(
         socket.socket() as silent,
         ScriptedServer(site, repeat=True) as plain,
         ScriptedServer(site, repeat=True, context=context) as tls,
+        ScriptedServer(SocksProxy(plain.address), repeat=True) as socks,
+        UnixServer(tmp_path / "server.sock", site, repeat=True),
     ):
         silent.bind(("127.0.0.1", 0))
         addresses = {
@@ -139,12 +143,15 @@ def _example_com(
             ("www.example.com", 443): tls.address,
             ("www.example.com", 8080): silent.getsockname(),  # which refuses connections
             ("proxy.example.com", 3128): plain.address,
+            ("socks.example.com", 1080): socks.address,
         }
         getaddrinfo = socket.getaddrinfo
         monkeypatch.setattr(
             socket,
             "getaddrinfo",
-            lambda host, port, **kwargs: getaddrinfo(*addresses[host, port], **kwargs),
+            lambda host, port, *args, **kwargs: getaddrinfo(
+                *addresses.get((host, port), ("127.0.0.1", port)), *args, **kwargs
+            ),
         )
         yield
 

@@ -17,6 +17,7 @@ from dugong.client.credentials import read_netrc, split_userinfo
 from dugong.client.decoding import accept_encoding
 from dugong.client.drivers import Decoder, FutureFlow, PlainFlow, Streaming, run
 from dugong.client.flow import Hooks, Settings
+from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
 from dugong.pool.many import AHEAD_SIZE
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.connection.encode import HeadersLike
+    from dugong.connection.proxy import ProxyLike
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
+    from dugong.pool.prepare import ProxyChooser
     from dugong.pool.response import Response, StreamedResponse
     from dugong.pool.statistics import PoolStatistics
 
@@ -58,7 +61,11 @@ class Client:
     * *decode*: undo the content codings of responses (gzip, deflate; br and zstd if they are
       installed). `max_body_size` of the pool counts decoded bytes, too.
     * *trust_env*: ask the netrc file of the user, as it is now, for credentials of hosts that have
-      no others.
+      no others; and without a *proxy*, go through those that the environment variables HTTP_PROXY,
+      HTTPS_PROXY and ALL_PROXY name now, but for the hosts in NO_PROXY.
+    * *proxy*: as of `ConnectionPool`; or a mapping of proxies, or None for no proxy, by ``http``,
+      ``https``, ``all``, ``http://host``, ``https://host`` or ``all://host``. Of those that fit,
+      the first of ``https://host``, ``https``, ``all://host`` and ``all`` counts.
     * *verify*: True; a file or folder with certificates of authorities; an `ssl.SSLContext`; or
       False, which makes TLS useless against an attacker.
     * *cert*: a file with the certificate of the client and its key, or ``(certificate, key)`` or
@@ -89,6 +96,7 @@ class Client:
         max_redirects: int = 20,
         decode: bool = True,
         trust_env: bool = True,
+        proxy: ProxyLike | ProxyChooser | Mapping[str, ProxyLike | None] | None = None,
         verify: bool | str | ssl.SSLContext = True,
         cert: str | tuple[str, ...] | None = None,
         event_hooks: Mapping[str, Iterable[Callable[..., object]]] | None = None,
@@ -126,9 +134,13 @@ class Client:
                 if pool_options.get("ssl_context") is not None:
                     raise TypeError("verify and cert are for a client without an ssl_context")
                 pool_options["ssl_context"] = context_of(verify, cert)
-            pool = ConnectionPool(headers=everywhere, **pool_options)
+            if isinstance(proxy, Mapping):
+                proxy = ProxyMap(proxy)
+            elif proxy is None and trust_env and pool_options.get("unix_socket") is None:
+                proxy = environment_proxies()
+            pool = ConnectionPool(headers=everywhere, proxy=proxy, **pool_options)
             everywhere = ()  # the pool sends them by itself
-        elif pool_options or verify is not True or cert is not None:
+        elif pool_options or proxy is not None or verify is not True or cert is not None:
             raise TypeError("pool= is there already: give the options to the ConnectionPool")
         elif not isinstance(pool, ConnectionPool):
             raise TypeError(f"pool must be a ConnectionPool, not {type(pool).__name__}")

@@ -11,8 +11,10 @@ head.py        the lines of heads, both ways  framing.py  which body follows a h
 readers.py     response bodies                writers.py  request bodies
 buffer.py      the receive buffer             cache.py    what is worked out again and again
 wire.py        send all, receive a head       dial.py     resolve, connect, tunnel
-names.py       host names, resolving          proxy.py    what a proxy is told
+names.py       host names, resolving          network.py  which addresses are dialled
+proxy.py       what a proxy is told           socks.py    the same by SOCKS
 transport.py   plain sockets                  tls.py      the same with TLS
+nested.py      TLS in TLS
 tracing.py     DUGONG_TRACEFILE
 polling.py     coroutines, blocking driver    aio.py      asyncio driver
 """

@@ -40,7 +40,9 @@ class HTTPConnection:
     * *port*: defaults to 443 with *ssl_context*, else to 80.
     * *ssl_context*: speak TLS with this context, which decides about certificates and host names.
     * *proxy*: ``(host, port)``, or a URL ``http://user:password@host:port`` whose credentials are
-      sent to the proxy only. https goes through a tunnel.
+      sent to the proxy only. https goes through a tunnel. The scheme may also be https (for TLS
+      with the proxy, by *ssl_context* or `ssl.create_default_context()`), socks4, socks4a, socks5
+      or socks5h; with socks4 and socks5, *hostname* is resolved here, else by the proxy.
 
     Raises TypeError or ValueError if these make no sense; connecting happens at the first request.
 
@@ -70,6 +72,11 @@ class HTTPConnection:
         check_address(self.hostname, self.port)
         check_ssl_context(ssl_context)
         self._proxy = None if proxy is None else Proxy(proxy)
+        self._proxy_context = ssl_context
+        if self._proxy is not None and self._proxy.scheme == "https" and ssl_context is None:
+            from dugong.connection.tls import default_context
+
+            self._proxy_context = default_context()
         self._timeout: float | None = None
         self._closed = False
         host = netloc(self.hostname, None if self.port == default_port else self.port)
@@ -88,6 +95,7 @@ class HTTPConnection:
             self._proxy,
             self._timeout,
             dns_test_hostnames(),
+            proxy_context=self._proxy_context,
         )
 
     @property

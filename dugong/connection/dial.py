@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from dugong.connection.names import Address, ascii_host, netloc, resolve
+from dugong.connection.network import Network
 from dugong.connection.polling import POLLOUT, Coroutine, PollNeeded
 from dugong.connection.proxy import co_tunnel
 from dugong.connection.tracing import traced
@@ -23,30 +24,44 @@ from dugong.deadline import Deadline
 from dugong.errors import (
     ConnectionClosed,
     DNSUnavailable,
+    DugongError,
     HostnameNotResolvable,
     InvalidResponse,
+    TLSError,
     UnsupportedResponse,
     is_out_of_descriptors,
+    printable,
 )
 
 if TYPE_CHECKING:
     import ssl
 
     from dugong.connection.proxy import Proxy
-    from dugong.connection.tls import TlsSession
+    from dugong.connection.tls import TlsSession, TlsTransport
 
-__all__ = ["check_ssl_context", "co_dial"]
+__all__ = ["check_ssl_context", "co_dial", "peer_of"]
 
 T = TypeVar("T")
 
 #: Seconds before the next address is tried beside those under way (RFC 8305 §5).
 CONNECTION_ATTEMPT_DELAY = 0.25
 
+_NETWORK = Network()
+
 
 def check_ssl_context(context: object) -> None:
     """Raise TypeError unless *context* is None or can make a TLS object."""
     if context is not None and not hasattr(context, "wrap_bio"):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
+
+
+def peer_of(host: str, port: int, proxy: Proxy | None, network: Network = _NETWORK) -> str:
+    """Return what a socket for *host* is connected to, as messages call it."""
+    if network.unix_socket is not None:
+        return f"the socket {printable(network.unix_socket)}"
+    if proxy is not None:
+        return f"the proxy {netloc(proxy.host, proxy.port)}"
+    return netloc(host, port)
 
 
 def co_dial(
@@ -57,35 +72,36 @@ def co_dial(
     timeout: float | None,
     test_names: Iterable[tuple[str, int]] | None = None,
     session: TlsSession | None = None,
+    network: Network = _NETWORK,
+    proxy_context: ssl.SSLContext | None = None,
 ) -> Coroutine[Transport]:
     """Connect to *host*, through *proxy* and with TLS if they are given.
 
     *timeout* is in seconds, for all of it but resolving; *test_names* are those of
-    `dugong.connection.names.resolve`; *session* is resumed over TLS. Raises `ConnectionTimedOut`,
-    `ConnectionClosed`, `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `InvalidResponse`
-    (from the proxy), `ssl.SSLError`, and OSError as the system gave it for the first address that
+    `dugong.connection.names.resolve`; *session* is resumed over TLS; *network* opens the socket;
+    *proxy_context* is for an https proxy. Raises `ConnectionTimedOut`, `ConnectionClosed`,
+    `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `TLSError` and `InvalidResponse` (from
+    the proxy), `ssl.SSLError`, and OSError as the system gave it for the first address that
     failed; `is_out_of_descriptors` is true for it if one could not be tried for want of a
     descriptor.
     """
     deadline = Deadline(timeout)
     # A dot at the end is for the DNS and for Host; a certificate has none (RFC 6066 §3).
     server_name = ascii_host(host).removesuffix(".")
-    peer = netloc(host, port) if proxy is None else f"the proxy {netloc(proxy.host, proxy.port)}"
-    sock = yield from co_connect(_resolve(host, port, proxy, test_names), deadline, peer)
+    peer = peer_of(host, port, proxy, network)
+    find = partial(resolve, test_names=test_names, resolver=network.resolver)
+    target = host if proxy is None or proxy.resolves else _target(find(host, port), network)
+    addresses = _addresses(host, port, proxy, find, network)
+    sock = yield from co_connect(addresses, deadline, peer, network)
     transport: Transport = PlainTransport(sock)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if proxy is not None and ssl_context is not None:
-            try:
-                ask = co_tunnel(transport, netloc(host, port), proxy)
-                yield from _co_within(deadline, ask, f"waiting for {peer}")
-            except (ConnectionClosed, InvalidResponse, UnsupportedResponse) as exc:
-                exc.msg = f"{peer}: {exc.msg}"
-                raise
+        if network.unix_socket is None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxy is not None:
+            tunnel = (target, port) if ssl_context is not None or not proxy.speaks_http else None
+            transport = yield from _co_pass(transport, proxy, proxy_context, tunnel, deadline, peer)
         if ssl_context is not None:
-            from dugong.connection.tls import co_start_tls
-
-            shake_hands = co_start_tls(sock, ssl_context, server_name, session)
+            shake_hands = _co_start_tls(transport, ssl_context, server_name, session)
             transport = yield from _co_within(
                 deadline, shake_hands, f"shaking hands with {netloc(host, port)}"
             )
@@ -95,18 +111,80 @@ def co_dial(
         raise
 
 
-def _resolve(
-    host: str, port: int, proxy: Proxy | None, test_names: Iterable[tuple[str, int]] | None
+def _co_pass(
+    transport: Transport,
+    proxy: Proxy,
+    context: ssl.SSLContext | None,
+    tunnel: tuple[str, int] | None,
+    deadline: Deadline,
+    peer: str,
+) -> Coroutine[Transport]:
+    """Return what leads through *proxy*, which *transport* is connected to.
+
+    With TLS by *context* if the proxy wants it, and to the host and port *tunnel* if there is one.
+    """
+    try:
+        if proxy.scheme == "https":
+            assert context is not None
+            shake_hands = _co_start_tls(transport, context, ascii_host(proxy.host), None)
+            transport = yield from _co_within(deadline, shake_hands, f"shaking hands with {peer}")
+        if tunnel is not None:
+            ask = co_tunnel(transport, *tunnel, proxy)
+            yield from _co_within(deadline, ask, f"waiting for {peer}")
+        return transport
+    except (ConnectionClosed, InvalidResponse, UnsupportedResponse) as exc:
+        exc.msg = f"{peer}: {exc.msg}"
+        raise
+    except OSError as exc:
+        if proxy.scheme != "https" or isinstance(exc, DugongError):
+            raise
+        # An `ssl.SSLError`, which would look like one of the server's.
+        reason: str | None = getattr(exc, "reason", None)
+        said = getattr(exc, "verify_message", None) or reason or exc.strerror or str(exc)
+        raise TLSError(f"TLS with {peer} has failed ({printable(said)})", reason) from exc
+
+
+def _co_start_tls(
+    transport: Transport, context: ssl.SSLContext, name: str, session: TlsSession | None
+) -> Coroutine[TlsTransport]:
+    """Shake hands with *name* over *transport*, which is plain, or TLS with a proxy."""
+    from dugong.connection.tls import co_start_tls
+
+    if isinstance(transport, PlainTransport):
+        return co_start_tls(transport.sock, context, name, session)
+    from dugong.connection.nested import co_start_nested_tls
+
+    return co_start_nested_tls(cast("TlsTransport", transport), context, name, session)
+
+
+def _addresses(
+    host: str,
+    port: int,
+    proxy: Proxy | None,
+    find: Callable[[str, int], list[Address]],
+    network: Network,
 ) -> list[Address]:
     """Return the addresses to connect to."""
-    find = resolve if test_names is None else partial(resolve, test_names=test_names)
+    if network.unix_socket is not None:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", network.unix_socket)]
     if proxy is None:
-        return find(host, port)
+        return network.usable(find(host, port))
     try:
-        return find(proxy.host, proxy.port)
+        return network.usable(find(proxy.host, proxy.port))
     except (HostnameNotResolvable, DNSUnavailable) as exc:
         exc.msg += " (the proxy)"
         raise
+
+
+def _target(addresses: Iterable[Address], network: Network) -> str:
+    """Return that of *addresses* which a SOCKS proxy is told.
+
+    It gets one only, so that is one it most likely reaches.
+    """
+    address = min(addresses, key=lambda address: address[0] != socket.AF_INET)
+    network.check(address)
+    ip: str = address[4][0]
+    return ip
 
 
 def interleave(addresses: Iterable[Address]) -> list[Address]:
@@ -119,13 +197,13 @@ def interleave(addresses: Iterable[Address]) -> list[Address]:
 
 
 def co_connect(
-    addresses: Iterable[Address], deadline: Deadline, peer: str
+    addresses: Iterable[Address], deadline: Deadline, peer: str, network: Network = _NETWORK
 ) -> Coroutine[socket.socket]:
     """Return a socket connected to the first of *addresses* that accepts (RFC 8305 §5).
 
-    A new attempt starts when the last one has failed, or has had `CONNECTION_ATTEMPT_DELAY`
-    seconds. If all of them fail, raises the OSError of the first, or the one which says that no
-    descriptor was left to try an address with.
+    *network* opens it. A new attempt starts when the last one has failed, or has had
+    `CONNECTION_ATTEMPT_DELAY` seconds. If all of them fail, raises the OSError of the first, or the
+    one which says that no descriptor was left to try an address with.
     """
     untried = deque(interleave(addresses))
     errors: list[OSError] = []
@@ -136,11 +214,13 @@ def co_connect(
         while untried or attempts:
             if untried and next_attempt.expired:
                 next_attempt = Deadline(CONNECTION_ATTEMPT_DELAY)
-                error = _start_attempt(attempts, untried.popleft())
-                if error is not None:
-                    errors.append(error)
+                try:
+                    sock = network.start(untried.popleft())
+                except OSError as exc:
+                    errors.append(exc)
                     next_attempt = Deadline(0)
                     continue
+                attempts[sock] = PollNeeded(sock.fileno(), POLLOUT)
             yield _any_of(attempts, next_attempt if untried else Deadline(None), deadline)
             deadline.check(f"connecting to {peer}")
             for sock in [sock for sock, needed in attempts.items() if needed.is_ready()]:
@@ -161,24 +241,6 @@ def co_connect(
             sock.close()
         if winner is None:
             errors.clear()  # breaks the cycle of an exception and the frame that it was raised in
-
-
-def _start_attempt(attempts: dict[socket.socket, PollNeeded], address: Address) -> OSError | None:
-    family, kind, proto, _, sockaddr = address
-    try:
-        sock = socket.socket(family, kind, proto)
-    except OSError as exc:
-        return exc
-    try:
-        sock.setblocking(False)
-        sock.connect(sockaddr)
-    except BlockingIOError:
-        pass
-    except OSError as exc:
-        sock.close()
-        return exc
-    attempts[sock] = PollNeeded(sock.fileno(), POLLOUT)
-    return None
 
 
 def _any_of(attempts: dict[socket.socket, PollNeeded], *limits: Deadline) -> PollNeeded:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,14 @@ from dugong.errors import DNSUnavailable, HostnameNotResolvable, is_out_of_descr
 __all__ = [
     "DNS_TEST_HOSTNAMES",
     "Address",
+    "Resolver",
     "ascii_host",
     "check_address",
     "dns_test_hostnames",
+    "is_numeric",
     "need_descriptor",
     "netloc",
+    "numeric_address",
     "resolve",
 ]
 
@@ -32,6 +35,9 @@ __all__ = [
 DNS_TEST_HOSTNAMES = (("www.google.com", 80), ("www.iana.org", 80), ("C.root-servers.org", 53))
 
 Address = tuple[Any, ...]  # (family, type, proto, canonname, sockaddr), as getaddrinfo gives it
+#: Is given a name and a port, and returns addresses: each a str, or a tuple that begins with an
+#: address and a port.
+Resolver = Callable[[str, int], Iterable[str | tuple[Any, ...]]]
 
 
 def check_address(host: object, port: object) -> None:
@@ -160,17 +166,24 @@ _UNAVAILABLE = {
 
 
 def resolve(
-    host: str, port: int, test_names: Iterable[tuple[str, int]] | None = None
+    host: str,
+    port: int,
+    test_names: Iterable[tuple[str, int]] | None = None,
+    resolver: Resolver | None = None,
 ) -> list[Address]:
     """Return the addresses of *host*, the preferred first.
 
     Raises `HostnameNotResolvable` if there are none, `DNSUnavailable` if that cannot be found out,
     and OSError, as when no descriptor is left. If the resolver says that there are none, and
     *test_names* (pairs of name and port) are given, it is believed only if one of these resolves.
+    *resolver* is asked instead of the system's, but not for what is an address already.
     """
     name = host if host.isascii() else ascii_host(host)  # with the zone, unlike in messages
     try:
-        addresses = apart_from_forks(partial(_ask, name, port))
+        if resolver is not None and not is_numeric(name):
+            addresses = _ask_other(resolver, host, name, port)
+        else:
+            addresses = apart_from_forks(partial(_ask, name, port))
     except UnicodeError:
         raise HostnameNotResolvable(host) from None
     except socket.gaierror as exc:
@@ -185,6 +198,49 @@ def resolve(
 
 def _ask(name: str, port: int) -> list[Address]:
     return list(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+
+
+def _ask_other(resolver: Resolver, host: str, name: str, port: int) -> list[Address]:
+    """Return what *resolver*, which is code of the caller's, says of *name*, that is *host*."""
+    try:
+        found = list(resolver(name, port))
+    except socket.gaierror:
+        raise
+    except Exception as exc:
+        raise DNSUnavailable(host) from exc
+    try:
+        return [_address(each, port) for each in found]
+    except (OSError, TypeError, ValueError):
+        reason = TypeError("resolver= must return addresses: str, or (address, port)")
+        raise HostnameNotResolvable(host) from reason
+
+
+def _address(given: Any, port: int) -> Address:
+    """Return the address that *given* is, which a resolver has found."""
+    if isinstance(given, str):
+        return numeric_address(given, port)
+    ip, port, *rest = given
+    family, kind, proto, name, sockaddr = numeric_address(ip, port)
+    return family, kind, proto, name, (*sockaddr[:2], *rest) if rest else sockaddr
+
+
+def numeric_address(ip: str, port: int) -> Address:
+    """Return the address that *ip* is. Raises OSError, TypeError or ValueError if it is none."""
+    if not isinstance(ip, str):  # None would be this host
+        raise TypeError(f"an address must be a str, not {type(ip).__name__}")
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    (found, *_) = socket.getaddrinfo(ip, port, type=socket.SOCK_STREAM, flags=flags)
+    return found
+
+
+def is_numeric(host: str) -> bool:
+    """Return True if *host* is an address in its usual form, and no name."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.inet_pton(family, host.partition("%")[0] if ":" in host else host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def need_descriptor() -> None:

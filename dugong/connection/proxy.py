@@ -5,12 +5,14 @@ Guarantees: credentials go to the proxy and to no other host, and stand in no me
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dugong.connection.buffer import ReceiveBuffer
 from dugong.connection.head import field_line
-from dugong.connection.names import check_address, netloc
+from dugong.connection.names import ascii_host, check_address, netloc
 from dugong.connection.polling import PollNeeded
+from dugong.connection.socks import co_socks
 from dugong.connection.wire import MAX_INTERIM, co_send_all, receive_head
 from dugong.errors import InvalidResponse, ProxyError
 
@@ -18,18 +20,31 @@ if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
     from dugong.connection.transport import Transport
 
-__all__ = ["Proxy", "absolute_form", "co_tunnel"]
+__all__ = ["Proxy", "ProxyLike", "absolute_form", "co_tunnel"]
+
+ProxyLike = tuple[str, int] | str
+
+_PORTS = {"http": 80, "https": 443} | dict.fromkeys("socks4 socks4a socks5 socks5h".split(), 1080)
+_LONGEST_CREDENTIAL = 255  # bytes (RFC 1929 §2)
 
 
 class Proxy:
     """A parsed *proxy* argument: a (host, port) pair or a URL with optional credentials.
 
+    *fields* are header fields for the proxy alone, if it speaks HTTP; a Proxy-Authorization among
+    them is sent instead of the credentials of the URL. Raises TypeError or ValueError.
+
     Immutable. The repr does not tell the credentials.
     """
 
-    __slots__ = ("authorization", "host", "port")
+    __slots__ = ("authorization", "fields", "host", "password", "port", "scheme", "username")
 
-    def __init__(self, proxy: tuple[str, int] | str) -> None:
+    def __init__(self, proxy: ProxyLike, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self.scheme = "http"
+        #: The credentials for a SOCKS proxy; None and empty if there are none.
+        self.username: bytes | None = None
+        self.password = b""
+        #: The same for a proxy that speaks HTTP.
         self.authorization: str | None = None
         if isinstance(proxy, str):
             self._parse_url(proxy)
@@ -39,9 +54,15 @@ class Proxy:
             except (TypeError, ValueError):
                 raise TypeError("proxy must be a (host, port) pair or a URL") from None
         check_address(self.host, self.port)
+        fields = tuple(fields)
+        if self.authorization is not None and not any(
+            name.lower() == "proxy-authorization" for name, _ in fields
+        ):
+            fields = (("Proxy-Authorization", self.authorization), *fields)
+        #: Header lines that the proxy is sent.
+        self.fields = b"".join(field_line(*field) for field in fields)
 
     def _parse_url(self, url: str) -> None:
-        from base64 import b64encode
         from urllib.parse import unquote_to_bytes, urlsplit
 
         try:
@@ -49,20 +70,51 @@ class Proxy:
             port = parts.port
             rest = parts.path.removeprefix("/") or parts.query or parts.fragment
             # urlsplit drops some of what must not be there.
-            valid = parts.scheme == "http" and not rest and url.isprintable() and " " not in url
+            valid = parts.scheme in _PORTS and not rest and url.isprintable() and " " not in url
         except ValueError:
             valid = False
         if not valid or not parts.hostname:
             # Not quoting the URL, nor what urllib says of it: it may hold a password.
-            raise ValueError("a proxy URL must look like http://[user:password@]host[:port]")
+            raise ValueError(
+                "a proxy URL must look like http://[user:password@]host[:port], or begin with "
+                "https, socks4, socks4a, socks5 or socks5h"
+            )
+        self.scheme = parts.scheme
         self.host = parts.hostname
-        self.port = 80 if port is None else port
-        if parts.username is not None:
-            user, password = map(unquote_to_bytes, (parts.username, parts.password or ""))
+        self.port = _PORTS[parts.scheme] if port is None else port
+        if parts.username is None:
+            return
+        user, password = map(unquote_to_bytes, (parts.username, parts.password or ""))
+        if self.speaks_http:
+            from base64 import b64encode
+
             self.authorization = "Basic " + b64encode(user + b":" + password).decode("ascii")
+        else:
+            self._take_credentials(user, password)
+
+    def _take_credentials(self, user: bytes, password: bytes) -> None:
+        """Keep what a SOCKS proxy is told. Raises ValueError if it cannot be."""
+        if self.scheme.startswith("socks4"):
+            if password or b"\0" in user:
+                raise ValueError("SOCKS4 has a user name without a NUL, and no password")
+        elif not user or max(len(user), len(password)) > _LONGEST_CREDENTIAL:
+            raise ValueError(
+                f"SOCKS5 has a user name and a password of up to {_LONGEST_CREDENTIAL} bytes"
+            )
+        self.username, self.password = user, password
+
+    @property
+    def speaks_http(self) -> bool:
+        """True for http and https: then requests without TLS are sent in absolute-form."""
+        return self.scheme.startswith("http")
+
+    @property
+    def resolves(self) -> bool:
+        """True if it is given the name of the server, and False if it is given an address."""
+        return self.scheme not in ("socks4", "socks5")
 
     def __repr__(self) -> str:
-        return f"<Proxy {netloc(self.host, self.port)}>"
+        return f"<Proxy {self.scheme}://{netloc(self.host, self.port)}>"
 
 
 def absolute_form(address: str, proxy: Proxy | None) -> tuple[str, bytes]:
@@ -70,19 +122,23 @@ def absolute_form(address: str, proxy: Proxy | None) -> tuple[str, bytes]:
 
     That is what comes before the path (RFC 9112 §3.2.2), and header lines; nothing without a proxy.
     """
-    if proxy is None:
+    if proxy is None or not proxy.speaks_http:
         return "", b""
-    credentials = proxy.authorization
-    fixed = b"" if credentials is None else field_line("Proxy-Authorization", credentials)
-    return f"http://{address}", fixed
+    return f"http://{address}", proxy.fields
 
 
-def co_tunnel(transport: Transport, target: str, proxy: Proxy) -> Coroutine[None]:
-    """Ask *proxy*, at the other end of *transport*, for a tunnel to *target* (RFC 9110 §9.3.6)."""
+def co_tunnel(transport: Transport, host: str, port: int, proxy: Proxy) -> Coroutine[None]:
+    """Ask *proxy*, at the other end of *transport*, for a tunnel to *port* of *host*."""
+    if proxy.speaks_http:
+        yield from _co_connect(transport, netloc(host, port), proxy)
+    else:
+        yield from co_socks(transport, ascii_host(host), port, proxy)
+
+
+def _co_connect(transport: Transport, target: str, proxy: Proxy) -> Coroutine[None]:
+    """Ask for a tunnel to *target* by HTTP (RFC 9110 §9.3.6)."""
     request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n".encode("ascii")
-    if proxy.authorization is not None:
-        request += field_line("Proxy-Authorization", proxy.authorization)
-    yield from co_send_all(transport, request + b"\r\n")
+    yield from co_send_all(transport, request + proxy.fields + b"\r\n")
     buffer = ReceiveBuffer()
     for _ in range(MAX_INTERIM):
         while isinstance(head := receive_head(transport, buffer), PollNeeded):

@@ -20,7 +20,7 @@ from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded, ti
 from dugong.connection.transport import LARGE, Transport, closed_by_peer
 from dugong.errors import ConnectionClosed
 
-__all__ = ["TlsSession", "TlsTransport", "co_start_tls"]
+__all__ = ["TlsSession", "TlsTransport", "co_start_tls", "default_context"]
 
 # Bytes that are received at a time, at least: more if there is a large view for them. The buffers
 # of a connection keep their memory as long as it lives, so only large bodies make them large.
@@ -28,6 +28,18 @@ _PIECE = 16 * 1024
 _HEADER_SIZE = 5  # bytes of a record: its type, the version, the length of what follows
 _TICKETS = 8  # how often an idle connection may have something to be read that is no data
 _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+def default_context() -> ssl.SSLContext:
+    """Return a context that verifies as the system does. Raises OSError if no descriptor is left.
+
+    Certificates that could not be read for want of one would be left out without a word.
+    """
+    need_descriptor()
+    context = ssl.create_default_context()
+    need_descriptor()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class TlsSession:
@@ -418,11 +430,15 @@ def _as_closed(exc: OSError | ValueError) -> Exception:
 
 
 def co_start_tls(
-    sock: socket.socket, context: ssl.SSLContext, hostname: str, session: TlsSession | None = None
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    hostname: str,
+    session: TlsSession | None = None,
+    kind: type[TlsTransport] = TlsTransport,
 ) -> Coroutine[TlsTransport]:
     """Shake hands over *sock*, which then belongs to the transport that is returned.
 
-    Resumes *session* if it can be, and keeps it up to date.
+    Resumes *session* if it can be, and keeps it up to date. *kind* is the class of the transport.
 
     Raises `ConnectionClosed`, `ssl.SSLError` (`ssl.SSLCertVerificationError` if the certificate
     does not satisfy *context*); the socket is closed then.
@@ -435,7 +451,8 @@ def co_start_tls(
     try:
         hostname.encode("idna")
         sock.setblocking(False)
-        transport = TlsTransport(sock, wrap, keep)  # ValueError if the two do not go together
+        # ValueError if the two do not go together
+        transport = kind(sock, wrap, keep)
     except BaseException:
         sock.close()
         raise

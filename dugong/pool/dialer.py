@@ -1,8 +1,9 @@
-"""How a pool connects: directly or through its proxy, with TLS for https.
+"""How a pool connects: directly or through a proxy, with TLS for https.
 
 Guarantees: what goes wrong is a `DugongError`, and says which host or proxy it concerns. `ssl` is
-imported, and the certificates of the system are loaded, when the first https URL is asked for, in
-the thread that asks; or if the system has no descriptor for that, when a connection is opened.
+imported, and the certificates of the system are loaded, when the first URL is asked for that needs
+TLS, in the thread that asks; or if the system has no descriptor for that, when a connection is
+opened.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dugong.connection.dial import co_dial
-from dugong.connection.names import need_descriptor, netloc
+from dugong.connection.dial import co_dial, peer_of
+from dugong.connection.names import netloc
+from dugong.connection.network import Network
 from dugong.errors import DugongError, is_out_of_descriptors
 from dugong.pool.failure import connect_error, is_of_tls
 
@@ -24,30 +26,36 @@ if TYPE_CHECKING:
     from dugong.connection.transport import Transport
     from dugong.pool.request import Origin
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "needs_tls"]
 
 _MAX_SESSIONS = 256  # origins; a session takes some kilobytes
 
 
+def needs_tls(origin: Origin, proxy: Proxy | None) -> bool:
+    """Return True if a connection to *origin* through *proxy* needs TLS, in either part."""
+    return origin.scheme == "https" or (proxy is not None and proxy.scheme == "https")
+
+
 class Dialer:
-    """Connects to origins, through *proxy* if there is one.
+    """Connects to origins.
 
     *timeout* and *connect_timeout* are in seconds (None: no limit); connecting, with the tunnel and
-    the TLS handshake but without resolving, may take the shorter of the two. Any thread may use
-    it. `need_context` should be called before it connects to the first https origin.
+    the TLS handshake but without resolving, may take the shorter of the two. *network* opens the
+    sockets. Any thread may use it. `need_context` should be called before the first connection that
+    `needs_tls`.
     """
 
     def __init__(
         self,
-        proxy: Proxy | None,
         ssl_context: ssl.SSLContext | None,
         timeout: float | None,
         connect_timeout: float | None = None,
+        network: Network | None = None,
     ) -> None:
-        self.proxy = proxy  # never changes
         self.timeout = min(  # never changes
             (limit for limit in (timeout, connect_timeout) if limit is not None), default=None
         )
+        self._network = network or Network()  # never changes
         # Set once, or twice by two threads at the same time, at no harm: either will do.
         self._ssl_context = ssl_context
         #: What the next TLS connection to an origin may resume, of those that were connected to
@@ -69,14 +77,9 @@ class Dialer:
 
     def _make_context(self) -> ssl.SSLContext:
         """Make the default context. Raises OSError if no descriptor is left."""
-        need_descriptor()
-        import ssl
+        from dugong.connection.tls import default_context
 
-        context = ssl.create_default_context()
-        # Certificates that could not be read for want of a descriptor are left out without a word.
-        need_descriptor()
-        context.set_alpn_protocols(["http/1.1"])
-        self._ssl_context = context
+        self._ssl_context = context = default_context()
         return context
 
     def _session_of(self, origin: Origin) -> TlsSession:
@@ -87,27 +90,38 @@ class Dialer:
             sessions.pop(next(iter(list(sessions))), None)
         return sessions.setdefault(origin, TlsSession())
 
-    def __call__(self, origin: Origin) -> Coroutine[Transport]:
-        """Return a coroutine that connects to *origin*.
+    def __call__(self, origin: Origin, proxy: Proxy | None = None) -> Coroutine[Transport]:
+        """Return a coroutine that connects to *origin*, through *proxy* if there is one.
 
         Raises as `dugong.connection.dial.co_dial`, but `ConnectError` and `TLSError` instead of
         OSError and ValueError.
         """
+        _, host, port = origin
+        context = None
         try:
+            if needs_tls(origin, proxy):
+                context = self._ssl_context or self._make_context()
+            dial = partial(
+                co_dial,
+                host,
+                port,
+                proxy=proxy,
+                timeout=self.timeout,
+                network=self._network,
+                proxy_context=context,
+            )
             if origin.scheme == "http":
-                return (yield from co_dial(*origin[1:], None, self.proxy, self.timeout))
-            context = self._ssl_context or self._make_context()
+                return (yield from dial(ssl_context=None))
             session = self._session_of(origin)
-            dial = partial(co_dial, *origin[1:], context, self.proxy, self.timeout, session=session)
             try:
-                return (yield from dial())
+                return (yield from dial(ssl_context=context, session=session))
             except (DugongError, OSError) as exc:
                 # A server that should refuse to resume may end the connection instead.
                 if not (session.forget() and is_of_tls(exc)):
                     raise
-            return (yield from dial())
+            return (yield from dial(ssl_context=context, session=session))
         except DugongError:
             raise
         except (OSError, ValueError) as exc:
-            server = netloc(origin.host, origin.port)
-            raise connect_error(exc, server, self.proxy) from exc
+            peer = peer_of(host, port, proxy, self._network)
+            raise connect_error(exc, netloc(host, port), peer) from exc

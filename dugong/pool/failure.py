@@ -25,7 +25,6 @@ from dugong.errors import (
 from dugong.pool.response import status_text
 
 if TYPE_CHECKING:
-    from dugong.connection.proxy import Proxy
     from dugong.pool.request import Request
     from dugong.pool.response import Response
 
@@ -132,16 +131,14 @@ def _with_phase(msg: str, delivery: Delivery) -> str:
     return msg if msg[-1:] == ")" else f"{msg} ({phase})"
 
 
-def connect_error(
-    error: OSError | ValueError, server: str, proxy: Proxy | None
-) -> ConnectError | TLSError:
+def connect_error(error: OSError | ValueError, server: str, peer: str) -> ConnectError | TLSError:
     """Return what a pool raises from *error*, which connecting to *server* has ended with.
 
-    *server* is its host and port.
+    *server* is its host and port; *peer* is what a socket was to be connected to, as `peer_of`
+    calls it.
     """
     if is_of_tls(error):
         return _tls_error(error, server)
-    peer = server if proxy is None else f"the proxy {netloc(proxy.host, proxy.port)}"
     number = error.errno if isinstance(error, OSError) else None
     said = (isinstance(error, OSError) and error.strerror) or describe(error)
     if isinstance(error, OSError) and error.filename is not None:

@@ -8,6 +8,7 @@ no threads itself; may be used by any thread, and in a forked child.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Never, Unpack
 
 from dugong.connection.dial import check_ssl_context
-from dugong.connection.proxy import Proxy
+from dugong.connection.network import Network
 from dugong.pool import fork
 from dugong.pool.core.core import Limits
 from dugong.pool.core.scheduler import Scheduler
@@ -34,7 +35,7 @@ from dugong.pool.many import (
     in_order,
     request_of,
 )
-from dugong.pool.prepare import Preparer
+from dugong.pool.prepare import Preparer, proxy_chooser
 from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
@@ -55,8 +56,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.connection.encode import HeadersLike
+    from dugong.connection.names import Resolver
+    from dugong.connection.network import AddressFilter
+    from dugong.connection.proxy import ProxyLike
     from dugong.pool.core.job import Job
     from dugong.pool.events import Event
+    from dugong.pool.prepare import ProxyChooser
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = ["ConnectionPool", "check_counts"]
@@ -81,7 +86,12 @@ class ConnectionPool:
       seconds of waiting; else the request fails as if nothing had come for *timeout*. None: any
       number.
     * *ssl_context*: for https; default: `ssl.create_default_context()`, which verifies.
-    * *proxy*: ``(host, port)`` or ``http://user:password@host:port``, as of `HTTPConnection`.
+    * *proxy*: ``(host, port)`` or ``http://user:password@host:port``, as of `HTTPConnection`, which
+      also says what else the scheme may be; or a callable that is given the origin of a URL (it has
+      ``scheme``, ``host`` and ``port``), and returns one of these, or None for no proxy. It is
+      called once a host, by the thread that asks for the first URL there.
+    * *proxy_headers*: header fields for http and https proxies: sent with each CONNECT, and with
+      each request without TLS.
     * *headers*: sent with every request that does not set the same names itself.
     * *retry*: the `RetryPolicy` of requests that have none of their own; None: one attempt only.
     * *max_queued*: how many requests may wait; beyond that, `submit` blocks.
@@ -91,6 +101,16 @@ class ConnectionPool:
     * *pipeline_rescue*: when a response is slow (it takes more than four times as long as those of
       this host took before, and at least 0.1 s) and another connection of the host is idle, the
       requests that wait behind it are sent there, if they may be sent twice. False: they wait.
+    * *unix_socket*: the path of a socket that all connections go to. The name of the host in a URL
+      is only what Host and TLS say.
+    * *local_address*: the IP address, or (address, port), that connections come from.
+    * *resolver*: called with the name and the port of a host, instead of `socket.getaddrinfo`.
+      Returns addresses: each a str, or a tuple that begins with address and port. What it raises
+      means that they cannot be found out, unless it is a `socket.gaierror` that says more.
+    * *allow_address*: called with the address (a str) and the port that a connection is about to be
+      opened to, of a proxy, too, and that a SOCKS proxy is told to connect to. If it returns False
+      (not True or None) or raises an exception, the address is not used. Without another one, the
+      request fails with `ConnectError`, and is not retried.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
       for the pool; by several threads at a time, so only `Event.when` tells the order.
 
@@ -110,7 +130,7 @@ class ConnectionPool:
         pipeline_depth: int | None = None,
         timeout: float | None = 30.0,
         ssl_context: ssl.SSLContext | None = None,
-        proxy: tuple[str, int] | str | None = None,
+        proxy: ProxyLike | ProxyChooser | None = None,
         headers: HeadersLike | None = None,
         retry: RetryPolicy | None = _DEFAULT_RETRY,
         max_queued: int = 100_000,
@@ -122,6 +142,11 @@ class ConnectionPool:
         connect_timeout: float | None = 10.0,
         min_rate: float | None = 1.0,
         pipeline_rescue: bool = True,
+        proxy_headers: HeadersLike | None = None,
+        unix_socket: str | os.PathLike[str] | None = None,
+        local_address: str | tuple[str, int] | None = None,
+        resolver: Resolver | None = None,
+        allow_address: AddressFilter | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -167,18 +192,20 @@ class ConnectionPool:
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
         # not done. So a pool that is forgotten is collected, and the threads are told then.
-        dialer = Dialer(
-            None if proxy is None else Proxy(proxy), ssl_context, timeout, connect_timeout
-        )
+        network = Network(unix_socket, local_address, resolver, allow_address)
+        if unix_socket is not None and proxy is not None:
+            raise ValueError("all connections of a pool go to its unix_socket, so none to a proxy")
+        dialer = Dialer(ssl_context, timeout, connect_timeout, network)
         self._scheduler = Scheduler(
             limits,
-            lambda origin: Http1Engine(partial(dialer, origin)),
+            lambda host: Http1Engine(partial(dialer, host.origin, host.proxy)),
             roles.run_sender,
             roles.run_receiver,
             on_event,
             pipeline_rescue,
         )
-        self._preparer = Preparer(self._scheduler, dialer, headers, timeout, retry)
+        proxy_for = proxy_chooser(proxy, proxy_headers)
+        self._preparer = Preparer(self._scheduler, dialer, proxy_for, headers, timeout, retry)
         self._scheduler.close_when_forgotten(self)
         fork.register(self._scheduler.recovery)
 

@@ -14,11 +14,12 @@ from dugong._version import __version__
 from dugong.connection.encode import RequestBuilder
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
-from dugong.connection.proxy import absolute_form
+from dugong.connection.proxy import Proxy, ProxyLike, absolute_form
 from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Upload
+from dugong.pool.dialer import needs_tls
 from dugong.pool.request import (
     PLAIN_OPTIONS,
     POOL_DEFAULT,
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.dialer import Dialer
 
-__all__ = ["Preparer", "default_headers"]
+__all__ = ["Preparer", "ProxyChooser", "default_headers", "proxy_chooser"]
+
+#: Returns which proxy leads to an origin.
+ProxyChooser = Callable[[Origin], ProxyLike | None]
 
 _IDENTITY = (("Accept-Encoding", "identity"),)
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
@@ -54,19 +58,22 @@ _DECIDED_BEFORE = frozenset(("connection", "upgrade"))
 class Preparer:
     """Prepares the jobs of a pool, of which *headers*, *timeout* and *retry* are the defaults.
 
-    Raises ValueError or TypeError if *headers* cannot be sent with every request.
+    *proxy_for* is asked, once a host, which proxy leads there. Raises ValueError or TypeError if
+    *headers* cannot be sent with every request.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         dialer: Dialer,
+        proxy_for: Callable[[Origin], Proxy | None],
         headers: HeadersLike | None,
         timeout: float | None,
         retry: RetryPolicy | None,
     ) -> None:
         self._scheduler = scheduler
         self._dialer = dialer
+        self._proxy_for = proxy_for
         self._headers = pairs = _with_user_agent(headers)
         self._header_lines = b"".join(field_line(*field) for field in pairs)
         self._timeout = timeout
@@ -153,15 +160,15 @@ class Preparer:
         return built.head if built.body is None else built.head + built.body
 
     def _new_host(self, origin: Origin) -> Host:
-        if origin.scheme == "https":
+        proxy = self._proxy_for(origin)
+        if needs_tls(origin, proxy):
             self._dialer.need_context()
-        proxy = self._dialer.proxy if origin.scheme == "http" else None
-        prefix, credentials = absolute_form(origin.netloc, proxy)
+        prefix, fields = absolute_form(origin.netloc, proxy if origin.scheme == "http" else None)
         builder = RequestBuilder(
-            origin.netloc, prefix, credentials, self._header_lines, omit_legacy_headers=True
+            origin.netloc, prefix, fields, self._header_lines, omit_legacy_headers=True
         )
         depth = self._scheduler.limits.pipeline_depth
-        return self._scheduler.know(Host(origin, builder, depth))
+        return self._scheduler.know(Host(origin, builder, depth, proxy))
 
 
 def _fresh_head(
@@ -190,6 +197,25 @@ def default_headers(headers: HeadersLike) -> HeaderPairs:
     if bad := _FRAMING.intersection(name.lower() for name, _ in pairs):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
     return pairs
+
+
+def proxy_chooser(
+    proxy: ProxyLike | ProxyChooser | None, headers: HeadersLike | None
+) -> Callable[[Origin], Proxy | None]:
+    """Return what says which proxy leads to an origin: *proxy*, or what that returns.
+
+    Each proxy is sent *headers*. Raises ValueError or TypeError if these make no sense.
+    """
+    fields = () if headers is None else default_headers(headers)
+    if callable(proxy):
+        return partial(_chosen, proxy, fields)
+    fixed = None if proxy is None else Proxy(proxy, fields)
+    return lambda origin: fixed
+
+
+def _chosen(choose: ProxyChooser, fields: HeaderPairs, origin: Origin) -> Proxy | None:
+    chosen = choose(origin)
+    return None if chosen is None else Proxy(chosen, fields)
 
 
 def _with_user_agent(headers: HeadersLike | None) -> HeaderPairs:

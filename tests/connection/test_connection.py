@@ -1042,10 +1042,10 @@ def test_read_response_waits_for_a_request_that_is_still_connecting(
     ours, theirs = socket.socketpair()
     dial = module.co_dial
 
-    def slow_dial(*args: object) -> Coroutine[Transport]:
+    def slow_dial(*args: object, **options: object) -> Coroutine[Transport]:
         dialling.set()
         yield PollNeeded(ours.fileno(), POLLIN)
-        return (yield from dial(*args))  # type: ignore[arg-type]
+        return (yield from dial(*args, **options))  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "co_dial", slow_dial)
     with ours, theirs, served(echo_targets) as conn, other_thread() as submit:
@@ -1065,7 +1065,7 @@ def test_disconnecting_ends_a_request_that_is_still_connecting(
     dialling = threading.Event()
     ours, theirs = socket.socketpair()
 
-    def endless_dial(*args: object) -> Coroutine[Transport]:
+    def endless_dial(*args: object, **options: object) -> Coroutine[Transport]:
         dialling.set()
         while True:
             yield PollNeeded(ours.fileno(), POLLIN)

@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dugong
 from dugong import DNSUnavailable, HostnameNotResolvable, HTTPConnection
 from dugong.connection import names as module
-from dugong.connection.names import ascii_host, check_address, netloc, resolve
+from dugong.connection.names import ascii_host, check_address, is_numeric, netloc, resolve
 from dugong.errors import is_out_of_descriptors
 from tests.support.names import FakeNames, no_descriptors
 
@@ -261,3 +262,68 @@ def test_idna_is_imported_only_for_a_name_that_needs_it() -> None:
     )
     root = Path(module.__file__).parents[2]
     subprocess.run([sys.executable, "-I", "-S", "-c", program, str(root)], check=True)
+
+
+# --- another resolver -----------------------------------------------------------------------------
+
+
+def no_such_name(host: str, port: int) -> list[Any]:
+    raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+
+def out_of_order(host: str, port: int) -> list[Any]:
+    raise RuntimeError("no server responds")
+
+
+@pytest.mark.parametrize(
+    ("resolver", "error"),
+    [
+        (no_such_name, HostnameNotResolvable),
+        (out_of_order, DNSUnavailable),
+        (lambda host, port: [], HostnameNotResolvable),
+        (lambda host, port: None, DNSUnavailable),
+        (lambda host, port: ["other.test"], HostnameNotResolvable),
+        (lambda host, port: [""], HostnameNotResolvable),
+        (lambda host, port: [None], HostnameNotResolvable),
+        (lambda host, port: [(None, 80)], HostnameNotResolvable),
+        (lambda host, port: [("127.0.0.1",)], HostnameNotResolvable),
+        (lambda host, port: [b"127.0.0.1"], HostnameNotResolvable),
+    ],
+)
+def test_a_resolver_that_has_no_addresses_says_why_or_is_wrong(
+    resolver: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error) as caught:
+        resolve("origin.test", 80, resolver=resolver)
+    assert "origin.test" in str(caught.value)
+
+
+def test_the_addresses_of_a_resolver_keep_their_order_and_their_ports() -> None:
+    found = resolve(
+        "origin.test",
+        80,
+        resolver=lambda host, port: ["192.0.2.1", ("192.0.2.2", 81), ("2001:db8::1", 82, 0, 0)],
+    )
+    assert [(each[0], each[4]) for each in found] == [
+        (socket.AF_INET, ("192.0.2.1", 80)),
+        (socket.AF_INET, ("192.0.2.2", 81)),
+        (socket.AF_INET6, ("2001:db8::1", 82, 0, 0)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("127.1", False),
+        ("0x7f000001", False),
+        ("1.2.3.4.5", False),
+        ("example.test", False),
+        ("", False),
+        ("1.2.3.4\0", False),
+    ],
+)
+def test_an_address_in_its_usual_form_is_no_name(host: str, expected: bool) -> None:
+    assert is_numeric(host) is expected

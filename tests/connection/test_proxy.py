@@ -24,6 +24,9 @@ from tests.support.server import Peer, ScriptedServer
         ("http://proxy.test:3128/", "proxy.test", 3128),
         ("http://[::1]:3128", "::1", 3128),
         ("HTTP://user:pass@proxy.test:3128", "proxy.test", 3128),
+        ("https://proxy.test", "proxy.test", 443),
+        ("socks4://proxy.test", "proxy.test", 1080),
+        ("socks5h://user:pass@proxy.test:3128", "proxy.test", 3128),
     ],
 )
 def test_a_proxy_is_a_pair_or_a_url(proxy: Any, host: str, port: int) -> None:
@@ -53,6 +56,16 @@ def test_without_credentials_there_is_no_authorization() -> None:
     assert Proxy(("proxy.test", 80)).authorization is None
 
 
+def test_fields_are_for_the_proxy_and_may_replace_its_credentials() -> None:
+    fields = [("X-Tenant", "7")]
+    assert Proxy("http://proxy.test", fields).fields == b"X-Tenant: 7\r\n"
+    with_both = Proxy("http://user:pass@proxy.test", fields).fields
+    assert with_both == b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\nX-Tenant: 7\r\n"
+    fields = [("proxy-authorization", "Bearer t")]
+    own = Proxy("http://user:pass@proxy.test", fields).fields
+    assert own == b"proxy-authorization: Bearer t\r\n"
+
+
 @pytest.mark.parametrize(
     ("proxy", "error"),
     [
@@ -67,8 +80,13 @@ def test_without_credentials_there_is_no_authorization() -> None:
         (("proxy\r\n.test", 80), ValueError),
         (("", 80), ValueError),
         ("proxy.test:3128", ValueError),
-        ("https://user:secret@proxy.test", ValueError),
-        ("socks5://user:secret@proxy.test", ValueError),
+        ("ftp://user:secret@proxy.test", ValueError),
+        ("socks://user:secret@proxy.test", ValueError),
+        ("socks4://user:secret@proxy.test", ValueError),
+        ("socks4://secret%00@proxy.test", ValueError),
+        ("socks5://:secret@proxy.test", ValueError),
+        (f"socks5://user:{'secret' * 43}@proxy.test", ValueError),
+        (f"socks5h://{'secret' * 43}@proxy.test", ValueError),
         ("http://", ValueError),
         ("http://user:secret@proxy.test:0", ValueError),
         ("http://user:secret@proxy.test:port", ValueError),
@@ -93,7 +111,8 @@ def test_an_invalid_proxy_is_refused_without_telling_its_password(
 
 def test_no_repr_tells_the_password() -> None:
     url = "http://user:secret@proxy.test:3128"
-    assert repr(Proxy(url)) == "<Proxy proxy.test:3128>"
+    assert repr(Proxy(url)) == "<Proxy http://proxy.test:3128>"
+    assert repr(Proxy("socks5://user:secret@[::1]")) == "<Proxy socks5://[::1]:1080>"
     assert "secret" not in repr(HTTPConnection("origin.test", proxy=url))
 
 

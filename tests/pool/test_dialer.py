@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trustme
@@ -15,10 +16,12 @@ from dugong import (
     ConnectError,
     ConnectionPool,
     ConnectionTimedOut,
+    Delivery,
     DugongError,
     HostnameNotResolvable,
     PollNeeded,
     ProxyError,
+    RetryPolicy,
     TLSError,
     eval_coroutine,
     is_temp_network_error,
@@ -33,6 +36,7 @@ from dugong.pool import dialer as dialer_module
 from dugong.pool.dialer import Dialer
 from dugong.pool.request import Origin
 from tests.support.names import FakeNames, no_descriptors, refusing, unresponsive
+from tests.support.proxies import UnixServer
 from tests.support.server import Peer, ScriptedServer
 
 SHORT = 0.05  # seconds, where running into the limit is what is tested
@@ -48,9 +52,9 @@ def dial(
     connect_timeout: float | None = None,
 ) -> Transport:
     """Connect as a pool does, with TLS if there is a *context*."""
-    dialer = Dialer(None if proxy is None else Proxy(proxy), context, timeout, connect_timeout)
+    dialer = Dialer(context, timeout, connect_timeout)
     origin = Origin("http" if context is None else "https", host, port)
-    return eval_coroutine(dialer(origin), 10)
+    return eval_coroutine(dialer(origin, None if proxy is None else Proxy(proxy)), 10)
 
 
 @pytest.fixture
@@ -130,6 +134,75 @@ def test_a_name_that_tls_cannot_send_is_a_dugong_error(client_context: ssl.SSLCo
         dial("a" * 64 + ".test", 443, context=client_context, proxy=server.address)
 
 
+def test_a_refused_address_is_a_connect_error_that_is_not_retried() -> None:
+    asked = []
+
+    def allow(ip: str, port: int) -> bool:
+        asked.append(ip)
+        return False
+
+    with ScriptedServer() as server, ConnectionPool(allow_address=allow) as pool:
+        with pytest.raises(ConnectError) as caught:
+            pool.get(f"http://{server.host}:{server.port}/?secret")
+        peer = f"{server.host}:{server.port}"
+        assert str(caught.value) == (
+            f"GET http://{peer}/: connecting to {peer} (allow_address refuses {server.host})"
+        )
+    assert caught.value.attempts == ()
+    assert caught.value.delivery is Delivery.UNSENT
+    assert asked == [server.host]
+    assert server.connections == 0
+
+
+def test_what_a_filter_raises_is_the_cause() -> None:
+    def allow(ip: str, port: int) -> bool:
+        raise LookupError("not in the table")
+
+    with ConnectionPool(allow_address=allow) as pool, pytest.raises(ConnectError) as caught:
+        pool.get("http://127.0.0.1/")
+    assert isinstance(caught.value.__cause__, PermissionError)
+    assert isinstance(caught.value.__cause__.__cause__, LookupError)
+    assert not is_temp_network_error(caught.value)
+
+
+def test_a_unix_socket_is_named_in_messages(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with (
+        ConnectionPool(unix_socket=path, retry=None) as pool,
+        pytest.raises(ConnectError, match=f"connecting to the socket {path} \\(No such file"),
+    ):
+        pool.get("http://origin.test/")
+
+
+def test_tls_goes_over_a_unix_socket_by_the_name_in_the_url(
+    tmp_path: Path, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.respond(peer.request().headers["host"].encode())
+
+    with (
+        UnixServer(tmp_path / "socket", script, context=server_context),
+        ConnectionPool(unix_socket=tmp_path / "socket", ssl_context=client_context) as pool,
+    ):
+        assert pool.get("https://localhost/").body == b"localhost"
+
+
+def test_what_a_resolver_says_in_vain_is_tried_again() -> None:
+    def resolver(host: str, port: int) -> list[str]:
+        asked.append(host)
+        if len(asked) == 1:
+            raise RuntimeError("no server responds")
+        return ["127.0.0.1"]
+
+    asked: list[str] = []
+    with (
+        ScriptedServer(lambda peer: (peer.request(), peer.respond(b"here"))) as server,
+        ConnectionPool(resolver=resolver, retry=RetryPolicy(backoff=0)) as pool,
+    ):
+        assert pool.get(f"http://origin.test:{server.port}/").body == b"here"
+    assert asked == ["origin.test"] * 2
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 
@@ -187,7 +260,7 @@ def test_the_shorter_limit_bounds_connecting(
 
 
 def test_without_limits_there_is_none() -> None:
-    assert Dialer(None, None, None).timeout is None
+    assert Dialer(None, None).timeout is None
 
 
 # --- the default context --------------------------------------------------------------------------
@@ -197,7 +270,7 @@ def test_ssl_is_imported_when_the_first_https_url_needs_it() -> None:
     program = (
         "import sys\n"
         "from dugong.pool.dialer import Dialer\n"
-        "dialer = Dialer(None, None, None)\n"
+        "dialer = Dialer(None, None)\n"
         "assert 'ssl' not in sys.modules\n"
         "dialer.need_context()\n"
         "assert 'ssl' in sys.modules\n"
@@ -206,7 +279,7 @@ def test_ssl_is_imported_when_the_first_https_url_needs_it() -> None:
 
 
 def test_a_context_that_was_given_is_the_one_that_is_used(client_context: ssl.SSLContext) -> None:
-    dialer = Dialer(None, client_context, None)
+    dialer = Dialer(client_context, None)
     dialer.need_context()
     with ScriptedServer(lambda peer: None) as server, pytest.raises(DugongError):
         eval_coroutine(dialer(Origin("https", *server.address)), 10)
@@ -257,7 +330,7 @@ def test_the_next_connection_to_a_host_resumes_the_session(
     theirs, ours = contexts(authority)
     ours.minimum_version = ours.maximum_version = version
     with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         assert [is_resumed(dialer, server) for _ in range(3)] == [False, True, True]
 
 
@@ -267,7 +340,7 @@ def test_no_other_host_is_asked_to_resume_it(authority: trustme.CA) -> None:
         ScriptedServer(send_one_byte, context=theirs) as one,
         ScriptedServer(send_one_byte, context=theirs) as other,
     ):
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         assert [is_resumed(dialer, server) for server in (one, other)] == [False, False]
 
 
@@ -278,7 +351,7 @@ def test_a_session_is_not_resumed_once_servers_are_verified_in_another_way(
     ours.check_hostname = False
     ours.verify_mode = ssl.CERT_NONE
     with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         assert [is_resumed(dialer, server) for _ in range(2)] == [False, True]
         ours.verify_mode = ssl.CERT_REQUIRED
         assert not is_resumed(dialer, server)
@@ -289,7 +362,7 @@ def test_the_verification_that_counts_is_that_of_the_handshake(authority: trustm
     ours.check_hostname = False
     ours.verify_mode = ssl.CERT_NONE
     with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         transport = connect(dialer, server)
         ours.verify_mode = ssl.CERT_REQUIRED
         receive(transport)
@@ -304,7 +377,7 @@ def test_a_context_of_another_make_is_not_asked_to_resume(authority: trustme.CA)
     ours = Own(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(ours)
     with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         assert [is_resumed(dialer, server) for _ in range(2)] == [False, False]
 
 
@@ -327,7 +400,7 @@ def test_a_handshake_that_fails_when_a_session_is_resumed_is_made_without(
 
     monkeypatch.setattr(tls, "co_start_tls", co_start_tls)
     with ScriptedServer(send_one_byte, repeat=True, context=theirs) as server:
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         assert not is_resumed(dialer, server)
         if fails_once:
             assert not is_resumed(dialer, server)
@@ -346,6 +419,6 @@ def test_only_so_many_sessions_are_kept(
         ScriptedServer(send_one_byte, repeat=True, context=theirs) as one,
         ScriptedServer(send_one_byte, repeat=True, context=theirs) as other,
     ):
-        dialer = Dialer(None, ours, 10)
+        dialer = Dialer(ours, 10)
         asked = [one, one, other, one]
         assert [is_resumed(dialer, server) for server in asked] == [False, True, False, False]

@@ -21,7 +21,6 @@ from dugong import (
     TLSError,
     is_temp_network_error,
 )
-from dugong.connection.proxy import Proxy
 from dugong.errors import is_out_of_descriptors, is_tls_refusal
 from dugong.pool.failure import (
     Abandoned,
@@ -164,7 +163,7 @@ def test_a_time_out_that_says_it_already_says_no_more() -> None:
 
 def test_a_refused_connection_names_the_address() -> None:
     error = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-    own = connect_error(error, "127.0.0.1:1", None)
+    own = connect_error(error, "127.0.0.1:1", "127.0.0.1:1")
     assert isinstance(own, ConnectError)
     assert str(own) == "connecting to 127.0.0.1:1 (Connection refused)"
     assert own.errno == errno.ECONNREFUSED
@@ -172,19 +171,21 @@ def test_a_refused_connection_names_the_address() -> None:
     assert str(named) == f"GET https://host:81/path: {own}"
 
 
-def test_a_refused_proxy_is_said_to_be_the_proxy() -> None:
+def test_what_a_connection_was_to_be_opened_to_is_named() -> None:
     error = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-    own = connect_error(error, "host:80", Proxy("http://user:secret@proxy.test:3128"))
+    own = connect_error(error, "host:80", "the proxy proxy.test:3128")
     assert str(own) == "connecting to the proxy proxy.test:3128 (Connection refused)"
 
 
 def test_a_file_that_cannot_be_opened_is_named() -> None:
-    own = connect_error(FileNotFoundError(errno.ENOENT, "No such file", "/trace"), "host:80", None)
+    own = connect_error(
+        FileNotFoundError(errno.ENOENT, "No such file", "/trace"), "host:80", "host:80"
+    )
     assert str(own) == "connecting to host:80 (No such file: '/trace')"
 
 
 def test_a_want_of_descriptors_is_one_when_it_is_wrapped() -> None:
-    own = connect_error(OSError(errno.EMFILE, "Too many open files"), "host:80", None)
+    own = connect_error(OSError(errno.EMFILE, "Too many open files"), "host:80", "host:80")
     assert is_out_of_descriptors(own)
     assert is_out_of_descriptors(failure(own, Delivery.UNSENT, REQUEST))
 
@@ -193,7 +194,7 @@ def test_a_want_of_descriptors_is_one_when_it_is_wrapped() -> None:
 def test_a_certificate_error_names_the_host_and_the_parameter(connecting: bool) -> None:
     error = tls_error("CERTIFICATE_VERIFY_FAILED", "self-signed certificate.")
     own = (
-        connect_error(error, "host:81", None)
+        connect_error(error, "host:81", "host:81")
         if connecting
         else failure(error, Delivery.UNSENT, REQUEST)
     )
@@ -221,7 +222,7 @@ def test_an_alert_is_the_message() -> None:
 
 
 def test_an_error_without_a_reason_says_what_it_does() -> None:
-    own = connect_error(ssl.SSLError("something else"), "host:81", None)
+    own = connect_error(ssl.SSLError("something else"), "host:81", "host:81")
     assert own.msg == "TLS with host:81 has failed (('something else',))"
 
 
@@ -236,7 +237,7 @@ def test_an_error_without_a_reason_says_what_it_does() -> None:
     ids=repr,
 )
 def test_what_is_wrapped_may_pass_as_before(error: OSError) -> None:
-    own = connect_error(error, "host:80", None)
+    own = connect_error(error, "host:80", "host:80")
     own.__cause__ = error
     expected = is_temp_network_error(error)
     assert is_temp_network_error(own) is expected

@@ -218,7 +218,7 @@ def test_close_does_not_wait_long_for_name_resolution(monkeypatch: pytest.Monkey
     monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.02)
     resolving, resolved = threading.Event(), threading.Event()
 
-    def resolve(host: str, port: int) -> NoReturn:
+    def resolve(host: str, port: int, **options: Any) -> NoReturn:
         resolving.set()
         wait_for(resolved)
         raise dugong.HostnameNotResolvable(host)

@@ -432,14 +432,14 @@ def test_a_name_that_cannot_be_resolved_now_is_tried_again(
 ) -> None:
     resolve = dial.resolve
 
-    def fails(host: str, port: int) -> Any:
+    def fails(host: str, port: int, **options: Any) -> Any:
         raise DNSUnavailable(host)
 
     with HandServer() as server:
         monkeypatch.setattr(dial, "resolve", fails)
         future = pool.submit("GET", f"http://server.test:{server.port}/a")
         heard.wait_for("closed")
-        monkeypatch.setattr(dial, "resolve", lambda host, port: resolve("127.0.0.1", port))
+        monkeypatch.setattr(dial, "resolve", lambda host, port, **_: resolve("127.0.0.1", port))
         clock.forward(pool, 7.5)
         assert serve(server.accept(), 1) == ["/a"]
         (attempt,) = future.result(TIMEOUT).attempts
@@ -449,7 +449,7 @@ def test_a_name_that_cannot_be_resolved_now_is_tried_again(
 def test_a_name_that_does_not_exist_is_not_tried_again(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(host: str, port: int) -> Any:
+    def fails(host: str, port: int, **options: Any) -> Any:
         raise HostnameNotResolvable(host)
 
     monkeypatch.setattr(dial, "resolve", fails)

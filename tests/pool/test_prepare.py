@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dugong import ConnectionClosed, ConnectionPool, PoolClosed, Request
+from dugong.pool.request import Origin
 from tests.support.pool import Held, each, name_target, open_site
+from tests.support.proxies import HttpProxy, UnixServer
 from tests.support.refusing import AT_ONCE, dies
-from tests.support.server import TIMEOUT, Peer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 
 class Broken(dict[str, str]):
@@ -126,3 +131,123 @@ def test_a_body_that_was_refused_with_its_request_has_not_been_used(
         with pytest.raises(PoolClosed):
             closed.submit("PUT", here.url("/a"), body=body, **options)
         assert here.pool.put(here.url("/a"), body).body == b"/a"
+
+
+# --- proxies --------------------------------------------------------------------------------------
+
+
+def test_a_callable_is_asked_once_a_host_which_proxy_leads_there() -> None:
+    asked = []
+
+    def choose(origin: Origin) -> tuple[str, int] | None:
+        asked.append(str(origin))
+        return server.address if origin.host == "origin.test" else None
+
+    script = HttpProxy(("127.0.0.1", 1))
+    with (
+        ScriptedServer(script, repeat=True) as server,
+        ConnectionPool(proxy=choose) as pool,
+    ):
+        for _ in range(2):
+            url = "http://origin.test:81/page"
+            assert pool.get(url).text == url
+            direct = f"http://{server.host}:{server.port}"
+            assert pool.get(f"{direct}/page").text == "/page"
+        assert asked == ["http://origin.test:81", direct]
+
+
+def test_what_a_callable_returns_or_raises_is_checked_at_the_call() -> None:
+    def choose(origin: Origin) -> Any:
+        return {"bad.test": "http://user:secret@proxy.test:port"}[origin.host]
+
+    with ConnectionPool(proxy=choose) as pool:
+        with pytest.raises(ValueError, match="a proxy URL must look like") as caught:
+            pool.submit("GET", "http://bad.test/")
+        assert "secret" not in str(caught.value)
+        with pytest.raises(KeyError):
+            pool.submit("GET", "http://other.test/")
+        assert pool.statistics().sent == 0
+
+
+def test_fields_for_the_proxy_go_to_the_proxy_and_not_to_the_server_behind_it(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    received: list[ReceivedRequest] = []
+
+    def serve(peer: Peer) -> None:
+        received.append(peer.request())
+        peer.respond()
+
+    fields = {"X-Tenant": "7"}
+    with ScriptedServer(serve, context=server_context) as server:
+        script = HttpProxy(server.address)
+        with (
+            ScriptedServer(script, repeat=True) as proxy,
+            ConnectionPool(
+                proxy=f"http://user:secret@{proxy.host}:{proxy.port}",
+                proxy_headers=fields,
+                ssl_context=client_context,
+            ) as pool,
+        ):
+            pool.get("https://localhost/")
+            pool.get("http://localhost/", headers={"X-A": "b"})
+            pool.get("http://localhost/")
+    assert [request.method for request in script.requests] == ["CONNECT", "GET", "GET"]
+    for request in script.requests:
+        assert request.headers["x-tenant"] == "7"
+        assert request.headers["proxy-authorization"] == "Basic dXNlcjpzZWNyZXQ="
+        assert ("user-agent" in request.headers) is (request.method == "GET")
+    assert not {"x-tenant", "proxy-authorization"} & set(received[0].headers)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"proxy": 5}, TypeError),
+        ({"proxy": "ftp://proxy.test"}, ValueError),
+        ({"proxy_headers": {"Host": "a"}}, ValueError),
+        ({"proxy_headers": {"Content-Length": "5"}}, ValueError),
+        ({"proxy_headers": {"X": "a\r\nb"}}, ValueError),
+        ({"proxy_headers": "X"}, TypeError),
+        ({"proxy": ("proxy.test", 80), "unix_socket": "/run/socket"}, ValueError),
+        ({"unix_socket": ""}, ValueError),
+        ({"local_address": "localhost"}, ValueError),
+        ({"resolver": 5}, TypeError),
+        ({"allow_address": 5}, TypeError),
+    ],
+)
+def test_a_way_that_makes_no_sense_is_refused(
+    options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        ConnectionPool(**options)
+
+
+def test_the_name_of_the_host_is_that_of_the_url_on_a_unix_socket(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.respond(peer.request().headers["host"].encode())
+        if not peer.sock.recv(1, socket.MSG_PEEK):
+            return
+        script(peer)
+
+    path = tmp_path / "socket"
+    with UnixServer(path, script, repeat=True), ConnectionPool(unix_socket=path) as pool:
+        assert pool.get("http://one.test/").text == "one.test"
+        assert pool.get("http://one.test/?again").text == "one.test"
+        assert pool.get("http://other.test:81/").text == "other.test:81"
+
+
+def test_large_bodies_pass_over_a_unix_socket(tmp_path: Path) -> None:
+    body = bytes(range(256)) * 8192
+    (tmp_path / "file").write_bytes(body)
+
+    def script(peer: Peer) -> None:
+        peer.respond(peer.request().body)
+
+    path = tmp_path / "socket"
+    with (
+        UnixServer(path, script),
+        ConnectionPool(unix_socket=path) as pool,
+        (tmp_path / "file").open("rb") as file,
+    ):
+        assert pool.put("http://origin.test/", body=file).body == body

@@ -188,11 +188,11 @@ def test_a_request_is_served_beside_a_stream_though_a_connection_has_failed_befo
     dial = Dialer.__call__
     fail = [True]
 
-    def dial_badly(self: Any, origin: Any) -> Any:
+    def dial_badly(self: Any, origin: Any, proxy: Any) -> Any:
         if fail:
             fail.clear()
             raise ConnectionRefusedError("for once")
-        return dial(self, origin)
+        return dial(self, origin, proxy)
 
     monkeypatch.setattr(Dialer, "__call__", dial_badly)
 

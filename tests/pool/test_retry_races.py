@@ -41,7 +41,7 @@ class Unreachable:
         self.dialled = 0
         monkeypatch.setattr(Dialer, "__call__", self._dial)
 
-    def _dial(self, origin: Any) -> Any:
+    def _dial(self, origin: Any, proxy: Any) -> Any:
         self.dialled += 1
         wait_for(self.go_on)
         raise ConnectionRefusedError("nobody is there")
@@ -52,9 +52,9 @@ def dial_later(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     go_on = threading.Event()
     dial = Dialer.__call__
 
-    def dial_then(self: Any, origin: Any) -> Any:
+    def dial_then(self: Any, origin: Any, proxy: Any) -> Any:
         wait_for(go_on)
-        return dial(self, origin)
+        return dial(self, origin, proxy)
 
     monkeypatch.setattr(Dialer, "__call__", dial_then)
     return go_on

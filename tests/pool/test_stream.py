@@ -892,7 +892,7 @@ def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_
     ):
         dial = Dialer.__call__
 
-        def refused(self: Dialer, origin: Origin) -> Coroutine[Transport]:
+        def refused(self: Dialer, origin: Origin, proxy: object) -> Coroutine[Transport]:
             monkeypatch.setattr(Dialer, "__call__", dial)
             raise ConnectionRefusedError
             yield

@@ -158,7 +158,7 @@ def test_a_deadline_passes_in_the_queue_behind_a_post() -> None:
 def test_a_deadline_passes_while_a_name_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = threading.Event()
 
-    def resolve(host: str, port: int) -> NoReturn:
+    def resolve(host: str, port: int, **options: Any) -> NoReturn:
         wait_for(resolved)
         raise dugong.HostnameNotResolvable(host)
 

@@ -15,7 +15,8 @@ Address = tuple[Any, ...]
 
 def address(sockaddr: tuple[str, int]) -> Address:
     """Return *sockaddr* as getaddrinfo gives it."""
-    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr)
+    family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
+    return (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr)
 
 
 class FakeNames:

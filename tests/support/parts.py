@@ -406,7 +406,7 @@ class Rig:
         self.started = StartedThreads(core)
         self.maintenance = FakeMaintenance(core)
 
-    def _make_engine(self, origin: Origin) -> Engine:
+    def _make_engine(self, host: Host) -> Engine:
         self.engines.append(FakeEngine())
         return cast(Engine, self.engines[-1])
 

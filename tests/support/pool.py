@@ -239,8 +239,8 @@ def lose_connection(**options: Any) -> Iterator[tuple[ConnectionPool, ResponseFu
 
     with ScriptedServer(script) as server, ConnectionPool(**options) as pool:
         pool.get(url(server))
-        pool._scheduler._connections._make_engine = lambda origin: Http1Engine(
-            functools.partial(never, origin)
+        pool._scheduler._connections._make_engine = lambda host: Http1Engine(
+            functools.partial(never, host.origin)
         )
         lost = pool.submit("GET", url(server, "/lost"))
         wait_for(dialling)

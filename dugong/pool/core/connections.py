@@ -24,7 +24,6 @@ from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.room import Room
 from dugong.pool.failure import describe, failure, forget_frames
 from dugong.pool.io.engine import Engine
-from dugong.pool.request import Origin
 
 __all__ = ["ConnectionManager"]
 
@@ -46,7 +45,7 @@ class ConnectionManager:
         core: PoolCore,
         maintenance: Maintenance,
         retries: RetryEngine,
-        make_engine: Callable[[Origin], Engine],
+        make_engine: Callable[[Host], Engine],
         run_sender: Callable[[PooledConnection], object],
         pipeline_rescue: bool = True,
     ) -> None:
@@ -281,7 +280,7 @@ class ConnectionManager:
         if core.closed or not self._room.find_locked(host):
             return
         now = monotonic()
-        engine = self._make_engine(host.origin)
+        engine = self._make_engine(host)
         connection = PooledConnection(host, engine, now, limits.max_requests)
         host.connections[connection] = None
         if limits.max_age is not None:

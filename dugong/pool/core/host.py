@@ -14,6 +14,7 @@ from dugong.pool.core.pipelining import PipeliningState
 
 if TYPE_CHECKING:
     from dugong.connection.encode import RequestBuilder
+    from dugong.connection.proxy import Proxy
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.request import Origin
 
@@ -51,6 +52,7 @@ class Host:
         "origin",
         "pipelining",
         "progresses",
+        "proxy",
         "queue",
         "queued",
         "recent",
@@ -71,10 +73,14 @@ class Host:
         origin: Origin,
         builder: RequestBuilder,
         depth: int | None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.origin = origin  # never changes
         self.name = f"{origin.host}:{origin.port}"  # never changes
-        self.builder = builder  # makes the heads of requests; never changes
+        # What its connections lead through, and what makes the heads of requests, which may tell it
+        # credentials: so each is for the other, and neither ever changes.
+        self.proxy = proxy
+        self.builder = builder
         self.pipelining = PipeliningState(depth)  # how far its connections may be pipelined
 
         # Requests that no connection has, the next one first; `withdrawn` of them are done.

@@ -39,7 +39,7 @@ from dugong.pool.core.traffic import Traffic
 from dugong.pool.events import Event
 from dugong.pool.failure import Abandoned, failure
 from dugong.pool.io.engine import Engine
-from dugong.pool.request import Origin, Request
+from dugong.pool.request import Request
 
 if TYPE_CHECKING:
     from dugong.pool.statistics import PoolStatistics
@@ -63,7 +63,7 @@ class Scheduler:
     def __init__(
         self,
         limits: Limits,
-        make_engine: Callable[[Origin], Engine],
+        make_engine: Callable[[Host], Engine],
         run_sender: Loop,
         run_receiver: Loop,
         on_event: Callable[[Event], object] | None = None,

@@ -1,0 +1,149 @@
+"""How sockets are opened: who is asked for addresses, which of these are dialled, and from where.
+
+Guarantees: no socket connects to an address that *allow_address* has not been asked about just
+before, whatever a name resolves to. What a caller got wrong is raised when a `Network` is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dugong.connection.names import Address, Resolver, is_numeric, numeric_address
+
+__all__ = ["AddressFilter", "Network"]
+
+#: Is given an address and a port, and returns False, or raises, to refuse it.
+AddressFilter = Callable[[str, int], bool | None]
+
+_LONGEST_PATH = 107  # bytes that Linux has room for; others have less, and say so
+_MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address begins with as one of IPv6 (RFC 4291)
+
+
+class Network:
+    """The way that the connections of a pool take. Immutable; any thread may use it.
+
+    The parameters are those of `ConnectionPool`; without any, the system decides about everything.
+    Raises TypeError or ValueError if they make no sense.
+    """
+
+    __slots__ = ("_allow_address", "_local_address", "resolver", "unix_socket")
+
+    def __init__(
+        self,
+        unix_socket: str | os.PathLike[str] | None = None,
+        local_address: str | tuple[str, int] | None = None,
+        resolver: Resolver | None = None,
+        allow_address: AddressFilter | None = None,
+    ) -> None:
+        for name, function in (("resolver", resolver), ("allow_address", allow_address)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, not {function!r}")
+        others = (local_address, resolver, allow_address)
+        if unix_socket is not None and any(other is not None for other in others):
+            raise ValueError(
+                "a unix_socket has no address: local_address, resolver and allow_address are for "
+                "connections without one"
+            )
+        # None of these changes.
+        self.unix_socket = None if unix_socket is None else _checked_path(unix_socket)
+        self.resolver = resolver
+        self._allow_address = allow_address
+        self._local_address = None if local_address is None else _local(local_address)
+
+    def usable(self, addresses: Iterable[Address]) -> list[Address]:
+        """Return those of *addresses* that the local address can reach.
+
+        Raises OSError if there is none.
+        """
+        addresses = list(addresses)
+        if self._local_address is None:
+            return addresses
+        family = self._local_address[0]
+        kept = [address for address in addresses if address[0] == family]
+        if not kept:
+            raise OSError(errno.EAFNOSUPPORT, "no address is of the family of local_address")
+        return kept
+
+    def check(self, address: Address) -> None:
+        """Raise PermissionError if *allow_address* refuses *address*."""
+        if self._allow_address is None:
+            return
+        ip, port = address[4][:2]
+        if ":" in ip:
+            packed = socket.inet_pton(socket.AF_INET6, ip.partition("%")[0])
+            if packed.startswith(_MAPPED):
+                # It is dialled by IPv4, so a filter of IPv4 networks has to see that.
+                ip = socket.inet_ntoa(packed[len(_MAPPED) :])
+        try:
+            allowed = self._allow_address(ip, port)
+            if allowed is not None and not isinstance(allowed, bool):
+                # It may be a coroutine, or a match: nothing is allowed by mistake.
+                kind = type(allowed).__name__
+                raise TypeError(f"allow_address must return a bool, not {kind}")
+        except Exception as exc:
+            raise _refusal(ip) from exc
+        if allowed is False:
+            raise _refusal(ip)
+
+    def start(self, address: Address) -> socket.socket:
+        """Return a socket that is connecting to *address*. Raises OSError if that fails at once."""
+        self.check(address)
+        family, kind, proto, _, sockaddr = address
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.setblocking(False)
+            if self._local_address is not None:
+                if self._local_address[4][1] != 0:  # or the port stays taken after each connection
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(self._local_address[4])
+            sock.connect(sockaddr)
+        except BlockingIOError as exc:
+            if exc.errno != errno.EINPROGRESS:  # the queue of a Unix socket is full
+                sock.close()
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "too many are waiting") from exc
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _refusal(ip: str) -> PermissionError:
+    return PermissionError(errno.EACCES, f"allow_address refuses {ip}")
+
+
+def _checked_path(path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"unix_socket must be a path, not {type(path).__name__}")
+    path = os.fspath(path)
+    if not isinstance(path, str):
+        raise TypeError(f"unix_socket must be a path of str, not of {type(path).__name__}")
+    size = len(os.fsencode(path))
+    if not 0 < size <= _LONGEST_PATH:
+        raise ValueError(f"a unix_socket has a path of 1 to {_LONGEST_PATH} bytes, not {size}")
+    if "\0" in path[1:]:  # one at the start is for a name that is no file
+        raise ValueError("the path of a unix_socket must not hold a NUL")
+    return path
+
+
+def _local(given: Any) -> Address:
+    """Return the address that *given*, a local address, names."""
+    host, port = (given, 0) if isinstance(given, str) else _pair(given)
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"the port of local_address must be an int, not {type(port).__name__}")
+    if not 0 <= port < 65536:
+        raise ValueError(f"the port of local_address must be below 65536, not {port}")
+    if not isinstance(host, str):
+        raise TypeError(f"local_address must be an address or (address, port), not of {host!r}")
+    if not is_numeric(host):
+        raise ValueError(f"local_address must be an IP address of this host, not {host!r}")
+    return numeric_address(host, port)
+
+
+def _pair(given: Any) -> tuple[Any, Any]:
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise TypeError(f"local_address must be an address or (address, port), not {given!r}")
+    return given[0], given[1]
