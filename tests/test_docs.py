@@ -49,6 +49,7 @@ PAGES = (
     "docs/threads.rst",
     "docs/coroutines.rst",
     "docs/asyncio.rst",
+    "docs/testing.rst",
     *COMPARISONS,
     *TUTORIALS,
 )

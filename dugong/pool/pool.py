@@ -59,8 +59,10 @@ if TYPE_CHECKING:
     from dugong.connection.names import Resolver
     from dugong.connection.network import AddressFilter
     from dugong.connection.proxy import ProxyLike
+    from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
     from dugong.pool.events import Event
+    from dugong.pool.io.engine import Engine
     from dugong.pool.prepare import ProxyChooser
     from dugong.pool.statistics import PoolStatistics
 
@@ -198,7 +200,7 @@ class ConnectionPool:
         dialer = Dialer(ssl_context, timeout, connect_timeout, network)
         self._scheduler = Scheduler(
             limits,
-            lambda host: Http1Engine(partial(dialer, host.origin, host.proxy)),
+            self._engine_maker(dialer),
             roles.run_sender,
             roles.run_receiver,
             on_event,
@@ -208,6 +210,10 @@ class ConnectionPool:
         self._preparer = Preparer(self._scheduler, dialer, proxy_for, headers, timeout, retry)
         self._scheduler.close_when_forgotten(self)
         fork.register(self._scheduler.recovery)
+
+    def _engine_maker(self, dialer: Dialer) -> Callable[[Host], Engine]:
+        """Return what makes the engine of a connection to a host. It must not keep the pool."""
+        return lambda host: Http1Engine(partial(dialer, host.origin, host.proxy))
 
     # --- requests ---------------------------------------------------------------------------------
 
