@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dugong.errors import printable
 
 if TYPE_CHECKING:
     from dugong.pool.request import Request
+    from dugong.pool.response import Response, StreamedResponse
 
 __all__ = ["Event", "EventKind"]
 
 EventKind = Literal[
-    "opened", "closed", "sent", "answered", "resent", "gave up", "learned", "limited"
+    "opened", "closed", "sent", "answered", "resent", "gave up", "cancelled", "learned", "limited"
 ]
 
 
@@ -27,6 +28,7 @@ class Event(NamedTuple):
     * "resent": it goes back to the queue, to be sent again, after a failure or because it has
       waited behind a slow response;
     * "gave up": it has failed, or its response is final though it is worth another attempt;
+    * "cancelled": its caller has cancelled it after it was sent, before its response came;
     * "learned": the host has shown how it has to be treated;
     * "limited": the system has no descriptor or no thread for another connection, so that fewer are
       opened for a while. Told once a second at most.
@@ -35,6 +37,13 @@ class Event(NamedTuple):
     `connection` is a name or "", `request` is None for what concerns the connection or the host,
     and `reason` says why, or what the status of the response is. The text of an event has no query
     in it.
+
+    `outcome` is the response (of which nothing must be read, if it is streamed) or the exception
+    that a request is answered, resent or given up with, or None. `since` is when that began which
+    ends with this event, in seconds, as `when`: the connection, if it is "closed" and was open; or
+    the sending of the request, which ends once, whatever is decided on the request behind that. It
+    is None if nothing ends. `resends` is how often the request had been sent before. `trace` is
+    what `dugong.telemetry` has noted of the call.
     """
 
     kind: EventKind
@@ -43,6 +52,10 @@ class Event(NamedTuple):
     connection: str
     request: Request | None
     reason: str
+    outcome: Response | StreamedResponse | Exception | None = None
+    since: float | None = None
+    resends: int = 0
+    trace: Any = None
 
     def __str__(self) -> str:
         where = f" on {self.connection}" if self.connection else ""
@@ -50,3 +63,6 @@ class Event(NamedTuple):
         what = self.origin if request is None else f"{request.method} {request.public_url}"
         why = f": {printable(self.reason)}" if self.reason else ""
         return f"{self.kind} {what}{where}{why}"
+
+    def __repr__(self) -> str:
+        return f"<Event {self}>"  # for `trace` may hold anything of the caller's

@@ -454,6 +454,16 @@ class ConnectionPool:
         """
         self._scheduler.close()
 
+    def _observe(
+        self, listener: Callable[[Event], object], get_trace: Callable[[], object]
+    ) -> None:
+        """Have *listener* hear of all further events, beside *on_event*.
+
+        Their `trace` is what *get_trace* returns in the thread that makes a request.
+        """
+        self._preparer.get_trace = get_trace
+        self._scheduler.add_listener(listener)
+
     def __enter__(self) -> ConnectionPool:
         return self
 

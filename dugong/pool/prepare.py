@@ -1,7 +1,7 @@
 """A `Request` becomes a `Job`: with the defaults of the pool, and for the host of the URL.
 
 Guarantees: what a caller got wrong is raised here, before anything is sent or queued. Nothing here
-changes once it has been made, so any thread may use it.
+changes once it has been made, unless it says so, and any thread may use it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ class Preparer:
         self._header_lines = b"".join(field_line(*field) for field in pairs)
         self._timeout = timeout
         self._retry = RetryPolicy.never if retry is None else retry
+        #: Returns what each job notes of its call, in the thread of that. Set once, if at all; any
+        #: thread may read it.
+        self.get_trace: Callable[[], object] | None = None
 
     def prepare(self, request: Request, pool: object) -> Job:
         """Return what *pool*, whose preparer this is, is to do for *request*.
@@ -87,10 +90,11 @@ class Preparer:
         host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
         options = request._options
         is_plain = request.method in _NO_BODY
+        job: Job | None = None
         timeout, retry = self._timeout, self._retry
         if options is PLAIN_OPTIONS:
             if is_plain:
-                return Job(request, self._scheduler, pool, host, None, timeout, retry)
+                job = Job(request, self._scheduler, pool, host, None, timeout, retry)
         else:
             if options.timeout is not POOL_DEFAULT:
                 timeout = options.timeout
@@ -100,8 +104,11 @@ class Preparer:
                 job = Job(request, self._scheduler, pool, host, None, timeout, retry)
                 job.deadline = options.deadline
                 job.exclusive = options.idempotent is False
-                return job
-        return self._prepare_elaborate(request, pool, host, timeout, retry)
+        if job is None:
+            job = self._prepare_elaborate(request, pool, host, timeout, retry)
+        if self.get_trace is not None:
+            job.trace = self.get_trace()
+        return job
 
     def _prepare_elaborate(
         self,

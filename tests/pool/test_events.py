@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import wait
+from contextlib import suppress
+from random import Random
 from threading import Condition
 from threading import Event as Signal
 from typing import Any
@@ -15,6 +19,8 @@ from dugong import (
     ConnectionClosed,
     ConnectionPool,
     ConnectionTimedOut,
+    Delivery,
+    DugongError,
     Event,
     PoolClosed,
     Request,
@@ -24,7 +30,9 @@ from dugong import (
 )
 from dugong.pool.core import core
 from dugong.pool.io import caller_runs
+from dugong.testing import MockPool, MockRequest, MockResponse, failed
 from tests.support.byhand import HandServer
+from tests.support.names import refusing
 from tests.support.pool import (
     NO_SECOND_TRY,
     Held,
@@ -117,6 +125,7 @@ REQUEST = Request("GET", "https://host:8443/fish?size=3")
 )
 def test_an_event_says_in_a_line_what_has_happened(event: Event, line: str) -> None:
     assert str(event) == line
+    assert repr(event) == f"<Event {line}>"
 
 
 # --- in good order --------------------------------------------------------------------------------
@@ -472,7 +481,7 @@ def test_requests_that_the_end_of_a_pool_has_caught_are_given_up(heard: Heard) -
     ]
 
 
-def test_a_request_that_its_caller_has_cancelled_is_told_of_no_more(heard: Heard) -> None:
+def test_a_request_that_its_caller_has_cancelled_is_told_of_once_more(heard: Heard) -> None:
     held = Held()
     with open_site(held, on_event=heard, max_connections_per_host=1) as s:
         cancelled = s.pool.submit("GET", s.url("/a"))
@@ -481,7 +490,73 @@ def test_a_request_that_its_caller_has_cancelled_is_told_of_no_more(heard: Heard
         held.release()
         assert s.goes_on()
     of_it = [event.kind for event in heard.events if event.request is cancelled.request]
-    assert of_it == ["sent"]
+    assert of_it == ["sent", "cancelled"]
+
+
+# --- what an event ends ---------------------------------------------------------------------------
+
+
+def test_the_sending_of_a_request_ends_once(heard: Heard) -> None:
+    def respond(request: MockRequest) -> int:
+        if len(pool.requests) == 1:
+            raise failed(Delivery.SENT)
+        return 503
+
+    with MockPool(respond, on_event=heard, retry=AT_ONCE) as pool:
+        response = pool.get("https://host/")
+    events = sorted(heard.events, key=lambda event: event.when)
+    first, second = (event.when for event in events if event.kind == "sent")
+    told = [
+        (event.kind, event.since, event.resends)
+        for event in events
+        if event.kind in ("answered", "resent", "gave up")
+    ]
+    assert told == [("resent", first, 0), ("answered", second, 1), ("gave up", None, 0)]
+    outcomes = [event.outcome for event in events if event.outcome is not None]
+    assert type(outcomes[0]) is ConnectionClosed
+    assert outcomes[1:] == [response, response]
+
+
+def test_every_sending_ends_whatever_becomes_of_the_request(heard: Heard) -> None:
+    random = Random(12)
+
+    def respond(request: MockRequest) -> int | MockResponse:
+        if random.random() < 0.2:
+            raise failed(random.choice(list(Delivery)))
+        return random.choice([200, 503, MockResponse(delay=0.0001), MockResponse(body=[b"abc"])])
+
+    options = {"retry": RetryPolicy(attempts=3, backoff=0), "max_connections_per_host": 2}
+    with MockPool(respond, on_event=heard, **options) as pool:
+        futures = [pool.submit("GET", f"https://host/{n}", deadline=60) for n in range(300)]
+        for future in futures[::7]:
+            future.cancel()
+        for n in range(100):
+            with suppress(DugongError), pool.stream("GET", f"https://host/{n}") as response:
+                response.read(n % 3)
+        wait(futures[:200], TIMEOUT)
+    balance = Counter(event.request for event in heard.events if event.kind == "sent")
+    balance.subtract(
+        event.request
+        for event in heard.events
+        if event.request is not None and event.since is not None
+    )
+    assert set(balance.values()) == {0}
+
+
+def test_the_end_of_a_connection_says_when_it_was_opened(heard: Heard) -> None:
+    before = time.time()
+    with MockPool(lambda request: 200, on_event=heard) as pool:
+        pool.get("https://host/")
+    (closed,) = (event for event in heard.events if event.kind == "closed")
+    assert closed.since is not None
+    assert before - 1 < closed.since <= closed.when
+
+
+def test_a_connection_that_was_never_open_has_not_begun(heard: Heard) -> None:
+    with refusing() as (host, port), ConnectionPool(on_event=heard, retry=None) as pool:
+        pool.submit("GET", f"http://{host}:{port}/").exception(TIMEOUT)
+    (closed,) = (event for event in heard.events if event.kind == "closed")
+    assert closed.since is None
 
 
 # --- the listener ---------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ def _is_possible(told: Counter[str]) -> bool:
     return (
         told["answered"] <= told["sent"] <= told["resent"] + 1
         and told["gave up"] <= 1
-        and told.keys() <= {"sent", "answered", "resent", "gave up"}
+        and told["cancelled"] <= 1
+        and told.keys() <= {"sent", "answered", "resent", "gave up", "cancelled"}
     )
 
 

@@ -131,7 +131,8 @@ class Closing:
         self._learn_from_end_locked(connection, verdicts)
         if jobs and _is_fruitless(connection) and verdicts[0] is not Delivery.ANSWER_STARTED:
             host.note_fruitless_end()
-        core.emit("closed", host, connection.name, reason=connection.close_reason)
+        since = connection.opened_at if connection.was_open else None
+        core.emit("closed", host, connection.name, connection.close_reason, since)
         for timer in (connection.age_timer, connection.idle_timer, connection.rate_timer):
             if timer is not None:
                 self._maintenance.cancel_locked(timer)

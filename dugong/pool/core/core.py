@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
-    from dugong.pool.request import Origin, Request
+    from dugong.pool.request import Origin
 
 #: What a request ends with; None: it was cancelled.
 Outcome = Response | StreamedResponse | Exception | None
@@ -104,7 +104,8 @@ class PoolCore:
         # reference would be none in a finalizer of what is collected together with this.
         self.transaction = itertools.repeat(self).__next__
         self.limits = limits  # never changes
-        self.on_event = on_event  # never changes
+        #: Hears of the events. Set under the lock; any thread may read it.
+        self.on_event = on_event
         #: Called with the lock held after an interrupt, to mend what it left unfinished; set once.
         self.repair_locked: Callable[[], None] = do_nothing
         #: Has the maintenance thread call `mend` with these, as soon as it runs. It is a function
@@ -476,14 +477,48 @@ class PoolCore:
         kind: EventKind,
         host: Host,
         connection: str = "",
-        request: Request | None = None,
         reason: str = "",
+        since: float | None = None,
     ) -> None:
-        """Have *on_event*, if there is one, called in a thread of the pool."""
+        """Have *on_event*, if there is one, called in a thread of the pool.
+
+        *since* is when that was opened which is closed, as `time.monotonic` gives it.
+        """
         listener = self.on_event
         if listener is not None:
-            event = Event(kind, time.time(), str(host.origin), connection, request, reason)
+            now = time.time()
+            began = None if since is None else now - (time.monotonic() - since)
+            event = Event(kind, now, str(host.origin), connection, None, reason, None, began)
             self.callbacks.add(partial(_notify, listener, event))
+
+    def emit_of(
+        self,
+        kind: EventKind,
+        job: Job,
+        connection: str,
+        reason: str = "",
+        outcome: Response | StreamedResponse | Exception | None = None,
+    ) -> None:
+        """Do the same for an event of *job*. Its sending begins or ends with this, if there is one.
+
+        To be called with the lock held.
+        """
+        listener = self.on_event
+        if listener is None:
+            return
+        now = time.time()
+        since, resends = job.sending or (None, 0)
+        job.sending = (now, len(job.attempts)) if kind == "sent" else None
+        origin = str(job.host.origin)
+        event = Event(
+            kind, now, origin, connection, job.request, reason, outcome, since, resends, job.trace
+        )
+        self.callbacks.add(partial(_notify, listener, event))
+
+    def add_listener_locked(self, listener: Callable[[Event], object]) -> None:
+        """Have *listener* hear of all further events, beside *on_event*."""
+        first = self.on_event
+        self.on_event = listener if first is None else partial(_tell_both, first, listener)
 
     def check_may_wait(self) -> None:
         """Raise StateError in a thread that must not wait for the pool.
@@ -514,6 +549,15 @@ def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:
     for future, outcome in settlements:
         if future._settle(outcome):
             callbacks.add(future._run_callbacks)
+
+
+def _tell_both(
+    first: Callable[[Event], object], second: Callable[[Event], object], event: Event
+) -> None:
+    try:
+        first(event)
+    finally:
+        second(event)
 
 
 def _notify(listener: Callable[[Event], object], event: Event) -> None:

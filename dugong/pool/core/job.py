@@ -154,10 +154,12 @@ class Job:
         "request",
         "response_started",
         "retry",
+        "sending",
         "streamed",
         "successor",
         "timeout",
         "timer",
+        "trace",
         "upload",
         "was_taken_back",
     )
@@ -206,6 +208,10 @@ class Job:
         self.body_source: ConnectionBody | None = None  # what the caller reads the response with
         self.attempts: tuple[Attempt, ...] = ()  # that have failed
         self.timer: Timer | None = None  # of its deadline
+        #: Of the sending that no event has ended yet: when it began, `time.time`, and how many were
+        #: before it.
+        self.sending: tuple[float, int] | None = None
+        self.trace: object = None  # what is noted of the call; set by the thread that makes the job
         #: The job that goes on with its future; set once. If that has the same request, this one
         #: stays with its connection, for the response that is dropped.
         self.successor: Job | None = None
@@ -278,6 +284,7 @@ class Job:
             raise self._refuse(_QUEUED)
         successor._future = self.future
         successor.timer, self.timer = self.timer, None
+        successor.trace = self.trace
         self.successor = successor
         self.finish()
 

@@ -72,8 +72,7 @@ class Lending:
                 self._progress.emit_answered(connection, job, response)
                 if self._retries.may_be_retried(job, response.status):
                     reason = f"{status_text(response)}; its body is too long to be let go of"
-                    name, host = connection.name, connection.host
-                    self._core.emit("gave up", host, name, job.request, reason)
+                    self._core.emit_of("gave up", job, connection.name, reason, response)
             self._retries.complete_locked(job, response)
         return True
 

@@ -41,7 +41,7 @@ class Progress:
         count = len(batch)
         if self._core.on_event is not None:
             for job in batch:
-                self._core.emit("sent", host, connection.name, job.request)
+                self._core.emit_of("sent", job, connection.name)
         connection.dispatched += count
         host.note_time(now)
         host.in_flight += count
@@ -70,8 +70,7 @@ class Progress:
     def emit_answered(
         self, connection: PooledConnection, job: Job, response: Response | StreamedResponse
     ) -> None:
-        reason = status_text(response)
-        self._core.emit("answered", connection.host, connection.name, job.request, reason)
+        self._core.emit_of("answered", job, connection.name, status_text(response), response)
 
     @locked
     def learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:

@@ -127,7 +127,7 @@ class Rescue:
             successors = [job.take_back() for job, _ in taken]
             for job, (_, attempt) in zip(successors, taken, strict=True):
                 job.attempts += (attempt._replace(request=None),)
-                self._core.emit("resent", host, connection.name, job.request, _REASON)
+                self._core.emit_of("resent", job, connection.name, _REASON)
             self._retries.requeue_locked(successors)
             if not connection.is_wanted:  # its oldest request was cancelled
                 self._users.close_locked(connection, "its requests were cancelled or taken back")

@@ -102,6 +102,8 @@ class RetryEngine:
     @locked
     def _settle_locked(self, job: Job, outcome: Outcome) -> None:
         """End *job* with *outcome*."""
+        if outcome is None and job.sending is not None and job.connection is not None:
+            self._core.emit_of("cancelled", job, job.connection.name, "by its caller")
         if isinstance(outcome, Exception):
             outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
@@ -150,7 +152,7 @@ class RetryEngine:
     def close_locked(self, job: Job, delivery: Delivery = Delivery.UNSENT) -> None:
         """Fail *job*, for the pool is being closed."""
         error = failure(PoolClosed(), delivery, job.request)
-        self._core.emit("gave up", job.host, request=job.request, reason=describe(error))
+        self._core.emit_of("gave up", job, "", describe(error), error)
         self.complete_locked(job, error)
 
     @locked
@@ -190,7 +192,7 @@ class RetryEngine:
             return None
         if job.fatal_error is not None:
             reason = f"{status_text(response)}; it cannot be tried again"
-            self._core.emit("gave up", host, connection, job.request, reason)
+            self._core.emit_of("gave up", job, connection, reason, response)
             return None
         job.needs_fresh_connection = False  # this one has responded
         if status == _EXPECTATION_FAILED and job.expects_continue:
@@ -222,7 +224,7 @@ class RetryEngine:
             self._close_failed_locked(job, error, attempt)
             return False
         job.attempts += (attempt._replace(request=None),)
-        self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
+        self._core.emit_of("resent", job, attempt.connection, attempt.outcome, attempt.exception)
         return True
 
     # --- what goes on above it --------------------------------------------------------------------
@@ -303,7 +305,7 @@ class RetryEngine:
             outcome.add_note("the body of the request could not have been sent again")
         said = _describe(outcome)
         why = said if said == reason else f"{said}; {reason}"
-        self._core.emit("gave up", job.host, connection, job.request, why)
+        self._core.emit_of("gave up", job, connection, why, outcome)
 
     # --- the caller's hook ------------------------------------------------------------------------
 
@@ -353,7 +355,8 @@ class RetryEngine:
             self.close_locked(job)
             return
         job.host.repeated += attempt.charged and attempt.delivery is not Delivery.UNSENT
-        self._core.emit("resent", job.host, attempt.connection, job.request, attempt.outcome)
+        outcome = attempt.exception or attempt.response
+        self._core.emit_of("resent", job, attempt.connection, attempt.outcome, outcome)
         if delay > 0 and attempt.charged:
             self._wait_locked(job, delay)
         else:
@@ -470,7 +473,7 @@ class RetryEngine:
                 asked = attempt._replace(request=job.request)
                 asking.append(partial(self._ask, job, own, asked, 0.0))
             else:
-                self._core.emit("resent", host, connection, job.request, attempt.outcome)
+                self._core.emit_of("resent", job, connection, attempt.outcome, attempt.exception)
                 stay.append(job)
         host.put_back(stay)
         self._core.queued += len(stay)

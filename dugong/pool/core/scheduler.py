@@ -104,6 +104,11 @@ class Scheduler:
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
 
+    def add_listener(self, listener: Callable[[Event], object]) -> None:
+        """Have *listener* hear of all further events, beside *on_event*."""
+        with self._core.transaction():
+            self._core.add_listener_locked(listener)
+
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
         return self._core.protect(self._connections.know, do_nothing, host)
@@ -334,7 +339,7 @@ class Scheduler:
                 job.fatal_error = error
                 self._connections.fail_locked(connection, Abandoned(message))
                 return
-        self._core.emit("gave up", host, "", job.request, error.msg)
+        self._core.emit_of("gave up", job, "", error.msg, error)
         self._take_out_locked(job, error)
 
     @locked

@@ -425,16 +425,16 @@ def test_events_are_heard_in_a_thread_of_the_pool() -> None:
     heard: list[tuple[Event, str]] = []
     core = make_core(lambda event: heard.append((event, threading.current_thread().name)))
     host = make_host()
-    request = make_job(host).request
+    job = make_job(host)
     with core.transaction():
-        core.emit("sent", host, "host:80-1", request, "why")
+        core.emit_of("sent", job, "host:80-1", "why")
         core.emit("closed", host)
         assert heard == []
     finish(core)
     (first, where), (second, _) = heard
     assert where == "dugong-callbacks"
-    assert first[2:] == ("http://host", "host:80-1", request, "why")
-    assert second[2:] == ("http://host", "", None, "")
+    assert first[2:] == ("http://host", "host:80-1", job.request, "why", None, None, 0, None)
+    assert second[2:] == ("http://host", "", None, "", None, None, 0, None)
     assert [first.kind, second.kind] == ["sent", "closed"]
     assert first.when > 1e9
 
