@@ -20,11 +20,9 @@ from dugong.pool.request import (
     POOL_DEFAULT,
     BodyLike,
     ElaborateHeaders,
-    HeaderPairs,
     PoolDefault,
     Request,
     check_bool,
-    checked_headers,
     make_request,
     with_headers,
 )
@@ -76,8 +74,8 @@ class CallMaker:
     """Makes the calls of a client.
 
     Parameters: *settings* are those of all calls; *base_url*, *params*, *auth* and *follows* are as
-    of `Client`; *everywhere* are header fields for every host that the pool does not send by
-    itself; *decodes* says whether responses are decoded.
+    of `Client`; *everywhere* are headers for every host that the pool does not see to by itself;
+    *decodes* says whether responses are decoded.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class CallMaker:
         params: Any,
         auth: Auth | None,
         follows: bool,
-        everywhere: HeaderPairs,
+        everywhere: ElaborateHeaders,
         decodes: bool,
     ) -> None:
         # None of these changes.
@@ -96,7 +94,7 @@ class CallMaker:
         self._base_origin: Origin | None = origin_of(base_url)
         self._auth = auth
         self._follows = follows
-        self._everywhere = everywhere
+        self._everywhere = everywhere if any(everywhere) else None
         self._decodes = decodes
         self._query = ""  # what *params* are, encoded
         if params is not None:
@@ -107,7 +105,7 @@ class CallMaker:
                 base_url,
                 self._query,
                 auth,
-                everywhere,
+                self._everywhere,
                 settings.headers,
                 settings.request_hooks,
                 settings.response_hooks,
@@ -142,7 +140,9 @@ class CallMaker:
         elif taken := options.keys() - _BESIDE_A_REQUEST:
             raise TypeError(f"a Request says all of it: {', '.join(sorted(taken))} is too much")
         else:
-            request = self._with_defaults(method)
+            url = self._with_query(method.url)
+            asked = method if url == method.url else method.replace(url=url)
+            request = self._with_defaults(asked)
         follows = options.get("follow_redirects", self._follows)
         check_bool("follow_redirects", follows)
         settings, origin = self._settings, request.origin
@@ -167,9 +167,7 @@ class CallMaker:
         if not isinstance(method, str):
             raise TypeError("a Request says all of it: give that, or the parameters of one")
         url, auth = split_userinfo(quoted(url))
-        url = join(self._base_url, url)
-        if self._query and self._is_own(url):
-            url = with_params(url, self._query)
+        url = self._with_query(join(self._base_url, url))
         if (params := options.get("params")) is not None:
             url = with_params(url, params)
         body, fields = encode_body(
@@ -187,23 +185,30 @@ class CallMaker:
             context=options.get("context"),
         )
         headers = options.get("headers")
-        if headers is None and not fields and not self._everywhere:
+        if headers is None and not fields and self._everywhere is None:
             return request, auth
         return self._with_defaults(with_headers(request, _elaborate(headers, fields))), auth
 
-    def _is_own(self, url: str) -> bool:
-        """Return True if the parameters of the client are for *url*."""
-        return self._base_origin is None or Request("GET", url).origin == self._base_origin
+    def _with_query(self, url: str) -> str:
+        """Return *url* with the parameters of the client, if they are for that."""
+        own = self._base_origin
+        if self._query and (own is None or Request("GET", url).origin == own):
+            return with_params(url, self._query)
+        return url
 
     def _with_defaults(self, request: Request) -> Request:
         """Return *request* with the headers that the pool does not send by itself."""
-        if request._options.headers is None and not self._everywhere:
+        everywhere = self._everywhere
+        if request._options.headers is None and everywhere is None:
             return request
         headers = ElaborateHeaders.of(request)
         if self._decodes and "range" in headers.decided:
             # A part of a coded body could not be decoded.
             headers = headers.with_defaults(_IDENTITY)
-        return with_headers(request, headers.with_defaults(self._everywhere))
+        if everywhere is not None:
+            headers = headers.with_defaults(everywhere.fixed)
+            headers = headers._replace(without=headers.without | everywhere.without)
+        return with_headers(request, headers)
 
 
 def origin_of(base_url: str) -> Origin | None:
@@ -212,16 +217,7 @@ def origin_of(base_url: str) -> Origin | None:
 
 
 def _elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHeaders:
-    """Return the *headers* of a call, and *fields* that its body needs, if they do not say those.
-
-    A value of None leaves out a default header.
-    """
+    """Return the *headers* of a call, with *fields* that its body needs unless they say those."""
     if callable(headers) and not isinstance(headers, Iterable):
         return ElaborateHeaders(tuple(fields), headers)
-    pairs = headers
-    without: frozenset[str] = frozenset()
-    if isinstance(headers, Mapping):
-        pairs = [(name, value) for name, value in headers.items() if value is not None]
-        without = frozenset(name.lower() for name, value in headers.items() if value is None)
-    fixed = () if pairs is None else checked_headers(pairs)
-    return ElaborateHeaders(fixed, None, without).with_defaults(tuple(fields))
+    return ElaborateHeaders.given(headers).with_defaults(tuple(fields))

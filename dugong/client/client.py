@@ -20,10 +20,11 @@ from dugong.client.flow import Hooks, Settings
 from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
+from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.prepare import default_headers
-from dugong.pool.request import HeaderPairs, Request, check_bool
+from dugong.pool.request import ElaborateHeaders, HeaderPairs, Request, check_bool
 
 if TYPE_CHECKING:
     import ssl
@@ -43,6 +44,20 @@ __all__ = ["Client"]
 _FOR_EVERY_HOST = frozenset(("accept", "accept-encoding", "accept-language", "user-agent"))
 
 
+_POOL_OPTIONS = tuple(ConnectionPool.__init__.__kwdefaults__ or ())
+#: What other clients call an option of a client, and what to write here instead.
+_HINTS = {
+    "allow_redirects": "use follow_redirects=",
+    "http2": "dugong speaks HTTP/1.1",
+    "limits": "use max_connections= and max_connections_per_host=",
+    "max_retries": "use retry=RetryPolicy(attempts=...)",
+    "mounts": "use proxy= with a mapping; a Client has one pool",
+    "proxies": "use proxy=, which may be a mapping",
+    "retries": "use retry=RetryPolicy(attempts=...)",
+    "transport": "use pool=",
+}
+
+
 class Client:
     """What people expect above the wire: redirects, decoding, cookies, authentication, forms.
 
@@ -52,7 +67,8 @@ class Client:
       and ``/items`` are ``https://host/v1/items``.
     * *headers*, *params*, *auth*: sent with every request to the origin of *base_url*, or if there
       is none, to the origin that a call names; not to where a redirect leads from there. But
-      User-Agent, Accept and Accept-Language go to every host.
+      User-Agent, Accept and Accept-Language go to every host. A header of None is not sent: it
+      leaves out what is sent by default. (Accept-Encoding is ``identity`` then.)
     * *cookies*: a mapping, a `http.cookiejar.CookieJar` or `Cookies`. `Cookies` are used as they
       are, so that clients may share them, all else is copied.
     * *auth*: ``(user, password)``, an `Auth`, or a callable that is given the `Request` before each
@@ -88,7 +104,7 @@ class Client:
         self,
         *,
         base_url: str = "",
-        headers: Mapping[str, str] | HeadersLike | None = None,
+        headers: Mapping[str, str | None] | HeadersLike | None = None,
         params: Any = None,
         cookies: Any = None,
         auth: Any = None,
@@ -114,9 +130,11 @@ class Client:
         if max_redirects < 0:
             raise ValueError(f"max_redirects must not be negative: {max_redirects}")
         base_url, base_auth = split_userinfo(quoted(base_url))
-        everywhere, own = _split(() if headers is None else default_headers(headers))
-        if decode and not any(name.lower() == "accept-encoding" for name, _ in everywhere):
-            everywhere += (("Accept-Encoding", accept_encoding()),)
+        defaults = default_headers(headers)
+        if decode:
+            defaults = defaults.with_defaults((("Accept-Encoding", accept_encoding()),))
+        for_all, own = _split(defaults.fixed)
+        everywhere = defaults._replace(fixed=for_all)
         hooks = _hooks(event_hooks)
         settings = Settings(
             cookies if isinstance(cookies, Cookies) else Cookies(cookies),
@@ -130,6 +148,8 @@ class Client:
         self.cookies = settings.cookies
         self._owns_pool = pool is None
         if pool is None:
+            if unknown := pool_options.keys() - _POOL_OPTIONS:
+                refuse_options(sorted(unknown), (*_OPTIONS, *_POOL_OPTIONS), _HINTS)
             if verify is not True or cert is not None:
                 if pool_options.get("ssl_context") is not None:
                     raise TypeError("verify and cert are for a client without an ssl_context")
@@ -138,8 +158,9 @@ class Client:
                 proxy = ProxyMap(proxy)
             elif proxy is None and trust_env and pool_options.get("unix_socket") is None:
                 proxy = environment_proxies()
-            pool = ConnectionPool(headers=everywhere, proxy=proxy, **pool_options)
-            everywhere = ()  # the pool sends them by itself
+            checked: Any = everywhere  # in a form that no caller can give
+            pool = ConnectionPool(headers=checked, proxy=proxy, **pool_options)
+            everywhere = ElaborateHeaders(())  # the pool does that by itself
         elif pool_options or proxy is not None or verify is not True or cert is not None:
             raise TypeError("pool= is there already: give the options to the ConnectionPool")
         elif not isinstance(pool, ConnectionPool):
@@ -324,3 +345,6 @@ def _hooks(given: Mapping[str, Iterable[Callable[..., object]]] | None) -> dict[
             if not callable(function):
                 raise TypeError(f"a hook must be callable, not {function!r}")
     return hooks
+
+
+_OPTIONS = tuple(Client.__init__.__kwdefaults__ or ())

@@ -6,7 +6,7 @@ changes once it has been made, unless it says so, and any thread may use it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,6 @@ from dugong.pool.request import (
     HeadersMaker,
     Origin,
     Request,
-    checked_headers,
     made_headers,
 )
 from dugong.pool.retry.policy import RetryPolicy
@@ -43,6 +42,7 @@ __all__ = ["Preparer", "ProxyChooser", "default_headers", "proxy_chooser"]
 #: Returns which proxy leads to an origin.
 ProxyChooser = Callable[[Origin], ProxyLike | None]
 
+_USER_AGENT = (("User-Agent", f"dugong/{__version__}"),)
 _IDENTITY = (("Accept-Encoding", "identity"),)
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
@@ -67,14 +67,14 @@ class Preparer:
         scheduler: Scheduler,
         dialer: Dialer,
         proxy_for: Callable[[Origin], Proxy | None],
-        headers: HeadersLike | None,
+        headers: HeadersLike | ElaborateHeaders | None,
         timeout: float | None,
         retry: RetryPolicy | None,
     ) -> None:
         self._scheduler = scheduler
         self._dialer = dialer
         self._proxy_for = proxy_for
-        self._headers = pairs = _with_user_agent(headers)
+        self._headers = pairs = default_headers(headers).with_defaults(_USER_AGENT).fixed
         self._header_lines = b"".join(field_line(*field) for field in pairs)
         self._timeout = timeout
         self._retry = RetryPolicy.never if retry is None else retry
@@ -198,12 +198,14 @@ def _content_length(value: str) -> int:
         raise ValueError(f"invalid header: {exc}") from None
 
 
-def default_headers(headers: HeadersLike) -> HeaderPairs:
-    """Return *headers* as pairs that can be sent with every request; raise ValueError if not."""
-    pairs = checked_headers(headers)
-    if bad := _FRAMING.intersection(name.lower() for name, _ in pairs):
+def default_headers(
+    headers: HeadersLike | Mapping[str, str | None] | ElaborateHeaders | None,
+) -> ElaborateHeaders:
+    """Return *headers*, which can be sent with every request; raise ValueError if not."""
+    made = ElaborateHeaders.given(headers)
+    if bad := _FRAMING.intersection(made.decided):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
-    return pairs
+    return made
 
 
 def proxy_chooser(
@@ -213,7 +215,7 @@ def proxy_chooser(
 
     Each proxy is sent *headers*. Raises ValueError or TypeError if these make no sense.
     """
-    fields = () if headers is None else default_headers(headers)
+    fields = default_headers(headers).fixed
     if callable(proxy):
         return partial(_chosen, proxy, fields)
     fixed = None if proxy is None else Proxy(proxy, fields)
@@ -223,11 +225,3 @@ def proxy_chooser(
 def _chosen(choose: ProxyChooser, fields: HeaderPairs, origin: Origin) -> Proxy | None:
     chosen = choose(origin)
     return None if chosen is None else Proxy(chosen, fields)
-
-
-def _with_user_agent(headers: HeadersLike | None) -> HeaderPairs:
-    """Check the *headers* of a pool, and add ours."""
-    pairs = () if headers is None else default_headers(headers)
-    if not any(name.lower() == "user-agent" for name, _ in pairs):
-        pairs += (("User-Agent", f"dugong/{__version__}"),)
-    return pairs

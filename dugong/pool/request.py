@@ -102,6 +102,24 @@ class ElaborateHeaders(NamedTuple):
     without: frozenset[str] = frozenset()
 
     @classmethod
+    def given(
+        cls, headers: HeadersLike | Mapping[str, str | None] | ElaborateHeaders | None
+    ) -> ElaborateHeaders:
+        """Return what *headers* say; in a mapping, a value of None leaves a default header out.
+
+        Raises what `checked_headers` raises.
+        """
+        if isinstance(headers, ElaborateHeaders):
+            return headers
+        without = []
+        if isinstance(headers, Mapping):
+            without = [name for name, value in headers.items() if value is None]
+            headers = {name: value for name, value in headers.items() if value is not None}
+        checked_headers((name, "") for name in without)
+        fixed = () if headers is None else checked_headers(headers)
+        return cls(fixed, None, frozenset(name.lower() for name in without))
+
+    @classmethod
     def of(cls, request: Request) -> ElaborateHeaders:
         """Return those of *request*."""
         headers = request._options.headers

@@ -10,6 +10,7 @@ from dugong.client.auth import BasicAuth
 from dugong.client.calls import CallMaker, ClientOptions, origin_of
 from dugong.client.cookies import Cookies
 from dugong.client.flow import Settings
+from dugong.pool.request import ElaborateHeaders
 
 URL = "http://h.example/a"
 
@@ -19,7 +20,7 @@ def maker(base_url: str = "", **options: Any) -> CallMaker:
         "params": None,
         "auth": None,
         "follows": True,
-        "everywhere": (),
+        "everywhere": ElaborateHeaders(()),
         "decodes": True,
     }
     settings = Settings(Cookies(options.pop("cookies", None)), (), 20, (), (), None)
@@ -51,7 +52,8 @@ def test_a_request_with_cookies_is_not_plain() -> None:
         {"base_url": "http://h/"},
         {"params": {"a": "1"}},
         {"auth": BasicAuth("u", "p")},
-        {"everywhere": (("User-Agent", "u"),)},
+        {"everywhere": ElaborateHeaders((("User-Agent", "u"),))},
+        {"everywhere": ElaborateHeaders((), None, frozenset(("user-agent",)))},
     ],
 )
 def test_what_is_for_all_requests_is_added_to_each(options: dict[str, Any]) -> None:
@@ -78,7 +80,8 @@ CASES: list[tuple[ClientOptions, dict[str, str]]] = [
 def test_default_headers_are_added_where_the_call_does_not_say_others(
     options: ClientOptions, expected: dict[str, str]
 ) -> None:
-    calls = maker(everywhere=(("User-Agent", "u"), ("Accept-Encoding", "gzip")))
+    fields = (("User-Agent", "u"), ("Accept-Encoding", "gzip"))
+    calls = maker(everywhere=ElaborateHeaders(fields))
     call = calls.call("GET", URL, options)
     headers = call.request.headers
     assert isinstance(headers, tuple)

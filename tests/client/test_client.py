@@ -91,6 +91,48 @@ def test_headers_may_be_made_for_each_sending() -> None:
         assert all("authorization" in r.headers for r in here.requests)
 
 
+@pytest.mark.parametrize("has_pool", [False, True])
+def test_a_default_header_that_is_none_is_not_sent(has_pool: bool) -> None:
+    headers = {"user-agent": None, "Accept-Encoding": None}
+    with open_places({}, headers=headers) as (own, [here]), ConnectionPool() as pool:
+        other = Client(pool=pool, headers=headers, trust_env=False)
+        client = other if has_pool else own
+        client.get(here.url())
+        sent = here.requests[0].headers
+        assert "user-agent" not in sent
+        assert sent["accept-encoding"] == "identity"  # none would stand for all codings
+        client.get(here.url(), headers={"User-Agent": "u"})
+        assert here.requests[1].headers["user-agent"] == "u"
+
+
+@pytest.mark.parametrize("name", [1, "a b", ""])
+def test_a_header_that_is_left_out_has_a_name(name: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Client(headers={name: None})
+
+
+def test_parameters_of_a_client_are_added_to_requests_for_its_origin() -> None:
+    with open_places({}, {}, below="/", params={"key": "1"}) as (client, [here, there]):
+        list(client.map([Request("GET", here.url("/a?b=2")), Request("GET", there.url("/c"))]))
+        assert here.targets == ["GET /a?b=2&key=1"]
+        assert there.targets == ["GET /c"]
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("proxies", "use proxy="),
+        ("allow_redirects", "use follow_redirects="),
+        ("limits", "use max_connections="),
+        ("base_uri", "the options are base_url, headers, .*max_connections_per_host"),
+    ],
+)
+def test_an_unknown_option_of_a_client_is_refused_with_a_hint(option: str, hint: str) -> None:
+    options: dict[str, Any] = {option: None}
+    with pytest.raises(TypeError, match=f"no option {option!r}: {hint}"):
+        Client(**options)
+
+
 def test_a_request_may_be_given_instead_of_its_parameters() -> None:
     with open_places({"/a": moved("/b")}, headers={"X-Own": "1"}) as (client, [here]):
         request = Request("POST", here.url("/a"), {"X-A": "1"}, b"body")
