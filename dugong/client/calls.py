@@ -141,8 +141,10 @@ class CallMaker:
             raise TypeError(f"a Request says all of it: {', '.join(sorted(taken))} is too much")
         else:
             url = self._with_query(method.url)
-            asked = method if url == method.url else method.replace(url=url)
-            request = self._with_defaults(asked)
+            request = method if url == method.url else method.replace(url=url)
+            if request._options.headers is not None or self._everywhere is not None:
+                headers = self._with_defaults(ElaborateHeaders.of(request))
+                request = with_headers(request, headers)
         follows = options.get("follow_redirects", self._follows)
         check_bool("follow_redirects", follows)
         settings, origin = self._settings, request.origin
@@ -187,7 +189,7 @@ class CallMaker:
         headers = options.get("headers")
         if headers is None and not fields and self._everywhere is None:
             return request, auth
-        return self._with_defaults(with_headers(request, _elaborate(headers, fields))), auth
+        return with_headers(request, self._with_defaults(_elaborate(headers, fields))), auth
 
     def _with_query(self, url: str) -> str:
         """Return *url* with the parameters of the client, if they are for that."""
@@ -196,19 +198,15 @@ class CallMaker:
             return with_params(url, self._query)
         return url
 
-    def _with_defaults(self, request: Request) -> Request:
-        """Return *request* with the headers that the pool does not send by itself."""
-        everywhere = self._everywhere
-        if request._options.headers is None and everywhere is None:
-            return request
-        headers = ElaborateHeaders.of(request)
+    def _with_defaults(self, headers: ElaborateHeaders) -> ElaborateHeaders:
+        """Return *headers* and those that the pool does not send by itself."""
         if self._decodes and "range" in headers.decided:
             # A part of a coded body could not be decoded.
             headers = headers.with_defaults(_IDENTITY)
-        if everywhere is not None:
-            headers = headers.with_defaults(everywhere.fixed)
-            headers = headers._replace(without=headers.without | everywhere.without)
-        return with_headers(request, headers)
+        if self._everywhere is not None:
+            fixed, _, without = self._everywhere
+            headers = headers.with_defaults(fixed)._replace(without=headers.without | without)
+        return headers
 
 
 def origin_of(base_url: str) -> Origin | None:

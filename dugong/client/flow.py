@@ -21,6 +21,7 @@ from dugong.pool.request import (
     ElaborateHeaders,
     HeaderPairs,
     Request,
+    checked_headers,
     made_headers,
     with_headers,
 )
@@ -179,7 +180,7 @@ def _complete(call: Call, request: Request, auth: Auth | None) -> Request:
     if not call.crossed and origin == call.own_origin:
         added = settings.headers
     if cookie:
-        added += (("Cookie", cookie),)
+        added += checked_headers((("Cookie", cookie),))
     if not added and auth is None:
         return request
     headers = ElaborateHeaders.of(request).with_defaults(added)

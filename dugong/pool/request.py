@@ -132,6 +132,8 @@ class ElaborateHeaders(NamedTuple):
 
     def with_defaults(self, defaults: HeaderPairs) -> ElaborateHeaders:
         """Return these and those of *defaults* whose names are not `decided`."""
+        if not defaults:
+            return self
         decided = self.decided
         added = tuple(field for field in defaults if field[0].lower() not in decided)
         return self._replace(fixed=self.fixed + added)
@@ -407,17 +409,15 @@ def make_request(
 
 
 def with_headers(request: Request, headers: ElaborateHeaders) -> Request:
-    """Return a request like *request* but for *headers*. Raises what `Request` raises for them."""
+    """Return a request like *request* but for *headers*, whose fields have been checked."""
     options = request._options
-    fixed = checked_headers(headers.fixed)
     made: Any = _Fields()
     made.method = request.method
     made.url = request.url
     made.origin = request.origin
     made._target = request._target
     made._options = options._replace(
-        headers=headers._replace(fixed=fixed),
-        says_idempotent=_said_idempotent(options.idempotent, fixed),
+        headers=headers, says_idempotent=_said_idempotent(options.idempotent, headers.fixed)
     )
     made.__class__ = type(request)
     changed: Request = made
