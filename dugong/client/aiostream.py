@@ -1,13 +1,15 @@
 """Streams of an `AsyncClient`: the blocks in which a task reads a body as it comes.
 
-Guarantees: the event loop waits for nothing. No thread waits for a response; what reads a body runs
-in a thread, one step of a stream at a time. However a block is left, the connection is given back;
-if a task is cancelled while it reads, the connection is ended, and that step with it.
+Guarantees: the event loop waits for nothing. No thread waits for a response; what reads a body,
+unless all of that has come, runs in a thread, one step of a stream at a time. However a block is
+left, the connection is given back; if a task is cancelled while it reads, the connection is ended,
+and that step with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from threading import Lock
@@ -43,6 +45,9 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
         self._bridge = bridge
         self._executor = executor  # returns None for the threads of the loop
         self._turn = Lock()  # of the thread that makes a step; guards `_streaming`
+        # All of the response has come, is not to be decoded, and no caller is asked about it: no
+        # step waits, or takes long. Belongs to the task.
+        self._is_at_hand = False
 
     async def __aenter__(self) -> AsyncStreamedResponse:
         streaming, bridge = self._streaming, self._bridge
@@ -54,6 +59,11 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
             try:
                 await bridge.wait(await bridge.submit(stream.begin()))
                 received = stream.received()
+                self._is_at_hand = (
+                    not streaming.calls_callers_code
+                    and isinstance(received._source, io.BytesIO)
+                    and "Content-Encoding" not in received.headers
+                )
             except BaseException as exc:
                 streaming.abort(exc)
                 raise
@@ -67,6 +77,8 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
 
     async def step(self, action: Callable[..., T], *args: Any) -> T:
         """Return what *action* returns, called in another thread; if cancelled, cut it short."""
+        if self._is_at_hand:
+            return self._take_turn(action, *args)
         try:
             return await self._begin(self._take_turn, action, *args)
         except asyncio.CancelledError:
@@ -86,6 +98,9 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._is_at_hand:
+            self._leave(exc_type, exc, traceback)
+            return
         # The block is left, whether its task waits for that or not.
         await asyncio.shield(self._begin(self._leave, exc_type, exc, traceback))
 

@@ -290,6 +290,11 @@ class Streaming(UnenteredStream):
             if response is not None:
                 return response
 
+    @property
+    def calls_callers_code(self) -> bool:
+        """Whether the flow calls what a caller has given."""
+        return self._call.calls_callers_code
+
     def deadline(self) -> Deadline:
         """Return the deadline of all the requests, if the first is sent now."""
         return Deadline(self._call.request.deadline)

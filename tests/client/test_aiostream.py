@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import logging
 import threading
 from collections.abc import Iterator
@@ -247,6 +248,22 @@ def test_a_hundred_streams_that_wait_hold_up_nothing() -> None:
                 for task in waiting:
                     task.cancel()
                 await asyncio.wait(waiting)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("coding", ["", "Content-Encoding: gzip\r\n"])
+def test_a_body_that_has_come_is_read_without_a_thread_unless_it_is_coded(coding: str) -> None:
+    page = Page(gzip.compress(b"body") if coding else b"body", headers=coding)
+
+    async def main() -> None:
+        async with open_async({"/a": moved("/b"), "/b": page}) as (client, [here]):
+            async with client.stream("GET", here.url("/a")) as response:
+                assert await response.read(1) == b"b"
+                assert [line async for line in response.aiter_lines()] == ["ody"]
+                assert [r.status for r in response.history] == [302]
+            readers = [t for t in threading.enumerate() if t.name.startswith("dugong-stream")]
+            assert bool(readers) is bool(coding)
 
     asyncio.run(main())
 
