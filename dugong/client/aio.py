@@ -9,7 +9,7 @@ streams that are read at the moment. Any thread may use it, with an event loop o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from threading import Lock
@@ -99,7 +99,7 @@ class AsyncClient:
 
     def map(
         self, requests: Requests, *, max_ahead_size: int = AHEAD_SIZE
-    ) -> AsyncIterator[Response]:
+    ) -> AsyncGenerator[Response, None]:
         """Yield the final response to each of *requests* (URLs for GET, or `Request`), in order.
 
         As `Client.map`; *requests* may also be an async iterable, and may be endless. One that is
@@ -107,7 +107,7 @@ class AsyncClient:
         """
         futures = self._futures_of(requests, max_ahead_size, ordered=True)
 
-        async def responses() -> AsyncIterator[Response]:
+        async def responses() -> AsyncGenerator[Response, None]:
             async with aclosing(futures):
                 async for future in futures:
                     yield future.result()
@@ -116,7 +116,7 @@ class AsyncClient:
 
     def as_completed(
         self, requests: Requests, *, max_ahead_size: int = AHEAD_SIZE
-    ) -> AsyncIterator[ResponseFuture]:
+    ) -> AsyncGenerator[ResponseFuture, None]:
         """Yield a future for each of *requests* (URLs for GET, or `Request`), when it is done.
 
         As `Client.as_completed`, so its `result` does not wait; *requests* are as for `map`.
