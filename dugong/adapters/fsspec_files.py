@@ -1,0 +1,175 @@
+"""The open files of `dugong.adapters.fsspec.DugongFileSystem`.
+
+Guarantees: a file that is written is sent as a whole, or not at all; a file that is read gives its
+connection back when it is closed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from fsspec.asyn import AbstractAsyncStreamedFile
+from fsspec.spec import AbstractBufferedFile
+
+if TYPE_CHECKING:
+    from dugong.adapters.fsspec import DugongFileSystem
+    from dugong.client.aiostream import AsyncStreamedResponse
+    from dugong.client.client import Client
+    from dugong.pool.response import Response
+
+__all__ = [
+    "GONE",
+    "AsyncFile",
+    "RandomFile",
+    "StreamedFile",
+    "WrittenFile",
+    "check_found",
+    "found",
+    "part_of",
+]
+
+#: The statuses of what is not there.
+GONE = frozenset((404, 410))
+_PARTIAL_CONTENT = 206
+_NOT_SATISFIABLE = 416
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+_IN_MEMORY = 2**20  # bytes of a file that is written, before it is kept in a temporary one
+
+
+def found(response: Response, url: str) -> Response:
+    """Return *response*, if its status is a success."""
+    if response.status in GONE:
+        raise FileNotFoundError(url)
+    return response.raise_for_status()
+
+
+async def check_found(response: AsyncStreamedResponse, url: str) -> None:
+    """Do the same for a response that is streamed."""
+    if response.status in GONE:
+        raise FileNotFoundError(url)
+    await response.raise_for_status()
+
+
+def part_of(
+    response: Response, url: str, start: int | None, end: int | None, may_be_whole: bool = True
+) -> bytes:
+    """Return the bytes from *start* to *end*, which may be negative, of the file at *url*.
+
+    *response* is that to a request for them. Raises ValueError if it is another part, and unless it
+    *may_be_whole* if it is all of the file and another part was asked for.
+    """
+    if response.status == _NOT_SATISFIABLE:
+        return b""  # it begins behind the end
+    body = found(response, url).body
+    came = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if came is not None:
+        if start is not None and 0 <= start != int(came[1]):
+            raise ValueError(f"{url}: bytes from {start} on were asked for, not {came[0]}")
+        return body
+    if response.status == _PARTIAL_CONTENT:
+        return body
+    if start and not may_be_whole:
+        raise ValueError(f"{url}: the server sends whole files only; open it with block_size=0")
+    return body[start:end]
+
+
+class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
+    """A file whose size is known, parts of which are read as they are needed."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        client: Client = self.fs.client._client
+        options = dict(self.kwargs)
+        headers = {**(options.pop("headers", None) or {}), "Range": f"bytes={start}-{end - 1}"}
+        response = client.get(self.path, headers=headers, **options)
+        return part_of(response, self.path, start, end, may_be_whole=False)
+
+
+class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above
+    """A file that is read from start to end, as it comes. For one thread at a time."""
+
+    def __init__(self, fs: DugongFileSystem, path: str, **options: Any) -> None:
+        self.details = {"name": path, "size": None, "type": "file"}
+        super().__init__(fs, path, "rb", cache_type="none", **options)
+        client: Client = fs.client._client
+        self._stream = client.stream("GET", path, **options)
+        self._response = self._stream.__enter__()
+        try:
+            if self._response.status in GONE:
+                raise FileNotFoundError(path)
+            self._response.raise_for_status()
+        except BaseException:
+            self._stream.__exit__(None, None, None)
+            raise
+
+    def seek(self, loc: int, whence: int = 0) -> int:
+        """Stay where the file is. Raises ValueError for any other place."""
+        if (loc, whence) not in ((self.loc, io.SEEK_SET), (0, io.SEEK_CUR)):
+            raise ValueError("the file can be read from start to end only")
+        return int(self.loc)
+
+    def read(self, length: int = -1) -> bytes:
+        """Return the next *length* bytes, fewer at the end of the file; all with -1."""
+        piece = self._response.read(None if length is None or length < 0 else length)
+        self.loc += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if not self.closed:
+            self._stream.__exit__(None, None, None)
+        super().close()
+
+
+class WrittenFile(AbstractBufferedFile):  # type: ignore[misc]  # see above
+    """A file that is sent as a whole once it is closed; until then it is kept here."""
+
+    def _initiate_upload(self) -> None:
+        self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  # closed by discard
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        self._kept.write(self.buffer.getvalue())
+        if final and self.autocommit:
+            self.commit()
+        return True
+
+    def commit(self) -> None:
+        """Send it."""
+        try:
+            self._kept.seek(0)
+            client: Client = self.fs.client._client
+            found(client.put(self.path, body=self._kept, **self.kwargs), self.path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Forget it."""
+        self._kept.close()
+
+
+class AsyncFile(AbstractAsyncStreamedFile):  # type: ignore[misc]  # see above
+    """A file that a task reads from start to end."""
+
+    def __init__(self, fs: DugongFileSystem, path: str, **options: Any) -> None:
+        self.details = {"name": path, "size": None, "type": "file"}
+        super().__init__(fs, path, "rb", cache_type="none")
+        self._stream = fs.client.stream("GET", path, **options)
+        self._response: AsyncStreamedResponse | None = None
+
+    async def read(self, length: int = -1) -> bytes:
+        """Return the next *length* bytes, fewer at the end of the file; all with -1."""
+        if self._response is None:
+            self._response = response = await self._stream.__aenter__()
+            await check_found(response, self.path)
+        piece = await self._response.read(length)
+        self.loc += len(piece)
+        return piece
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        response, self._response = self._response, None
+        if response is not None:
+            await self._stream.__aexit__(None, None, None)
+        await super().close()
