@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pytest
 import trustme
+from fsspec.asyn import get_loop
 
 import dugong
 from dugong import RetryPolicy
@@ -39,6 +40,8 @@ TUTORIALS = (
     "docs/retries.rst",
     "docs/tutorial.rst",
 )
+get_loop()  # fsspec's thread stays for good
+
 #: Side by side: only the second column, which is dugong's, is run.
 COMPARISONS = ("docs/from-requests.rst", "docs/from-httpx.rst")
 PAGES = (
@@ -50,6 +53,7 @@ PAGES = (
     "docs/coroutines.rst",
     "docs/asyncio.rst",
     "docs/testing.rst",
+    "docs/adapters-fsspec.rst",
     *COMPARISONS,
     *TUTORIALS,
 )

@@ -424,7 +424,7 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
     ) -> AbstractBufferedFile:
         block = self.block_size if block_size is None else block_size
         if mode == "wb":
-            return WrittenFile(self, path, mode, autocommit=autocommit, kwargs=options)
+            return WrittenFile(self, path, mode, autocommit=autocommit, **options)
         if mode != "rb":
             raise NotImplementedError(f"mode must be rb or wb, not {mode!r}")
         info = {"name": path, "size": size, "type": "file"}

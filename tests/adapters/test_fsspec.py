@@ -1,0 +1,313 @@
+"""`DugongFileSystem`: files behind URLs, as fsspec has them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import pickle
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.asyn import get_loop
+from fsspec.callbacks import Callback
+
+from dugong import AsyncClient, HTTPStatusError
+from dugong.adapters.fsspec import DugongFileSystem
+from tests.support.client import Page, Place, open_places
+from tests.support.server import ReceivedRequest
+
+get_loop()  # its thread stays for good
+
+DATA = bytes(range(256)) * 200
+LISTING = Page(
+    b'<a href="b.bin">b</a> <A HREF="/d/sub/">sub</A> <a href="../up">up</a> <a name="x">no</a>'
+    b' <a href="http://[bad">bad</a> <a href="b.bin">again</a>',
+    headers="Content-Type: text/html; charset=utf-8\r\n",
+)
+
+Files = dict[str, bytes]
+
+
+def served(files: Files, respects_ranges: bool = True) -> Callable[[ReceivedRequest], Page]:
+    """Return what serves *files*, and takes more of them."""
+
+    def serve(request: ReceivedRequest) -> Page:
+        path = request.target
+        if request.method in ("PUT", "POST"):
+            files[path] = request.body
+            return Page(status="201 Created")
+        if request.method == "DELETE" and path in files:
+            del files[path]
+            return Page(status="204 No Content")
+        if path in ("/d/", "/d"):
+            return LISTING
+        if path not in files:
+            return Page(status="403 Forbidden" if path == "/secret" else "404 Not Found")
+        data, limits = files[path], request.headers.get("range")
+        if limits is None or not respects_ranges:
+            return Page(data, headers='ETag: "v1"\r\n')
+        first, _, last = limits.removeprefix("bytes=").partition("-")
+        start = int(first) if first else max(0, len(data) - int(last))
+        end = min(int(last) + 1, len(data)) if first and last else len(data)
+        if start >= len(data):
+            return Page(status="416 Range Not Satisfiable")
+        part = f"Content-Range: bytes {start}-{end - 1}/{len(data)}\r\n"
+        return Page(data[start:end], "206 Partial Content", part)
+
+    return serve
+
+
+@contextmanager
+def open_files(
+    files: Files | None = None, respects_ranges: bool = True, **options: Any
+) -> Iterator[tuple[DugongFileSystem, Place, Files]]:
+    """Yield a file system, the place that it is for, and the files there."""
+    there = {"/a": DATA, "/d/b.bin": b"b"} if files is None else files
+    with open_places(served(there, respects_ranges)) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False, **options)
+        try:
+            yield fs, here, there
+        finally:
+            fs.client.close()
+
+
+def test_a_file_is_read_as_a_whole_or_in_part() -> None:
+    with open_files() as (fs, here, _):
+        url = here.url("/a")
+        assert fs.cat(url) == DATA
+        assert fs.cat_file(url, 10, 20) == DATA[10:20]
+        assert fs.cat_file(url, start=-7) == DATA[-7:]
+        assert fs.cat_file(url, -7, -3) == DATA[-7:-3]
+        assert fs.cat_file(url, end=5) == DATA[:5]
+        assert fs.cat_file(url, 5, 5) == b""
+        assert fs.cat_file(url, len(DATA), len(DATA) + 5) == b""
+        assert fs.tail(url, 4) == DATA[-4:]
+
+
+def test_many_files_and_ranges_are_read_at_once() -> None:
+    with open_files() as (fs, here, _):
+        urls = [here.url("/a"), here.url("/d/b.bin")]
+        assert fs.cat(urls) == dict(zip(urls, (DATA, b"b"), strict=True))
+        starts = list(range(500))
+        parts = fs.cat_ranges([urls[0]] * 500, starts, [start + 3 for start in starts])
+        assert parts == [DATA[start : start + 3] for start in starts]
+        assert fs.cat_ranges([urls[0]] * 2, 1, [1, -1]) == [b"", DATA[1:-1]]
+
+
+def test_a_range_that_fails_is_returned_or_raised() -> None:
+    with open_files() as (fs, here, _):
+        urls = [here.url("/a"), here.url("/none"), "no url"]
+        whole, none, bad = fs.cat_ranges(urls, 0, 2)
+        assert whole == DATA[:2]
+        assert isinstance(none, FileNotFoundError)
+        assert isinstance(bad, ValueError)
+        with pytest.raises(FileNotFoundError):
+            fs.cat_ranges(urls[:2], 0, 2, on_error="raise")
+        with pytest.raises(ValueError, match="zip"):
+            fs.cat_ranges(urls, [0], [1])
+
+
+def test_a_range_is_cut_out_of_what_a_server_without_ranges_sends() -> None:
+    with open_files(respects_ranges=False) as (fs, here, _):
+        assert fs.cat_file(here.url("/a"), 10, 20) == DATA[10:20]
+        assert fs.cat_file(here.url("/a"), -10, -2) == DATA[-10:-2]
+        with fs.open(here.url("/a")) as file:
+            assert file.read(5) == DATA[:5]
+        with fs.open(here.url("/a"), block_size=1000) as file:
+            file.seek(5000)
+            with pytest.raises(ValueError, match="block_size=0"):
+                file.read(5)
+
+
+def test_another_range_than_was_asked_for_is_an_error() -> None:
+    def serve(request: ReceivedRequest) -> Page:
+        part = "Content-Range: bytes 0-3/100\r\n"
+        return Page(b"abcd", "206 Partial Content", part)
+
+    with open_places(serve) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        with pytest.raises(ValueError, match="bytes from 10 on were asked for, not bytes 0-3/100"):
+            fs.cat_file(here.url("/a"), 10, 14)
+        fs.client.close()
+
+
+def test_what_is_not_there_is_not_found_and_other_failures_are_told() -> None:
+    with open_files() as (fs, here, _):
+        for call in (fs.cat, fs.info, fs.ls, fs.open):
+            with pytest.raises(FileNotFoundError):
+                call(here.url("/none"))
+        with pytest.raises(HTTPStatusError, match="403"):
+            fs.cat(here.url("/secret"))
+        assert fs.exists(here.url("/a"))
+        assert not fs.exists(here.url("/none"))
+        assert not fs.exists(here.url("/secret"))
+        with pytest.raises(HTTPStatusError, match="403"):
+            fs.exists(here.url("/secret"), strict=True)
+
+
+def test_info_is_what_the_server_says() -> None:
+    with open_files() as (fs, here, _):
+        url = here.url("/a")
+        known = {"size": len(DATA), "type": "file", "ETag": '"v1"'}
+        assert fs.info(url) == {"name": url, "url": url, **known}
+        assert here.requests[-1].headers["accept-encoding"] == "identity"
+
+
+def test_a_directory_is_what_its_page_links_to_below_it() -> None:
+    with open_files() as (fs, here, _):
+        url = here.url("/d/")
+        assert fs.ls(url, detail=False) == [url + "b.bin", url + "sub/"]
+        assert [entry["type"] for entry in fs.ls(url)] == ["file", "directory"]
+        assert fs.isdir(url)
+        assert not fs.isdir(here.url("/a"))
+        assert fs.glob(url + "*.bin") == [url + "b.bin"]
+        assert fs.glob(url + "*/") == [url + "sub/"]
+        assert list(fs.glob(here.url("/a"), detail=True)) == [here.url("/a")]
+        assert fs.glob(here.url("/none?x=1")) == []
+
+
+def test_files_are_fetched_at_once_and_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    with open_files() as (fs, here, _):
+        told = Callback()
+        fs.get_file(here.url("/a"), tmp_path / "a", callback=told)
+        assert (tmp_path / "a").read_bytes() == DATA
+        assert (told.size, told.value) == (len(DATA), len(DATA))
+        fs.get([here.url("/a"), here.url("/d/b.bin")], [str(tmp_path / "1"), str(tmp_path / "2")])
+        assert (tmp_path / "2").read_bytes() == b"b"
+        with pytest.raises(FileNotFoundError):
+            fs.get_file(here.url("/none"), tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_files_are_sent(method: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(DATA)
+    with open_files({}) as (fs, here, files):
+        fs.put_file(tmp_path / "file", here.url("/1"), method=method)
+        fs.put_file(io.BytesIO(b"bytes"), here.url("/2"), method=method)
+        fs.pipe(here.url("/3"), b"piped")
+        with fs.open(here.url("/4"), "wb") as file:
+            for _ in range(3):
+                file.write(DATA)
+        assert files == {"/1": DATA, "/2": b"bytes", "/3": b"piped", "/4": DATA * 3}
+        assert [r.method for r in here.requests] == [method, method, "PUT", "PUT"]
+        fs.rm(here.url("/1"))
+        assert "/1" not in files
+
+
+def test_a_file_that_is_written_in_a_transaction_is_sent_at_its_end() -> None:
+    with open_files({}) as (fs, here, files):
+        with fs.transaction:
+            with fs.open(here.url("/1"), "wb") as file:
+                file.write(b"1")
+            assert files == {}
+        assert files == {"/1": b"1"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda fs, url: fs.open(url, "ab"),
+        lambda fs, url: fs.put_file(io.BytesIO(), url, mode="create"),
+        lambda fs, url: fs.pipe_file(url, b"", mode="create"),
+        lambda fs, url: fs.put_file(io.BytesIO(), url, method="PATCH"),
+        lambda fs, url: fs.cat_ranges([url], 0, 1, max_gap=10),
+    ],
+)
+def test_what_http_cannot_do_is_refused(call: Callable[[DugongFileSystem, str], object]) -> None:
+    with open_files({}) as (fs, here, _):
+        with pytest.raises((NotImplementedError, ValueError)):
+            call(fs, here.url("/1"))
+        assert here.requests == []
+
+
+def test_an_open_file_reads_what_it_needs() -> None:
+    with open_files() as (fs, here, _), fs.open(here.url("/a"), block_size=100) as file:
+        file.seek(1000)
+        assert file.read(10) == DATA[1000:1010]
+        file.seek(-5, io.SEEK_END)
+        assert file.read() == DATA[-5:]
+        gets = [r.headers["range"] for r in here.requests if r.method == "GET"]
+        assert len(gets) == 2
+
+
+def test_an_open_file_survives_pickle() -> None:
+    with open_files() as (fs, here, _), fs.open(here.url("/a")) as file:
+        file.seek(7)
+        with pickle.loads(pickle.dumps(file)) as same:
+            assert same.read() == DATA[7:]
+            same.fs.client.close()
+
+
+def test_a_file_may_be_read_from_start_to_end_only() -> None:
+    with open_files() as (fs, here, _), fs.open(here.url("/a"), block_size=0) as file:
+        assert file.read(10) == DATA[:10]
+        file.seek(10)
+        with pytest.raises(ValueError, match="from start to end"):
+            file.seek(0)
+        assert file.read() == DATA[10:]
+
+
+def test_tasks_may_use_it() -> None:
+    async def main(here: Place) -> None:
+        fs = DugongFileSystem(asynchronous=True, skip_instance_cache=True, trust_env=False)
+        async with await fs.set_session():
+            assert await fs._cat_file(here.url("/a"), 0, 4) == DATA[:4]
+            async with await fs.open_async(here.url("/a")) as file:
+                assert await file.read(3) == DATA[:3]
+                assert await file.read() == DATA[3:]
+
+    with open_files() as (_, here, _files):
+        asyncio.run(main(here))
+
+
+def test_a_client_may_be_given_and_is_left_open() -> None:
+    with open_files() as (_, here, _files):
+        client = AsyncClient(trust_env=False)
+        fs = DugongFileSystem(client=client, skip_instance_cache=True)
+        assert fs.cat(here.url("/d/b.bin")) == b"b"
+        del fs
+        gc.collect()
+        assert DugongFileSystem(client=client, skip_instance_cache=True).exists(here.url("/a"))
+        client.close()
+        with pytest.raises(TypeError, match="client="):
+            DugongFileSystem(client=client, headers={"A": "b"})
+
+
+def test_its_own_client_is_closed_when_it_is_forgotten() -> None:
+    with open_files() as (_, here, _files):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        fs.cat(here.url("/a"))
+        client, gone = fs.client, weakref.ref(fs)
+        del fs
+        gc.collect()
+        assert gone() is None
+        assert client.statistics().connections == 0
+
+
+def test_headers_of_the_client_are_sent_and_unknown_options_refused() -> None:
+    with open_files(headers={"X-Key": "1"}, client_kwargs={"auth": ("u", "p")}) as (fs, here, _):
+        fs.cat(here.url("/a"), headers={"X-Call": "2"})
+        assert {"x-key", "x-call", "authorization"} <= set(here.requests[0].headers)
+        with pytest.raises(TypeError, match="no option 'use_foobar'"):
+            DugongFileSystem(use_foobar=True)
+        with pytest.raises(ValueError, match="size_policy"):
+            DugongFileSystem(size_policy="guess")
+
+
+def test_fsspec_finds_it_by_its_protocol() -> None:
+    name = "dugong.adapters.fsspec.DugongFileSystem"
+    fsspec.register_implementation("dugong-test", name)
+    with open_files() as (_, here, _files):
+        fs = fsspec.filesystem("dugong-test", trust_env=False, skip_instance_cache=True)
+        assert fs.cat(here.url("/d/b.bin")) == b"b"
+        same = pickle.loads(pickle.dumps(fs))
+        assert isinstance(same, DugongFileSystem)
+        same.client.close()
+        fs.client.close()
