@@ -53,6 +53,7 @@ class ClientOptions(TypedDict, total=False):
     idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
     context: Any
+    trailers: HeadersLike | HeadersMaker | None
 
 
 _CALL_OPTIONS = tuple(ClientOptions.__annotations__)
@@ -185,6 +186,7 @@ class CallMaker:
             idempotent=options.get("idempotent"),
             retry=options.get("retry", POOL_DEFAULT),
             context=options.get("context"),
+            trailers=options.get("trailers"),
         )
         headers = options.get("headers")
         if headers is None and not fields and self._everywhere is None:

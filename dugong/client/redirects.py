@@ -72,7 +72,7 @@ def next_request(request: Request, response: Response | StreamedResponse) -> Req
         ):
             changes["method"] = "GET"
             if request.body is not None or method != "GET":
-                changes.update(body=None, expect100=False, idempotent=None)
+                changes.update(body=None, expect100=False, idempotent=None, trailers=None)
         elif not can_be_sent_again(request.body):
             raise ValueError("the body would have to be sent again, and can be read only once")
         following = request.replace(**changes)

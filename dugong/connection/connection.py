@@ -17,6 +17,7 @@ from dugong.connection.names import check_address, dns_test_hostnames, netloc
 from dugong.connection.polling import Coroutine, eval_coroutine
 from dugong.connection.proxy import Proxy, absolute_form
 from dugong.connection.session import Http1Session
+from dugong.connection.trailers import trailer_lines
 from dugong.connection.transport import Transport
 from dugong.connection.writers import ChunkedWriter
 from dugong.errors import ConnectionClosed, StateError
@@ -269,18 +270,24 @@ class HTTPConnection:
         """As `write`, as a coroutine."""
         return self._session.sender.co_write(byte_view(buf))
 
-    def write_eof(self) -> None:
-        """End a chunked body (RFC 9112 §7.1).
+    def write_eof(self, trailers: HeadersLike | None = None) -> None:
+        """End a chunked body (RFC 9112 §7.1), with *trailers* behind it (RFC 9110 §6.5).
 
-        `read_response` does it by itself, in the thread that last wrote to the body (or that sent
-        the request, if nothing was written). With a body of known length it only checks:
-        `StateError` if there is a rest. For the sending thread.
+        These are a mapping or (name, value) pairs, for which a Trailer header of the request should
+        have announced the names. Without any, `read_response` ends the body by itself, in the
+        thread that last wrote to it (or that sent the request, if nothing was written). With a body
+        of known length it only checks: `StateError` if there is a rest.
+
+        Raises TypeError and ValueError for trailers that cannot be sent, or that are for framing,
+        routing, authentication or the like, before anything is sent; `StateError` for trailers of a
+        body that has a length or has ended. For the sending thread.
         """
-        eval_coroutine(self._session.sender.co_write_eof(), self._timeout)
+        eval_coroutine(self.co_write_eof(trailers), self._timeout)
 
-    def co_write_eof(self) -> Coroutine[None]:
-        """As `write_eof`, as a coroutine."""
-        return self._session.sender.co_write_eof()
+    def co_write_eof(self, trailers: HeadersLike | None = None) -> Coroutine[None]:
+        """As `write_eof`, as a coroutine; bad arguments raise at this call already."""
+        lines = b"" if trailers is None else trailer_lines(trailers)
+        return self._session.sender.co_write_eof(lines)
 
     # --- receiving -------------------------------------------------------------------------------
 

@@ -309,16 +309,19 @@ class SendSide:
             self._fail_to_send(transport, exchange, exc)
             raise
 
-    def co_write_eof(self) -> Coroutine[None]:
-        """End the outgoing body: send the last chunk, or check that nothing is missing."""
-        return self._state.co_with_turn(self._state.send_turn, self._co_write_eof())
+    def co_write_eof(self, trailers: bytes = b"") -> Coroutine[None]:
+        """End the outgoing body: send the last chunk, or check that nothing is missing.
 
-    def _co_write_eof(self) -> Coroutine[None]:
-        if self.outgoing is None:
+        *trailers* are the lines of the fields behind the last chunk.
+        """
+        return self._state.co_with_turn(self._state.send_turn, self._co_write_eof(trailers))
+
+    def _co_write_eof(self, trailers: bytes) -> Coroutine[None]:
+        if self.outgoing is None and not trailers:
             return
         exchange, transport = self._writable()
         assert exchange.writer is not None
-        yield from self._co_send(transport, exchange, exchange.writer.end)
+        yield from self._co_send(transport, exchange, exchange.writer.end, trailers)
 
     def _writable(self) -> tuple[Exchange, Transport]:
         state = self._state
@@ -346,15 +349,15 @@ class SendSide:
         transport: Transport,
         exchange: Exchange,
         frame: Callable[..., Sequence[bytes | memoryview]],
-        *data: memoryview,
+        data: memoryview | bytes,
     ) -> Coroutine[None]:
-        """Send what *frame* makes of *data*, a piece of the body or its end.
+        """Send what *frame* makes of *data*: a piece of the body, or the trailers at its end.
 
         If that fails or is given up at any point, nothing can be sent after it: the writer counts a
         piece as written before it is sent. Only what *frame* itself refuses has done nothing.
         """
         try:
-            for piece in frame(*data):
+            for piece in frame(data):
                 yield from co_send_all(transport, piece)
             self._finish_request_if_complete(exchange)
         except (ExcessBodyData, StateError):

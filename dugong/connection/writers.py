@@ -53,8 +53,10 @@ class LengthWriter:
         self.remaining -= data.nbytes
         return (data,) if data.nbytes else ()
 
-    def end(self) -> tuple[bytes, ...]:
-        """Raise `StateError` if the body is not complete."""
+    def end(self, trailers: bytes = b"") -> tuple[bytes, ...]:
+        """Raise `StateError` if the body is not complete, or if there are *trailers*."""
+        if trailers:
+            raise StateError("trailers can be sent behind a body in chunks only")
         if self.remaining:
             raise StateError(f"{self.remaining} bytes of the body have not been written")
         return ()
@@ -74,10 +76,10 @@ class ChunkedWriter:
             return ()
         return (b"%x\r\n" % data.nbytes, data, b"\r\n")
 
-    def end(self) -> tuple[bytes, ...]:
-        """Return the last chunk."""
+    def end(self, trailers: bytes = b"") -> tuple[bytes, ...]:
+        """Return the last chunk, and the lines of the *trailers* (RFC 9112 §7.1.2)."""
         self.complete = True
-        return (b"0\r\n\r\n",)
+        return (b"0\r\n%b\r\n" % trailers,)
 
 
 Writer = LengthWriter | ChunkedWriter

@@ -230,6 +230,7 @@ class ConnectionPool:
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
+        trailers: HeadersLike | HeadersMaker | None = None,
         **unknown: Never,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
@@ -240,7 +241,17 @@ class ConnectionPool:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(
-            method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+            method,
+            url,
+            headers,
+            body,
+            timeout,
+            deadline,
+            expect100,
+            idempotent,
+            retry,
+            context,
+            trailers,
         )
         scheduler = self._scheduler
         scheduler.check_may_wait()
@@ -273,6 +284,7 @@ class ConnectionPool:
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
+        trailers: HeadersLike | HeadersMaker | None = None,
         block: bool = True,
         **unknown: Never,
     ) -> ResponseFuture:
@@ -286,7 +298,17 @@ class ConnectionPool:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(
-            method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+            method,
+            url,
+            headers,
+            body,
+            timeout,
+            deadline,
+            expect100,
+            idempotent,
+            retry,
+            context,
+            trailers,
         )
         return self._submit(self._preparer.prepare(made, self), block)
 
@@ -394,6 +416,7 @@ class ConnectionPool:
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
+        trailers: HeadersLike | HeadersMaker | None = None,
         **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its response as it comes.
@@ -408,7 +431,17 @@ class ConnectionPool:
         if unknown:
             refuse_options(unknown, OptionsAndBody.__annotations__)
         made = _made(
-            method, url, headers, body, timeout, deadline, expect100, idempotent, retry, context
+            method,
+            url,
+            headers,
+            body,
+            timeout,
+            deadline,
+            expect100,
+            idempotent,
+            retry,
+            context,
+            trailers,
         )
         return self._stream(made)
 
@@ -490,6 +523,7 @@ def _made(
     idempotent: bool | None,
     retry: RetryPolicy | PoolDefault | None,
     context: object,
+    trailers: HeadersLike | HeadersMaker | None,
 ) -> Request:
     """Return the `Request` that the caller has given, or has given the parameters of."""
     if url is not None:
@@ -505,12 +539,13 @@ def _made(
             idempotent,
             retry,
             context,
+            trailers,
         )
     if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
-    others = (headers, body, deadline, idempotent)
+    others = (headers, body, deadline, idempotent, context, trailers)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
-    if others != (None, None, None, None) or not defaults or context is not None:
+    if not defaults or any(option is not None for option in others):
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
 

@@ -28,6 +28,7 @@ from dugong.pool.request import (
     HeadersMaker,
     Origin,
     Request,
+    checked_trailers,
     made_headers,
 )
 from dugong.pool.retry.policy import RetryPolicy
@@ -140,6 +141,16 @@ class Preparer:
             else:
                 upload = Upload(body, request.expect100 and body.length != 0)
                 following = BodyFollowing(body.length)
+        if request.trailers is not None:
+            if upload is None or upload.body.length is not None:
+                raise ValueError(
+                    "trailers can be sent behind a body in chunks only, and this one has a length: "
+                    "give it as an iterator, such as iter([data])"
+                )
+            upload.make_trailers = partial(_fresh_trailers, request)
+            names = "" if callable(request.trailers) else ", ".join(dict(request.trailers))
+            if names and "trailer" not in fields:
+                headers = headers._replace(fixed=(*given, ("Trailer", names)))
         build = partial(self._head, request, host, following, upload)
         job = Job(request, self._scheduler, pool, host, build(headers), timeout, retry)
         if headers.make is not None:
@@ -189,6 +200,15 @@ def _fresh_head(
     if bad := _DECIDED_BEFORE.intersection(name.lower() for name, _ in fresh):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be made anew for each sending")
     return build(headers.with_fresh(fresh))
+
+
+def _fresh_trailers(request: Request) -> HeaderPairs:
+    """Return the trailers of *request*, which are made now, if code of the caller's makes them."""
+    trailers = request.trailers
+    if callable(trailers):
+        made = trailers(request)
+        return () if made is None else checked_trailers(made)
+    return trailers or ()
 
 
 def _content_length(value: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
 from dugong.connection.encode import HeadersLike
 from dugong.connection.head import check_method, check_target, field_line, is_token
+from dugong.connection.trailers import check_trailer_name
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
 from dugong.pool.hints import refuse_options
@@ -39,6 +40,7 @@ __all__ = [
     "check_retry",
     "check_seconds",
     "checked_headers",
+    "checked_trailers",
     "made_headers",
     "make_request",
     "public_url",
@@ -75,6 +77,7 @@ class Options(TypedDict, total=False):
     idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
     context: object
+    trailers: HeadersLike | HeadersMaker | None
 
 
 class OptionsAndBody(Options, total=False):
@@ -156,13 +159,14 @@ class CheckedOptions(NamedTuple):
     idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
     context: Any
+    trailers: HeaderPairs | HeadersMaker | None
     says_idempotent: bool | None
     source: Any  # the body, or what stands for it so that it can be remembered as used
 
 
 #: The options of a request that has none.
 PLAIN_OPTIONS: Final = CheckedOptions(
-    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None, None
+    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None, None, None
 )
 
 
@@ -198,18 +202,22 @@ class Request(_Fields):
     request may be sent twice, if something else than its method decides that. *retry* is the
     `RetryPolicy` (None: one attempt only; default: that of the pool).
     *context* is any object of the caller's, which the pool only keeps: ``response.request.context``
-    and ``future.request.context`` are that object.
+    and ``future.request.context`` are that object. *trailers* are fields that are sent behind a
+    *body* of unknown length (RFC 9110 §6.5): as *headers*, but a callable is called when all of the
+    body has been sent, in each attempt. A Trailer header announces their names; if a callable makes
+    them, the *headers* may have one.
 
-    Raises TypeError and ValueError if the request could not be sent as it is. *headers* are read,
-    checked and copied when the request is made: a change of them afterwards changes nothing. The
-    *body* is not copied; it is looked at when the request is submitted. What can be read only once,
-    such as a generator or a pipe, is a ValueError then if an earlier request has used it.
+    Raises TypeError and ValueError if the request could not be sent as it is. *headers* and
+    *trailers* are read, checked and copied when the request is made: a change of them afterwards
+    changes nothing. The *body* is not copied; it is looked at when the request is submitted. What
+    can be read only once, such as a generator or a pipe, is a ValueError then if an earlier request
+    has used it. *trailers* are one if the length of the body is known.
 
-    Attributes: the parameters as they were given (*headers* as a tuple of (name, value) pairs, or
-    the callable);
-    `origin`; `target`; `is_idempotent`; `public_url`. Setting or deleting one is an
-    AttributeError: `replace` makes another request. Requests are equal only to themselves. They can
-    be copied and pickled if their bodies and contexts can, and what makes their headers.
+    Attributes: the parameters as they were given (*headers* and *trailers* as tuples of (name,
+    value) pairs, or the callables); `origin`; `target`; `is_idempotent`; `public_url`. Setting or
+    deleting one is an AttributeError: `replace` makes another request. Requests are equal only to
+    themselves. They can be copied and pickled if their bodies and contexts can, and what makes
+    their headers.
     """
 
     __slots__ = ()
@@ -227,6 +235,7 @@ class Request(_Fields):
         idempotent: bool | None = None,
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
+        trailers: HeadersLike | HeadersMaker | None = None,
         **unknown: Never,
     ) -> Request:
         if unknown:
@@ -244,6 +253,7 @@ class Request(_Fields):
             idempotent,
             retry,
             context,
+            trailers,
         )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -297,6 +307,11 @@ class Request(_Fields):
     def context(self) -> Any:
         """The object that the caller has given."""
         return self._options.context
+
+    @property
+    def trailers(self) -> HeaderPairs | HeadersMaker | None:
+        """The fields behind the body, as (name, value) pairs, or the callable that makes them."""
+        return self._options.trailers
 
     @property
     def target(self) -> str:
@@ -362,6 +377,7 @@ def make_request(
     idempotent: bool | None = None,
     retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
     context: object = None,
+    trailers: HeadersLike | HeadersMaker | None = None,
 ) -> Request:
     """Return a new *cls*, checked. A call with names takes half as long again."""
     if method not in _COMMON:
@@ -391,11 +407,12 @@ def make_request(
         and idempotent is None
         and retry is POOL_DEFAULT
         and context is None
+        and trailers is None
     ):
         options = PLAIN_OPTIONS
     else:
         options = _checked_options(
-            headers, body, timeout, deadline, expect100, idempotent, retry, context
+            headers, body, timeout, deadline, expect100, idempotent, retry, context, trailers
         )
     made: Any = _Fields()
     made.method = method
@@ -473,6 +490,7 @@ def _checked_options(
     idempotent: bool | None,
     retry: RetryPolicy | PoolDefault | None,
     context: object,
+    trailers: HeadersLike | HeadersMaker | None,
 ) -> CheckedOptions:
     if timeout is not POOL_DEFAULT and timeout is not None:
         check_seconds("timeout", timeout)
@@ -482,6 +500,14 @@ def _checked_options(
         check_bool("expect100", expect100)
         if body is None:
             raise ValueError("expect100 is only allowed with a body")
+    behind: HeaderPairs | HeadersMaker | None = None
+    if trailers is not None:
+        if body is None:
+            raise ValueError("trailers are only allowed with a body")
+        if callable(trailers) and not isinstance(trailers, Iterable):
+            behind = trailers
+        else:
+            behind = checked_trailers(trailers)
     if idempotent is not None:
         check_bool("idempotent", idempotent)
     if retry is not POOL_DEFAULT:
@@ -498,7 +524,17 @@ def _checked_options(
     said = _said_idempotent(idempotent, pairs)
     source = body if type(body) is bytes else rememberable(body)
     return CheckedOptions(
-        checked, body, timeout, deadline, expect100, idempotent, retry, context, said, source
+        checked,
+        body,
+        timeout,
+        deadline,
+        expect100,
+        idempotent,
+        retry,
+        context,
+        behind,
+        said,
+        source,
     )
 
 
@@ -535,6 +571,17 @@ def checked_headers(headers: HeadersLike) -> HeaderPairs:
         field_line(name, value)
         pairs.append((name, value))
     return tuple(pairs)
+
+
+def checked_trailers(trailers: HeadersLike) -> HeaderPairs:
+    """Return *trailers* as `checked_headers` does.
+
+    Raises ValueError, too, if one of them must not stand behind a body.
+    """
+    pairs = checked_headers(trailers)
+    for name, _ in pairs:
+        check_trailer_name(name)
+    return pairs
 
 
 def made_headers(make: HeadersMaker, request: Request) -> HeaderPairs:

@@ -18,12 +18,12 @@ from dugong.connection.head import headers_of
 from dugong.connection.polling import timed_out
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, Delivery, DugongError
+from dugong.headers import Headers
 from dugong.pool.failure import BodyError, ends_program
 from dugong.pool.io.http1 import blaming_body
 from dugong.testing.messages import MockRequest, MockResponse, verdict_on
 
 if TYPE_CHECKING:
-    from dugong.headers import Headers
     from dugong.pool.body import RequestBody
     from dugong.pool.core.job import Job
     from dugong.pool.io.engine import Completion
@@ -41,14 +41,25 @@ _BEHIND = {
 class MockExchange:
     """One sending of a request, and its response."""
 
-    __slots__ = ("body", "head", "is_sent", "key", "minor_version", "persistent", "trailers")
+    __slots__ = (
+        "body",
+        "head",
+        "is_sent",
+        "key",
+        "minor_version",
+        "persistent",
+        "sent_trailers",
+        "trailers",
+    )
 
     def __init__(self, job: Job) -> None:
         request = job.request
         head = job.head or job.host.builder.plain_head(request.method, request.target)
         self.key = job  # never changes
         self.head, _, body = head.partition(b"\r\n\r\n")  # never changes
-        self.body = bytearray(body)  # belongs to the sender until all of it is sent
+        # These belong to the sender until all of the request is sent.
+        self.body = bytearray(body)
+        self.sent_trailers = NO_TRAILERS
         self.is_sent = job.upload is None  # all of it; guarded by the engine's lock
         # The receiver's:
         self.persistent = True
@@ -59,7 +70,8 @@ class MockExchange:
         """Return the request as a server receives it."""
         request = self.key.request
         headers = headers_of(self.head)
-        return MockRequest(request.method, request.url, headers, bytes(self.body), request)
+        body, trailers = bytes(self.body), self.sent_trailers
+        return MockRequest(request.method, request.url, headers, body, request, trailers)
 
 
 class MockEngine:
@@ -139,6 +151,9 @@ class MockEngine:
                 exchange.body += piece
             if self._ended:
                 raise ConnectionClosed("the connection has ended before the body was sent")
+        if job.upload.make_trailers is not None:
+            with blaming_body("what makes the trailers of a request"):
+                exchange.sent_trailers = Headers(job.upload.make_trailers())
         with self._changed:
             exchange.is_sent = True
             self._changed.notify_all()

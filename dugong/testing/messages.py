@@ -12,6 +12,7 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.connection.framing import parse_content_length
+from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import (
     ConnectError,
     ConnectionClosed,
@@ -42,8 +43,8 @@ class MockRequest(NamedTuple):
     """A request as a `MockPool` has sent it.
 
     `method` and `url` are those of the request, `headers` all `Headers` that were sent, those that
-    the pool and the client have added among them, `body` is all of the body, as bytes, and
-    `request` the `Request`.
+    the pool and the client have added among them, `body` is all of the body, as bytes, `request`
+    the `Request`, and `trailers` the `Headers` behind the body.
     """
 
     method: str
@@ -51,6 +52,7 @@ class MockRequest(NamedTuple):
     headers: Headers
     body: bytes
     request: Request
+    trailers: Headers = NO_TRAILERS
 
     @property
     def target(self) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.connection.head import public_target
@@ -30,7 +31,8 @@ class ReceivedRequest(NamedTuple):
     """A request as a `Peer` has received it.
 
     `headers` is a dict with the names in lower case, `head` the bytes that it was read from, and
-    `body` is b"" if the body has not been received with it.
+    `body` is b"" if the body has not been received with it. `trailers` are the fields behind a body
+    in chunks, like `headers`.
     """
 
     method: str
@@ -38,6 +40,7 @@ class ReceivedRequest(NamedTuple):
     headers: dict[str, str]
     head: bytes
     body: bytes
+    trailers: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
         target = public_target(self.target)
@@ -62,11 +65,7 @@ class Peer:
         head = self._until(b"\r\n\r\n")
         request_line, *lines = head[:-4].decode("latin-1").split("\r\n")
         method, target, _ = request_line.split(" ")
-        headers = {}
-        for line in lines:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip(" \t")
-        return ReceivedRequest(method, target, headers, head, b"")
+        return ReceivedRequest(method, target, _fields(lines), head, b"")
 
     def request(self) -> ReceivedRequest:
         """Receive a request with its body."""
@@ -76,9 +75,11 @@ class Peer:
             while size := int(self._until(b"\r\n")[:-2], 16):
                 body += self.exactly(size)
                 assert self.exactly(2) == b"\r\n"
-            assert self.exactly(2) == b"\r\n"
-        else:
-            body = self.exactly(int(request.headers.get("content-length", 0)))
+            lines = []
+            while line := self._until(b"\r\n")[:-2]:
+                lines.append(line.decode("latin-1"))
+            return request._replace(body=body, trailers=_fields(lines))
+        body = self.exactly(int(request.headers.get("content-length", 0)))
         return request._replace(body=body)
 
     def requests(self) -> Iterator[ReceivedRequest]:
@@ -246,3 +247,12 @@ class Server:
             self._errors.append(exc)
         finally:
             sock.close()
+
+
+def _fields(lines: Iterable[str]) -> dict[str, str]:
+    """Return what *lines* say, with the names in lower case."""
+    fields = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields[name.lower()] = value.strip(" \t")
+    return fields

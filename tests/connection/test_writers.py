@@ -112,3 +112,20 @@ def test_what_is_written_can_be_read_back() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     received = receive(head + body + b"".join(writer.end()), eof=False)
     assert received.body == b"x" * (1 + 9 + 10 + 15 + 16 + 17 + 255 + 4096)
+
+
+# --- trailers ------------------------------------------------------------------------------------
+
+
+def test_trailers_stand_behind_the_last_chunk() -> None:
+    writer = ChunkedWriter()
+    assert writer.end(b"X-Sum: 1\r\n") == (b"0\r\nX-Sum: 1\r\n\r\n",)
+    assert writer.complete
+
+
+def test_a_body_with_a_length_has_no_trailers() -> None:
+    writer = LengthWriter(2)
+    framed(writer, b"12")
+    with pytest.raises(StateError, match="in chunks only"):
+        writer.end(b"X-Sum: 1\r\n")
+    assert writer.end() == ()

@@ -146,7 +146,8 @@ def _chunks(peer: Peer) -> Iterator[bytes]:
     while size := int(_line(peer), 16):
         yield peer.exactly(size)
         peer.exactly(2)
-    peer.exactly(2)
+    while _line(peer) != b"\r\n":
+        pass  # a trailer
 
 
 def _line(peer: Peer) -> bytes:

@@ -102,3 +102,18 @@ def test_options_are_those_of_a_pool() -> None:
         MockPool(lambda request: 200, max_connections="1")
     with pytest.raises(TypeError, match="nonsense"):
         MockPool(lambda request: 200, nonsense=1)
+
+
+def test_the_trailers_of_a_request_come_with_it() -> None:
+    with MockPool(lambda request: 200, retry=None) as pool:
+        pool.put("http://host/", [b"body"], trailers=lambda request: {"X-Sum": "1"})
+        pool.put("http://host/", [b"body"])
+        with pytest.raises(LookupError):
+            pool.put("http://host/", [b"body"], trailers=_fails)
+    first, second = pool.requests
+    assert (first.body, dict(first.trailers.items())) == (b"body", {"X-Sum": "1"})
+    assert not list(second.trailers)
+
+
+def _fails(request: object) -> None:
+    raise LookupError("no sum")

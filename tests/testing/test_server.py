@@ -85,3 +85,19 @@ def test_the_repr_of_a_request_has_no_query_and_no_header_value() -> None:
     head = b"GET /path?secret HTTP/1.1\r\nCookie: secret\r\n\r\n"
     request = ReceivedRequest("GET", "/path?secret", {"cookie": "secret"}, head, b"secret")
     assert repr(request) == "<ReceivedRequest GET /path?..., 6 bytes>"
+
+
+def test_the_fields_behind_a_body_in_chunks_are_received_with_it() -> None:
+    received: list[ReceivedRequest] = []
+
+    def script(peer: Peer) -> None:
+        received.append(peer.request())
+        received.append(peer.request())
+        peer.respond()
+
+    with Server(script) as server, socket.create_connection(server.address) as sock:
+        head = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        sock.sendall(head + b"2\r\nab\r\n0\r\nX-Sum: 1\r\nX-Size:2\r\n\r\n" + head + b"0\r\n\r\n")
+        sock.recv(1)
+    assert [request.body for request in received] == [b"ab", b""]
+    assert [request.trailers for request in received] == [{"x-sum": "1", "x-size": "2"}, {}]

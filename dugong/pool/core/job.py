@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.host import Host
     from dugong.pool.core.timers import Timer
     from dugong.pool.io.receiver import ConnectionBody
-    from dugong.pool.request import Request
+    from dugong.pool.request import HeaderPairs, Request
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
 
@@ -113,10 +113,12 @@ class Upload:
     Guarded by the pool's lock where a field does not say otherwise.
     """
 
-    __slots__ = ("body", "error", "expect100", "is_sending", "pending_response")
+    __slots__ = ("body", "error", "expect100", "is_sending", "make_trailers", "pending_response")
 
     def __init__(self, body: RequestBody, expect100: bool = False) -> None:
         self.body = body  # never changes
+        #: Makes the fields behind the body once that has been sent; never changes.
+        self.make_trailers: Callable[[], HeaderPairs] | None = None
         self.expect100 = expect100  # it is sent only when the server wants it
         self.is_sending = False  # the sender has it; any thread may read it
         self.error: Exception | None = None  # why the sender did not send all of it

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dugong.connection.exchange import Exchange, RequestSide
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.session import Http1Session
+from dugong.connection.trailers import trailer_lines
 from dugong.connection.writers import ChunkedWriter, LengthWriter
 from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery, InvalidResponse, UnsupportedResponse
@@ -120,7 +121,11 @@ class Http1Engine:
                 for part in _blaming(segment.pieces()):
                     with part:  # or an exception would keep it, and a bytearray its size
                         eval_coroutine(sender.co_write(part), job.timeout)
-        eval_coroutine(sender.co_write_eof(), job.timeout)
+        trailers = b""
+        if job.upload.make_trailers is not None:
+            with blaming_body("what makes the trailers of a request"):
+                trailers = trailer_lines(job.upload.make_trailers())
+        eval_coroutine(sender.co_write_eof(trailers), job.timeout)
 
     def _send_file(
         self, body: RequestBody, file_range: tuple[int, int, int], timeout: float | None
