@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from dugong.pool.filepart import FilePart
     from dugong.pool.future import ResponseFuture
     from dugong.pool.pool import ConnectionPool
+    from dugong.pool.progress import Progress
     from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
     from dugong.pool.retry.decorator import retrying
@@ -95,6 +96,7 @@ __all__ = [
     "PoolClosed",
     "PoolFull",
     "PoolStatistics",
+    "Progress",
     "ProxyError",
     "RedirectError",
     "Request",
@@ -137,6 +139,7 @@ _LAZY = {
     "Event": "dugong.pool.events",
     "FilePart": "dugong.pool.filepart",
     "PoolStatistics": "dugong.pool.statistics",
+    "Progress": "dugong.pool.progress",
     "Request": "dugong.pool.request",
     "Response": "dugong.pool.response",
     "ResponseFuture": "dugong.pool.future",

@@ -23,7 +23,7 @@ NAMES = """
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
     ConnectError TLSError
     ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
-    RetryPolicy retrying Attempt Event FilePart
+    RetryPolicy retrying Attempt Event FilePart Progress
     Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError
     RedirectError TooManyRedirects
     Client AsyncClient AsyncStreamedResponse Cookies Auth BasicAuth BearerAuth DigestAuth

@@ -29,6 +29,7 @@ from dugong.pool.request import (
 
 if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
+    from dugong.pool.progress import Progress, ProgressCall
     from dugong.pool.request import HeadersMaker, Origin
     from dugong.pool.retry.policy import RetryPolicy
 
@@ -54,6 +55,7 @@ class ClientOptions(TypedDict, total=False):
     retry: RetryPolicy | PoolDefault | None
     context: Any
     trailers: HeadersLike | HeadersMaker | None
+    progress: Progress | ProgressCall | None
 
 
 _CALL_OPTIONS = tuple(ClientOptions.__annotations__)
@@ -187,6 +189,7 @@ class CallMaker:
             retry=options.get("retry", POOL_DEFAULT),
             context=options.get("context"),
             trailers=options.get("trailers"),
+            progress=options.get("progress"),
         )
         headers = options.get("headers")
         if headers is None and not fields and self._everywhere is None:

@@ -186,7 +186,7 @@ class Client:
     ) -> Response:
         """Send a request, follow its redirects, and return the final `Response`; block until then.
 
-        Takes the parameters of a `Request`, and these:
+        Takes the parameters of a `Request`, such as *progress*, and these:
 
         * *url*: may be relative to *base_url*, have spaces and non-ASCII characters in it, which
           are quoted, and credentials, which are taken out and sent as Authorization.

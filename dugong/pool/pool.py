@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from dugong.pool.events import Event
     from dugong.pool.io.engine import Engine
     from dugong.pool.prepare import ProxyChooser
+    from dugong.pool.progress import Progress, ProgressCall
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = ["ConnectionPool", "check_counts"]
@@ -231,6 +232,7 @@ class ConnectionPool:
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
+        progress: Progress | ProgressCall | None = None,
         **unknown: Never,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
@@ -252,6 +254,7 @@ class ConnectionPool:
             retry,
             context,
             trailers,
+            progress,
         )
         scheduler = self._scheduler
         scheduler.check_may_wait()
@@ -262,7 +265,12 @@ class ConnectionPool:
         """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
         connection = None
-        if job.deadline is None and job.upload is None and job.make_head is None:
+        if (
+            job.deadline is None
+            and job.upload is None
+            and job.make_head is None
+            and job.download is None
+        ):
             connection = scheduler.lending.borrow(job)
         if connection is None:
             future = job.future
@@ -285,6 +293,7 @@ class ConnectionPool:
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
+        progress: Progress | ProgressCall | None = None,
         block: bool = True,
         **unknown: Never,
     ) -> ResponseFuture:
@@ -309,6 +318,7 @@ class ConnectionPool:
             retry,
             context,
             trailers,
+            progress,
         )
         return self._submit(self._preparer.prepare(made, self), block)
 
@@ -417,6 +427,7 @@ class ConnectionPool:
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
+        progress: Progress | ProgressCall | None = None,
         **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its response as it comes.
@@ -442,6 +453,7 @@ class ConnectionPool:
             retry,
             context,
             trailers,
+            progress,
         )
         return self._stream(made)
 
@@ -524,6 +536,7 @@ def _made(
     retry: RetryPolicy | PoolDefault | None,
     context: object,
     trailers: HeadersLike | HeadersMaker | None,
+    progress: Progress | ProgressCall | None,
 ) -> Request:
     """Return the `Request` that the caller has given, or has given the parameters of."""
     if url is not None:
@@ -540,10 +553,11 @@ def _made(
             retry,
             context,
             trailers,
+            progress,
         )
     if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
-    others = (headers, body, deadline, idempotent, context, trailers)
+    others = (headers, body, deadline, idempotent, context, trailers, progress)
     defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
     if not defaults or any(option is not None for option in others):
         raise TypeError("a Request says all of it: give that, or the parameters of one")

@@ -20,6 +20,7 @@ from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Upload
 from dugong.pool.dialer import needs_tls
+from dugong.pool.progress import Progress
 from dugong.pool.request import (
     PLAIN_OPTIONS,
     POOL_DEFAULT,
@@ -45,6 +46,7 @@ ProxyChooser = Callable[[Origin], ProxyLike | None]
 
 _USER_AGENT = (("User-Agent", f"dugong/{__version__}"),)
 _IDENTITY = (("Accept-Encoding", "identity"),)
+_NOTHING_TOLD = Progress()
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _FRAMING = frozenset(
@@ -101,7 +103,12 @@ class Preparer:
                 timeout = options.timeout
             if options.retry is not POOL_DEFAULT:
                 retry = RetryPolicy.never if options.retry is None else options.retry
-            if is_plain and options.headers is None and options.body is None:
+            if (
+                is_plain
+                and options.headers is None
+                and options.body is None
+                and options.progress is None
+            ):
                 job = Job(request, self._scheduler, pool, host, None, timeout, retry)
                 job.deadline = options.deadline
                 job.exclusive = options.idempotent is False
@@ -131,15 +138,18 @@ class Preparer:
         )
         length = fields.get("content-length")
         content_length = None if length is None else _content_length(length)
+        told = request.progress or _NOTHING_TOLD
         body = request_body(request._options.source, content_length)
         upload = None
         following: BodyFollowing | bytes | None = None
         if body is not None:
             data = body.data
-            if data is not None and data.nbytes <= _SMALL_BODY and not request.expect100:
-                following = bytes(data)
+            is_small = data is not None and data.nbytes <= _SMALL_BODY
+            if is_small and not request.expect100 and told.upload is None:
+                following = bytes(data or b"")
             else:
                 upload = Upload(body, request.expect100 and body.length != 0)
+                upload.progress = told.upload
                 following = BodyFollowing(body.length)
         if request.trailers is not None:
             if upload is None or upload.body.length is not None:
@@ -158,7 +168,13 @@ class Preparer:
         job.deadline = request.deadline
         job.upload = upload
         job.close = close
-        needs_connection = close or upload is not None or headers.make is not None
+        job.download = told.download
+        needs_connection = (
+            close
+            or upload is not None
+            or headers.make is not None
+            or told.download is not None  # if that raises, it is to harm no other request
+        )
         job.exclusive = needs_connection or not request.is_idempotent
         return job
 

@@ -20,6 +20,7 @@ from dugong.headers import Headers
 from dugong.pool.body import BodyLike
 from dugong.pool.hints import refuse_options
 from dugong.pool.oneshot import rememberable
+from dugong.pool.progress import Progress, ProgressCall, progress_of
 from dugong.pool.retry.policy import IDEMPOTENT, RetryPolicy
 from dugong.pool.url import PLAIN_URL, Origin, known_origins, public_url, redacted_url, split_url
 
@@ -78,6 +79,7 @@ class Options(TypedDict, total=False):
     retry: RetryPolicy | PoolDefault | None
     context: object
     trailers: HeadersLike | HeadersMaker | None
+    progress: Progress | ProgressCall | None
 
 
 class OptionsAndBody(Options, total=False):
@@ -160,13 +162,14 @@ class CheckedOptions(NamedTuple):
     retry: RetryPolicy | PoolDefault | None
     context: Any
     trailers: HeaderPairs | HeadersMaker | None
+    progress: Progress | None
     says_idempotent: bool | None
     source: Any  # the body, or what stands for it so that it can be remembered as used
 
 
 #: The options of a request that has none.
 PLAIN_OPTIONS: Final = CheckedOptions(
-    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None, None, None
+    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None, None, None, None
 )
 
 
@@ -205,7 +208,9 @@ class Request(_Fields):
     and ``future.request.context`` are that object. *trailers* are fields that are sent behind a
     *body* of unknown length (RFC 9110 §6.5): as *headers*, but a callable is called when all of the
     body has been sent, in each attempt. A Trailer header announces their names; if a callable makes
-    them, the *headers* may have one.
+    them, the *headers* may have one. *progress* is a callable that is told how many bytes of the
+    *body* have been sent, and of how many, or of the response if there is no *body*; or a
+    `Progress`, which is told of both. Such a request is not pipelined.
 
     Raises TypeError and ValueError if the request could not be sent as it is. *headers* and
     *trailers* are read, checked and copied when the request is made: a change of them afterwards
@@ -214,10 +219,10 @@ class Request(_Fields):
     has used it. *trailers* are one if the length of the body is known.
 
     Attributes: the parameters as they were given (*headers* and *trailers* as tuples of (name,
-    value) pairs, or the callables); `origin`; `target`; `is_idempotent`; `public_url`. Setting or
-    deleting one is an AttributeError: `replace` makes another request. Requests are equal only to
-    themselves. They can be copied and pickled if their bodies and contexts can, and what makes
-    their headers.
+    value) pairs, or the callables; *progress* as a `Progress`); `origin`; `target`;
+    `is_idempotent`; `public_url`. Setting or deleting one is an AttributeError: `replace` makes
+    another request. Requests are equal only to themselves. They can be copied and pickled if their
+    bodies and contexts can, and their callables.
     """
 
     __slots__ = ()
@@ -236,6 +241,7 @@ class Request(_Fields):
         retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
+        progress: Progress | ProgressCall | None = None,
         **unknown: Never,
     ) -> Request:
         if unknown:
@@ -254,6 +260,7 @@ class Request(_Fields):
             retry,
             context,
             trailers,
+            progress,
         )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -312,6 +319,11 @@ class Request(_Fields):
     def trailers(self) -> HeaderPairs | HeadersMaker | None:
         """The fields behind the body, as (name, value) pairs, or the callable that makes them."""
         return self._options.trailers
+
+    @property
+    def progress(self) -> Progress | None:
+        """What is told of the progress of sending and receiving."""
+        return self._options.progress
 
     @property
     def target(self) -> str:
@@ -378,6 +390,7 @@ def make_request(
     retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
     context: object = None,
     trailers: HeadersLike | HeadersMaker | None = None,
+    progress: Progress | ProgressCall | None = None,
 ) -> Request:
     """Return a new *cls*, checked. A call with names takes half as long again."""
     if method not in _COMMON:
@@ -408,11 +421,21 @@ def make_request(
         and retry is POOL_DEFAULT
         and context is None
         and trailers is None
+        and progress is None
     ):
         options = PLAIN_OPTIONS
     else:
         options = _checked_options(
-            headers, body, timeout, deadline, expect100, idempotent, retry, context, trailers
+            headers,
+            body,
+            timeout,
+            deadline,
+            expect100,
+            idempotent,
+            retry,
+            context,
+            trailers,
+            progress,
         )
     made: Any = _Fields()
     made.method = method
@@ -491,6 +514,7 @@ def _checked_options(
     retry: RetryPolicy | PoolDefault | None,
     context: object,
     trailers: HeadersLike | HeadersMaker | None,
+    progress: Progress | ProgressCall | None,
 ) -> CheckedOptions:
     if timeout is not POOL_DEFAULT and timeout is not None:
         check_seconds("timeout", timeout)
@@ -533,6 +557,7 @@ def _checked_options(
         retry,
         context,
         behind,
+        progress_of(progress, body is not None),
         said,
         source,
     )

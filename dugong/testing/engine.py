@@ -21,6 +21,7 @@ from dugong.errors import ConnectionClosed, Delivery, DugongError
 from dugong.headers import Headers
 from dugong.pool.failure import BodyError, ends_program
 from dugong.pool.io.http1 import blaming_body
+from dugong.pool.io.metering import upload_meter
 from dugong.testing.messages import MockRequest, MockResponse, verdict_on
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class MockEngine:
         exchange: MockExchange = job.exchange
         body = job.upload.body
         pieces = (piece for segment in body.segments() for piece in segment.pieces())
+        meter = upload_meter(job)
         while True:
             with blaming_body():
                 piece = next(pieces, None)
@@ -149,11 +151,15 @@ class MockEngine:
                 break
             with piece:  # or an exception would keep it, and a bytearray its size
                 exchange.body += piece
+                if meter is not None:
+                    meter.add(len(piece))
             if self._ended:
                 raise ConnectionClosed("the connection has ended before the body was sent")
         if job.upload.make_trailers is not None:
             with blaming_body("what makes the trailers of a request"):
                 exchange.sent_trailers = Headers(job.upload.make_trailers())
+        if meter is not None:
+            meter.finish()
         with self._changed:
             exchange.is_sent = True
             self._changed.notify_all()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.host import Host
     from dugong.pool.core.timers import Timer
     from dugong.pool.io.receiver import ConnectionBody
+    from dugong.pool.progress import ProgressCall
     from dugong.pool.request import HeaderPairs, Request
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
@@ -113,12 +114,21 @@ class Upload:
     Guarded by the pool's lock where a field does not say otherwise.
     """
 
-    __slots__ = ("body", "error", "expect100", "is_sending", "make_trailers", "pending_response")
+    __slots__ = (
+        "body",
+        "error",
+        "expect100",
+        "is_sending",
+        "make_trailers",
+        "pending_response",
+        "progress",
+    )
 
     def __init__(self, body: RequestBody, expect100: bool = False) -> None:
         self.body = body  # never changes
         #: Makes the fields behind the body once that has been sent; never changes.
         self.make_trailers: Callable[[], HeaderPairs] | None = None
+        self.progress: ProgressCall | None = None  # is told how much was sent; never changes
         self.expect100 = expect100  # it is sent only when the server wants it
         self.is_sending = False  # the sender has it; any thread may read it
         self.error: Exception | None = None  # why the sender did not send all of it
@@ -140,6 +150,7 @@ class Job:
         "connection",
         "deadline",
         "dispatched_at",
+        "download",
         "exchange",
         "exclusive",
         "fatal_error",
@@ -189,6 +200,8 @@ class Job:
         self.deadline: float | None = None  # seconds for all of it; never changes
         self._future: ResponseFuture | None = None  # see `future`; never changes once it is made
         self.upload: Upload | None = None  # if the body goes piece by piece; never changes
+        #: Is told how much of the response has come; never changes.
+        self.download: ProgressCall | None = None
         self.close = False  # the request asks for the connection to be closed; never changes
         self.flow: Flow | None = None  # what its response goes through; never changes
         self.streamed = False  # the caller reads the body of the response; never changes

@@ -21,6 +21,7 @@ from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery, InvalidResponse, UnsupportedResponse
 from dugong.pool.body import cut_short
 from dugong.pool.failure import BodyError, BodyInterrupted, as_exception
+from dugong.pool.io.metering import upload_meter
 
 if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from dugong.pool.body import RequestBody
     from dugong.pool.core.job import Job
     from dugong.pool.io.engine import Completion
+    from dugong.pool.progress import Meter
 
 __all__ = ["Http1Engine"]
 
 T = TypeVar("T")
 
+_METERED_PIECE = 64 * 1024  # bytes of what does not come from a file
 _FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can be seen
 
 
@@ -106,29 +109,46 @@ class Http1Engine:
             if not state.aborted:
                 sender.proceed(exchange)
         if exchange.request_side is RequestSide.SENT:
+            upload_meter(job)
             return  # it is empty
         if exchange.request_side is RequestSide.REFUSED:
             raise ConnectionClosed("the server responded without asking for the body")
         if exchange.request_side is not RequestSide.BODY:
             raise ConnectionClosed("the server responded, or went, before the body was sent")
         transport = state.transport
+        meter = upload_meter(job)
         for segment in _blaming(body.segments()):
             with blaming_body():
                 file_range = segment.file_range
             if file_range is not None and transport is not None and transport.can_send_files:
-                self._send_file(segment, file_range, job.timeout)
+                self._send_file(segment, file_range, job.timeout, meter)
             else:
                 for part in _blaming(segment.pieces()):
                     with part:  # or an exception would keep it, and a bytearray its size
-                        eval_coroutine(sender.co_write(part), job.timeout)
+                        if meter is None:
+                            eval_coroutine(sender.co_write(part), job.timeout)
+                        else:
+                            self._send_metered(part, job.timeout, meter)
         trailers = b""
         if job.upload.make_trailers is not None:
             with blaming_body("what makes the trailers of a request"):
                 trailers = trailer_lines(job.upload.make_trailers())
         eval_coroutine(sender.co_write_eof(trailers), job.timeout)
+        if meter is not None:
+            meter.finish()
+
+    def _send_metered(self, part: memoryview, timeout: float | None, meter: Meter) -> None:
+        """Send *part*, so little at a time that its progress can be seen on a slow connection."""
+        for start in range(0, len(part), _METERED_PIECE):
+            with part[start : start + _METERED_PIECE] as piece:
+                meter.add(eval_coroutine(self._sender.co_write(piece), timeout))
 
     def _send_file(
-        self, body: RequestBody, file_range: tuple[int, int, int], timeout: float | None
+        self,
+        body: RequestBody,
+        file_range: tuple[int, int, int],
+        timeout: float | None,
+        meter: Meter | None,
     ) -> None:
         _, offset, count = file_range
         while count:
@@ -138,6 +158,8 @@ class Http1Engine:
                 raise BodyError(cut_short(count))
             offset += sent
             count -= sent
+            if meter is not None:
+                meter.add(sent)
 
     def _co_send_file(self, body: RequestBody, offset: int, count: int) -> Coroutine[int]:
         """Send a piece of the file of *body*; return how many bytes were sent.

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
 from dugong.pool.core.rate import measured
-from dugong.pool.failure import Abandoned, failure, incomplete_upload
+from dugong.pool.failure import (
+    Abandoned,
+    BodyError,
+    failure,
+    forget_frames,
+    incomplete_upload,
+)
+from dugong.pool.io.metering import MeteredSource, download_meter, is_metered
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.core.traffic import Traffic
     from dugong.pool.io.engine import Completion
+    from dugong.pool.progress import Meter, ProgressCall
+    from dugong.pool.response import BodySource
 
 __all__ = ["LONG", "ConnectionBody", "handle", "receive", "run", "streamed"]
 
@@ -74,14 +83,19 @@ def handle(
         # A stream begins with its response, though the sender has the body of the request until
         # later. If it has released that in this moment, both ways lead to the same.
         is_early = job.streamed and job.sending_body and status < 300
-        if body is None or is_early or (len(body) > limit and not job.streamed):
+        if (
+            body is None
+            or is_early
+            or job.download is not None
+            or (len(body) > limit and not job.streamed)
+        ):
             job.response_started = True
             try:
                 if job.is_decided and connection.lost_requests:
                     raise Abandoned  # a late response: what came before it must not wait for that
-                if body is not None and not is_early:
+                if body is not None and len(body) > limit and not job.streamed:
                     raise _too_large(len(body), limit)
-                if job.streamed:
+                if job.streamed and (body is None or is_early):
                     beginning, body = buffered or b"", None
                     if traffic.may_be_retried(job, status):
                         beginning, body = _receive_beginning(traffic, connection, job, length)
@@ -89,9 +103,21 @@ def handle(
                         if _hand_over(traffic, connection, completion, beginning, now):
                             return
                         body = buffered
+                meter = None
+                if job.download is not None and not job.streamed:
+                    known = length if body is None or length is None else len(body)
+                    meter = download_meter(job, status, known)
                 if body is None:
-                    body = _receive_body(traffic, connection, job, length)
+                    body = _receive_body(traffic, connection, job, length, meter)
+                elif meter is not None:
+                    meter.add(len(body))
+                if meter is not None:
+                    meter.finish()
                 now = monotonic()
+            except BodyError as exc:
+                forget_frames(exc)
+                error = job.fatal_error = exc
+                break
             except Exception as exc:
                 error = exc
                 break
@@ -129,13 +155,16 @@ def _hand_over(
     if job.upload is not None and status < 300:
         early = Response(status, reason, headers, b"", request, attempts, seconds, minor_version)
     source = ConnectionBody(job, connection, beginning, early)
+    reader: BodySource = source
+    if job.download is not None and is_metered(status):
+        reader = MeteredSource(source, job.download, length)
     response = StreamedResponse(
         status,
         reason,
         headers,
         request,
         length,
-        source,
+        reader,
         attempts,
         seconds,
         minor_version,
@@ -184,7 +213,11 @@ def _receive_beginning(
 
 
 def _receive_body(
-    traffic: Traffic, connection: PooledConnection, job: Job, length: int | None
+    traffic: Traffic,
+    connection: PooledConnection,
+    job: Job,
+    length: int | None,
+    meter: Meter | None,
 ) -> bytes:
     limit = traffic.limits.max_body_size
     if length is not None and length > limit:
@@ -201,7 +234,10 @@ def _receive_body(
             # A stale value costs one more step.
             if job.is_decided and length - received > LONG:
                 raise Abandoned
-            received += _receive(traffic, connection, job, view[received:], rate)
+            got = _receive(traffic, connection, job, view[received:], rate)
+            received += got
+            if meter is not None:
+                meter.add(got)
         return bytes(whole)
     parts: list[bytes] = []
     view = memoryview(bytearray(_FIRST_PIECE))
@@ -212,6 +248,8 @@ def _receive_body(
         if received > limit:
             raise ResponseTooLarge(f"the body is larger than max_body_size ({limit} bytes)")
         parts.append(bytes(view[:got]))
+        if meter is not None:
+            meter.add(got)
         if got == len(view) < _PIECE:
             view = memoryview(bytearray(_PIECE))
     return b"".join(parts)
@@ -328,17 +366,25 @@ class ConnectionBody:
             scheduler.lending.end_stream(self._connection, self._job, complete)
 
 
-def streamed(response: Response | StreamedResponse) -> StreamedResponse:
-    """Return *response* to be read, even if all of it has come already."""
+def streamed(
+    response: Response | StreamedResponse, download: ProgressCall | None = None
+) -> StreamedResponse:
+    """Return *response* to be read, even if all of it has come already.
+
+    *download* is then told of its progress.
+    """
     if isinstance(response, StreamedResponse):
         return response
+    source: BodySource = io.BytesIO(response.body)
+    if download is not None and is_metered(response.status):
+        source = MeteredSource(source, download, len(response.body))
     return StreamedResponse(
         response.status,
         response.reason,
         response._headers,
         response.request,
         len(response.body),
-        io.BytesIO(response.body),
+        source,
         response.attempts,
         response._seconds,
         response._minor_version,
