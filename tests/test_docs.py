@@ -43,6 +43,8 @@ TUTORIALS = (
 get_loop()  # fsspec's thread stays for good
 
 #: Side by side: only the second column, which is dugong's, is run.
+#: Packages without which an example is skipped.
+OPTIONAL = ("trio",)
 COMPARISONS = ("docs/from-requests.rst", "docs/from-httpx.rst")
 PAGES = (
     "README.md",
@@ -169,6 +171,9 @@ def test_the_examples_do_what_they_say(
 ) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     examples = examples_of(page)
+    for name in OPTIONAL:
+        if any(f"import {name}\n" in each.code for each in examples if each.section == section):
+            pytest.importorskip(name)
     for example in examples:
         if example.section == "" and section:
             example.run(namespace)

@@ -1,4 +1,4 @@
-"""`AsyncClient`: a `Client` whose calls are awaited under asyncio.
+"""`AsyncClient`: a `Client` whose calls are awaited under asyncio or trio.
 
 It has no engine of its own: the threads of a pool send and receive, and event loops are told.
 
@@ -8,7 +8,6 @@ streams that are read at the moment. Any thread may use it, with an event loop o
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -16,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from dugong.client.aiobody import blocking_body
-from dugong.client.aioloop import LoopBridge
+from dugong.client.aioloop import LoopBridge, running_loop, running_token
 from dugong.client.aiomany import Requests, futures_of
 from dugong.client.aiostream import AsyncStream
 from dugong.client.client import Client
@@ -40,7 +39,7 @@ __all__ = ["AsyncClient"]
 
 
 class AsyncClient:
-    """A `Client` for asyncio: the same calls, to be awaited.
+    """A `Client` for asyncio and trio: the same calls, to be awaited.
 
     Takes the parameters of `Client`, and raises what that raises. *auth*, *event_hooks* and
     callables as headers are called as for `Client.submit`: in the event loop for the first request
@@ -53,7 +52,7 @@ class AsyncClient:
     with such a body, or with a callable, is sent as a copy of it.
 
     If a task is cancelled while it waits for a response, its request is cancelled in the pool, and
-    no other: see `ResponseFuture.cancel`. Time-outs of asyncio do the same.
+    no other: see `ResponseFuture.cancel`. Time-outs of asyncio and trio do the same.
 
     Any number of event loops, each in its thread, may use a client. It is an async context manager,
     which closes it at the end; a client that is forgotten closes its pool by itself.
@@ -104,7 +103,8 @@ class AsyncClient:
         """Yield the final response to each of *requests* (URLs for GET, or `Request`), in order.
 
         As `Client.map`; *requests* may also be an async iterable, and may be endless. One that is
-        not async is read in the event loop, and must not wait.
+        not async is read in the event loop, and must not wait. An async generator is closed at the
+        end.
         """
         futures = self._futures_of(requests, max_ahead_size, ordered=True)
 
@@ -178,7 +178,7 @@ class AsyncClient:
     def _bridged(self) -> LoopBridge:
         """Return what brings futures into the running loop."""
         bridge = self._bridge
-        if bridge is None or bridge.loop is not asyncio.get_running_loop():
+        if bridge is None or bridge.loop.token is not running_token():
             bridge = self._bridge = LoopBridge(self._pool)
         return bridge
 
@@ -202,7 +202,7 @@ class AsyncClient:
 
         Leave the blocks of streams before.
         """
-        await asyncio.to_thread(self.close)
+        await running_loop().run_to_end(self.close)
 
     def close(self) -> None:
         """Close it as `aclose` does, and block until then: for what is not in an event loop."""

@@ -15,7 +15,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple, cast
 
-from dugong.client.aioloop import call_in
+from dugong.client.aioloop import Loop, Task, Waiter, call_in, running_loop
 from dugong.pool.body import BodyLike, used_up
 from dugong.pool.bodybase import BodyMaker, CountedBody, RequestBody
 from dugong.pool.failure import BodyInterrupted
@@ -30,13 +30,13 @@ def blocking_body(body: Any) -> BodyLike | None:
     So is an async iterable of bytes-like objects, and a callable that returns one.
     """
     if isinstance(body, AsyncIterable):
-        return AsyncBody(body, asyncio.get_running_loop())
+        return AsyncBody(body, running_loop())
     if callable(body) and not hasattr(body, "read") and not isinstance(body, BodyMaker):
-        return partial(_made, body, asyncio.get_running_loop())
+        return partial(_made, body, running_loop())
     return cast(BodyLike | None, body)
 
 
-def _made(make: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> Any:
+def _made(make: Callable[[], Any], loop: Loop) -> Any:
     body = make()
     return AsyncBody(body, loop) if isinstance(body, AsyncIterable) else body
 
@@ -50,7 +50,7 @@ class AsyncBody(BodyMaker):
 
     __slots__ = ("context", "iterable", "loop")
 
-    def __init__(self, iterable: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, iterable: AsyncIterable[Any], loop: Loop) -> None:
         # None of these changes.
         self.iterable = iterable
         self.loop = loop
@@ -137,8 +137,8 @@ class _IterableTask:
         self._source = source  # never changes
         self._handed = handed  # never changes
         # Owner of these: the loop.
-        self._task: asyncio.Task[None] | None = None
-        self._asked: asyncio.Future[None] | None = None  # done when the sender wants another item
+        self._task: Task | None = None
+        self._asked: Waiter | None = None  # done when the sender wants another item
 
     def start(self) -> None:
         source = self._source
@@ -154,7 +154,7 @@ class _IterableTask:
         if self._task is not None:
             self._task.cancel()
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _end(self, task: Task) -> None:
         self._handed.put(_End(asyncio.CancelledError() if task.cancelled() else task.exception()))
 
     async def _run(self) -> None:

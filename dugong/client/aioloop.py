@@ -1,4 +1,7 @@
-"""How results get from the threads of a pool into an event loop.
+"""How results get from the threads of a pool into an event loop, which is asyncio's or trio's.
+
+Nothing else of `AsyncClient` knows which of the two it is. The `Loop` of asyncio is here, that of
+trio in `dugong.client.aiotrio`.
 
 Guarantees: what is handed over is called in the loop, each once, and in the order in which it came;
 a loop that is closed is left alone. Any thread may call any method that does not say otherwise.
@@ -7,11 +10,14 @@ a loop that is closed is left alone. Any thread may call any method that does no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Future
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Executor, Future
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dugong.errors import PoolFull
 
@@ -21,10 +27,142 @@ if TYPE_CHECKING:
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.response import Response
 
-__all__ = ["LoopBridge", "call_in"]
+__all__ = ["Loop", "LoopBridge", "Task", "Waiter", "call_in", "running_loop", "running_token"]
+
+T = TypeVar("T")
 
 
-def call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> bool:
+class Waiter(Awaitable[None], Protocol):
+    """What one task waits for, and another call in the loop ends."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+
+
+class LoopEvent(Protocol):
+    """An event that one task waits for."""
+
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    async def wait(self) -> object: ...
+
+
+class Task(Awaitable[None], Protocol):
+    """A task in the background. To wait for it raises what it has raised."""
+
+    def cancel(self) -> object: ...
+    def done(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def exception(self) -> BaseException | None: ...
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> None: ...
+
+
+class CallSoon(Protocol):
+    """What may be called by any thread; RuntimeError: the loop is closed."""
+
+    def call_soon_threadsafe(self, call: Callable[..., Any], /, *args: Any) -> object: ...
+
+
+class Loop(CallSoon, Protocol):
+    """An event loop: what is used of it. For its thread alone, but for `call_soon_threadsafe`.
+
+    What has the name of a method of `asyncio.AbstractEventLoop` does what that does.
+    """
+
+    @property
+    def token(self) -> object:
+        """What `running_token` returns in this loop."""
+
+    @property
+    def cancelled(self) -> type[BaseException]:
+        """What is raised in a task that is cancelled."""
+
+    def create_future(self) -> Waiter: ...
+    def create_event(self) -> LoopEvent: ...
+    def create_lock(self) -> AbstractAsyncContextManager[object]: ...
+
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None
+    ) -> Task: ...
+
+    def run_in_executor(
+        self, executor: Executor | None, call: Callable[..., T], *args: Any
+    ) -> Awaitable[T]:
+        """Begin to make a call in another thread; what is returned need not be waited for."""
+
+    async def pause(self) -> None:
+        """Let other tasks have their turn."""
+
+    async def shield(self, future: Awaitable[T]) -> T:
+        """Wait for what goes on if the task is cancelled."""
+
+    async def run_to_end(self, call: Callable[[], object]) -> None:
+        """Make a call in another thread, and wait for its end."""
+
+
+class AsyncioLoop:
+    """*loop* of asyncio, as `Loop` describes it."""
+
+    cancelled: type[BaseException] = asyncio.CancelledError
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.token = loop  # never changes
+
+    def call_soon_threadsafe(self, call: Callable[..., Any], /, *args: Any) -> None:
+        self.token.call_soon_threadsafe(call, *args)
+
+    def create_future(self) -> asyncio.Future[None]:
+        return self.token.create_future()
+
+    def create_event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    def create_lock(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None
+    ) -> asyncio.Task[None]:
+        return self.token.create_task(coroutine, context=context)
+
+    def run_in_executor(
+        self, executor: Executor | None, call: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        return self.token.run_in_executor(executor, call, *args)
+
+    async def pause(self) -> None:
+        await asyncio.sleep(0)
+
+    async def shield(self, future: Awaitable[T]) -> T:
+        return await asyncio.shield(future)
+
+    async def run_to_end(self, call: Callable[[], object]) -> None:
+        await asyncio.to_thread(call)
+
+
+def running_token() -> object:
+    """Return what stands for the loop that runs in this thread. RuntimeError: there is none."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            trio.lowlevel.current_task()
+            return trio.lowlevel.current_trio_token()
+        except (AttributeError, RuntimeError):
+            pass  # another thread is importing it, or it does not run here
+    return asyncio.get_running_loop()
+
+
+def running_loop() -> Loop:
+    """Return the loop that runs in this thread. Raises RuntimeError if there is none."""
+    token: Any = running_token()
+    if isinstance(token, asyncio.AbstractEventLoop):
+        return AsyncioLoop(token)
+    from dugong.client.aiotrio import TrioLoop
+
+    return TrioLoop(token)
+
+
+def call_in(loop: CallSoon, call: Callable[..., object], *args: Any) -> bool:
     """Have *loop* make a call; return False if it is closed. Any thread may call this."""
     try:
         loop.call_soon_threadsafe(call, *args)
@@ -41,12 +179,12 @@ class LoopBridge:
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
-        self.loop = asyncio.get_running_loop()  # never changes
+        self.loop = running_loop()  # never changes
         self._scheduler = pool._scheduler  # never changes
         self._lock = Lock()
         # What the loop is to call, with what. Guarded by the lock.
         self._calls: list[tuple[Callable[[Any], object], Future[Any]]] = []
-        self._line = asyncio.Lock()  # of the task that waits for room; owner: the loop
+        self._line = self.loop.create_lock()  # of the task that waits for room; owner: the loop
 
     def when_done(self, future: ResponseFuture, call: Callable[[Any], object]) -> None:
         """Have *call* called in the loop, with *future*, when that is done."""
@@ -106,6 +244,6 @@ class LoopBridge:
             del future  # whose exception refers to this frame
 
 
-def _wake(waiter: asyncio.Future[None], _future: object) -> None:
+def _wake(waiter: Waiter, _future: object) -> None:
     if not waiter.done():  # its task was cancelled
         waiter.set_result(None)

@@ -1,13 +1,13 @@
-"""Many requests at a time under asyncio: what `AsyncClient.map` and `AsyncClient.as_completed` do.
+"""Many requests at a time in an event loop: `AsyncClient.map` and `AsyncClient.as_completed`.
 
 Guarantees: each takes only so many requests from its source that there is enough under way (see
 `dugong.pool.many`), and gives responses while it waits for the source. When one ends, however that
-happens, the requests that it has submitted are done or cancelled. For one task at a time.
+happens, the requests that it has submitted are done or cancelled, and a source that is an async
+generator is closed. For one task at a time.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +66,8 @@ class _UnderWay:
         self._bridge = bridge
         self._allowance = Allowance(max_size)
         self._ordered = ordered
-        self._news = asyncio.Event()  # for the consumer
-        self._room = asyncio.Event()  # for the supplier
+        self._news = bridge.loop.create_event()  # for the consumer
+        self._room = bridge.loop.create_event()  # for the supplier
         self._pending: dict[ResponseFuture, None] = {}  # in the order of the source
         # Those that are done, with the sizes of their bodies; None for a failure.
         self._came: dict[ResponseFuture, int | None] = {}
@@ -107,8 +107,10 @@ class _UnderWay:
             self._room.set()
 
     async def _supply(self) -> None:
+        items: AsyncIterator[Any] | None = None
         try:
-            async for item in self._source:
+            items = aiter(self._source)
+            async for item in items:
                 future = await self._bridge.submit(self._prepare(item))
                 self._pending[future] = None
                 self._bridge.when_done(future, self._note)
@@ -119,10 +121,12 @@ class _UnderWay:
                     self._room.clear()
                     await self._room.wait()  # the consumer ends this
                 elif len(self._pending) % _BATCH == 0:
-                    await asyncio.sleep(0)  # others have waited for the loop
+                    await self._bridge.loop.pause()  # others have waited for the loop
         finally:
             self._is_over = True
             self._news.set()
+            if isinstance(items, AsyncGenerator):  # which trio wants to have an end
+                await items.aclose()
 
     def _note(self, future: ResponseFuture) -> None:
         """Note that *future* is done."""

@@ -8,9 +8,8 @@ and that step with it.
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -69,7 +68,7 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
                 raise
             try:
                 response = await self.step(streaming.advance, received, history, deadline)
-            except asyncio.CancelledError as exc:
+            except bridge.loop.cancelled as exc:
                 self._begin(self._leave, type(exc), exc, None)
                 raise
             if response is not None:
@@ -81,11 +80,11 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
             return self._take_turn(action, *args)
         try:
             return await self._begin(self._take_turn, action, *args)
-        except asyncio.CancelledError:
+        except self._bridge.loop.cancelled:
             self._streaming.stream.interrupt()
             raise
 
-    def _begin(self, action: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def _begin(self, action: Callable[..., T], *args: Any) -> Awaitable[T]:
         return self._bridge.loop.run_in_executor(self._executor(), action, *args)
 
     def _take_turn(self, action: Callable[..., T], *args: Any) -> T:
@@ -102,7 +101,7 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
             self._leave(exc_type, exc, traceback)
             return
         # The block is left, whether its task waits for that or not.
-        await asyncio.shield(self._begin(self._leave, exc_type, exc, traceback))
+        await self._bridge.loop.shield(self._begin(self._leave, exc_type, exc, traceback))
 
     def _leave(
         self,

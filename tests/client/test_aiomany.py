@@ -16,6 +16,7 @@ from dugong import AsyncClient, HTTPStatusError, PoolClosed, RedirectError, Requ
 from dugong.pool.many import AHEAD
 from tests.support.aio import Gate, came, open_async
 from tests.support.client import Page, moved
+from tests.support.server import TIMEOUT
 
 
 @pytest.fixture(autouse=True)
@@ -304,5 +305,38 @@ def test_a_status_of_failure_is_a_response() -> None:
             async for response in client.map([here.url("/a")]):
                 with pytest.raises(HTTPStatusError):
                     response.raise_for_status()
+
+    asyncio.run(main())
+
+
+def test_a_source_that_is_a_generator_is_closed_when_its_consumer_leaves() -> None:
+    closed = asyncio.Event()
+
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+
+            async def source() -> AsyncIterator[str]:
+                try:
+                    while True:
+                        yield here.url("/a")
+                finally:
+                    closed.set()
+
+            async with aclosing(client.map(source())) as responses:  # type: ignore[type-var]
+                await anext(responses)
+            await asyncio.wait_for(closed.wait(), TIMEOUT)
+
+    asyncio.run(main())
+
+
+def test_a_source_that_cannot_begin_is_raised() -> None:
+    class Broken:
+        def __aiter__(self) -> AsyncIterator[str]:
+            raise LookupError("mine")
+
+    async def main() -> None:
+        async with AsyncClient() as client:
+            with pytest.raises(LookupError, match="mine"):
+                await anext(client.map(Broken()))
 
     asyncio.run(main())
