@@ -84,6 +84,7 @@ class Preparer:
         #: Returns what each job notes of its call, in the thread of that. Set once, if at all; any
         #: thread may read it.
         self.get_trace: Callable[[], object] | None = None
+        scheduler.rebuild_head = self._rebuilt_head
 
     def prepare(self, request: Request, pool: object) -> Job:
         """Return what *pool*, whose preparer this is, is to do for *request*.
@@ -128,7 +129,7 @@ class Preparer:
     ) -> Job:
         if request.method == "CONNECT":
             raise ValueError("a pool cannot CONNECT to make a tunnel: use an HTTPConnection")
-        headers = ElaborateHeaders.of(request)
+        headers = _headers_of(request)
         given = headers.fixed
         fields = {name.lower(): value for name, value in reversed(given)}
         if "upgrade" in fields:
@@ -158,15 +159,13 @@ class Preparer:
                     "give it as an iterator, such as iter([data])"
                 )
             upload.make_trailers = partial(_fresh_trailers, request)
-            names = "" if callable(request.trailers) else ", ".join(dict(request.trailers))
-            if names and "trailer" not in fields:
-                headers = headers._replace(fixed=(*given, ("Trailer", names)))
-        build = partial(self._head, request, host, following, upload)
-        job = Job(request, self._scheduler, pool, host, build(headers), timeout, retry)
-        if headers.make is not None:
-            job.make_head = partial(_fresh_head, request, headers, headers.make, build)
+        job = Job(request, self._scheduler, pool, host, None, timeout, retry)
         job.deadline = request.deadline
         job.upload = upload
+        job.head = self._head(job, headers, following)
+        if headers.make is not None:
+            build = partial(self._head, following=following)
+            job.make_head = partial(_fresh_head, headers, headers.make, build)
         job.close = close
         job.download = told.download
         needs_connection = (
@@ -179,19 +178,35 @@ class Preparer:
         return job
 
     def _head(
-        self,
-        request: Request,
-        host: Host,
-        following: BodyFollowing | bytes | None,
-        upload: Upload | None,
-        headers: ElaborateHeaders,
+        self, job: Job, headers: ElaborateHeaders, following: BodyFollowing | bytes | None
     ) -> bytes:
-        """Return the head of *request* with *headers*, and its body if that is small."""
+        """Return the head of *job* with *headers*, and its body if that is small.
+
+        It is for the connections of the host that the job has now, which may tell a proxy more.
+        """
         # No fields at all would stand for the default ones.
         fields = headers.with_defaults(self._headers).fixed or _IDENTITY
+        request, upload = job.request, job.upload
         expect100 = upload is not None and upload.expect100
-        built = host.builder.build(request.method, request.target, fields, following, expect100)
+        build = job.host.builder.build
+        built = build(request.method, request.target, fields, following, expect100)
         return built.head if built.body is None else built.head + built.body
+
+    def _rebuilt_head(self, job: Job) -> bytes | None:
+        """Return what is sent first of *job*, which has another host since it was prepared.
+
+        That is the same origin, but *proxy_for* may have said something else of it.
+        """
+        if job.head is None:
+            return None  # it is made when it is sent
+        following: BodyFollowing | bytes | None
+        if job.upload is not None:
+            following = BodyFollowing(job.upload.body.length)
+        elif job.request._options.source is None:
+            following = None
+        else:  # a small body, which stands behind the head
+            following = job.head.partition(b"\r\n\r\n")[2]
+        return self._head(job, _headers_of(job.request), following)
 
     def _new_host(self, origin: Origin) -> Host:
         proxy = self._proxy_for(origin)
@@ -205,17 +220,26 @@ class Preparer:
         return self._scheduler.know(Host(origin, builder, depth, proxy))
 
 
+def _headers_of(request: Request) -> ElaborateHeaders:
+    """Return the headers of *request*, with the names of its trailers, if these are known."""
+    headers = ElaborateHeaders.of(request)
+    if request.trailers is None or callable(request.trailers) or "trailer" in headers.decided:
+        return headers
+    names = ", ".join(dict(request.trailers))
+    return headers.with_defaults((("Trailer", names),)) if names else headers
+
+
 def _fresh_head(
-    request: Request,
     headers: ElaborateHeaders,
     make: HeadersMaker,
-    build: Callable[[ElaborateHeaders], bytes],
+    build: Callable[[Job, ElaborateHeaders], bytes],
+    job: Job,
 ) -> bytes:
-    """Return the head of *request* with what *make* returns now, which is code of the caller's."""
-    fresh = made_headers(make, request)
+    """Return the head of *job* with what *make* returns now, which is code of the caller's."""
+    fresh = made_headers(make, job.request)
     if bad := _DECIDED_BEFORE.intersection(name.lower() for name, _ in fresh):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be made anew for each sending")
-    return build(headers.with_fresh(fresh))
+    return build(job, headers.with_fresh(fresh))
 
 
 def _fresh_trailers(request: Request) -> HeaderPairs:

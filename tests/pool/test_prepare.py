@@ -201,6 +201,45 @@ def test_fields_for_the_proxy_go_to_the_proxy_and_not_to_the_server_behind_it(
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"headers": {"X-A": "b"}},
+        {"headers": lambda request: {"X-A": "b"}},
+        {"method": "PUT", "body": b"small"},
+        {"method": "PUT", "body": b"large" * 20_000},
+        {"method": "PUT", "body": b"asked", "expect100": True},
+    ],
+    ids=["plain", "headers", "fresh", "small", "large", "expect100"],
+)
+def test_a_host_that_is_forgotten_before_a_request_is_queued_takes_its_credentials_along(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dugong.pool.core.connections.MAX_KNOWN_HOSTS", 1)
+    received: list[ReceivedRequest] = []
+
+    def serve(peer: Peer) -> None:
+        request = peer.request()
+        received.append(request)
+        peer.respond(request.body or request.target.encode())
+
+    with ScriptedServer(serve) as server:
+        url = f"http://localhost:{server.port}/page"
+        chosen = iter(["http://user:secret@proxy.test", None, None])
+        with ConnectionPool(proxy=lambda origin: next(chosen)) as pool:
+            request = Request(given.pop("method", "GET"), url, **given)
+            job = pool._prepare(request)
+            for other in ("http://other.test/", url):  # has the host forgotten, and known anew
+                pool._prepare(Request("GET", other))
+            response = pool._submit(job, True).result(TIMEOUT)
+    (got,) = received
+    assert got.target == "/page"
+    assert "proxy-authorization" not in got.headers
+    assert got.headers.get("x-a") == ("b" if "headers" in given else None)
+    assert response.body == given.get("body", b"/page")
+
+
+@pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"proxy": 5}, TypeError),

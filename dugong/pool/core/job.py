@@ -193,8 +193,8 @@ class Job:
         # With the body, if that is small. None: nothing but the plain head, which is made when it
         # is sent, so that it takes no memory in the queue.
         self.head = head
-        #: Makes the head before each sending, if it is not to be older; never changes.
-        self.make_head: Callable[[], bytes] | None = None
+        #: Makes the head of the job before each sending, if it is not to be older; never changes.
+        self.make_head: Callable[[Job], bytes] | None = None
         self.timeout = timeout  # seconds; never changes
         self.retry = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes

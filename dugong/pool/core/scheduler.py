@@ -89,6 +89,9 @@ class Scheduler:
         self._retries.enqueue_locked = self._enqueue_locked
         self.recovery = Recovery(core, self._maintenance, self._retries, self._connections)
         core.repair_locked = self.recovery.repair_locked
+        #: Makes the head of a job anew, for the host that it has by then; called with the lock
+        #: held. Set once, if at all, before the first request.
+        self.rebuild_head: Callable[[Job], bytes | None] = _same_head
         self.limits = limits
         self.hosts = core.hosts
         self.check_may_wait = core.check_may_wait
@@ -197,7 +200,10 @@ class Scheduler:
             job.timer = self._maintenance.at_locked(deadline, job.expire)
         host = job.host
         if not host.queued and host.is_unused:
-            host = job.host = self._connections.know_locked(host)
+            known = self._connections.know_locked(host)
+            if known is not host:  # which was forgotten, and the other may have another proxy
+                host = job.host = known
+                job.head = self.rebuild_head(job)
         host.append(job)
         self._core.queued += 1
 
@@ -539,6 +545,10 @@ class Scheduler:
 def _forgotten(scheduler: Scheduler, job: Job, stream: object) -> None:
     if job in scheduler._core.streamed:
         scheduler.do_later(partial(scheduler.end_stream, job))
+
+
+def _same_head(job: Job) -> bytes | None:
+    return job.head
 
 
 def _timed_out(message: str, delivery: Delivery, request: Request) -> ConnectionTimedOut:

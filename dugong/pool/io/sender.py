@@ -38,7 +38,7 @@ def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) 
         try:
             if last.make_head is not None:
                 with blaming_body("what makes the headers of a request"):
-                    last.head = last.make_head()
+                    last.head = last.make_head(last)
             if body is not None:
                 with blaming_body():
                     body.rewind()
