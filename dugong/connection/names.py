@@ -206,7 +206,7 @@ def _ask_other(resolver: Resolver, host: str, name: str, port: int) -> list[Addr
         found = list(resolver(name, port))
     except socket.gaierror:
         raise
-    except Exception as exc:
+    except BaseException as exc:  # what is meant to end the program would only end this thread
         raise DNSUnavailable(host) from exc
     try:
         return [_address(each, port) for each in found]

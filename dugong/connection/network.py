@@ -84,7 +84,7 @@ class Network:
                 # It may be a coroutine, or a match: nothing is allowed by mistake.
                 kind = type(allowed).__name__
                 raise TypeError(f"allow_address must return a bool, not {kind}")
-        except Exception as exc:
+        except BaseException as exc:  # what is meant to end the program would end this thread
             raise _refusal(ip) from exc
         if allowed is False:
             raise _refusal(ip)

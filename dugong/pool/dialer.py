@@ -94,7 +94,7 @@ class Dialer:
         """Return a coroutine that connects to *origin*, through *proxy* if there is one.
 
         Raises as `dugong.connection.dial.co_dial`, but `ConnectError` and `TLSError` instead of
-        OSError and ValueError.
+        OSError, ValueError, and whatever code of the caller's raises, such as a class of contexts.
         """
         _, host, port = origin
         context = None
@@ -120,8 +120,8 @@ class Dialer:
                 if not (session.forget() and is_of_tls(exc)):
                     raise
             return (yield from dial(ssl_context=context, session=session))
-        except DugongError:
+        except (DugongError, GeneratorExit):
             raise
-        except (OSError, ValueError) as exc:
+        except BaseException as exc:  # what is meant to end the program would only end this thread
             peer = peer_of(host, port, proxy, self._network)
             raise connect_error(exc, netloc(host, port), peer) from exc

@@ -131,7 +131,7 @@ def _with_phase(msg: str, delivery: Delivery) -> str:
     return msg if msg[-1:] == ")" else f"{msg} ({phase})"
 
 
-def connect_error(error: OSError | ValueError, server: str, peer: str) -> ConnectError | TLSError:
+def connect_error(error: BaseException, server: str, peer: str) -> ConnectError | TLSError:
     """Return what a pool raises from *error*, which connecting to *server* has ended with.
 
     *server* is its host and port; *peer* is what a socket was to be connected to, as `peer_of`
@@ -146,7 +146,7 @@ def connect_error(error: OSError | ValueError, server: str, peer: str) -> Connec
     return ConnectError(f"connecting to {peer} ({said})", number)
 
 
-def is_of_tls(error: Exception) -> bool:
+def is_of_tls(error: BaseException) -> bool:
     """Return True if *error* is an `ssl.SSLError`."""
     # An SSL error exists only if ssl has been loaded, so there is no need to load it to ask.
     ssl = sys.modules.get("ssl")
@@ -160,7 +160,7 @@ _HINTS = {
 }
 
 
-def _tls_error(error: Exception, server: str) -> TLSError:
+def _tls_error(error: BaseException, server: str) -> TLSError:
     """Return the `TLSError` for *error*, an `ssl.SSLError` on a connection to *server*."""
     reason: str | None = getattr(error, "reason", None)
     verdict: str | None = getattr(error, "verify_message", None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,11 +277,22 @@ def out_of_order(host: str, port: int) -> list[Any]:
     raise RuntimeError("no server responds")
 
 
+def ends(host: str, port: int) -> list[Any]:
+    raise SystemExit
+
+
+def gives_up(host: str, port: int) -> Iterator[str]:
+    yield "192.0.2.1"
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("resolver", "error"),
     [
         (no_such_name, HostnameNotResolvable),
         (out_of_order, DNSUnavailable),
+        (ends, DNSUnavailable),
+        (gives_up, DNSUnavailable),
         (lambda host, port: [], HostnameNotResolvable),
         (lambda host, port: None, DNSUnavailable),
         (lambda host, port: ["other.test"], HostnameNotResolvable),

@@ -113,7 +113,11 @@ def fail(ip: str, port: int) -> bool:
     raise LookupError("not in the table")
 
 
-@pytest.mark.parametrize("allow", [refuse, fail])
+def end(ip: str, port: int) -> bool:
+    raise SystemExit("not in the table")
+
+
+@pytest.mark.parametrize("allow", [refuse, fail, end])
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "127.1", "0x7f.1", "[::ffff:127.0.0.1]"]
 )
@@ -124,7 +128,8 @@ def test_no_connection_is_made_to_a_refused_address_however_it_is_written(
     with ScriptedServer() as server, pytest.raises(PermissionError) as caught:
         dial(host.strip("[]"), server.port, Network(allow_address=allow))
     assert str(caught.value) == f"[Errno {errno.EACCES}] allow_address refuses 127.0.0.1"
-    assert isinstance(caught.value.__cause__, LookupError) is (allow is fail)
+    raised = {refuse: type(None), fail: LookupError, end: SystemExit}
+    assert type(caught.value.__cause__) is raised[allow]
     assert server.connections == 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import trustme
@@ -17,6 +19,7 @@ from dugong import (
     ConnectionPool,
     ConnectionTimedOut,
     Delivery,
+    DNSUnavailable,
     DugongError,
     HostnameNotResolvable,
     PollNeeded,
@@ -37,7 +40,7 @@ from dugong.pool.dialer import Dialer
 from dugong.pool.request import Origin
 from tests.support.names import FakeNames, no_descriptors, refusing, unresponsive
 from tests.support.proxies import UnixServer
-from tests.support.server import Peer, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
 SHORT = 0.05  # seconds, where running into the limit is what is tested
 
@@ -163,6 +166,49 @@ def test_what_a_filter_raises_is_the_cause() -> None:
     assert isinstance(caught.value.__cause__, PermissionError)
     assert isinstance(caught.value.__cause__.__cause__, LookupError)
     assert not is_temp_network_error(caught.value)
+
+
+def ends(host: str, port: int) -> list[str]:
+    raise SystemExit
+
+
+def gives_up(ip: str, port: int) -> bool:
+    raise asyncio.CancelledError
+
+
+class Ending(ssl.SSLContext):
+    """Would end the task when it is used."""
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise asyncio.CancelledError
+
+
+class Failing(ssl.SSLContext):
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError("no such key")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"resolver": ends}, DNSUnavailable, "localhost"),
+        ({"allow_address": gives_up}, ConnectError, "allow_address refuses 127"),
+        ({"ssl_context": Ending(ssl.PROTOCOL_TLS_CLIENT)}, ConnectError, "CancelledError"),
+        ({"ssl_context": Failing(ssl.PROTOCOL_TLS_CLIENT)}, ConnectError, "no such key"),
+    ],
+)
+def test_what_code_of_the_caller_raises_fails_the_request(
+    options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    scheme = "https" if "ssl_context" in options else "http"
+    with (
+        ScriptedServer(lambda peer: peer.until_eof(), repeat=True) as server,
+        ConnectionPool(retry=None, **options) as pool,
+    ):
+        for _ in range(2):
+            future = pool.submit("GET", f"{scheme}://localhost:{server.port}/")
+            with pytest.raises(error, match=said):
+                future.result(TIMEOUT)
 
 
 def test_a_unix_socket_is_named_in_messages(tmp_path: Path) -> None:
