@@ -24,10 +24,8 @@ from dugong.deadline import Deadline
 from dugong.errors import (
     ConnectionClosed,
     DNSUnavailable,
-    DugongError,
     HostnameNotResolvable,
     InvalidResponse,
-    TLSError,
     UnsupportedResponse,
     is_out_of_descriptors,
     printable,
@@ -125,8 +123,11 @@ def _co_pass(
     """
     try:
         if proxy.scheme == "https":
+            from dugong.connection.nested import co_start_proxy_tls
+
             assert context is not None
-            shake_hands = _co_start_tls(transport, context, ascii_host(proxy.host), None)
+            name = ascii_host(proxy.host).removesuffix(".")
+            shake_hands = co_start_proxy_tls(transport.sock, context, name, peer)
             transport = yield from _co_within(deadline, shake_hands, f"shaking hands with {peer}")
         if tunnel is not None:
             ask = co_tunnel(transport, *tunnel, proxy)
@@ -135,13 +136,6 @@ def _co_pass(
     except (ConnectionClosed, InvalidResponse, UnsupportedResponse) as exc:
         exc.msg = f"{peer}: {exc.msg}"
         raise
-    except OSError as exc:
-        if proxy.scheme != "https" or isinstance(exc, DugongError):
-            raise
-        # An `ssl.SSLError`, which would look like one of the server's.
-        reason: str | None = getattr(exc, "reason", None)
-        said = getattr(exc, "verify_message", None) or reason or exc.strerror or str(exc)
-        raise TLSError(f"TLS with {peer} has failed ({printable(said)})", reason) from exc
 
 
 def _co_start_tls(

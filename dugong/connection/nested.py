@@ -1,25 +1,55 @@
-"""TLS in TLS: the connection to a server, within the one to its proxy.
+"""TLS with a proxy, and TLS in TLS: the connection to a server, within the one to its proxy.
 
 Guarantees: as `dugong.connection.tls`. Only an end that the server has said itself is an orderly
-one.
+one. What TLS with the proxy fails with is a `TLSError` that says so.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from dugong.connection.polling import POLLIN, PollNeeded
 from dugong.connection.tls import TlsSession, TlsTransport, co_start_tls
-from dugong.errors import ConnectionClosed
+from dugong.errors import ConnectionClosed, TLSError, printable
 
 if TYPE_CHECKING:
     import ssl
 
     from dugong.connection.polling import Coroutine
 
-__all__ = ["NestedTlsTransport", "co_start_nested_tls"]
+__all__ = [
+    "NestedTlsTransport",
+    "ProxyTlsTransport",
+    "co_start_nested_tls",
+    "co_start_proxy_tls",
+]
+
+
+class ProxyTlsTransport(TlsTransport):
+    """TLS with a proxy, which *peer* names: nothing that it says of itself is the server's."""
+
+    __slots__ = ("_peer",)
+
+    def __init__(self, peer: str, *args: Any) -> None:
+        super().__init__(*args)
+        self._peer = peer  # never changes
+
+    @property
+    def ssl_object(self) -> None:
+        return None
+
+    def _as_raised(self, exc: OSError | ValueError) -> Exception:
+        error = super()._as_raised(exc)
+        if isinstance(error, ConnectionClosed):
+            return error
+        reason: str | None = getattr(error, "reason", None)
+        said = getattr(error, "verify_message", None) or reason or str(error)
+        named = TLSError(f"TLS with {self._peer} has failed ({printable(said)})", reason)
+        named.__cause__ = error
+        return named
 
 
 class _Tunnel:
@@ -38,28 +68,34 @@ class _Tunnel:
             raise _no_renegotiation()
         view = memoryview(bytearray(size))
         filled = 0
-        while filled < size:
+        error: OSError | None = None
+        while filled < size and error is None:
             try:
                 got = self.outer.recv_into(view[filled:])
             except ConnectionClosed as exc:
-                if filled:
-                    break  # it is raised again
-                raise _as_os_error(exc) from exc
-            if isinstance(got, PollNeeded):
-                if not filled:
-                    raise BlockingIOError
-                break
-            if got == 0:
-                break
-            filled += got
+                error = _as_os_error(exc)
+            except OSError as exc:
+                error = exc
+            else:
+                if isinstance(got, PollNeeded):
+                    error = BlockingIOError()
+                elif got == 0:
+                    break
+                else:
+                    filled += got
+        if error is not None and not filled:
+            raise error  # or else *outer* raises it again
         return view[:filled]
 
     def send(self, data: bytes | memoryview) -> int:
         """Send the start of *data*; raise BlockingIOError if not a byte of it can be."""
+        error = None
         try:
             sent = self.outer.send(data)
         except ConnectionClosed as exc:
-            raise _as_os_error(exc) from exc
+            error = _as_os_error(exc)
+        if error is not None:  # raised out here, as it may be the cause of the other
+            raise error
         if not isinstance(sent, PollNeeded):
             return sent
         if sent.mask & POLLIN:  # the inner TLS would wait for the wrong event
@@ -102,6 +138,16 @@ class NestedTlsTransport(TlsTransport):
         super().__init__(sock, *args)
         self._outer = cast(_Tunnel, sock).outer  # never changes
 
+    def _receive(self, view: memoryview) -> int | PollNeeded:
+        while True:
+            got = super()._receive(view)
+            if not self._outer.has_ended:
+                return got
+            # The socket does not tell of the end, which the outer one has taken with other data.
+            self._drained = False
+            if got is not self._want_read:
+                return got
+
     def is_quiet(self) -> bool:
         # The socket does not tell what has come, and is still to be decrypted by the outer one.
         return super().is_quiet() and self._outer.is_quiet()
@@ -109,6 +155,16 @@ class NestedTlsTransport(TlsTransport):
     def drop(self) -> None:
         self._outer.drop()  # first, so that it does not say good-bye when it is closed
         super().drop()
+
+
+def co_start_proxy_tls(
+    sock: socket.socket, context: ssl.SSLContext, hostname: str, peer: str
+) -> Coroutine[TlsTransport]:
+    """As `co_start_tls`, with the proxy *hostname*, which messages call *peer*.
+
+    Raises `TLSError` instead of `ssl.SSLError`.
+    """
+    return co_start_tls(sock, context, hostname, None, partial(ProxyTlsTransport, peer))
 
 
 def co_start_nested_tls(

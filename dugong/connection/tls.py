@@ -18,7 +18,7 @@ from dugong.connection.forking import apart_from_forks
 from dugong.connection.names import need_descriptor
 from dugong.connection.polling import POLLIN, POLLOUT, Coroutine, PollNeeded, timed_out
 from dugong.connection.transport import LARGE, Transport, closed_by_peer
-from dugong.errors import ConnectionClosed
+from dugong.errors import ConnectionClosed, TLSError
 
 __all__ = ["TlsSession", "TlsTransport", "co_start_tls", "default_context"]
 
@@ -137,7 +137,7 @@ class TlsTransport(Transport):
         self._write_wants = PollNeeded(fd, POLLIN), PollNeeded(fd, POLLOUT)
 
     @property
-    def ssl_object(self) -> ssl.SSLObject:
+    def ssl_object(self) -> ssl.SSLObject | None:
         return self._tls
 
     def co_shake_hands(self) -> Coroutine[None]:
@@ -230,7 +230,7 @@ class TlsTransport(Transport):
                     return filled or self._want_both
             except (OSError, ValueError) as exc:
                 # OpenSSL reports a fatal error once, and may then report an orderly end.
-                self._broken = _as_closed(exc)
+                self._broken = self._as_raised(exc)
                 self._say_alert()
                 if filled:
                     return filled
@@ -320,7 +320,7 @@ class TlsTransport(Transport):
             except (OSError, ValueError) as exc:
                 if self.is_shut:
                     raise ConnectionClosed("disconnected") from exc
-                error = self._alert() or _as_closed(exc)
+                error = self._alert() or self._as_raised(exc)
                 raise error from error.__cause__
             except BaseException:
                 self._interrupted()
@@ -347,7 +347,7 @@ class TlsTransport(Transport):
         except ssl.SSLWantReadError:
             return None
         except (OSError, ValueError) as exc:
-            error = _as_closed(exc)
+            error = self._as_raised(exc)
             if isinstance(error, ConnectionClosed):
                 return None
             self._broken = error
@@ -406,27 +406,32 @@ class TlsTransport(Transport):
         return False
 
     @property
+    def has_ended(self) -> bool:
+        """True if the receiver has taken all there will ever be: an end is next, or an error."""
+        with self._lock:
+            return self._ended or self._broken is not None
+
+    @property
     def refusal(self) -> Exception | None:
         # With TLS 1.3, the client is done before the server has seen the client's certificate. What
         # the server thinks of it comes after the handshake, before anything else.
         with self._lock:
             broken = self._broken
-        refused = isinstance(broken, ssl.SSLError) and not self._used
+        refused = not (broken is None or isinstance(broken, ConnectionClosed) or self._used)
         return copy.copy(broken) if refused else None
 
-
-def _as_closed(exc: OSError | ValueError) -> Exception:
-    """Return what to raise for *exc*: a `ConnectionClosed`, or itself if it tells of TLS."""
-    # ValueError is what a socket says that another thread has closed. But a certificate error is
-    # both, and an OSError first.
-    if isinstance(exc, ssl.SSLError):
-        eof = isinstance(exc, _CLOSED) or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
-        if not eof:
-            exc.__traceback__ = None
-            return exc
-    error = closed_by_peer(exc) if isinstance(exc, OSError) else ConnectionClosed()
-    error.__cause__ = exc
-    return error
+    def _as_raised(self, exc: OSError | ValueError) -> Exception:
+        """Return what to raise for *exc*: a `ConnectionClosed`, or itself if it tells of TLS."""
+        # ValueError is what a socket says that another thread has closed. But a certificate error
+        # is both, and an OSError first.
+        if isinstance(exc, (ssl.SSLError, TLSError)):
+            eof = isinstance(exc, _CLOSED) or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
+            if not eof:
+                exc.__traceback__ = None
+                return exc
+        error = closed_by_peer(exc) if isinstance(exc, OSError) else ConnectionClosed()
+        error.__cause__ = exc
+        return error
 
 
 def co_start_tls(
@@ -434,11 +439,11 @@ def co_start_tls(
     context: ssl.SSLContext,
     hostname: str,
     session: TlsSession | None = None,
-    kind: type[TlsTransport] = TlsTransport,
+    kind: Callable[..., TlsTransport] | None = None,
 ) -> Coroutine[TlsTransport]:
     """Shake hands over *sock*, which then belongs to the transport that is returned.
 
-    Resumes *session* if it can be, and keeps it up to date. *kind* is the class of the transport.
+    Resumes *session* if it can be, and keeps it up to date. *kind* is called for the transport.
 
     Raises `ConnectionClosed`, `ssl.SSLError` (`ssl.SSLCertVerificationError` if the certificate
     does not satisfy *context*); the socket is closed then.
@@ -452,7 +457,7 @@ def co_start_tls(
         hostname.encode("idna")
         sock.setblocking(False)
         # ValueError if the two do not go together
-        transport = kind(sock, wrap, keep)
+        transport = (kind or TlsTransport)(sock, wrap, keep)
     except BaseException:
         sock.close()
         raise
@@ -464,7 +469,7 @@ def co_start_tls(
                 need_descriptor()  # to look for the certificate of the authority with
         finally:
             sock.close()
-        error = _as_closed(exc)
+        error = transport._as_raised(exc)
         raise error from error.__cause__
     except BaseException:
         sock.close()

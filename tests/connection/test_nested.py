@@ -23,7 +23,7 @@ from dugong import (
     eval_coroutine,
 )
 from dugong.connection.dial import co_dial
-from dugong.connection.nested import NestedTlsTransport
+from dugong.connection.nested import NestedTlsTransport, ProxyTlsTransport
 from dugong.connection.proxy import Proxy
 from dugong.connection.tls import TlsTransport
 from dugong.connection.transport import LARGE
@@ -248,6 +248,179 @@ def test_shutdown_ends_the_wait_of_another_thread(
             transport.send(b"more")
 
 
+# --- the end of the outer one ---------------------------------------------------------------------
+
+
+class ByHand:
+    """The server's end of TLS, of which a test sends the records itself."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        receive: Callable[[], bytes],
+        send: Callable[[bytes], object],
+    ) -> None:
+        self._receive, self._send = receive, send
+        self._arrived, self._departing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._arrived, self._departing, server_side=True)
+        self._run(self._tls.do_handshake)
+
+    def _run(self, call: Callable[[], bytes | None]) -> bytes | None:
+        while True:
+            try:
+                result = call()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._arrived.write(self._receive())
+            else:
+                self._flush()
+                return result
+
+    def _flush(self) -> None:
+        if self._departing.pending:
+            self._send(self._departing.read())
+
+    def receive(self) -> bytes:
+        return self._run(lambda: self._tls.read(65536)) or b""
+
+    def send(self, data: bytes) -> None:
+        self._send(self.records(data))
+
+    def records(self, data: bytes) -> bytes:
+        """Return *data* as it is to be sent."""
+        self._tls.write(data)
+        return self._departing.read()
+
+    def good_bye(self) -> bytes:
+        with pytest.raises(ssl.SSLWantReadError):  # for that of the client
+            self._tls.unwrap()
+        return self._departing.read()
+
+
+@pytest.mark.parametrize("block_timeout", [0, TIMEOUT])
+@pytest.mark.parametrize("size", [4, 40_000, LARGE, 2 * LARGE + 1])
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_what_comes_with_the_end_of_the_outer_one_is_received_and_then_the_end(
+    ends_well: bool,
+    size: int,
+    block_timeout: float,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+) -> None:
+    def script(peer: Peer) -> None:
+        outer = ByHand(server_context, lambda: peer.sock.recv(65536), peer.send)
+        outer.receive()
+        outer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        inner = ByHand(server_context, outer.receive, outer.send)
+        last = outer.records(inner.records(BODY[:size]))
+        end = outer.good_bye() if ends_well else b"\x17\3\3\0\x20" + bytes(32)
+        peer.send(last + end)
+        peer.until_eof()
+
+    with ScriptedServer(script) as proxy:
+        crt = co_dial(
+            "localhost",
+            443,
+            client_context,
+            Proxy(url_of(proxy)),
+            TIMEOUT,
+            proxy_context=client_context,
+        )
+        transport = eval_coroutine(crt, TIMEOUT)
+        assert isinstance(transport, NestedTlsTransport)
+        transport.block_timeout = block_timeout
+        received: list[bytes] = []
+        try:
+            for _ in range(2):
+                with pytest.raises(ConnectionClosed if ends_well else TLSError) as caught:
+                    receive_on(transport, received)
+            assert b"".join(received) == BODY[:size]
+            assert not transport.is_quiet()
+        finally:
+            transport.close()
+        if not ends_well:
+            assert f"TLS with the proxy localhost:{proxy.port} has failed" in str(caught.value)
+
+
+def receive_on(transport: TlsTransport, received: list[bytes]) -> None:
+    """Receive all that comes into *received*, with more room than it needs."""
+    view = memoryview(bytearray(LARGE))
+    while got := transport.recv_into(view):
+        if isinstance(got, PollNeeded):
+            assert got.poll(TIMEOUT)
+        else:
+            received.append(bytes(view[:got]))
+
+
+def test_the_causes_of_an_error_have_an_end(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        peer.exactly(10)
+        peer.reset()
+
+    with ScriptedServer(script, context=server_context) as proxy:
+        conn = HTTPConnection("localhost", ssl_context=client_context, proxy=url_of(proxy))
+        with pytest.raises(ConnectionClosed) as caught:
+            conn.connect()
+    causes: list[BaseException] = []
+    link: BaseException | None = caught.value
+    while link is not None:
+        assert link not in causes
+        causes.append(link)
+        link = link.__cause__
+    assert len(causes) > 1
+
+
+# --- TLS with the proxy alone ---------------------------------------------------------------------
+
+
+def test_what_the_proxy_says_of_itself_is_not_taken_for_the_servers(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dugong.connection.tls.default_context", lambda: client_context)
+    with (
+        ScriptedServer(HttpProxy(("127.0.0.1", 1)), context=server_context) as proxy,
+        HTTPConnection("origin.test", proxy=url_of(proxy)) as conn,
+    ):
+        conn.connect()
+        assert conn.get_ssl_cipher() is None
+        assert conn.get_ssl_peercert() is None
+
+
+def request(conn: HTTPConnection) -> None:
+    conn.send_request("GET", "/")
+    conn.read_response()
+
+
+@pytest.mark.parametrize("tunnel", [True, False])
+def test_a_proxy_that_wants_a_certificate_is_said_to_be_the_proxy(
+    tunnel: bool,
+    authority: trustme.CA,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dugong.connection.tls.default_context", lambda: client_context)
+    strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(strict)
+    authority.configure_trust(strict)
+    strict.verify_mode = ssl.CERT_REQUIRED
+
+    def script(peer: Peer) -> None:
+        with pytest.raises(ssl.SSLError):
+            strict.wrap_socket(peer.sock, server_side=True).close()
+
+    with ScriptedServer(script) as proxy:
+        context = client_context if tunnel else None
+        conn = HTTPConnection("localhost", ssl_context=context, proxy=url_of(proxy))
+        with pytest.raises(TLSError, match=f"TLS with the proxy localhost:{proxy.port}") as caught:
+            request(conn)
+        conn.disconnect()
+    assert caught.value.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+
+
 # --- the handshakes -------------------------------------------------------------------------------
 
 
@@ -330,7 +503,7 @@ def test_an_interrupted_handshake_leaves_no_descriptor(
 # --- renegotiation --------------------------------------------------------------------------------
 
 
-class Renegotiating(TlsTransport):
+class Renegotiating(ProxyTlsTransport):
     """Waits for the peer before it sends, as TLS 1.2 does in a renegotiation."""
 
     __slots__ = ()
@@ -347,7 +520,7 @@ def test_a_proxy_that_renegotiates_is_given_up_and_does_not_keep_a_processor_bus
         outer.__class__ = Renegotiating
         with pytest.raises(ConnectionClosed, match="renegotiation of TLS within TLS"):
             transport.send(b"data")
-        outer.__class__ = TlsTransport
+        outer.__class__ = ProxyTlsTransport
 
 
 def test_a_server_that_renegotiates_is_given_up(
