@@ -15,13 +15,14 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from dugong.connection.names import Address, ascii_host, netloc, resolve
-from dugong.connection.network import Network
+from dugong.connection.network import AddressRefused, Network
 from dugong.connection.polling import POLLOUT, Coroutine, PollNeeded
 from dugong.connection.proxy import co_tunnel
 from dugong.connection.tracing import traced
 from dugong.connection.transport import PlainTransport, Transport
 from dugong.deadline import Deadline
 from dugong.errors import (
+    ConnectError,
     ConnectionClosed,
     DNSUnavailable,
     HostnameNotResolvable,
@@ -88,7 +89,7 @@ def co_dial(
     server_name = ascii_host(host).removesuffix(".")
     peer = peer_of(host, port, proxy, network)
     find = partial(resolve, test_names=test_names, resolver=network.resolver)
-    target = host if proxy is None or proxy.resolves else _target(find(host, port), network)
+    target = host if proxy is None else _target(host, port, proxy, find, network)
     addresses = _addresses(host, port, proxy, find, network)
     sock = yield from co_connect(addresses, deadline, peer, network)
     transport: Transport = PlainTransport(sock)
@@ -170,15 +171,32 @@ def _addresses(
         raise
 
 
-def _target(addresses: Iterable[Address], network: Network) -> str:
-    """Return that of *addresses* which a SOCKS proxy is told.
+def _target(
+    host: str,
+    port: int,
+    proxy: Proxy,
+    find: Callable[[str, int], list[Address]],
+    network: Network,
+) -> str:
+    """Return what *proxy* is told that *host* is: that name, or an address if it resolves none.
 
-    It gets one only, so that is one it most likely reaches.
+    It gets one address only, so that is one it most likely reaches, of those that are allowed.
+    Raises `ConnectError` if none is.
     """
-    address = min(addresses, key=lambda address: address[0] != socket.AF_INET)
-    network.check(address)
-    ip: str = address[4][0]
-    return ip
+    try:
+        if proxy.resolves:
+            network.check_literal(host, port)
+            return host
+        addresses = find(host, port)
+        of_ipv4 = [address for address in addresses if address[0] == socket.AF_INET]
+        others = [address for address in addresses if address[0] != socket.AF_INET]
+        if proxy.scheme == "socks4" and of_ipv4:
+            others = []  # which it has no word for
+        return network.first_allowed((*of_ipv4, *others), port)
+    except AddressRefused as exc:
+        # An OSError would be taken for one of connecting to the proxy.
+        said = f"connecting to {netloc(host, port)} ({exc.strerror})"
+        raise ConnectError(said, exc.errno) from exc
 
 
 def interleave(addresses: Iterable[Address]) -> list[Address]:
@@ -196,8 +214,8 @@ def co_connect(
     """Return a socket connected to the first of *addresses* that accepts (RFC 8305 §5).
 
     *network* opens it. A new attempt starts when the last one has failed, or has had
-    `CONNECTION_ATTEMPT_DELAY` seconds. If all of them fail, raises the OSError of the first, or the
-    one which says that no descriptor was left to try an address with.
+    `CONNECTION_ATTEMPT_DELAY` seconds. If all of them fail, raises the OSError of the first that
+    was tried, or the one which says that no descriptor was left to try an address with.
     """
     untried = deque(interleave(addresses))
     errors: list[OSError] = []
@@ -226,8 +244,7 @@ def co_connect(
                 sock.close()
                 errors.append(OSError(code, os.strerror(code)))
                 next_attempt = Deadline(0)
-        # The address that could not be tried may be the one that would have accepted.
-        error = next(filter(is_out_of_descriptors, errors), errors[0])
+        error = min(errors, key=_rank)
         error.add_note(f"while connecting to {peer}")
         raise error
     finally:
@@ -235,6 +252,13 @@ def co_connect(
             sock.close()
         if winner is None:
             errors.clear()  # breaks the cycle of an exception and the frame that it was raised in
+
+
+def _rank(error: OSError) -> int:
+    """Return what *error* says of a host with several addresses: the least tells most."""
+    if is_out_of_descriptors(error):
+        return 0  # the address that could not be tried may be the one that would have accepted
+    return 2 if isinstance(error, AddressRefused) else 1
 
 
 def _any_of(attempts: dict[socket.socket, PollNeeded], *limits: Deadline) -> PollNeeded:

@@ -191,6 +191,9 @@ def resolve(
         if exc.errno == socket.EAI_AGAIN or not _can_say(exc, test_names):
             raise DNSUnavailable(host) from exc
         raise HostnameNotResolvable(host) from exc
+    except OSError:  # EAI_SYSTEM, with an errno that may be that of an earlier call
+        need_descriptor()
+        raise
     if not addresses:
         raise HostnameNotResolvable(host)
     return addresses

@@ -1,7 +1,8 @@
 """How sockets are opened: who is asked for addresses, which of these are dialled, and from where.
 
 Guarantees: no socket connects to an address that *allow_address* has not been asked about just
-before, whatever a name resolves to. What a caller got wrong is raised when a `Network` is made.
+before, whatever a name resolves to; and no proxy is told one, as `dugong.connection.dial` asks.
+What a caller got wrong is raised when a `Network` is made.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dugong.connection.names import Address, Resolver, is_numeric, numeric_address
+from dugong.connection.names import Address, Resolver, ascii_host, is_numeric, numeric_address
 
-__all__ = ["AddressFilter", "Network"]
+__all__ = ["AddressFilter", "AddressRefused", "Network"]
 
 #: Is given an address and a port, and returns False, or raises, to refuse it.
 AddressFilter = Callable[[str, int], bool | None]
 
 _LONGEST_PATH = 107  # bytes that Linux has room for; others have less, and say so
 _MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address begins with as one of IPv6 (RFC 4291)
+
+
+class AddressRefused(PermissionError):
+    """*allow_address* refuses an address, which has not been connected to."""
 
 
 class Network:
@@ -69,7 +74,7 @@ class Network:
         return kept
 
     def check(self, address: Address) -> None:
-        """Raise PermissionError if *allow_address* refuses *address*."""
+        """Raise `AddressRefused` if *allow_address* refuses *address*."""
         if self._allow_address is None:
             return
         ip, port = address[4][:2]
@@ -88,6 +93,39 @@ class Network:
             raise _refusal(ip) from exc
         if allowed is False:
             raise _refusal(ip)
+
+    def check_literal(self, host: str, port: int) -> None:
+        """Raise `AddressRefused` if *host* is an address that *allow_address* refuses.
+
+        An address in any form: what a proxy is told, it may read as ``getaddrinfo`` does.
+        """
+        if self._allow_address is None:
+            return
+        name = ascii_host(host).removesuffix(".").encode("ascii")  # as bytes, of any length
+        try:
+            (address, *_) = socket.getaddrinfo(name, port, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            return  # it is a name
+        self.check(address)
+
+    def first_allowed(self, addresses: Iterable[Address], port: int) -> str:
+        """Return the first of *addresses* that *allow_address* does not refuse with *port*.
+
+        There must be one at least. Raises `AddressRefused`, for the first, if all are refused.
+        """
+        refusals: list[AddressRefused] = []
+        for *rest, sockaddr in addresses:
+            ip: str = sockaddr[0]
+            try:
+                self.check((*rest, (ip, port)))
+            except AddressRefused as exc:
+                refusals.append(exc)
+            else:
+                return ip
+        try:
+            raise refusals[0]
+        finally:
+            refusals.clear()  # breaks the cycle of an exception and the frame it was raised in
 
     def start(self, address: Address) -> socket.socket:
         """Return a socket that is connecting to *address*. Raises OSError if that fails at once."""
@@ -111,8 +149,8 @@ class Network:
         return sock
 
 
-def _refusal(ip: str) -> PermissionError:
-    return PermissionError(errno.EACCES, f"allow_address refuses {ip}")
+def _refusal(ip: str) -> AddressRefused:
+    return AddressRefused(errno.EACCES, f"allow_address refuses {ip}")
 
 
 def _checked_path(path: Any) -> str:

@@ -23,6 +23,7 @@ from dugong import (
 )
 from dugong.connection import dial
 from dugong.connection.dial import co_connect, interleave
+from dugong.connection.network import Network
 from dugong.connection.proxy import Proxy
 from dugong.deadline import Deadline
 from dugong.errors import is_out_of_descriptors
@@ -112,6 +113,19 @@ def test_if_all_fail_the_first_error_is_raised(monkeypatch: pytest.MonkeyPatch) 
     with refusing() as bad, pytest.raises(ConnectionRefusedError) as caught:
         connect(bad, ("255.255.255.255", 1))  # the second fails as "network is unreachable"
     assert caught.value.__notes__ == ["while connecting to example.test:80"]
+
+
+@pytest.mark.parametrize("refused", ["127.0.0.1", "127.0.0.2"])
+def test_an_address_that_was_tried_tells_more_than_one_that_is_not_allowed(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial, "CONNECTION_ATTEMPT_DELAY", FOREVER)
+    network = Network(allow_address=lambda ip, port: ip != refused)
+    with refusing() as (_, port):
+        addresses = [address((f"127.0.0.{number}", port)) for number in (1, 2)]
+        crt = co_connect(addresses, Deadline(None), "example.test:80", network)
+        with pytest.raises(ConnectionRefusedError):
+            eval_coroutine(crt)
 
 
 def test_one_address_is_not_waited_for_in_steps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_a_resolver_without_descriptors_says_nothing_of_a_name(names: FakeNames)
     names("bad.test", NO_SUCH_NAME)
     with no_descriptors(), pytest.raises(OSError, match="Too many") as caught:
         resolve("bad.test", 80)
+    assert is_out_of_descriptors(caught.value)
+
+
+def test_a_want_of_descriptors_is_told_though_the_resolver_has_an_earlier_number(
+    names: FakeNames,
+) -> None:
+    names("localhost", OSError(errno.EINVAL, "of an earlier call"))
+    with pytest.raises(OSError, match="of an earlier call"):
+        resolve("localhost", 80)
+    with no_descriptors(), pytest.raises(OSError, match="Too many") as caught:
+        resolve("localhost", 80)
     assert is_out_of_descriptors(caught.value)
 
 

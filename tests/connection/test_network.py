@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dugong import eval_coroutine
+from dugong import ConnectError, HostnameNotResolvable, eval_coroutine
 from dugong.connection.dial import co_dial
 from dugong.connection.network import Network
 from dugong.connection.proxy import Proxy
@@ -157,9 +157,105 @@ def test_a_proxy_is_asked_about_and_what_a_socks_proxy_is_told() -> None:
             network = Network(allow_address=allow)
             dial("127.0.0.8", 81, network, url).close()
             assert asked == [("127.0.0.8", 81), proxy.address]
-            with pytest.raises(PermissionError, match=r"refuses 10\.0\.0\.1"):
+            with pytest.raises(ConnectError) as caught:
                 dial("10.0.0.1", 81, network, url)
+            said = "connecting to 10.0.0.1:81 (allow_address refuses 10.0.0.1)"
+            assert str(caught.value) == said
     assert script.asked == [("127.0.0.8", 81)]
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4", "socks4a", "socks5", "socks5h"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "169.254.43518",
+        "0xa9fea9fe",
+        "\uff11\uff16\uff19.254.169.254",
+        "::ffff:169.254.169.254",
+        "::ffff:a9fe:a9fe%lo",
+        "0" * 70 + "251.254.169.254",
+        "169.254.169.254.",
+    ],
+)
+def test_no_proxy_is_told_a_refused_address_however_it_is_written(scheme: str, host: str) -> None:
+    asked = []
+
+    def allow(ip: str, port: int) -> bool:
+        asked.append((ip, port))
+        return ip == "127.0.0.1"
+
+    with ScriptedServer() as proxy:
+        network = Network(allow_address=allow)
+        with pytest.raises((ConnectError, HostnameNotResolvable)) as caught:
+            dial(host, 80, network, f"{scheme}://{proxy.host}:{proxy.port}")
+    if scheme in ("socks4", "socks5") and isinstance(caught.value, HostnameNotResolvable):
+        assert asked == []  # the system does not read it as an address
+    else:
+        assert asked == [("169.254.169.254", 80)]
+    assert proxy.connections == 0
+
+
+def test_a_name_that_a_proxy_resolves_is_not_asked_about() -> None:
+    asked = []
+
+    def allow(ip: str, port: int) -> bool:
+        asked.append((ip, port))
+        return True
+
+    with ScriptedServer(lambda peer: peer.until_eof()) as server:
+        script = SocksProxy(server.address)
+        with ScriptedServer(script) as proxy:
+            url = f"socks5h://{proxy.host}:{proxy.port}"
+            dial("origin.test", 81, Network(allow_address=allow), url).close()
+    assert asked == [proxy.address]
+    assert script.asked == [("origin.test", 81)]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "resolved", "told"),
+    [
+        ("socks5", ["10.0.0.1", "127.0.0.1"], "127.0.0.1"),
+        ("socks4", ["10.0.0.1", "127.0.0.1"], "127.0.0.1"),
+        ("socks5", ["10.0.0.1", "::1"], "::1"),
+        ("socks5", ["::1", "10.0.0.1"], "::1"),
+        ("socks5", ["::1", "127.0.0.1"], "127.0.0.1"),
+        ("socks4", ["::1", "127.0.0.1"], "127.0.0.1"),
+        ("socks5", ["10.0.0.1", "10.0.0.2"], None),
+        ("socks4", ["10.0.0.1", "::1"], None),
+    ],
+)
+def test_a_socks_proxy_is_told_the_first_address_that_is_allowed(
+    scheme: str, resolved: list[str], told: str | None
+) -> None:
+    def allow(ip: str, port: int) -> bool:
+        return not ip.startswith("10.")
+
+    with ScriptedServer(lambda peer: peer.until_eof()) as server:
+        script = SocksProxy(server.address)
+        with ScriptedServer(*[script] * (told is not None)) as proxy:
+            network = Network(resolver=lambda host, port: resolved, allow_address=allow)
+            url = f"{scheme}://{proxy.host}:{proxy.port}"
+            if told is None:
+                with pytest.raises(ConnectError, match=r"refuses 10\.0\.0\.1"):
+                    dial("origin.test", 81, network, url)
+            else:
+                dial("origin.test", 81, network, url).close()
+    assert script.asked == ([] if told is None else [(told, 81)])
+
+
+def test_a_filter_is_asked_about_the_port_that_a_proxy_is_told() -> None:
+    asked = []
+
+    def allow(ip: str, port: int) -> bool:
+        asked.append((ip, port))
+        return port != 81
+
+    with ScriptedServer() as proxy:
+        network = Network(resolver=lambda host, port: [("127.0.0.1", 80)], allow_address=allow)
+        with pytest.raises(ConnectError, match=r"connecting to origin\.test:81"):
+            dial("origin.test", 81, network, f"socks5://{proxy.host}:{proxy.port}")
+    assert asked == [("127.0.0.1", 81)]
 
 
 def test_a_filter_sees_the_ipv4_address_that_is_dialled_by_ipv6() -> None:
