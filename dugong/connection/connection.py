@@ -15,7 +15,7 @@ from dugong.connection.dial import check_ssl_context, co_dial
 from dugong.connection.encode import RequestBuilder, byte_view, check_size, writable_view
 from dugong.connection.names import check_address, dns_test_hostnames, netloc
 from dugong.connection.polling import Coroutine, eval_coroutine
-from dugong.connection.proxy import Proxy, absolute_form
+from dugong.connection.proxy import FOR_PROXIES, Proxy, absolute_form
 from dugong.connection.session import Http1Session
 from dugong.connection.trailers import trailer_lines
 from dugong.connection.transport import Transport
@@ -82,7 +82,9 @@ class HTTPConnection:
         self._closed = False
         host = netloc(self.hostname, None if self.port == default_port else self.port)
         prefix, fixed = absolute_form(host, self._proxy if ssl_context is None else None)
-        self._builder = RequestBuilder(host, prefix, fixed)
+        is_tunnel = self._proxy is not None and not prefix
+        omitted = FOR_PROXIES if is_tunnel else frozenset()
+        self._builder = RequestBuilder(host, prefix, fixed, omitted=omitted)
         # Held while `_session` is replaced. Reentrant, for a signal handler may disconnect, too.
         self._replacing = RLock()
         # Replaced as a whole by disconnect(), so that calls in flight keep to what they began with.

@@ -38,13 +38,21 @@ class RequestBuilder:
     """Builds the requests of one connection. Immutable, so any thread may use it.
 
     Parameters: *netloc* is the value of Host; *prefix* goes before each origin-form target (the
-    absolute form, for a proxy); *fixed* are header lines that every request carries, and *defaults*
-    are those that a request carries for which no header fields are given.
+    absolute form, for a proxy); *fixed* are header lines that every request carries, instead of
+    those of the same names that are given, and *defaults* are those that a request carries for
+    which no header fields are given. *omitted* are names, in lower case, of no line that is sent.
     *omit_legacy_headers* leaves out what only the API of dugong 3.8 promises: Content-MD5, and a
     Content-Length where there is no body and the method does not suggest one (RFC 9110 §8.6).
     """
 
-    __slots__ = ("_fixed", "_host_line", "_omit_legacy_headers", "_plain_rest", "_prefix")
+    __slots__ = (
+        "_fixed",
+        "_host_line",
+        "_left_out",
+        "_omit_legacy_headers",
+        "_plain_rest",
+        "_prefix",
+    )
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class RequestBuilder:
         fixed: bytes = b"",
         defaults: bytes = b"",
         omit_legacy_headers: bool = False,
+        omitted: frozenset[str] = frozenset(),
     ) -> None:
         # None of these changes.
         self._prefix = prefix
@@ -61,9 +70,11 @@ class RequestBuilder:
         self._omit_legacy_headers = omit_legacy_headers
         no_body = b"" if omit_legacy_headers else _NO_BODY
         # What follows the target in a plain head: all of it can then be encoded at once.
-        names = [line.partition(b":")[0].lower() for line in defaults.split(b"\r\n")]
-        identity = b"" if b"accept-encoding" in names else _IDENTITY
-        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, identity, fixed, defaults, b"\r\n")
+        self._left_out = omitted.union(map(_name, _lines(fixed)))
+        kept = [line for line in _lines(defaults) if _name(line) not in self._left_out]
+        names = {*map(_name, kept), *self._left_out}
+        identity = b"" if "accept-encoding" in names else _IDENTITY
+        lines = (b" HTTP/1.1\r\n", self._host_line, no_body, identity, fixed, *kept, b"\r\n")
         self._plain_rest = b"".join(lines).decode("latin-1")
 
     def build(
@@ -114,7 +125,7 @@ class RequestBuilder:
             view = byte_view(body, "body must be None, a BodyFollowing or")
             length = view.nbytes
 
-        given = _check_fields(headers, length)
+        given = _check_fields(headers, length, self._left_out)
         lines = [f"{method} {target} HTTP/1.1\r\n".encode("ascii")]
         if "host" not in given.names:
             lines.append(self._host_line)
@@ -127,7 +138,7 @@ class RequestBuilder:
             lines.append(_content_md5(view))
         if expect100 and length != 0:
             lines.append(b"Expect: 100-continue\r\n")
-        if "accept-encoding" not in given.names:
+        if "accept-encoding" not in given.names and "accept-encoding" not in self._left_out:
             lines.append(_IDENTITY)
         lines += (self._fixed, b"\r\n")
 
@@ -151,6 +162,15 @@ class RequestBuilder:
         methods that are not meant for a body.
         """
         return f"{method} {self._prefix}{path}{self._plain_rest}".encode("latin-1")
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return data.splitlines(keepends=True)
+
+
+def _name(line: bytes) -> str:
+    """Return the name in the header field *line*, in lower case."""
+    return line.partition(b":")[0].lower().decode("ascii")
 
 
 def header_pairs(headers: HeadersLike) -> Iterable[tuple[str, str]]:
@@ -180,8 +200,13 @@ class _Given(NamedTuple):
     connection: list[str]
 
 
-def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
-    """Check the caller's header fields against a body of *length* bytes (None: chunked)."""
+def _check_fields(
+    headers: HeadersLike | None, length: int | None, left_out: frozenset[str]
+) -> _Given:
+    """Check the caller's header fields against a body of *length* bytes (None: chunked).
+
+    *left_out* are names of fields that are not sent.
+    """
     given = _Given(set(), [], [])
     if headers is None:
         return given
@@ -207,6 +232,8 @@ def _check_fields(headers: HeadersLike | None, length: int | None) -> _Given:
                 raise ValueError("the value of header Host is no host name") from None
         if lower == "connection":
             given.connection.extend(list_members(value))
+        if lower in left_out:
+            continue
         given.names.add(lower)
         given.lines.append(line)
     return given

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from dugong.connection.polling import Coroutine
     from dugong.connection.transport import Transport
 
-__all__ = ["Proxy", "ProxyLike", "absolute_form", "co_tunnel"]
+__all__ = ["FOR_PROXIES", "Proxy", "ProxyLike", "absolute_form", "co_tunnel"]
 
 ProxyLike = tuple[str, int] | str
+
+#: Names, in lower case, of fields that are not for the server behind a proxy (RFC 9110 §11.7.2).
+FOR_PROXIES = frozenset(("proxy-authorization",))
 
 _PORTS = {"http": 80, "https": 443} | dict.fromkeys("socks4 socks4a socks5 socks5h".split(), 1080)
 _LONGEST_CREDENTIAL = 255  # bytes (RFC 1929 §2)

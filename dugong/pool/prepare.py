@@ -14,7 +14,7 @@ from dugong._version import __version__
 from dugong.connection.encode import RequestBuilder
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
-from dugong.connection.proxy import Proxy, ProxyLike, absolute_form
+from dugong.connection.proxy import FOR_PROXIES, Proxy, ProxyLike, absolute_form
 from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
@@ -61,15 +61,15 @@ _DECIDED_BEFORE = frozenset(("connection", "upgrade"))
 class Preparer:
     """Prepares the jobs of a pool, of which *headers*, *timeout* and *retry* are the defaults.
 
-    *proxy_for* is asked, once a host, which proxy leads there. Raises ValueError or TypeError if
-    *headers* cannot be sent with every request.
+    *proxy_for* is asked, once a host, which proxy leads there; None: none does, anywhere. Raises
+    ValueError or TypeError if *headers* cannot be sent with every request.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         dialer: Dialer,
-        proxy_for: Callable[[Origin], Proxy | None],
+        proxy_for: Callable[[Origin], Proxy | None] | None,
         headers: HeadersLike | ElaborateHeaders | None,
         timeout: float | None,
         retry: RetryPolicy | None,
@@ -209,13 +209,13 @@ class Preparer:
         return self._head(job, _headers_of(job.request), following)
 
     def _new_host(self, origin: Origin) -> Host:
-        proxy = self._proxy_for(origin)
+        proxy = None if self._proxy_for is None else self._proxy_for(origin)
         if needs_tls(origin, proxy):
             self._dialer.need_context()
         prefix, fields = absolute_form(origin.netloc, proxy if origin.scheme == "http" else None)
-        builder = RequestBuilder(
-            origin.netloc, prefix, fields, self._header_lines, omit_legacy_headers=True
-        )
+        # A header that is meant for a proxy may be given with a request that does not go there.
+        omitted = frozenset() if self._proxy_for is None or prefix else FOR_PROXIES
+        builder = RequestBuilder(origin.netloc, prefix, fields, self._header_lines, True, omitted)
         depth = self._scheduler.limits.pipeline_depth
         return self._scheduler.know(Host(origin, builder, depth, proxy))
 
@@ -270,15 +270,18 @@ def default_headers(
 
 def proxy_chooser(
     proxy: ProxyLike | ProxyChooser | None, headers: HeadersLike | None
-) -> Callable[[Origin], Proxy | None]:
+) -> Callable[[Origin], Proxy | None] | None:
     """Return what says which proxy leads to an origin: *proxy*, or what that returns.
 
-    Each proxy is sent *headers*. Raises ValueError or TypeError if these make no sense.
+    None, if there is no proxy at all. Each proxy is sent *headers*. Raises ValueError or TypeError
+    if these make no sense.
     """
     fields = default_headers(headers).fixed
     if callable(proxy):
         return partial(_chosen, proxy, fields)
-    fixed = None if proxy is None else Proxy(proxy, fields)
+    if proxy is None:
+        return None
+    fixed = Proxy(proxy, fields)
     return lambda origin: fixed
 
 

@@ -212,6 +212,24 @@ def test_a_proxy_gets_its_credentials_with_every_request() -> None:
         assert fields(request)["proxy-authorization"] == "Basic x"
 
 
+def test_what_a_proxy_is_sent_is_sent_instead_of_what_is_given() -> None:
+    fixed = b"User-Agent: p\r\nproxy-authorization: x\r\nAccept-Encoding: br\r\n"
+    defaults = b"user-agent: d\r\nA: b\r\n"
+    builder = RequestBuilder("h", "http://h", fixed, defaults, omit_legacy_headers=True)
+    sent = [b"Host: h", *fixed.splitlines(), b"A: b"]
+    assert builder.plain_head("GET", "/").splitlines()[1:-1] == sent
+    given = {"A": "b", "USER-AGENT": "c", "Proxy-Authorization": "y", "accept-encoding": "z"}
+    assert sorted(build(headers=given, builder=builder).head.splitlines()[1:-1]) == sorted(sent)
+
+
+def test_what_is_to_be_omitted_is_not_sent_and_checked_all_the_same() -> None:
+    builder = RequestBuilder("h", omitted=frozenset(("x-secret",)), defaults=b"X-Secret: d\r\n")
+    for headers in (None, {"X-SECRET": "s"}, {"X-Secret": "s", "A": "b"}):
+        assert b"secret" not in build(headers=headers, builder=builder).head.lower()
+    with pytest.raises(ValueError, match="X-Secret"):
+        build(headers={"X-Secret": "a\r\nb"}, builder=builder)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 EVIL = ["\r\nB: c", "\n", "\r", "\0", "\r\n\r\nGET /b HTTP/1.1"]

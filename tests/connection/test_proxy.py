@@ -10,6 +10,7 @@ import pytest
 
 from dugong import ConnectionClosed, HTTPConnection, InvalidResponse, ProxyError
 from dugong.connection.proxy import Proxy
+from tests.support.proxies import HttpProxy, SocksProxy
 from tests.support.server import Peer, ScriptedServer
 
 # --- proxy arguments ----------------------------------------------------------------------------
@@ -168,7 +169,55 @@ def test_each_request_to_a_proxy_carries_the_credentials() -> None:
             conn.read_response()
 
 
+def test_a_field_with_other_credentials_is_not_sent_beside_those_of_the_proxy() -> None:
+    def script(peer: Peer) -> None:
+        assert peer.request().head.lower().count(b"proxy-authorization") == 1
+        peer.respond()
+
+    with ScriptedServer(script) as server:
+        proxy = f"http://user:secret@{server.host}:{server.port}"
+        with HTTPConnection("origin.test", proxy=proxy) as conn:
+            conn.send_request("GET", "/", {"proxy-authorization": "mine"})
+            conn.read_response()
+
+
 # --- https through a proxy ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+def test_credentials_for_a_proxy_do_not_go_through_its_tunnel(
+    scheme: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    context = server_context if scheme == "http" else None
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        assert "proxy-authorization" not in request.headers
+        assert request.headers["x"] == "y"
+        peer.respond()
+
+    with ScriptedServer(script, context=context) as server:
+        way = HttpProxy(server.address) if scheme == "http" else SocksProxy(server.address)
+        with (
+            ScriptedServer(way) as proxy,
+            HTTPConnection(
+                "localhost",
+                ssl_context=client_context if scheme == "http" else None,
+                proxy=f"{scheme}://{proxy.host}:{proxy.port}",
+            ) as conn,
+        ):
+            conn.send_request("GET", "/", {"Proxy-Authorization": "mine", "X": "y"})
+            assert conn.read_response().status == 200
+
+
+def test_a_connection_without_a_proxy_sends_what_it_is_given() -> None:
+    def script(peer: Peer) -> None:
+        assert peer.request().headers["proxy-authorization"] == "mine"
+        peer.respond()
+
+    with ScriptedServer(script) as server, HTTPConnection(*server.address) as conn:
+        conn.send_request("GET", "http://origin.test/", {"Proxy-Authorization": "mine"})
+        assert conn.read_response().status == 200
 
 
 @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 3])

@@ -239,6 +239,44 @@ def test_a_host_that_is_forgotten_before_a_request_is_queued_takes_its_credentia
     assert response.body == given.get("body", b"/page")
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "direct"])
+@pytest.mark.parametrize("given", ["default", "call", "fresh"])
+def test_credentials_for_a_proxy_go_to_no_server(
+    given: str, scheme: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    fields = {"Proxy-Authorization": "mine", "User-Agent": "me", "X-A": "b"}
+    received: list[ReceivedRequest] = []
+
+    def serve(peer: Peer) -> None:
+        received.append(peer.request())
+        peer.respond()
+
+    is_https = scheme == "https"
+    with ScriptedServer(serve, context=server_context if is_https else None) as server:
+        script = HttpProxy(server.address)
+        with ScriptedServer(script, repeat=True) as proxy:
+            url = f"http://user:secret@{proxy.host}:{proxy.port}"
+            headers: Any = {"call": fields, "fresh": lambda request: fields}.get(given)
+            with ConnectionPool(
+                proxy=lambda origin: None if scheme == "direct" else url,
+                proxy_headers={"User-Agent": "for the proxy"},
+                headers=fields if given == "default" else None,
+                ssl_context=client_context,
+            ) as pool:
+                where = f"{'https' if is_https else 'http'}://localhost:{server.port}/"
+                assert pool.get(where, headers=headers).status == 200
+    for request in received:
+        assert "proxy-authorization" not in request.headers
+        assert (request.headers["user-agent"], request.headers["x-a"]) == ("me", "b")
+    for request in script.requests:
+        head = request.head.lower()
+        assert head.count(b"proxy-authorization") == head.count(b"user-agent") == 1
+        assert request.headers["proxy-authorization"] == "Basic dXNlcjpzZWNyZXQ="
+        assert request.headers["user-agent"] == "for the proxy"
+    assert len(received) == (scheme != "http")
+    assert len(script.requests) == (scheme != "direct")
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
