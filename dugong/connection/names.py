@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -206,15 +206,21 @@ def _ask(name: str, port: int) -> list[Address]:
 def _ask_other(resolver: Resolver, host: str, name: str, port: int) -> list[Address]:
     """Return what *resolver*, which is code of the caller's, says of *name*, that is *host*."""
     try:
-        found = list(resolver(name, port))
+        found: Any = resolver(name, port)
+        if isinstance(found, Iterator):
+            found = list(found)  # which runs a generator
     except socket.gaierror:
         raise
     except BaseException as exc:  # what is meant to end the program would only end this thread
         raise DNSUnavailable(host) from exc
     try:
+        if isinstance(found, str):
+            raise TypeError("not a list of them")
         return [_address(each, port) for each in found]
-    except (OSError, TypeError, ValueError):
-        reason = TypeError("resolver= must return addresses: str, or (address, port)")
+    except (OSError, TypeError, ValueError) as exc:
+        if hasattr(found, "close"):
+            found.close()  # a coroutine
+        reason = TypeError(f"resolver= must return addresses: str, or (address, port) ({exc})")
         raise HostnameNotResolvable(host) from reason
 
 
@@ -223,8 +229,19 @@ def _address(given: Any, port: int) -> Address:
     if isinstance(given, str):
         return numeric_address(given, port)
     ip, port, *rest = given
+    if not isinstance(port, int):
+        raise TypeError(f"a port must be an int, not {type(port).__name__}")
+    if not 0 < port < 65536:
+        raise ValueError(f"a port must be between 1 and 65535, not {port}")
     family, kind, proto, name, sockaddr = numeric_address(ip, port)
-    return family, kind, proto, name, (*sockaddr[:2], *rest) if rest else sockaddr
+    if family == socket.AF_INET6:
+        # Flow information and scope, of which the system would take what does not fit as it likes.
+        rest = rest[:2]
+        for part, limit in zip(rest, (1 << 20, 1 << 32), strict=False):
+            if not isinstance(part, int) or not 0 <= part < limit:
+                raise ValueError(f"{part!r} is not part of an IPv6 address")
+        sockaddr = (*sockaddr[:2], *rest, *sockaddr[2 + len(rest) :])
+    return family, kind, proto, name, sockaddr
 
 
 def numeric_address(ip: str, port: int) -> Address:

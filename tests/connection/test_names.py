@@ -298,6 +298,10 @@ def gives_up(host: str, port: int) -> Iterator[str]:
     raise asyncio.CancelledError
 
 
+async def asynchronous(host: str, port: int) -> list[str]:
+    return ["192.0.2.1"]
+
+
 @pytest.mark.parametrize(
     ("resolver", "error"),
     [
@@ -306,7 +310,18 @@ def gives_up(host: str, port: int) -> Iterator[str]:
         (ends, DNSUnavailable),
         (gives_up, DNSUnavailable),
         (lambda host, port: [], HostnameNotResolvable),
-        (lambda host, port: None, DNSUnavailable),
+        (lambda host, port: None, HostnameNotResolvable),
+        (asynchronous, HostnameNotResolvable),
+        (lambda host, port: "127.0.0.1", HostnameNotResolvable),
+        (lambda host, port: "1", HostnameNotResolvable),
+        (lambda host, port: [("127.0.0.1", "80")], HostnameNotResolvable),
+        (lambda host, port: [("127.0.0.1", 65536)], HostnameNotResolvable),
+        (lambda host, port: [("127.0.0.1", 0)], HostnameNotResolvable),
+        (lambda host, port: [("::1", 80, "a", "b")], HostnameNotResolvable),
+        (lambda host, port: [("::1", 80, 1 << 20, 0)], HostnameNotResolvable),
+        (lambda host, port: [("::1", 80, 0, 1 << 32)], HostnameNotResolvable),
+        (lambda host, port: [("::1", 80, 0, -1)], HostnameNotResolvable),
+        (lambda host, port: [("::1", 80, 0, 1.0)], HostnameNotResolvable),
         (lambda host, port: ["other.test"], HostnameNotResolvable),
         (lambda host, port: [""], HostnameNotResolvable),
         (lambda host, port: [None], HostnameNotResolvable),
@@ -327,12 +342,22 @@ def test_the_addresses_of_a_resolver_keep_their_order_and_their_ports() -> None:
     found = resolve(
         "origin.test",
         80,
-        resolver=lambda host, port: ["192.0.2.1", ("192.0.2.2", 81), ("2001:db8::1", 82, 0, 0)],
+        resolver=lambda host, port: [
+            "192.0.2.1",
+            ("192.0.2.2", 81),
+            ("2001:db8::1", 82, 0, 0),
+            ("192.0.2.3", 83, 0, 0),
+            ("2001:db8::2", 84, 5),
+            ("2001:db8::3", 85, 5, 6, 7),
+        ],
     )
     assert [(each[0], each[4]) for each in found] == [
         (socket.AF_INET, ("192.0.2.1", 80)),
         (socket.AF_INET, ("192.0.2.2", 81)),
         (socket.AF_INET6, ("2001:db8::1", 82, 0, 0)),
+        (socket.AF_INET, ("192.0.2.3", 83)),
+        (socket.AF_INET6, ("2001:db8::2", 84, 5, 0)),
+        (socket.AF_INET6, ("2001:db8::3", 85, 5, 6)),
     ]
 
 
