@@ -85,7 +85,7 @@ class Client:
     * *verify*: True; a file or folder with certificates of authorities; an `ssl.SSLContext`; or
       False, which makes TLS useless against an attacker.
     * *cert*: a file with the certificate of the client and its key, or ``(certificate, key)`` or
-      ``(certificate, key, password)``.
+      ``(certificate, key, password)``. It is for servers, and not shown to an https proxy.
     * *event_hooks*: ``{"request": [...], "response": [...]}``: callables that are given each
       `Request` before it is queued, and each response before it is decoded: of redirects, too. They
       are called in the thread of the call, or in one of the pool if the call has a future.
@@ -158,6 +158,8 @@ class Client:
                 proxy = ProxyMap(proxy)
             elif proxy is None and trust_env and pool_options.get("unix_socket") is None:
                 proxy = environment_proxies()
+            if cert is not None and proxy is not None:
+                pool_options.setdefault("proxy_ssl_context", context_of(verify, None))
             checked: Any = everywhere  # in a form that no caller can give
             pool = ConnectionPool(headers=checked, proxy=proxy, **pool_options)
             everywhere = ElaborateHeaders(())  # the pool does that by itself

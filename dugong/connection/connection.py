@@ -42,8 +42,10 @@ class HTTPConnection:
     * *ssl_context*: speak TLS with this context, which decides about certificates and host names.
     * *proxy*: ``(host, port)``, or a URL ``http://user:password@host:port`` whose credentials are
       sent to the proxy only. https goes through a tunnel. The scheme may also be https (for TLS
-      with the proxy, by *ssl_context* or `ssl.create_default_context()`), socks4, socks4a, socks5
-      or socks5h; with socks4 and socks5, *hostname* is resolved here, else by the proxy.
+      with the proxy), socks4, socks4a, socks5 or socks5h; with socks4 and socks5, *hostname* is
+      resolved here, else by the proxy.
+    * *proxy_ssl_context*: for TLS with the proxy; default: *ssl_context*, with a certificate of the
+      client that it may have, or `ssl.create_default_context()`.
 
     Raises TypeError or ValueError if these make no sense; connecting happens at the first request.
 
@@ -64,6 +66,7 @@ class HTTPConnection:
         port: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
         proxy: tuple[str, int] | str | None = None,
+        proxy_ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         default_port = 80 if ssl_context is None else 443
         self.hostname = hostname
@@ -72,9 +75,10 @@ class HTTPConnection:
         self.proxy = proxy
         check_address(self.hostname, self.port)
         check_ssl_context(ssl_context)
+        check_ssl_context(proxy_ssl_context, "proxy_ssl_context")
         self._proxy = None if proxy is None else Proxy(proxy)
-        self._proxy_context = ssl_context
-        if self._proxy is not None and self._proxy.scheme == "https" and ssl_context is None:
+        self._proxy_context = proxy_ssl_context or ssl_context
+        if self._proxy is not None and self._proxy.scheme == "https" and not self._proxy_context:
             from dugong.connection.tls import default_context
 
             self._proxy_context = default_context()

@@ -48,10 +48,10 @@ CONNECTION_ATTEMPT_DELAY = 0.25
 _NETWORK = Network()
 
 
-def check_ssl_context(context: object) -> None:
-    """Raise TypeError unless *context* is None or can make a TLS object."""
+def check_ssl_context(context: object, name: str = "ssl_context") -> None:
+    """Raise TypeError unless *context*, the parameter *name*, is None or can make a TLS object."""
     if context is not None and not hasattr(context, "wrap_bio"):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
+        raise TypeError(f"{name} must be an ssl.SSLContext, not {type(context).__name__}")
 
 
 def peer_of(host: str, port: int, proxy: Proxy | None, network: Network = _NETWORK) -> str:

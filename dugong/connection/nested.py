@@ -46,8 +46,12 @@ class ProxyTlsTransport(TlsTransport):
         if isinstance(error, ConnectionClosed):
             return error
         reason: str | None = getattr(error, "reason", None)
-        said = getattr(error, "verify_message", None) or reason or str(error)
-        named = TLSError(f"TLS with {self._peer} has failed ({printable(said)})", reason)
+        verdict: str | None = getattr(error, "verify_message", None)
+        said = printable(verdict or reason or str(error))
+        hint = ""
+        if verdict is not None or reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
+            hint = "; proxy_ssl_context= says which certificates are accepted, and shown"
+        named = TLSError(f"TLS with {self._peer} has failed ({said}){hint}", reason)
         named.__cause__ = error
         return named
 

@@ -26,14 +26,9 @@ if TYPE_CHECKING:
     from dugong.connection.transport import Transport
     from dugong.pool.request import Origin
 
-__all__ = ["Dialer", "needs_tls"]
+__all__ = ["Dialer"]
 
 _MAX_SESSIONS = 256  # origins; a session takes some kilobytes
-
-
-def needs_tls(origin: Origin, proxy: Proxy | None) -> bool:
-    """Return True if a connection to *origin* through *proxy* needs TLS, in either part."""
-    return origin.scheme == "https" or (proxy is not None and proxy.scheme == "https")
 
 
 class Dialer:
@@ -41,8 +36,9 @@ class Dialer:
 
     *timeout* and *connect_timeout* are in seconds (None: no limit); connecting, with the tunnel and
     the TLS handshake but without resolving, may take the shorter of the two. *network* opens the
-    sockets. Any thread may use it. `need_context` should be called before the first connection that
-    `needs_tls`.
+    sockets. *proxy_ssl_context* is for TLS with proxies, *ssl_context* for all else and by default.
+    Any thread may use it. `need_context` should be called before the first connection that
+    `needs_context`.
     """
 
     def __init__(
@@ -51,17 +47,26 @@ class Dialer:
         timeout: float | None,
         connect_timeout: float | None = None,
         network: Network | None = None,
+        proxy_ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.timeout = min(  # never changes
             (limit for limit in (timeout, connect_timeout) if limit is not None), default=None
         )
         self._network = network or Network()  # never changes
+        self._proxy_ssl_context = proxy_ssl_context  # never changes
         # Set once, or twice by two threads at the same time, at no harm: either will do.
         self._ssl_context = ssl_context
         #: What the next TLS connection to an origin may resume, of those that were connected to
         #: last. Any thread may add and remove: single operations of a dict are atomic, in
         #: free-threaded CPython, too.
         self._sessions: dict[Origin, TlsSession] = {}
+
+    def needs_context(self, origin: Origin, proxy: Proxy | None) -> bool:
+        """Return True if a connection to *origin* through *proxy* needs `need_context`."""
+        if origin.scheme == "https":
+            return True
+        is_tls = proxy is not None and proxy.scheme == "https"
+        return is_tls and self._proxy_ssl_context is None
 
     def need_context(self) -> None:
         """Make the default context, unless there is one. May be called from any thread.
@@ -99,7 +104,7 @@ class Dialer:
         _, host, port = origin
         context = None
         try:
-            if needs_tls(origin, proxy):
+            if self.needs_context(origin, proxy):
                 context = self._ssl_context or self._make_context()
             dial = partial(
                 co_dial,
@@ -108,7 +113,7 @@ class Dialer:
                 proxy=proxy,
                 timeout=self.timeout,
                 network=self._network,
-                proxy_context=context,
+                proxy_context=self._proxy_ssl_context or context,
             )
             if origin.scheme == "http":
                 return (yield from dial(ssl_context=None))

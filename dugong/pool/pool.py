@@ -93,6 +93,8 @@ class ConnectionPool:
       also says what else the scheme may be; or a callable that is given the origin of a URL (it has
       ``scheme``, ``host`` and ``port``), and returns one of these, or None for no proxy. It is
       called once a host, by the thread that asks for the first URL there.
+    * *proxy_ssl_context*: for TLS with https proxies; default: *ssl_context*, with a certificate of
+      the client that it may have.
     * *proxy_headers*: header fields for http and https proxies: sent with each CONNECT, and with
       each request without TLS.
     * *headers*: sent with every request that does not set the same names itself.
@@ -111,7 +113,7 @@ class ConnectionPool:
       Returns addresses: each a str, or a tuple that begins with address and port. What it raises
       means that they cannot be found out, unless it is a `socket.gaierror` that says more.
     * *allow_address*: called with the address (a str) and the port that a connection is about to be
-      opened to, of a proxy, too, and that a SOCKS proxy is told to connect to. If it returns False
+      opened to, of a proxy, too, and that a proxy is told to connect to. If it returns False
       (not True or None) or raises an exception, the address is not used. Without another one, the
       request fails with `ConnectError`, and is not retried.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
@@ -150,6 +152,7 @@ class ConnectionPool:
         local_address: str | tuple[str, int] | None = None,
         resolver: Resolver | None = None,
         allow_address: AddressFilter | None = None,
+        proxy_ssl_context: ssl.SSLContext | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -173,6 +176,7 @@ class ConnectionPool:
         if idle_timeout is None:
             raise TypeError("idle_timeout must be a number of seconds")
         check_ssl_context(ssl_context)
+        check_ssl_context(proxy_ssl_context, "proxy_ssl_context")
         check_retry(retry)
         if min_rate is not None:
             _check_rate("min_rate", min_rate)
@@ -198,7 +202,7 @@ class ConnectionPool:
         network = Network(unix_socket, local_address, resolver, allow_address)
         if unix_socket is not None and proxy is not None:
             raise ValueError("all connections of a pool go to its unix_socket, so none to a proxy")
-        dialer = Dialer(ssl_context, timeout, connect_timeout, network)
+        dialer = Dialer(ssl_context, timeout, connect_timeout, network, proxy_ssl_context)
         self._scheduler = Scheduler(
             limits,
             self._engine_maker(dialer),

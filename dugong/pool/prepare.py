@@ -19,7 +19,6 @@ from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Upload
-from dugong.pool.dialer import needs_tls
 from dugong.pool.progress import Progress
 from dugong.pool.request import (
     PLAIN_OPTIONS,
@@ -210,7 +209,7 @@ class Preparer:
 
     def _new_host(self, origin: Origin) -> Host:
         proxy = None if self._proxy_for is None else self._proxy_for(origin)
-        if needs_tls(origin, proxy):
+        if self._dialer.needs_context(origin, proxy):
             self._dialer.need_context()
         prefix, fields = absolute_form(origin.netloc, proxy if origin.scheme == "http" else None)
         # A header that is meant for a proxy may be given with a request that does not go there.

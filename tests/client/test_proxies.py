@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -375,6 +376,45 @@ def test_a_redirect_from_behind_a_proxy_does_not_take_its_fields_along() -> None
                 assert client.get("http://origin.test/").text == "/page"
     (request,) = elsewhere.requests
     assert not {"proxy-authorization", "x-tenant"} & set(request.headers)
+
+
+@pytest.mark.parametrize("way", ["cert", "proxy_ssl_context", "both", "ssl_context"])
+def test_a_certificate_for_servers_is_not_shown_to_a_proxy(
+    way: str, authority: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(asking)
+    authority.configure_trust(asking)
+    asking.verify_mode = ssl.CERT_OPTIONAL
+    issued = authority.issue_cert("client@example.test")
+    cert, ca = str(tmp_path / "cert.pem"), str(tmp_path / "ca.pem")
+    issued.private_key_and_cert_chain_pem.write_to_path(cert)
+    authority.cert_pem.write_to_path(ca)
+    with_cert = ssl.create_default_context(cafile=ca)
+    issued.configure_cert(with_cert)
+    options: dict[str, Any] = {
+        "cert": {"verify": ca, "cert": cert},
+        "proxy_ssl_context": {"ssl_context": with_cert, "proxy_ssl_context": client_context},
+        "both": {"verify": ca, "cert": cert, "proxy_ssl_context": with_cert},
+        "ssl_context": {"ssl_context": with_cert},
+    }[way]
+    shown: dict[str, bool] = {}
+
+    def serve_and_note(peer: Peer) -> None:
+        shown["server"] = bool(peer.sock.getpeercert())  # type: ignore[attr-defined]  # it is an SSLSocket
+        serve(peer)
+
+    def pass_on(peer: Peer) -> None:
+        shown["proxy"] = bool(peer.sock.getpeercert())  # type: ignore[attr-defined]  # it is an SSLSocket
+        HttpProxy(server.address)(peer)
+
+    with (
+        ScriptedServer(serve_and_note, context=asking) as server,
+        ScriptedServer(pass_on, context=asking) as proxy,
+        Client(proxy=f"https://localhost:{proxy.port}", **options) as client,
+    ):
+        assert client.get("https://localhost/page").text == "/page"
+    assert shown == {"proxy": way in ("both", "ssl_context"), "server": True}
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5h"])

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
+from typing import Any
 
 import pytest
 import trustme
@@ -374,6 +375,51 @@ def test_the_causes_of_an_error_have_an_end(
     assert len(causes) > 1
 
 
+# --- the certificate of the client ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tunnel", [True, False])
+def test_a_context_for_the_proxy_shows_it_no_certificate_that_is_for_the_server(
+    tunnel: bool, authority: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(asking)
+    authority.configure_trust(asking)
+    asking.verify_mode = ssl.CERT_OPTIONAL
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    authority.issue_cert("client@example.test").configure_cert(ours)
+    shown: list[tuple[str, bool]] = []
+
+    def serve(peer: Peer) -> None:
+        shown.append(("server", bool(peer.sock.getpeercert())))  # type: ignore[attr-defined]  # it is an SSLSocket
+        peer.request()
+        peer.respond()
+
+    def pass_on(peer: Peer) -> None:
+        shown.append(("proxy", bool(peer.sock.getpeercert())))  # type: ignore[attr-defined]  # it is an SSLSocket
+        HttpProxy(server.address)(peer)
+
+    with (
+        ScriptedServer(*[serve] * tunnel, context=asking) as server,
+        ScriptedServer(pass_on, context=asking) as proxy,
+        HTTPConnection(
+            "localhost",
+            ssl_context=ours if tunnel else None,
+            proxy=url_of(proxy),
+            proxy_ssl_context=client_context,
+        ) as conn,
+    ):
+        request(conn)
+    assert shown == [("proxy", False), ("server", True)][: 1 + tunnel]
+
+
+def test_a_context_for_the_proxy_must_be_one() -> None:
+    context: Any = "ca.pem"
+    with pytest.raises(TypeError, match="proxy_ssl_context must be"):
+        HTTPConnection("localhost", proxy_ssl_context=context)
+
+
 # --- TLS with the proxy alone ---------------------------------------------------------------------
 
 
@@ -419,6 +465,7 @@ def test_a_proxy_that_wants_a_certificate_is_said_to_be_the_proxy(
             request(conn)
         conn.disconnect()
     assert caught.value.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert "proxy_ssl_context=" in str(caught.value)
 
 
 # --- the handshakes -------------------------------------------------------------------------------

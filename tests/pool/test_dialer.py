@@ -39,7 +39,7 @@ from dugong.pool import dialer as dialer_module
 from dugong.pool.dialer import Dialer
 from dugong.pool.request import Origin
 from tests.support.names import FakeNames, no_descriptors, refusing, unresponsive
-from tests.support.proxies import UnixServer
+from tests.support.proxies import HttpProxy, UnixServer
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
 
 SHORT = 0.05  # seconds, where running into the limit is what is tested
@@ -329,6 +329,23 @@ def test_a_context_that_was_given_is_the_one_that_is_used(client_context: ssl.SS
     dialer.need_context()
     with ScriptedServer(lambda peer: None) as server, pytest.raises(DugongError):
         eval_coroutine(dialer(Origin("https", *server.address)), 10)
+
+
+def test_a_context_for_proxies_is_enough_for_http(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[ssl.SSLContext] = []
+    monkeypatch.setattr(tls, "default_context", lambda: made.append(client_context))
+    with (
+        ScriptedServer(HttpProxy(("127.0.0.1", 1)), context=server_context) as proxy,
+        ConnectionPool(
+            proxy=f"https://localhost:{proxy.port}", proxy_ssl_context=client_context
+        ) as pool,
+    ):
+        assert pool.get("http://origin.test/").text == "http://origin.test/"
+    assert made == []
 
 
 # --- a TLS session is resumed ---------------------------------------------------------------------

@@ -291,6 +291,7 @@ def test_credentials_for_a_proxy_go_to_no_server(
         ({"local_address": "localhost"}, ValueError),
         ({"resolver": 5}, TypeError),
         ({"allow_address": 5}, TypeError),
+        ({"proxy_ssl_context": "ca.pem"}, TypeError),
     ],
 )
 def test_a_way_that_makes_no_sense_is_refused(
