@@ -155,7 +155,8 @@ class Client:
                     raise TypeError("verify and cert are for a client without an ssl_context")
                 pool_options["ssl_context"] = context_of(verify, cert)
             if isinstance(proxy, Mapping):
-                proxy = ProxyMap(proxy)
+                chooser = ProxyMap(proxy)
+                proxy = chooser if any(each is not None for each in proxy.values()) else None
             elif proxy is None and trust_env and pool_options.get("unix_socket") is None:
                 proxy = environment_proxies()
             if cert is not None and proxy is not None:

@@ -49,7 +49,7 @@ class ProxyMap:
         """Return the proxy that leads to *origin*; None if there is none."""
         if self._no_proxy is not None and self._no_proxy(origin):
             return None
-        scheme, host, _ = origin
+        scheme, host = origin.scheme, origin.host.removesuffix(".")
         for key in ((scheme, host), (scheme, None), ("all", host), ("all", None)):
             if key in self._proxies:
                 return self._proxies[key]
@@ -71,7 +71,7 @@ def _checked_key(key: object) -> tuple[str, str | None]:
     origin = parse_origin(f"http://{host}")
     if origin.port != 80 or host.endswith(":80"):
         raise ValueError("the keys of proxy must have no port: a proxy is for all ports of a host")
-    return scheme, origin.host
+    return scheme, origin.host.removesuffix(".")
 
 
 class NoProxy:

@@ -27,6 +27,7 @@ from dugong.errors import (
     DNSUnavailable,
     HostnameNotResolvable,
     InvalidResponse,
+    ProxyError,
     UnsupportedResponse,
     is_out_of_descriptors,
     printable,
@@ -136,6 +137,9 @@ def _co_pass(
         return transport
     except (ConnectionClosed, InvalidResponse, UnsupportedResponse) as exc:
         exc.msg = f"{peer}: {exc.msg}"
+        raise
+    except ProxyError as exc:
+        exc.msg = exc.msg.replace("the proxy", peer, 1)
         raise
 
 

@@ -176,9 +176,12 @@ def _local(given: Any) -> Address:
         raise ValueError(f"the port of local_address must be below 65536, not {port}")
     if not isinstance(host, str):
         raise TypeError(f"local_address must be an address or (address, port), not of {host!r}")
-    if not is_numeric(host):
-        raise ValueError(f"local_address must be an IP address of this host, not {host!r}")
-    return numeric_address(host, port)
+    try:
+        if is_numeric(host):
+            return numeric_address(host, port)
+    except OSError:
+        pass  # the zone of an IPv6 address is none of this host
+    raise ValueError(f"local_address must be an IP address of this host, not {host!r}")
 
 
 def _pair(given: Any) -> tuple[Any, Any]:

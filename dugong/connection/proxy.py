@@ -91,6 +91,8 @@ class Proxy:
         if self.speaks_http:
             from base64 import b64encode
 
+            if b":" in user:  # the proxy would take what follows for the password (RFC 7617 §2)
+                raise ValueError("the user name for an http or https proxy must have no colon")
             self.authorization = "Basic " + b64encode(user + b":" + password).decode("ascii")
         else:
             self._take_credentials(user, password)

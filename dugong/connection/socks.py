@@ -62,6 +62,8 @@ def _co_socks4(transport: Transport, host: str, port: bytes, proxy: Proxy) -> Co
     address, name = b"\0\0\0\1", b""  # "see the name" (SOCKS4a)
     if is_numeric(host):
         address = socket.inet_pton(socket.AF_INET, host)
+        if address[:3] == b"\0\0\0" and address[3]:  # which would stand for a name
+            raise OSError(errno.EADDRNOTAVAIL, f"SOCKS4 does not reach {host}")
     else:
         name = host.encode("ascii") + b"\0"
     user = proxy.username or b""

@@ -155,6 +155,18 @@ def test_the_environment_is_asked_only_if_it_is_trusted_and_nothing_is_given(
         assert client.get(here.url("/page")).text == "/page"
 
 
+@pytest.mark.parametrize("proxy", [{}, {"all": None}])
+def test_a_mapping_without_a_proxy_is_no_proxy_for_a_unix_socket(
+    proxy: dict[str, None], tmp_path: Path
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.respond(peer.request().headers["host"].encode())
+
+    path = tmp_path / "socket"
+    with UnixServer(path, script), Client(unix_socket=path, proxy=proxy) as client:
+        assert client.get("http://origin.test/").text == "origin.test"
+
+
 def test_a_unix_socket_is_not_behind_a_proxy_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -301,6 +313,14 @@ def test_no_text_of_no_proxy_is_an_error(text: str, origin: Origin) -> None:
     assert NoProxy(text)(origin) in (True, False)
 
 
+@pytest.mark.parametrize("key", ["all://origin.test", "all://origin.test."])
+@pytest.mark.parametrize("host", ["origin.test", "origin.test."])
+def test_a_dot_at_the_end_of_a_name_makes_it_no_other_host(key: str, host: str) -> None:
+    proxies = ProxyMap({"all": ("proxy.test", 3128), key: None})
+    assert proxies(Origin("http", host, 80)) is None
+    assert proxies(Origin("http", f"other.{host}", 80)) is not None
+
+
 # --- all together ---------------------------------------------------------------------------------
 
 
@@ -432,7 +452,9 @@ def test_no_failure_of_a_proxy_tells_its_password(
         proxy = f"{scheme}://user:secret@{server.host}:{server.port}"
         with (
             Client(proxy=proxy, ssl_context=client_context) as client,
-            pytest.raises(ProxyError, match="the proxy refused the tunnel") as caught,
+            pytest.raises(
+                ProxyError, match=f"the proxy {server.host}:{server.port} refused the tunnel"
+            ) as caught,
         ):
             client.get("https://origin.test/")
     error: BaseException | None = caught.value

@@ -60,6 +60,8 @@ def received(transport: Transport) -> str:
         ({"local_address": "localhost"}, ValueError),
         ({"local_address": ""}, ValueError),
         ({"local_address": "127.1"}, ValueError),
+        ({"local_address": "fe80::1%nope"}, ValueError),
+        ({"local_address": ("::1%lo", 80)}, ValueError),
         ({"local_address": ("127.0.0.1", -1)}, ValueError),
         ({"local_address": ("127.0.0.1", 65536)}, ValueError),
         ({"local_address": ("127.0.0.1", "80")}, TypeError),

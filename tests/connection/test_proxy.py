@@ -153,15 +153,22 @@ def test_a_proxy_is_given_the_absolute_form(
         assert (response.method, response.path) == (method, path)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_user_name_that_would_be_read_as_another_is_refused(scheme: str) -> None:
+    with pytest.raises(ValueError, match="must have no colon") as caught:
+        Proxy(f"{scheme}://us%3Aer:secret@proxy.test")
+    assert "secret" not in str(caught.value)
+
+
 def test_each_request_to_a_proxy_carries_the_credentials() -> None:
     def script(peer: Peer) -> None:
         for _ in range(2):
             encoded = peer.request().headers["proxy-authorization"].removeprefix("Basic ")
-            assert b64decode(encoded) == b"us:er:p@ss"
+            assert b64decode(encoded) == b"us@er:p:ss"
             peer.respond()
 
     with ScriptedServer(script) as server:
-        proxy = f"http://us%3Aer:p%40ss@{server.host}:{server.port}"
+        proxy = f"http://us%40er:p%3Ass@{server.host}:{server.port}"
         with HTTPConnection("origin.test", proxy=proxy) as conn:
             conn.send_request("GET", "/")
             conn.read_response()
@@ -269,6 +276,8 @@ def test_a_refused_tunnel_says_why(status: str) -> None:
         with pytest.raises(ProxyError) as caught:
             conn.send_request("GET", "/")
         assert f"{caught.value.status} {caught.value.reason}" == status
+        said = f"the proxy {server.host}:{server.port} refused the tunnel: {status}"
+        assert str(caught.value) == said.rstrip()
         assert not conn.response_pending()
 
 

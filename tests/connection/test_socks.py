@@ -131,6 +131,13 @@ def test_socks4_reaches_no_ipv6_address() -> None:
         ask("socks4://proxy.test", host="::1")
 
 
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+@pytest.mark.parametrize("host", ["0.0.0.1", "0.0.0.255"])
+def test_socks4_reaches_no_address_that_stands_for_a_name(scheme: str, host: str) -> None:
+    with pytest.raises(OSError, match=f"SOCKS4 does not reach {host}"):
+        ask(f"{scheme}://proxy.test", host=host)
+
+
 def test_a_name_that_is_too_long_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(ValueError, match="too long"):
         ask("socks5h://proxy.test", host="a" * 256)

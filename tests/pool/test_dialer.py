@@ -291,6 +291,19 @@ def test_a_dot_at_the_end_is_for_the_dns_and_host_but_not_for_tls(
     assert ("localhost." in names.asked) is not tunnel
 
 
+def test_a_dot_at_the_end_of_the_name_of_a_proxy_is_not_for_tls(
+    names: FakeNames, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    script = HttpProxy(("127.0.0.1", 1))
+    with ScriptedServer(script, context=server_context) as proxy:
+        names("localhost.", proxy.address)
+        with ConnectionPool(
+            ssl_context=client_context, proxy=f"https://localhost.:{proxy.port}"
+        ) as pool:
+            assert pool.get("http://origin.test/").text == "http://origin.test/"
+    assert "localhost." in names.asked
+
+
 # --- time -----------------------------------------------------------------------------------------
 
 
