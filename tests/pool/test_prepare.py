@@ -209,8 +209,9 @@ def test_fields_for_the_proxy_go_to_the_proxy_and_not_to_the_server_behind_it(
         {"method": "PUT", "body": b"small"},
         {"method": "PUT", "body": b"large" * 20_000},
         {"method": "PUT", "body": b"asked", "expect100": True},
+        {"method": "PUT", "body": [b"in ", b"chunks"], "trailers": {"X-Sum": "7"}},
     ],
-    ids=["plain", "headers", "fresh", "small", "large", "expect100"],
+    ids=["plain", "headers", "fresh", "small", "large", "expect100", "trailers"],
 )
 def test_a_host_that_is_forgotten_before_a_request_is_queued_takes_its_credentials_along(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -236,7 +237,9 @@ def test_a_host_that_is_forgotten_before_a_request_is_queued_takes_its_credentia
     assert got.target == "/page"
     assert "proxy-authorization" not in got.headers
     assert got.headers.get("x-a") == ("b" if "headers" in given else None)
-    assert response.body == given.get("body", b"/page")
+    assert got.headers.get("trailer") == ("X-Sum" if "trailers" in given else None)
+    body = given.get("body", b"/page")
+    assert response.body == (b"".join(body) if isinstance(body, list) else body)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "direct"])
