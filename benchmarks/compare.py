@@ -216,6 +216,14 @@ WORKS = [
         fewer={"urllib3": 1024},
     ),
     Work(
+        "requests",
+        "requests: 1 KiB GETs, 16 threads",
+        2000,
+        11,
+        [Line(RATE, "requests", 1.0, 2.0), Line(CPU, "requests", 1.0)],
+        ours="requests, dugong",
+    ),
+    Work(
         "far",
         "pool: 1 KiB GETs, 40 ms away",
         12000,
@@ -353,6 +361,8 @@ _PROGRAMS = {
     "aiohttp": ("aiohttp", ""),
     "niquests": ("niquests", ""),
     "pyreqwest": ("pyreqwest", ""),
+    "requests": ("requests", ""),
+    "requests, dugong": ("requests", "-dugong"),
 }
 
 

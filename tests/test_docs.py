@@ -56,6 +56,7 @@ PAGES = (
     "docs/asyncio.rst",
     "docs/testing.rst",
     "docs/adapters-fsspec.rst",
+    "docs/adapters-requests.rst",
     *COMPARISONS,
     *TUTORIALS,
 )

@@ -146,16 +146,16 @@ def check(status: int, size: int, expected: int = SMALL_SIZE) -> None:
         raise AssertionError(f"expected 200 with {expected} bytes, got {status} with {size}")
 
 
-def in_threads(get: Callable[[str], object], urls: list[str]) -> None:
-    """Call *get* for each of the *urls* in eight threads."""
+def in_threads(get: Callable[[str], object], urls: list[str], count: int = 8) -> None:
+    """Call *get* for each of the *urls* in *count* threads."""
     waiting = iter(urls)
 
     def work() -> None:
         for url in waiting:
             get(url)
 
-    with ThreadPoolExecutor(8) as executor:
-        for future in [executor.submit(work) for _ in range(8)]:
+    with ThreadPoolExecutor(count) as executor:
+        for future in [executor.submit(work) for _ in range(count)]:
             future.result()
 
 

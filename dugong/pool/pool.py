@@ -265,8 +265,11 @@ class ConnectionPool:
         job = self._preparer.prepare(made, self)
         return scheduler.protect(self._make, scheduler.abandon, job)
 
-    def _make(self, job: Job) -> Response:
-        """Make the request of *job*, which nothing else knows of; return its response."""
+    def _make(self, job: Job, connect_timeout: float | None = None) -> Response:
+        """Make the request of *job*, which nothing else knows of; return its response.
+
+        It may wait for a connection for *connect_timeout* seconds (None: without a limit).
+        """
         scheduler = self._scheduler
         connection = None
         if (
@@ -279,6 +282,8 @@ class ConnectionPool:
         if connection is None:
             future = job.future
             scheduler.submit(job)
+            if connect_timeout is not None:
+                scheduler.await_connection(job, connect_timeout)
             return future.result()
         response = caller_runs.perform(scheduler.traffic, connection, job)
         return job.future.result() if response is None else response
@@ -326,7 +331,15 @@ class ConnectionPool:
         )
         return self._submit(self._preparer.prepare(made, self), block)
 
-    # The layer above the pool uses these, too: with jobs that have a flow.
+    # The layers above the pool use these, too: with jobs that have a flow, or with a limit of their
+    # own for the connection.
+
+    def _request(self, request: Request, connect_timeout: float | None) -> Response:
+        scheduler = self._scheduler
+        scheduler.check_may_wait()
+        job = self._preparer.prepare(request, self)
+        make = partial(self._make, connect_timeout=connect_timeout)
+        return scheduler.protect(make, scheduler.abandon, job)
 
     def _prepare(self, request: Request) -> Job:
         return self._preparer.prepare(request, self)

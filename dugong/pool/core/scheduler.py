@@ -348,6 +348,25 @@ class Scheduler:
         self._core.emit_of("gave up", job, "", error.msg, error)
         self._take_out_locked(job, error)
 
+    def await_connection(self, job: Job, seconds: float) -> None:
+        """Wait until *job*, which was submitted, is on a connection or done, or for *seconds*.
+
+        After those, it ends with `ConnectionTimedOut` if nothing of it was ever on a connection.
+        """
+        try:
+            job.future.exception(seconds)
+            return
+        except TimeoutError:
+            pass
+        with self._core.transaction():
+            if job.place in (Place.QUEUED, Place.RESERVED) and not job.attempts:
+                host = job.host
+                message = f"no connection to {host.name} within {seconds} s"
+                message = f"{message}; {describe_holders(host, monotonic())}"
+                error = _timed_out(message, Delivery.UNSENT, job.request)
+                self._core.emit_of("gave up", job, "", error.msg, error)
+                self._take_out_locked(job, error)
+
     @locked
     def _holders_locked(self, host: Host) -> str:
         # Many deadlines may pass at once, and the text is the same for all of them.

@@ -228,7 +228,10 @@ def _receive_body(
         rate = traffic.begin_body(connection, is_long)
     received = 0
     if length is not None:
-        whole = bytearray(length)
+        try:
+            whole = bytearray(length)
+        except MemoryError:
+            raise _too_large(length, limit) from None
         view = memoryview(whole)
         while received < length:
             # A stale value costs one more step.
@@ -256,7 +259,9 @@ def _receive_body(
 
 
 def _too_large(size: int, limit: int) -> ResponseTooLarge:
-    return ResponseTooLarge(f"a body of {size} bytes is more than max_body_size ({limit})")
+    if size > limit:
+        return ResponseTooLarge(f"a body of {size} bytes is more than max_body_size ({limit})")
+    return ResponseTooLarge(f"a body of {size} bytes does not fit into memory")
 
 
 class ConnectionBody:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import ssl
+import sys
 import threading
 import time
 import weakref
@@ -422,3 +423,12 @@ def test_a_response_is_not_kept_by_the_connection_that_brought_it() -> None:
         wait_until_parked(here.pool)
         del future
         assert kept() is None
+
+
+def test_a_body_that_does_not_fit_into_memory_is_too_large() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000000\r\n\r\n"
+    with (
+        open_site(says(head), max_body_size=sys.maxsize) as site,
+        pytest.raises(ResponseTooLarge, match="does not fit into memory"),
+    ):
+        site.pool.get(site.url("/"))

@@ -1,0 +1,41 @@
+"""requests: one session for sixteen threads, with its own adapter or with that of dugong."""
+
+from __future__ import annotations
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from clients.worker import SMALL_SIZE, Round, Server, check, in_threads, main, small_urls
+from dugong.adapters.requests import mount
+
+THREADS = 16
+
+
+def threads(session: requests.Session, port: int) -> Round:
+    urls = small_urls(port)
+
+    def get(url: str) -> None:
+        response = session.get(url)
+        check(response.status_code, len(response.content), SMALL_SIZE)
+
+    return lambda count: in_threads(get, urls[:count], THREADS)
+
+
+def plain_session() -> requests.Session:
+    session = requests.Session()
+    # Or it would close most connections of the sixteen threads after each response.
+    session.mount("http://", HTTPAdapter(pool_maxsize=THREADS))
+    return session
+
+
+def plain(server: Server) -> Round:
+    return threads(plain_session(), server.port)
+
+
+def adapted(server: Server) -> Round:
+    session = requests.Session()
+    mount(session)
+    return threads(session, server.port)
+
+
+main({"requests": plain, "requests-dugong": adapted})
