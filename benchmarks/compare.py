@@ -198,6 +198,21 @@ WORKS = [
         [Line(RATE, "pool"), Line(RATE, "httpx"), Line(RATE, "urllib3")],
         ours="client",
     ),
+    Work(
+        "command",
+        "command: 5000 files of 1 KiB",
+        5000,
+        11,
+        [
+            Line(WALL, "curl --parallel", None, 1.2),
+            Line(WALL, "wget", 1.0),
+            Line(WALL, "aria2c", 1.0),
+            Line(CPU, "curl --parallel"),
+            Line(CPU, "wget"),
+            Line(CPU, "aria2c"),
+        ],
+        ours="dugong get",
+    ),
     *(
         Work(name, f"pool: {title}", count, 21, [Line(TIME, "pool, apart", 1.3, 1.1)], ours="pool")
         for name, title, count in [
@@ -363,6 +378,10 @@ _PROGRAMS = {
     "pyreqwest": ("pyreqwest", ""),
     "requests": ("requests", ""),
     "requests, dugong": ("requests", "-dugong"),
+    "dugong get": ("commands", "-dugong"),
+    "curl --parallel": ("commands", "-curl"),
+    "wget": ("commands", "-wget"),
+    "aria2c": ("commands", "-aria2c"),
 }
 
 

@@ -33,6 +33,7 @@ from clients.worker import (
     ORIGINS,
     PAGE,
     PAGE_TEXT,
+    ROUND_FILES,
     SMALL,
     SMALL_SIZE,
     Cost,
@@ -65,6 +66,7 @@ http {{
 {origins}
         location {large} {{ sendfile on; }}
         location {coded} {{ add_header Content-Encoding gzip; }}
+        location {round_files} {{ try_files {small} =404; }}
     }}
     server {{
         listen {host}:{h2_port} http2;
@@ -211,6 +213,8 @@ class Rig:
                 host=HOST,
                 large=LARGE,
                 coded=CODED,
+                round_files=ROUND_FILES,
+                small=SMALL,
                 port=self._port,
                 tls_port=self._tls_port,
                 h2_port=self._h2_port,

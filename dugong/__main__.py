@@ -1,7 +1,5 @@
 """`python -m dugong`; see `dugong.cli`."""
 
-import sys
+from dugong.cli import run
 
-from dugong.cli import main
-
-sys.exit(main())
+run()

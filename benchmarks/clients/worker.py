@@ -9,6 +9,7 @@ a first request) happens before the clocks are read, in rounds that `compare.run
 from __future__ import annotations
 
 import json
+import resource
 import ssl
 import sys
 import time
@@ -21,6 +22,8 @@ from typing import NamedTuple
 HOST = "127.0.0.1"
 SMALL = "/1k"
 SMALL_SIZE = 1024
+#: What begins with this is `SMALL`, too, under any name.
+ROUND_FILES = "/files/"
 MEDIUM = "/64k"
 MEDIUM_SIZE = 64 * 1024
 #: Bytes a second of the line at `Server.line_port`.
@@ -88,6 +91,8 @@ class Server(NamedTuple):
 class Cost(NamedTuple):
     """What a round took: seconds by the clock, and of CPU (user and system, all threads).
 
+    Processes that were started and have ended in the round are part of that.
+
     *memory* is by how much the process has grown since before its first round, in bytes; *peak* is
     by how much it had while the round went on.
     """
@@ -98,7 +103,8 @@ class Cost(NamedTuple):
     peak: int
 
 
-#: Performs a round of so many requests (or of so many bodies).
+#: Performs a round of so many requests (or of so many bodies). If it has a method *prepare*, that
+#: is called before, with the same.
 Round = Callable[[int], None]
 
 
@@ -116,12 +122,20 @@ def main(works: dict[str, Callable[[Server], Round]]) -> None:
 
 
 def _cost(perform: Round, count: int, before: int) -> Cost:
+    prepare = getattr(perform, "prepare", None)
+    if prepare is not None:
+        prepare(count)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak counts from now on
-    cpu, wall = time.process_time(), time.perf_counter()
+    cpu, wall = _cpu_time(), time.perf_counter()
     perform(count)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = time.perf_counter() - wall, _cpu_time() - cpu
     return Cost(wall, cpu, _resident() - before, _kibibytes("status", "VmHWM:") - before)
+
+
+def _cpu_time() -> float:
+    of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + of_children.ru_utime + of_children.ru_stime
 
 
 def _resident() -> int:

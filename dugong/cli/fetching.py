@@ -1,233 +1,195 @@
-"""Downloads over a pool, into files.
+"""Downloads over a client, into files.
 
 Guarantees: each download ends once, with a complete file or with an error, and leaves no partial
-file. The number of attempts is bounded. The pool retries requests; this module retries a streamed
-body that was cut short, which the pool cannot do. Memory does not depend on the size or the number
-of the bodies: what is under way is what `Supply` allows for `_MEMORY` bytes.
+file, unless it is told to. The number of attempts is bounded. Memory does not depend on the size or
+the number of the bodies: what is under way is what `Supply` allows for `MEMORY` bytes.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator
+from functools import partial
 from queue import SimpleQueue
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dugong import (
-    ConnectionPool,
-    ConnectionTimedOut,
-    DugongError,
-    Request,
-    Response,
-    ResponseFuture,
-    ResponseTooLarge,
-    RetryPolicy,
-    StreamedResponse,
-)
+from dugong.cli.download import Download, Fetching, check_status
+from dugong.cli.errors import Failed
+from dugong.cli.files import FileError, save
+from dugong.cli.settings import describe, make_client
+from dugong.cli.sources import Urls
+from dugong.cli.streaming import Receiver
+from dugong.cli.workers import Workers
+from dugong.errors import DugongError, ResponseTooLarge
+from dugong.pool.future import ResponseFuture
 from dugong.pool.many import Supply, sizes_of
 
 if TYPE_CHECKING:
-    import ssl
+    from concurrent.futures import Future
 
-    from dugong import Attempt
+    from dugong.client.client import Client
+    from dugong.pool.response import Response
 
-    _Ended = tuple["Download", Future[Response] | Future[None]]
+    # What ends: a future, a download that needs none, or None if URLs have come.
+    _Event = Future[Response] | Download | None
 
-__all__ = ["Download", "fetch"]
+__all__ = ["fetch"]
 
-_MEMORY = 64 * 1024 * 1024  # bytes of small bodies that are under way
-_STREAMS = 8  # threads, each of which receives one large body
+MEMORY = 64 * 1024 * 1024  # bytes of small bodies that are under way
 
-# Bytes. A body up to this size is received into memory, so that its request can be pipelined. If
-# the response head or the bytes received show that the body is larger, the request is made again
-# and the body streamed. That costs a new connection only: the pool does not pipeline requests
-# behind a body of this size.
-_SMALL = 256 * 1024
+#: Bytes. A body up to this size is received into memory, so that its request can be pipelined. If
+#: the response head or the bytes received show that the body is larger, the request is made again
+#: and the body streamed. That costs a new connection only: the pool does not pipeline requests
+#: behind a body of this size.
+SMALL = 256 * 1024
 
-
-def _should_retry(attempt: Attempt) -> bool:
-    # The user has said by --timeout how long to wait.
-    return not isinstance(attempt.exception, ConnectionTimedOut)
-
-
-_RETRY = RetryPolicy(attempts=3, should_retry=_should_retry)
-
-
-class Download:
-    """A *request*, the *path* of the file for its body, and its URL as the user wrote it, *text*.
-
-    When it has ended, either `error` says why there is no file, or `size` is that of the file in
-    bytes. `large` is set once the body is known to be larger than `_SMALL`.
-    """
-
-    __slots__ = ("error", "large", "path", "request", "size", "text")
-
-    def __init__(self, text: str, request: Request, path: str) -> None:
-        self.text = text
-        self.request = request
-        self.path = path
-        self.large = False
-        self.size = 0
-        self.error: str | None = None
-
-
-class _Failed(Exception):
-    """A download failed, and will not be retried."""
+_STREAMS = 8  # threads, each of which receives one large body; more if there are more connections
+_BATCH = 64  # downloads that are yielded at once
 
 
 def fetch(
-    downloads: Iterable[Download], timeout: float, ssl_context: ssl.SSLContext | None = None
-) -> Generator[Download, None, None]:
-    """Fetch *downloads*, and yield each when it has ended.
+    urls: Urls, plan: Callable[[str], Download], fetching: Fetching
+) -> Generator[list[Download], None, None]:
+    """Fetch what *plan* makes of each of *urls*, and yield some when they have ended.
 
-    *timeout* (in seconds) and *ssl_context* are those of `ConnectionPool`. Closing the generator
-    cancels the downloads that have not ended; they get neither a file nor an error.
+    Closing the generator cancels the downloads that have not ended; they get neither a file nor an
+    error. Raises what *urls* raise, once all that came before has ended, and what `make_client`
+    raises.
     """
-    ended: SimpleQueue[_Ended] = SimpleQueue()
-    ready: deque[_Ended] = deque()  # taken from `ended`
-    under_way = 0
-    pool = ConnectionPool(
-        timeout=timeout, ssl_context=ssl_context, max_body_size=_SMALL, retry=_RETRY
-    )
-
-    def came() -> list[int]:
-        while not ended.empty():
-            ready.append(ended.get())
-        return sizes_of(future for _, future in ready if isinstance(future, ResponseFuture))
-
-    def is_ready() -> bool:
-        return bool(ready) or not ended.empty()
-
-    # `with` closes the pool first, which ends the streams; then the executor can wait for them.
-    with ThreadPoolExecutor(_STREAMS, "dugong-get") as streams, pool:
-        supply = Supply(iter(downloads), _MEMORY, _SMALL)
-        while True:
-            if under_way <= supply.low:
-                for batch in supply.more(under_way, came, is_ready):
-                    _start(batch.pop(), pool, streams, ended)
-                    under_way += 1
-            if not under_way:
-                return
-            if not ready:
-                ready.append(ended.get())  # waits until a download under way ends
-            download, future = ready.popleft()
-            if _is_to_be_streamed(download, future):
-                _start(download, pool, streams, ended)
-            else:
-                under_way -= 1
-                if download.error is None:
-                    supply.taken(min(download.size, _SMALL))
-                yield download
-
-
-def _start(
-    download: Download,
-    pool: ConnectionPool,
-    streams: ThreadPoolExecutor,
-    ended: SimpleQueue[_Ended],
-) -> None:
-    if download.large:
-        stream = streams.submit(_RETRY.call, _stream, pool, download)
-        stream.add_done_callback(lambda future: ended.put((download, future)))
-    else:
-        pool.submit(download.request).add_done_callback(
-            lambda future: ended.put((download, future))
-        )
-
-
-def _is_to_be_streamed(download: Download, future: Future[Response] | Future[None]) -> bool:
-    """Finish *download*, unless *future* shows that its body is large."""
-    try:
-        response = future.result()
-        if response is not None:
-            _save(download, response, [response.body])
-    except ResponseTooLarge:
-        download.large = True
-        return True
-    except (DugongError, OSError, _Failed) as exc:
-        download.error = describe(exc)
-    return False
-
-
-def _stream(pool: ConnectionPool, download: Download) -> None:
-    """Receive a large body. If it is cut short, raise what says so: the caller retries."""
-    with ExitStack() as stack:
+    settings = fetching.settings
+    client = make_client(settings, SMALL)
+    events: SimpleQueue[_Event] = SimpleQueue()
+    receiver = Receiver(client, fetching)
+    streams = max(settings.connections, _STREAMS)
+    # `with` closes the client first, which ends the streams; then their threads can be waited for.
+    with (
+        Workers(streams, "dugong-get", partial(_receive, receiver, events.put)) as workers,
+        client,
+    ):
+        run = _Run(client, fetching, workers, events)
+        urls.notify(partial(events.put, None))
         try:
-            response = stack.enter_context(pool.stream(download.request))
-        except (DugongError, OSError) as exc:
-            raise _Failed(describe(exc)) from None  # the pool has retried it already
-        _save(download, response, response)
+            yield from run.batches(urls, plan)
+        finally:
+            fetching.throttle.end()
 
 
-def _save(download: Download, response: Response | StreamedResponse, body: Iterable[bytes]) -> None:
-    if response.status >= 300:
-        error = f"{response.status} {response.reason}".rstrip()
-        if response.status < 400 and (location := response.headers["Location"]):
-            error += f", see {location} (redirects are not followed)"
-        raise _Failed(error)
-    with _PartialFile(download.path) as file:
-        for piece in body:
-            file.write(piece)
-        download.size = file.complete()
-
-
-class _PartialFile:
-    """A file that gets the name *path* once it is complete, and is removed otherwise."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._temporary = os.path.join(
-            os.path.dirname(path), f".dugong-{secrets.token_hex(8)}.part"
-        )
-
-    def __enter__(self) -> _PartialFile:
-        with _file_errors():
-            self._file = open(self._temporary, "xb")
-        return self
-
-    def write(self, data: bytes) -> None:
-        with _file_errors():
-            self._file.write(data)
-
-    def complete(self) -> int:
-        """Give the file its name; return its size."""
-        with _file_errors():
-            size = self._file.tell()
-            self._file.close()
-            os.replace(self._temporary, self._path)
-        return size
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is not None:
-            for clean_up in (self._file.close, lambda: os.unlink(self._temporary)):
-                try:
-                    clean_up()
-                except OSError:
-                    pass  # the first error is the one to report
-
-
-@contextmanager
-def _file_errors() -> Iterator[None]:
+def _receive(receiver: Receiver, tell: Callable[[Download], None], download: Download) -> None:
     try:
-        yield
-    except OSError as exc:
-        raise _Failed(f"cannot write the file: {exc.strerror or exc}") from exc
+        receiver.receive(download)
+    except (DugongError, OSError, FileError, Failed) as exc:
+        download.error = describe(exc)
+    tell(download)
 
 
-def describe(exc: Exception) -> str:
-    """Return what *exc* means in one line."""
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    if isinstance(exc, DugongError):
-        return exc.msg  # without the URL, which is named already
-    return str(exc) or type(exc).__name__
+class _Run:
+    """The downloads of one run. For one thread."""
+
+    def __init__(
+        self,
+        client: Client,
+        fetching: Fetching,
+        workers: Workers[Download],
+        events: SimpleQueue[_Event],
+    ) -> None:
+        self._submit = client.submit
+        self._fetching = fetching
+        self._workers = workers
+        self._events = events
+        self._ready: deque[_Event] = deque()  # taken from `_events`
+        self._pending: dict[Future[Response], Download] = {}
+        self._under_way = 0
+
+    def batches(
+        self, urls: Urls, plan: Callable[[str], Download]
+    ) -> Generator[list[Download], None, None]:
+        ready = self._ready
+        supply = Supply(map(plan, urls), MEMORY, SMALL, batch=_BATCH)
+        failure: Exception | None = None
+        have_come = True
+        while True:
+            if failure is None and (have_come or self._under_way <= supply.low):
+                have_come = False
+                try:
+                    for batch in supply.more(self._under_way, self._came, self._is_ready):
+                        self._under_way += len(batch)
+                        for download in batch:
+                            self._start(download)
+                        batch.clear()
+                except Exception as exc:
+                    failure = exc
+            if not self._under_way and (failure is not None or urls.exhausted):
+                break
+            if not ready:
+                ready.append(self._events.get())  # a download under way ends, or URLs come
+            ended: list[Download] = []
+            while ready and len(ended) < _BATCH:
+                event = ready.popleft()
+                if event is None:
+                    have_come = True
+                else:
+                    self._end(event, supply, ended)
+                if not ready:
+                    self._came()
+            if ended:
+                yield ended
+        if failure is not None:
+            raise failure
+
+    def _came(self) -> list[int]:
+        while not self._events.empty():
+            self._ready.append(self._events.get())
+        return sizes_of(event for event in self._ready if isinstance(event, ResponseFuture))
+
+    def _is_ready(self) -> bool:
+        return bool(self._ready) or not self._events.empty()
+
+    def _start(self, download: Download) -> None:
+        fetching = self._fetching
+        if download.error is not None or download.was_there:
+            self._events.put(download)
+            return
+        if download.large:
+            self._workers.put(download)
+            return
+        try:
+            options = {} if fetching.is_plain else fetching.options()
+            future = self._submit(fetching.method, download.url, **options)
+        except (DugongError, ValueError) as exc:
+            download.error = describe(exc)
+            self._events.put(download)
+            return
+        self._pending[future] = download
+        future.add_done_callback(self._events.put)
+
+    def _end(
+        self, event: Future[Response] | Download, supply: Supply[Download], ended: list[Download]
+    ) -> None:
+        """Finish a download, unless its body is to be streamed; append it to *ended*."""
+        if isinstance(event, Download):
+            download = event
+        else:
+            download = self._pending.pop(event)
+            if self._is_to_be_streamed(download, event):
+                self._workers.put(download)
+                return
+        self._under_way -= 1
+        if download.error is None and not download.was_there:
+            supply.taken(min(download.size, SMALL))
+        ended.append(download)
+
+    def _is_to_be_streamed(self, download: Download, future: Future[Response]) -> bool:
+        """Write the file of *download*, unless *future* shows that its body is large."""
+        try:
+            response = future.result()
+            if response.status >= 300:
+                check_status(response)
+            body = response.body
+            download.path = save(body, download.path, self._fetching.names_for(response))
+            download.size = len(body)
+        except ResponseTooLarge:
+            download.large = True
+            return True
+        except (DugongError, OSError, FileError, Failed) as exc:
+            download.error = describe(exc)
+        return False

@@ -1,111 +1,153 @@
-"""`python -m dugong get`: fetches URLs to files, or to standard output in their order.
+"""`dugong get`: fetches URLs to files, or to standard output in their order.
 
 Guarantees: those of the command's --help; each URL that was not fetched has a line on standard
 error. The threads are those of `dugong.cli.fetching`; only the calling thread writes to standard
-output and standard error.
+output.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dugong.cli import streams
-from dugong.cli.fetching import Download, fetch
-from dugong.cli.url import file_name, get_request
+from dugong.cli.download import Download, Fetching
+from dugong.cli.fetching import fetch
+from dugong.cli.names import Names
+from dugong.cli.progress import Display, can_display
+from dugong.cli.url import checked_url, file_name, without_password
 
 if TYPE_CHECKING:
-    import ssl
+    from dugong.cli.sources import Urls
 
 __all__ = ["get"]
 
 
-def get(
-    urls: Iterable[str],
-    directory: str | None,
-    timeout: float,
-    ssl_context: ssl.SSLContext | None = None,
-) -> int:
-    """Fetch *urls* into *directory*, or to standard output; return the exit status.
+def get(urls: Urls, fetching: Fetching, directory: str | None, file: str | None = None) -> int:
+    """Fetch *urls* into *directory* or the *file*, or to standard output; return the exit status.
 
-    *timeout* is that of the pool, in seconds; *ssl_context* replaces the default one, which
-    verifies. Raises OSError if *directory* cannot be made, and `streams.StreamError` if standard
-    output cannot be written.
+    Closes *urls*. Raises OSError if *directory* cannot be made, `streams.StreamError` if a standard
+    stream or a file of URLs cannot be used, and what `make_client` raises.
     """
-    if directory is not None:
-        os.makedirs(directory, exist_ok=True)
-        return _get(urls, directory, timeout, ssl_context, _announce)
-    with TemporaryDirectory(prefix="dugong-") as spool:
-        return _get(urls, spool, timeout, ssl_context, _copy_to_stdout)
+    with closing(urls):
+        if file is not None or directory is not None:
+            if directory:
+                os.makedirs(directory, exist_ok=True)
+            return _to_files(urls, fetching, _Plan(fetching, directory or "", file))
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(prefix="dugong-") as spool:
+            in_order = _InOrder(_Plan(fetching, spool))
+            return _run(urls, fetching, in_order.plan, in_order.deliver)
 
 
-def _get(
-    urls: Iterable[str],
-    directory: str,
-    timeout: float,
-    ssl_context: ssl.SSLContext | None,
-    deliver: Callable[[Download], None],
-) -> int:
-    downloads, failed = _plan(urls, directory)
-    undelivered = deque(downloads)
-    ended: set[Download] = set()
-    with closing(fetch(downloads, timeout, ssl_context)) as fetched:
-        for download in fetched:
-            if download.error is not None:
-                _report(download.text, download.error)
-                failed = True
-            ended.add(download)
-            while undelivered and undelivered[0] in ended:
-                oldest = undelivered.popleft()
-                if oldest.error is None:
-                    deliver(oldest)
-    return 1 if failed else 0
+def _to_files(urls: Urls, fetching: Fetching, plan: _Plan) -> int:
+    if not can_display(fetching.settings):
+        deliver = _say_nothing if fetching.settings.quiet else _announce
+        return _run(urls, fetching, plan, deliver)
+    # A line for each file would be in the way on a terminal, which has a display.
+    deliver = _say_nothing if sys.stdout.isatty() else _announce
+    display = Display(fetching.tally)
+    with display:
+        status = _run(urls, fetching, plan, deliver)
+    streams.report(display.summary())
+    return status
 
 
-def _announce(download: Download) -> None:
-    streams.write_output(_printable(f"{download.text} -> {download.path} ({download.size} bytes)"))
+class _Plan:
+    """Makes downloads of URLs: into *directory*, each with a name of its own, or into *file*."""
 
+    def __init__(self, fetching: Fetching, directory: str, file: str | None = None) -> None:
+        # None of these changes.
+        self._keeps_parts = fetching.keeps_parts
+        self._directory = directory and os.path.join(directory, "")
+        self._file = file
+        self._names = fetching.names or Names()
+        self._streams_all = fetching.streams_all
 
-def _copy_to_stdout(download: Download) -> None:
-    streams.copy_to_output(download.path)
-    os.unlink(download.path)
-
-
-def _plan(urls: Iterable[str], directory: str) -> tuple[list[Download], bool]:
-    """Return the downloads, each with a path of its own, and whether a URL was invalid."""
-    downloads = []
-    bad = False
-    taken: dict[str, int] = {}  # name, without its case -> the number to append next
-    for text in urls:
+    def __call__(self, text: str) -> Download:
         try:
-            request = get_request(text)
+            url = checked_url(text)
         except ValueError as exc:
-            _report(_without_password(text), str(exc))
-            bad = True
-            continue
-        wanted = name = file_name(request.target)
-        while name.casefold() in taken:
-            number = taken[wanted.casefold()]
-            taken[wanted.casefold()] += 1
-            name = f"{wanted}.{number}"
-        taken[name.casefold()] = 1
-        downloads.append(Download(text, request, os.path.join(directory, name)))
-    return downloads, bad
+            return Download(without_password(text), "", "", str(exc))
+        path = self._file
+        if path is None:
+            path = self._directory + self._names.claim(file_name(url))
+        download = Download(text, url, path)
+        download.large = self._streams_all
+        if self._keeps_parts:
+            if os.path.isfile(path):
+                download.was_there = True
+            elif os.path.lexists(f"{path}.part"):
+                download.large = True
+        return download
 
 
-def _report(url: str, error: str) -> None:
-    streams.report(_printable(f"dugong: {url}: {error}"))
+def _run(
+    urls: Urls,
+    fetching: Fetching,
+    plan: Callable[[str], Download],
+    deliver: Callable[[list[Download]], object],
+) -> int:
+    tally = fetching.tally
+    with closing(fetch(urls, plan, fetching)) as batches:
+        for batch in batches:
+            for download in batch:
+                if download.error is None:
+                    tally.succeeded += 1
+                    tally.size += download.size
+                else:
+                    tally.failed += 1
+                    streams.report(streams.printable(f"dugong: {download.text}: {download.error}"))
+            deliver(batch)
+    return 1 if tally.failed else 0
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"(?s)//.*@", "//...@", url)
+def _say_nothing(batch: list[Download]) -> None: ...
 
 
-def _printable(text: str) -> str:
-    """Return *text* with all unprintable characters escaped: they could control a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def _announce(batch: list[Download]) -> None:
+    """Say where the files of *batch* are: in one step, for there may be very many."""
+    lines = [
+        streams.printable(f"{download.text} -> {download.path} ({_size_of(download)})")
+        for download in batch
+        if download.error is None
+    ]
+    if lines:
+        streams.write_output("\n".join(lines))
+
+
+def _size_of(download: Download) -> str:
+    return "was there" if download.was_there else f"{download.size} bytes"
+
+
+class _InOrder:
+    """Copies files to standard output, in the order in which they were planned, and removes them.
+
+    Makes the downloads by *plan*, and so knows that order.
+    """
+
+    def __init__(self, plan: Callable[[str], Download]) -> None:
+        self._plan = plan
+        self._undelivered: deque[Download] = deque()
+        self._ended: set[Download] = set()
+
+    def plan(self, text: str) -> Download:
+        """Return the download of the URL *text*."""
+        download = self._plan(text)
+        self._undelivered.append(download)
+        return download
+
+    def deliver(self, batch: list[Download]) -> None:
+        """Copy those for which it is time."""
+        self._ended.update(batch)
+        while self._undelivered and self._undelivered[0] in self._ended:
+            oldest = self._undelivered.popleft()
+            self._ended.remove(oldest)
+            if oldest.error is None:
+                streams.copy_to_output(oldest.path)
+                os.unlink(oldest.path)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from typing import IO
 
 __all__ = [
@@ -20,12 +18,15 @@ __all__ = [
     "StreamError",
     "copy_to_output",
     "flush_output",
-    "input_lines",
+    "printable",
     "report",
     "require_output",
     "reserve_descriptors",
     "write_output",
 ]
+
+
+_PIECE = 256 * 1024
 
 
 class StreamError(Exception):
@@ -71,7 +72,8 @@ def copy_to_output(path: str) -> None:
     require_output()
     with open(path, "rb") as file:
         try:
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            while piece := file.read(_PIECE):
+                sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         except OSError as exc:
             raise _output_error(exc) from exc
@@ -96,16 +98,6 @@ def report(message: str) -> None:
         _discard_buffered(sys.stderr)
 
 
-def input_lines() -> Iterator[bytes]:
-    """Yield the lines of standard input, as bytes."""
-    if sys.stdin is None:
-        raise StreamError("standard input is closed")
-    try:
-        yield from sys.stdin.buffer
-    except OSError as exc:
-        raise StreamError(f"cannot read standard input: {exc.strerror or exc}") from exc
-
-
 def _output_error(exc: OSError) -> StreamError:
     _discard_buffered(sys.stdout)
     if exc.errno == errno.EPIPE:
@@ -126,3 +118,10 @@ def _discard_buffered(stream: IO[str]) -> None:
         pass  # a stream without a descriptor, which a test or a caller of main() has put there
     finally:
         os.close(devnull)
+
+
+def printable(text: str) -> str:
+    """Return *text* with all unprintable characters escaped: they could control a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,40 +1,52 @@
-"""URLs as people write them: the request for a URL, and the name of its file.
+"""URLs as people write them: what is requested for one, and the name of its file.
 
-Guarantees: a file name is a single path component, never `.` or `..`, so that the file stays in its
-directory. No I/O.
+Guarantees: no message quotes a user name or a password. No I/O.
 """
 
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, unquote
 
+from dugong.cli.names import safe_name
 from dugong.pool.request import Request
 from dugong.pool.url import split_url
 
-__all__ = ["file_name", "get_request"]
+__all__ = ["checked_url", "file_name", "without_password"]
 
 # What may stand in a path or a query. % is among them: existing percent-encodings are kept.
 _SAFE = "!$%&'()*+,-./:;=?@_~"
-_MAX_NAME = 200  # bytes; file systems take 255, and suffixes are added
+# What needs neither a closer look nor a change, if its host is one, which is found when it is sent.
+_PLAIN = re.compile(
+    r"https?://[a-z0-9.-]+(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
+    r"/[!$%&'()*+,\-./:;=?@_~0-9A-Za-z]*"
+)
 
 
-def get_request(text: str) -> Request:
-    """Return a GET request for the absolute http or https URL *text*.
+def checked_url(text: str) -> str:
+    """Return the absolute http or https URL *text*, in which illegal characters are encoded.
 
-    Characters that a URL cannot have are percent-encoded. Raises ValueError for an invalid URL.
+    Raises ValueError for an invalid URL, and for one with credentials.
     """
+    if _PLAIN.fullmatch(text):
+        return text
+    from urllib.parse import quote
+
     prefix, target = split_url(text)
     # Bytes of the command line that are not UTF-8 are surrogates here, and are sent unchanged.
-    return Request("GET", prefix + quote(target, safe=_SAFE, errors="surrogateescape"))
+    return Request("GET", prefix + quote(target, safe=_SAFE, errors="surrogateescape")).url
 
 
-def file_name(target: str) -> str:
-    """Return the file name for *target*: its last path segment, decoded, with safe characters."""
-    path = target.partition("?")[0]
-    name = unquote(path.rpartition("/")[2])
-    if name in ("", ".", ".."):
-        return "index.html"
-    name = re.sub(r"[/\\]", "_", name)
-    name = "".join(c if c.isprintable() else "_" for c in name)
-    return name.encode()[:_MAX_NAME].decode(errors="ignore")
+def file_name(url: str) -> str:
+    """Return the file name for *url*: its last path segment, decoded, with safe characters."""
+    path = url.partition("?")[0].partition("://")[2]
+    name = path.partition("/")[2].rpartition("/")[2]
+    if "%" in name:
+        from urllib.parse import unquote
+
+        name = unquote(name)
+    return safe_name(name) or "index.html"
+
+
+def without_password(url: str) -> str:
+    """Return *url* fit for messages."""
+    return re.sub(r"(?s)//.*@", "//...@", url) if "@" in url else url

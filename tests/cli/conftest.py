@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dugong.cli import fetching
+from dugong.cli import settings
 
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_RETRY", fetching._RETRY.replace(backoff=0))
+    monkeypatch.setattr(settings, "POLICY", settings.POLICY.replace(backoff=0))

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,7 @@ def test_a_wrong_command_line_is_status_2(
     with pytest.raises(SystemExit) as info:
         main(arguments.split())
     assert info.value.code == 2
-    assert "usage: python -m dugong" in capsys.readouterr().err
+    assert "usage: dugong" in capsys.readouterr().err
 
 
 def test_the_help_of_get_says_what_is_not_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,8 +78,8 @@ def test_the_help_of_get_says_what_is_not_done(capsys: pytest.CaptureFixture[str
         main(["get", "--help"])
     assert info.value.code == 0
     out = capsys.readouterr().out
-    assert "Redirects are not followed" in out
     assert "user name or password are refused" in out
+    assert "A time-out (--timeout) is not retried" in out
 
 
 def test_get_writes_to_standard_output(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -143,7 +145,7 @@ def test_a_directory_that_cannot_be_made_is_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert main(["get", "http://127.0.0.1:9/", "-o", str(tmp_path / "file")]) == 1
+    assert main(["get", *["http://127.0.0.1:9/"] * 2, "-o", str(tmp_path / "file")]) == 1
     assert "File exists" in capsys.readouterr().err
 
 
@@ -171,6 +173,146 @@ def test_ctrl_c_is_status_130_and_leaves_no_half_file(tmp_path: Path) -> None:
         assert process.returncode == 130
         assert err == b""
     assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_keeps_a_part_only_if_it_is_to_be_continued(tmp_path: Path) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+    body = bytes(range(256)) * 2048
+
+    def interrupted(peer: Peer) -> None:
+        peer.head()
+        head = f'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: {len(body)}\r\n\r\n'
+        peer.send(head.encode() + body[:1000])
+        while not (part := tmp_path / "a.part").exists() or not part.stat().st_size:
+            threading.Event().wait(0.01)
+        processes[0].send_signal(signal.SIGINT)
+        until_end(peer)
+
+    def continued(peer: Peer) -> None:
+        request = peer.head()
+        first = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        assert first > 0
+        peer.respond(
+            body[first:],
+            status="206 Partial Content",
+            headers=f'ETag: "1"\r\nContent-Range: bytes {first}-{len(body) - 1}/{len(body)}\r\n',
+        )
+
+    file = str(tmp_path / "a")
+    with ScriptedServer(interrupted, continued) as server:
+        command = [sys.executable, "-c", HEEDING_CTRL_C, "get", "-C", url(server, "/a"), "-o", file]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            processes.append(process)
+            assert process.communicate(timeout=TIMEOUT)[1] == b""
+        assert process.returncode == 130
+        assert sorted(os.listdir(tmp_path)) == ["a.part", "a.part.etag"]
+        assert main(command[3:]) == 0
+        assert os.listdir(tmp_path) == ["a"]
+        assert (tmp_path / "a").read_bytes() == body
+        assert main(command[3:]) == 0  # asks the server nothing
+
+
+@pytest.mark.parametrize("what", ["for URLs", "for another attempt", "because of a limit"])
+def test_ctrl_c_ends_what_waits(what: str, tmp_path: Path) -> None:
+    waits = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        if what == "for another attempt":
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+            peer.cut()
+        elif what == "because of a limit":
+            peer.respond(bytes(100_000))
+        else:
+            peer.respond()
+        waits.set()
+        until_end(peer)
+
+    policy = "from dugong.cli import settings as s; s.POLICY = s.POLICY.replace(backoff=1000);"
+    with ScriptedServer(script, repeat=True) as server:
+        options = ["-", "-o", str(tmp_path / "new"), "--limit-rate", "1", "--retries", "9"]
+        with subprocess.Popen(
+            [sys.executable, "-c", policy + HEEDING_CTRL_C, "get", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdin is not None
+            process.stdin.write(f"{url(server, '/a')}\n".encode())
+            process.stdin.flush()
+            assert waits.wait(TIMEOUT)
+            threading.Event().wait(0.2)  # until it waits, most likely
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.wait(TIMEOUT)
+            assert time.monotonic() - began < 5
+            assert process.returncode == 130
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+    assert [name for name in os.listdir(tmp_path / "new") if name != "a"] == []
+
+
+def test_urls_are_fetched_as_they_come(tmp_path: Path) -> None:
+    with ScriptedServer(echo, repeat=True) as server:
+        command = [sys.executable, "-m", "dugong", "get", "-i", "-", "-o", str(tmp_path)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for path in ("/a", "/b", "/c"):
+                process.stdin.write(f"# a comment\n{url(server, path)}\n".encode())
+                process.stdin.flush()
+                line = process.stdout.readline().decode()
+                assert line == f"{url(server, path)} -> {tmp_path}{path} (2 bytes)\n"
+            process.stdin.close()
+        assert process.returncode == 0
+
+
+def test_the_deadline_is_that_of_the_whole_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trickle(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        until_end(peer)
+
+    with ScriptedServer(trickle, repeat=True) as server:
+        urls = [url(server, f"/{n}") for n in range(3)]
+        began = time.monotonic()
+        arguments = ["get", *urls, "-j", "1", "-o", str(tmp_path), "--deadline", "0.3"]
+        assert main(arguments) == 1
+        assert time.monotonic() - began < 5
+    err = capsys.readouterr().err
+    assert err.count("\n") == 3
+    assert err.count("deadline") == 3
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_deadline_ends_a_large_body(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def trickle(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\nhalf")
+        until_end(peer)
+
+    with ScriptedServer(trickle, repeat=True) as server:
+        began = time.monotonic()
+        target = url(server, "/a")
+        assert main(["get", target, "-o", str(tmp_path / "a"), "--deadline", "0.3"]) == 1
+        assert time.monotonic() - began < 5
+    assert "deadline" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_server_that_is_busy_is_not_asked_again_without_retries(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def busy(peer: Peer) -> None:
+        peer.head()
+        peer.respond(status="503 Busy")
+
+    with ScriptedServer(busy) as server:
+        assert main(["get", url(server, "/a"), "--retries", "0"]) == 1
+    assert capsys.readouterr().err.endswith("/a: 503 Busy\n")
 
 
 def test_ctrl_c_ends_the_demo_and_its_server_without_a_word() -> None:

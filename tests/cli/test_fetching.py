@@ -12,30 +12,47 @@ from pathlib import Path
 import pytest
 
 from dugong.cli import fetching
-from dugong.cli.fetching import Download, fetch
-from dugong.cli.url import get_request
+from dugong.cli.download import Download, Fetching
+from dugong.cli.fetching import fetch
+from dugong.cli.settings import Settings
+from dugong.cli.sources import Urls
 from dugong.pool import many
 from tests.support.server import Peer, Script, ScriptedServer
 
 TIMEOUT = 10.0
-LARGE = fetching._SMALL + 1
+LARGE = fetching.SMALL + 1
 
 
-def download(address: tuple[str, int], directory: Path, target: str) -> Download:
-    """Return the download of *target* into a file of that name."""
-    url = f"http://{address[0]}:{address[1]}{target}"
-    return Download(url, get_request(url), str(directory / target.lstrip("/")))
+def planned(directory: Path) -> Callable[[str], Download]:
+    """Return what plans downloads into files that are called like their targets."""
+
+    def plan(url: str) -> Download:
+        return Download(url, url, str(directory / url.rpartition("/")[2]))
+
+    return plan
+
+
+def urls_of(address: tuple[str, int], *targets: str) -> list[str]:
+    return [f"http://{address[0]}:{address[1]}{target}" for target in targets]
 
 
 def fetch_all(
-    address: tuple[str, int], directory: Path, *targets: str, timeout: float = TIMEOUT
+    address: tuple[str, int],
+    directory: Path,
+    *targets: str,
+    timeout: float = TIMEOUT,
+    settings: Settings | None = None,
 ) -> list[Download]:
     """Fetch *targets*; return their downloads, in that order, once each has ended."""
-    downloads = [download(address, directory, target) for target in targets]
-    ended = list(fetch(downloads, timeout))
-    assert len(ended) == len(downloads)
-    assert set(ended) == set(downloads)
-    return downloads
+    urls = urls_of(address, *targets)
+    run = Fetching(Settings(timeout=timeout) if settings is None else settings)
+    ended = {
+        download.text: download
+        for batch in fetch(Urls(urls), planned(directory), run)
+        for download in batch
+    }
+    assert len(ended) == len(urls)
+    return [ended[url] for url in urls]
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -103,30 +120,35 @@ def test_a_link_that_was_there_is_replaced_and_not_followed(tmp_path: Path) -> N
     assert (tmp_path / "outside").read_bytes() == b"precious"
 
 
-def test_nothing_to_fetch_is_an_end() -> None:
-    assert list(fetch([], TIMEOUT)) == []
+def test_nothing_to_fetch_is_an_end(tmp_path: Path) -> None:
+    assert list(fetch(Urls([]), planned(tmp_path), Fetching(Settings()))) == []
+
+
+def test_what_cannot_be_asked_for_is_an_error_and_the_others_are_fetched(tmp_path: Path) -> None:
+    with ScriptedServer(echo, repeat=True) as server:
+        urls = ["http://127.0.0.1:99999/a", *urls_of(server.address, "/b")]
+        batches = fetch(Urls(urls), planned(tmp_path), Fetching(Settings(timeout=TIMEOUT)))
+        errors = {download.text: download.error for batch in batches for download in batch}
+    assert errors == {
+        urls[0]: f"invalid URL {urls[0]!r}: the port of a URL must be a number between 1 and 65535",
+        urls[1]: None,
+    }
+    assert files(tmp_path) == {"b": b"/b"}
 
 
 # --- how much at once ---------------------------------------------------------------------------
 
 
-def test_the_requests_to_one_host_are_pipelined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class OneConnection(fetching.ConnectionPool):
-        def __init__(self, **options: object) -> None:
-            super().__init__(max_connections_per_host=1, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fetching, "ConnectionPool", OneConnection)
-
+def test_the_requests_to_one_host_are_pipelined(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.respond(peer.head().target.encode())
         behind_each_other = [peer.head().target, peer.head().target]
         for target in behind_each_other:
             peer.respond(target.encode())
 
+    settings = Settings(connections=1, timeout=TIMEOUT)
     with ScriptedServer(script) as server:
-        fetch_all(server.address, tmp_path, "/1", "/2", "/3")
+        fetch_all(server.address, tmp_path, "/1", "/2", "/3", settings=settings)
     assert files(tmp_path) == {"1": b"/1", "2": b"/2", "3": b"/3"}
 
 
@@ -135,46 +157,43 @@ def kibibyte(peer: Peer, target: str) -> None:
     peer.respond(bytes(1024))
 
 
-def starts_between_ends(monkeypatch: pytest.MonkeyPatch, downloads: list[Download]) -> list[int]:
-    """Fetch *downloads*; return how many were started before each of them ended."""
-    started = 0
-    start = fetching._start
+def under_way(address: tuple[str, int], directory: Path, count: int) -> list[int]:
+    """Fetch *count* URLs; return how many were begun and had not ended, after each batch."""
+    begun = ended = 0
+    plan = planned(directory)
 
-    def counting(*arguments: object) -> None:
-        nonlocal started
-        started += 1
-        start(*arguments)  # type: ignore[arg-type]
+    def counting(url: str) -> Download:
+        nonlocal begun
+        begun += 1
+        return plan(url)
 
-    monkeypatch.setattr(fetching, "_start", counting)
+    urls = urls_of(address, *[f"/{i}" for i in range(count)])
     counts = []
-    before = 0
-    for _ in fetch(downloads, TIMEOUT):
-        counts.append(started - before)
-        before = started
+    for batch in fetch(Urls(urls), counting, Fetching(Settings(timeout=TIMEOUT))):
+        counts.append(begun - ended)
+        ended += len(batch)
+    assert (begun, ended) == (count, count)
     return counts
 
 
 def test_only_so_many_are_under_way_as_memory_is_allowed_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_MEMORY", 2048)
-    monkeypatch.setattr(fetching, "_SMALL", 1024)
+    monkeypatch.setattr(fetching, "MEMORY", 2048)
+    monkeypatch.setattr(fetching, "SMALL", 1024)
     with ScriptedServer(kibibyte, repeat=True) as server:
-        downloads = [download(server.address, tmp_path, f"/{i}") for i in range(10)]
-        counts = starts_between_ends(monkeypatch, downloads)
-    assert counts == [2, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+        assert max(under_way(server.address, tmp_path, 10)) == 2
 
 
 def test_small_downloads_are_started_in_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(many, "PATIENCE", 60.0)  # a busy machine is no slow source
-    monkeypatch.setattr(fetching, "_MEMORY", 200 * 1024)
-    monkeypatch.setattr(fetching, "_SMALL", 1024)
+    monkeypatch.setattr(fetching, "MEMORY", 200 * 1024)
+    monkeypatch.setattr(fetching, "SMALL", 1024)
     with ScriptedServer(kibibyte, repeat=True) as server:
-        downloads = [download(server.address, tmp_path, f"/{i}") for i in range(400)]
-        counts = starts_between_ends(monkeypatch, downloads)
-    assert [count for count in counts if count] == [200, 100, 100]
+        counts = under_way(server.address, tmp_path, 400)
+    assert max(counts) == 200
 
 
 # --- bodies that are too large for memory -------------------------------------------------------
@@ -350,13 +369,28 @@ def test_a_server_that_stays_busy_is_given_up(tmp_path: Path) -> None:
     assert asked == ["/a"] * 3
 
 
-def test_a_redirect_fails_and_says_where_to(tmp_path: Path) -> None:
-    def script(peer: Peer) -> None:
-        peer.head()
-        peer.respond(status="301 Moved Permanently", headers="Location: /b\r\n")
+def redirect(peer: Peer) -> None:
+    peer.head()
+    peer.respond(status="301 Moved Permanently", headers="Location: /b\r\n")
 
-    with ScriptedServer(script) as server:
-        (download,) = fetch_all(server.address, tmp_path, "/a")
+
+def test_a_redirect_is_followed(tmp_path: Path) -> None:
+    @serve
+    def script(peer: Peer, target: str) -> None:
+        if target == "/a":
+            peer.respond(status="302 Found", headers="Location: /b\r\n")
+        else:
+            peer.respond(target.encode())
+
+    with ScriptedServer(script, repeat=True) as server:
+        fetch_all(server.address, tmp_path, "/a")
+    assert files(tmp_path) == {"a": b"/b"}
+
+
+def test_a_redirect_that_is_not_to_be_followed_fails_and_says_where_to(tmp_path: Path) -> None:
+    settings = Settings(timeout=TIMEOUT, follow_redirects=False)
+    with ScriptedServer(redirect) as server:
+        (download,) = fetch_all(server.address, tmp_path, "/a", settings=settings)
     assert download.error == "301 Moved Permanently, see /b (redirects are not followed)"
 
 
@@ -442,7 +476,7 @@ def test_a_request_that_kills_its_connections_does_not_take_the_others_along(
 
     with ScriptedServer(script, repeat=True) as server:
         downloads = fetch_all(server.address, tmp_path, *[f"/{i}" for i in range(20)])
-    failed = [d.request.target for d in downloads if d.error is not None]
+    failed = [d.url[-2:] for d in downloads if d.error is not None]
     assert failed == ["/3"]
     assert len(files(tmp_path)) == 19
 
@@ -517,11 +551,11 @@ def test_closing_it_ends_what_waits_for_a_response(tmp_path: Path) -> None:
             peer.until_eof()
 
     with ScriptedServer(script, repeat=True) as server:
-        downloads = [download(server.address, tmp_path, target) for target in ("/a", "/b")]
-        ending = fetch(downloads, TIMEOUT)
-        assert next(ending) is downloads[0]
+        urls = Urls(urls_of(server.address, "/a", "/b"))
+        ending = fetch(urls, planned(tmp_path), Fetching(Settings(timeout=TIMEOUT)))
+        (first,) = next(ending)
+        assert first.url.endswith("/a")
         ending.close()
-    assert downloads[1].error is None
     assert files(tmp_path) == {"a": b""}
 
 
@@ -541,8 +575,9 @@ def test_closing_it_within_a_large_body_leaves_no_half_file(tmp_path: Path) -> N
             peer.until_eof()
 
     with ScriptedServer(script, repeat=True) as server:
-        downloads = [download(server.address, tmp_path, target) for target in ("/a", "/b")]
-        ending = fetch(downloads, TIMEOUT)
-        assert next(ending) is downloads[0]
+        urls = Urls(urls_of(server.address, "/a", "/b"))
+        ending = fetch(urls, planned(tmp_path), Fetching(Settings(timeout=TIMEOUT)))
+        (first,) = next(ending)
+        assert first.url.endswith("/a")
         ending.close()
     assert files(tmp_path) == {"a": b""}

@@ -13,10 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from dugong.cli.get import get
+from dugong.cli.download import Fetching
+from dugong.cli.get import get as get_into
+from dugong.cli.settings import Settings
+from dugong.cli.sources import Urls
 from tests.support.server import Peer, ScriptedServer
 
 TIMEOUT = 10.0
+
+
+def get(
+    urls: list[str], directory: str | None, timeout: float, verify: bool | ssl.SSLContext = True
+) -> int:
+    return get_into(Urls(urls), Fetching(Settings(timeout=timeout, verify=verify)), directory)
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -78,7 +87,7 @@ def test_urls_become_files_and_their_names_are_told(
     assert get([f"{server}/x/a", f"{server}/b?c"], str(tmp_path), TIMEOUT) == 0
     assert files(tmp_path) == {"a": b"/x/a", "b": b"/b?c"}
     out, err = capsys.readouterr()
-    assert out.splitlines() == [
+    assert sorted(out.splitlines(), reverse=True) == [
         f"{server}/x/a -> {tmp_path}/a (4 bytes)",
         f"{server}/b?c -> {tmp_path}/b (4 bytes)",
     ]
@@ -172,6 +181,29 @@ def test_hosts_are_asked_at_the_same_time(tmp_path: Path) -> None:
 
 def test_nothing_asked_is_nothing_failed(tmp_path: Path) -> None:
     assert get([], str(tmp_path), TIMEOUT) == 0
+
+
+def test_files_that_are_there_are_not_asked_for_if_parts_are_kept(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "d").mkdir()
+    urls = Urls([f"{server}/a", f"{server}/b", f"{server}/d"])
+    fetching = Fetching(Settings(timeout=TIMEOUT), keeps_parts=True)
+    assert get_into(urls, fetching, str(tmp_path)) == 1
+    (tmp_path / "d").rmdir()
+    assert files(tmp_path) == {"a": b"old", "b": b"/b"}
+    out, err = capsys.readouterr()
+    assert f"{server}/a -> {tmp_path}/a (was there)\n" in out
+    assert err == f"dugong: {server}/d: cannot write the file: Is a directory\n"
+
+
+def test_quiet_says_nothing_of_a_success(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(timeout=TIMEOUT, quiet=True)
+    assert get_into(Urls([f"{server}/a"]), Fetching(settings), str(tmp_path)) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 # --- to standard output -------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_a_reader_that_goes_in_the_middle_is_status_141_and_no_message() -> None
 def test_a_wrong_command_line_needs_no_output(arguments: str, redirection: str) -> None:
     result = run(arguments, redirection)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("usage: python -m dugong")
+    assert result.stderr.startswith("usage: dugong")
     assert "Traceback" not in result.stderr
 
 
@@ -143,7 +143,7 @@ def test_a_wrong_command_line_needs_no_output(arguments: str, redirection: str) 
 @pytest.mark.parametrize("redirection", ["2>&-", pytest.param("2>/dev/full", marks=needs_dev_full)])
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [("", 2), ("got", 2), ("get gopher://h/", 1)],
+    [("", 2), ("got", 2), ("get", 2), ("get gopher://h/", 1)],
 )
 def test_messages_that_standard_error_cannot_take_are_lost_and_the_status_stays(
     redirection: str, arguments: str, status: int

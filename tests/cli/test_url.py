@@ -6,8 +6,13 @@ import os
 
 import pytest
 
-from dugong.cli.url import file_name, get_request
-from dugong.pool.request import Origin
+from dugong.cli.url import checked_url, file_name, without_password
+from dugong.pool.request import Origin, Request
+
+
+def requested(text: str) -> Request:
+    """Return what a client asks for."""
+    return Request("GET", checked_url(text))
 
 
 @pytest.mark.parametrize(
@@ -21,17 +26,17 @@ from dugong.pool.request import Origin
         ("http://[::1]:8080/a", Origin("http", "::1", 8080), "/a"),
     ],
 )
-def test_a_url_becomes_a_get(text: str, origin: Origin, target: str) -> None:
-    request = get_request(text)
-    assert (request.method, request.origin, request.target) == ("GET", origin, target)
+def test_a_url_says_what_to_ask_and_whom(text: str, origin: Origin, target: str) -> None:
+    request = requested(text)
+    assert (request.origin, request.target) == (origin, target)
 
 
 def test_a_host_name_that_is_not_ascii_becomes_one_that_is() -> None:
-    assert get_request("http://b\xfccher.example/").origin.host == "xn--bcher-kva.example"
+    assert requested("http://b\xfccher.example/").origin.host == "xn--bcher-kva.example"
 
 
 def test_a_fragment_is_dropped() -> None:
-    assert get_request("http://h/a?b#c").target == "/a?b"
+    assert requested("http://h/a?b#c").target == "/a?b"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ def test_a_fragment_is_dropped() -> None:
 def test_what_cannot_stand_in_a_target_is_encoded_and_nothing_else(
     written: str, target: str
 ) -> None:
-    assert get_request("http://h" + written).target == target
+    assert requested("http://h" + written).target == target
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_what_cannot_stand_in_a_target_is_encoded_and_nothing_else(
 )
 def test_anything_but_an_http_url_without_credentials_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        get_request(text)
+        checked_url(text)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +89,12 @@ def test_anything_but_an_http_url_without_credentials_is_refused(text: str) -> N
         ("/", "index.html"),
         ("/a/", "index.html"),
         ("/a/?b", "index.html"),
+        ("", "index.html"),
+        ("/%E2%82", "\N{REPLACEMENT CHARACTER}"),
     ],
 )
 def test_a_file_is_called_like_the_last_segment_of_the_path(target: str, name: str) -> None:
-    assert file_name(target) == name
+    assert file_name(f"http://h{target}") == name
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,12 @@ def test_a_file_is_called_like_the_last_segment_of_the_path(target: str, name: s
     ],
 )
 def test_a_file_name_never_leaves_its_directory(target: str) -> None:
-    name = file_name(target)
+    name = file_name(f"http://h{target}")
     assert name not in ("", ".", "..")
     assert not set(name) & set("/\\\0\n\x1b")
     assert len(os.fsencode(name)) <= 200
+
+
+def test_a_message_has_no_password() -> None:
+    assert without_password("http://user:secret@h/a@b") == "http://...@b"
+    assert without_password("http://h/a") == "http://h/a"

@@ -1,0 +1,54 @@
+"""`dugong put`: uploads files.
+
+Guarantees: those of the command's --help. Only the calling thread writes to standard output.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dugong.cli.errors import UsageError
+from dugong.cli.settings import make_client
+from dugong.cli.tally import Tally
+from dugong.cli.uploads import STANDARD_INPUT, Upload, Uploader
+from dugong.cli.url import checked_url
+
+if TYPE_CHECKING:
+    from dugong.cli.settings import Settings
+
+__all__ = ["RESPONSE_SIZE", "put", "url_below"]
+
+#: Bytes of a response to an upload that are kept in memory.
+RESPONSE_SIZE = 16 * 1024 * 1024
+
+
+def put(files: Sequence[str], url: str, settings: Settings, method: str = "PUT") -> int:
+    """Upload *files* to *url*, or to what is below that; return the exit status.
+
+    Raises `UsageError` if these make no sense, and `streams.StreamError`.
+    """
+    try:
+        url = checked_url(url)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+    if url.endswith("/"):
+        if STANDARD_INPUT in files:
+            raise UsageError("standard input has no name to append to the URL")
+        uploads = [Upload(file, url_below(url, os.path.basename(file))) for file in files]
+    elif len(files) > 1:
+        raise UsageError("several files need a URL that ends with a slash")
+    else:
+        uploads = [Upload(files[0], url)]
+    tally = Tally(len(uploads))
+    with make_client(settings, RESPONSE_SIZE) as client:
+        Uploader(client, settings, tally, method).run(uploads)
+    return 1 if tally.failed else 0
+
+
+def url_below(url: str, path: str) -> str:
+    """Return the URL of *path*, a relative path of a file, below *url*, which ends with a slash."""
+    from urllib.parse import quote
+
+    return url + quote(os.fsencode(path))
