@@ -249,7 +249,8 @@ class TLSError(DugongError, OSError):
     """TLS has failed: the certificate, the handshake, or a record that came later.
 
     `reason` is that of the `ssl.SSLError` which is the `__cause__`, such as
-    ``CERTIFICATE_VERIFY_FAILED``, or None. An `HTTPConnection` raises the `ssl.SSLError`.
+    ``CERTIFICATE_VERIFY_FAILED``, or None. An `HTTPConnection` raises the `ssl.SSLError`, but for
+    TLS with a proxy.
     """
 
     msg = "TLS has failed"

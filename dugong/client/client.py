@@ -159,8 +159,9 @@ class Client:
                 proxy = chooser if any(each is not None for each in proxy.values()) else None
             elif proxy is None and trust_env and pool_options.get("unix_socket") is None:
                 proxy = environment_proxies()
-            if cert is not None and proxy is not None:
-                pool_options.setdefault("proxy_ssl_context", context_of(verify, None))
+            of_proxy = pool_options.get("proxy_ssl_context")
+            if cert is not None and proxy is not None and of_proxy is None:
+                pool_options["proxy_ssl_context"] = context_of(verify, None)
             checked: Any = everywhere  # in a form that no caller can give
             pool = ConnectionPool(headers=checked, proxy=proxy, **pool_options)
             everywhere = ElaborateHeaders(())  # the pool does that by itself

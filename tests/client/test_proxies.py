@@ -398,7 +398,7 @@ def test_a_redirect_from_behind_a_proxy_does_not_take_its_fields_along() -> None
     assert not {"proxy-authorization", "x-tenant"} & set(request.headers)
 
 
-@pytest.mark.parametrize("way", ["cert", "proxy_ssl_context", "both", "ssl_context"])
+@pytest.mark.parametrize("way", ["cert", "none", "proxy_ssl_context", "both", "ssl_context"])
 def test_a_certificate_for_servers_is_not_shown_to_a_proxy(
     way: str, authority: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path
 ) -> None:
@@ -414,6 +414,7 @@ def test_a_certificate_for_servers_is_not_shown_to_a_proxy(
     issued.configure_cert(with_cert)
     options: dict[str, Any] = {
         "cert": {"verify": ca, "cert": cert},
+        "none": {"verify": ca, "cert": cert, "proxy_ssl_context": None},
         "proxy_ssl_context": {"ssl_context": with_cert, "proxy_ssl_context": client_context},
         "both": {"verify": ca, "cert": cert, "proxy_ssl_context": with_cert},
         "ssl_context": {"ssl_context": with_cert},
