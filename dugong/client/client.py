@@ -130,7 +130,7 @@ class Client:
         if max_redirects < 0:
             raise ValueError(f"max_redirects must not be negative: {max_redirects}")
         base_url, base_auth = split_userinfo(quoted(base_url))
-        defaults = default_headers(headers)
+        defaults = default_headers(ElaborateHeaders.given(headers))
         if decode:
             defaults = defaults.with_defaults((("Accept-Encoding", accept_encoding()),))
         for_all, own = _split(defaults.fixed)

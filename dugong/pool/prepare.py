@@ -6,7 +6,7 @@ changes once it has been made, unless it says so, and any thread may use it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from dugong.pool.request import (
     HeadersMaker,
     Origin,
     Request,
+    checked_headers,
     checked_trailers,
     made_headers,
 )
@@ -257,11 +258,11 @@ def _content_length(value: str) -> int:
         raise ValueError(f"invalid header: {exc}") from None
 
 
-def default_headers(
-    headers: HeadersLike | Mapping[str, str | None] | ElaborateHeaders | None,
-) -> ElaborateHeaders:
+def default_headers(headers: HeadersLike | ElaborateHeaders | None) -> ElaborateHeaders:
     """Return *headers*, which can be sent with every request; raise ValueError if not."""
-    made = ElaborateHeaders.given(headers)
+    made = headers
+    if not isinstance(made, ElaborateHeaders):
+        made = ElaborateHeaders(() if made is None else checked_headers(made))
     if bad := _FRAMING.intersection(made.decided):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
     return made

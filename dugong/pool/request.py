@@ -107,15 +107,11 @@ class ElaborateHeaders(NamedTuple):
     without: frozenset[str] = frozenset()
 
     @classmethod
-    def given(
-        cls, headers: HeadersLike | Mapping[str, str | None] | ElaborateHeaders | None
-    ) -> ElaborateHeaders:
+    def given(cls, headers: HeadersLike | Mapping[str, str | None] | None) -> ElaborateHeaders:
         """Return what *headers* say; in a mapping, a value of None leaves a default header out.
 
         Raises what `checked_headers` raises.
         """
-        if isinstance(headers, ElaborateHeaders):
-            return headers
         without = []
         if isinstance(headers, Mapping):
             without = [name for name, value in headers.items() if value is None]
