@@ -239,6 +239,30 @@ WORKS = [
         ours="requests, dugong",
     ),
     Work(
+        "boto3",
+        "boto3: 200 objects of 1 KiB, 16 threads",
+        200,
+        21,
+        [Line(RATE, "boto3", 1.0, 2.0), Line(CPU, "boto3", 1.0)],
+        ours="boto3, dugong",
+    ),
+    Work(
+        "boto3-far",
+        "boto3: the same, 40 ms away",
+        200,
+        5,
+        [Line(RATE, "boto3", 1.0, 5.0)],
+        ours="boto3, dugong",
+    ),
+    Work(
+        "boto3-down",
+        "boto3: 512 MiB by download_file, 16 threads",
+        1,
+        9,
+        [Line(WALL, "boto3", 1.0), Line(CPU_GIB, "boto3", 1.0)],
+        ours="boto3, dugong",
+    ),
+    Work(
         "far",
         "pool: 1 KiB GETs, 40 ms away",
         12000,
@@ -382,6 +406,8 @@ _PROGRAMS = {
     "curl --parallel": ("commands", "-curl"),
     "wget": ("commands", "-wget"),
     "aria2c": ("commands", "-aria2c"),
+    "boto3": ("boto3", ""),
+    "boto3, dugong": ("boto3", "-dugong"),
 }
 
 

@@ -22,6 +22,7 @@ from types import TracebackType
 
 import trustme
 from clients.worker import (
+    BUCKET,
     CODED,
     CODED_TEXT,
     HOST,
@@ -65,6 +66,7 @@ http {{
         listen {host}:{port};
 {origins}
         location {large} {{ sendfile on; }}
+        location /{bucket}/ {{ alias files/; sendfile on; }}
         location {coded} {{ add_header Content-Encoding gzip; }}
         location {round_files} {{ try_files {small} =404; }}
     }}
@@ -212,6 +214,7 @@ class Rig:
             _CONFIG.format(
                 host=HOST,
                 large=LARGE,
+                bucket=BUCKET,
                 coded=CODED,
                 round_files=ROUND_FILES,
                 small=SMALL,

@@ -32,6 +32,8 @@ PAGE = "/page.html"
 LARGE = "/512m"
 LARGE_SIZE = 512 * 1024 * 1024
 BUFFER_SIZE = 256 * 1024
+#: All files are objects in this, too.
+BUCKET = "bucket"
 
 #: What is served as `PAGE`: 30 paragraphs with a link each.
 PAGE_TEXT = (

@@ -10,7 +10,7 @@ time.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError, ProtocolError, ReadTimeoutError, SSLError
@@ -19,12 +19,15 @@ from dugong.errors import ConnectionTimedOut, DecodingError, DugongError, TLSErr
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
 __all__ = ["body_error", "entered", "whole"]
 
 _PIECE = 256 * 1024  # bytes that are read at once if the caller names no number
+_BUFFER = 1024 * 1024  # bytes that a response receives into at most if the caller names a number
+
+T = TypeVar("T", int, bytes)
 
 
 class _Response(HTTPResponse):
@@ -87,7 +90,10 @@ class _WholeBody(_Body):
 
 
 class _StreamedBody(_Body):
-    """A body that is read in the block of *stream*, which is left at its end."""
+    """A body that is read in the block of *stream*, which is left at its end.
+
+    What is asked for in pieces is received in larger ones, without a wait for more than was asked.
+    """
 
     def __init__(
         self, response: StreamedResponse, stream: AbstractContextManager[StreamedResponse]
@@ -96,63 +102,107 @@ class _StreamedBody(_Body):
         self._response = response
         self._stream: AbstractContextManager[StreamedResponse] | None = stream
         self._left = response.length  # bytes still to come; None: only the end will tell
-        self._failure: Exception | None = None  # to be raised by the next read
+        self._failure: Exception | None = None  # to be raised once the buffer is empty
+        self._buffer = memoryview(b"")
+        self._start = self._end = 0  # of what is in it
         if self._left == 0:
             self.close()  # or a caller who knows that there is no body would keep the connection
 
     def read(self, amt: int | None = None) -> bytes:
         """Return the next *amt* bytes; fewer only at the end of the body, or before a failure."""
-        parts: list[bytes] = []
-        missing = amt
+        if amt is None or amt > _BUFFER:
+            return self._joined(amt)
+        while self._end - self._start < amt and self._fill():
+            pass
+        return self._take(amt)
+
+    def _joined(self, amt: int | None) -> bytes:
+        parts = [self._take(amt)]
+        missing = _PIECE if amt is None else amt - len(parts[0])
         try:
-            while missing != 0 and (part := self._receive(missing)):
+            while missing and (part := self._receive(self._response.read, missing)):
                 parts.append(part)
-                if missing is not None:
+                if amt is not None:
                     missing -= len(part)
         except Exception as exc:
-            if amt is None or not parts:
+            if amt is None or not any(parts):
                 raise
             self._failure = exc
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def read1(self, amt: int | None = None) -> bytes:
         """Return what has come, up to *amt* bytes; wait only if that is nothing."""
-        return self._receive(amt)
+        if amt == 0:
+            return b""
+        return self._take(amt) or self._receive(self._response.read, amt or _PIECE) or b""
 
-    def _receive(self, amt: int | None) -> bytes:
+    def _take(self, amt: int | None) -> bytes:
+        start = self._start
+        stop = self._end if amt is None else min(self._end, start + amt)
+        self._start = stop
+        return self._buffer[start:stop].tobytes()
+
+    def _fill(self) -> bool:
+        """Receive more into the buffer; return False if nothing comes behind what it has."""
+        has = self._end - self._start
+        if has and (self._failure is not None or self._stream is None):
+            return False
+        if not self._buffer:
+            size = _BUFFER if self._left is None else min(_BUFFER, self._left)
+            self._buffer = memoryview(bytearray(size))
+        if len(self._buffer) - self._end < _PIECE:  # smaller steps would cost more than the copy
+            self._buffer[:has] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, has
+        try:
+            got = self._receive(self._response.readinto, self._buffer[self._end :])
+        except Exception as exc:
+            if not has:
+                raise
+            self._failure = exc
+            return False
+        self._end += got or 0
+        return bool(got)
+
+    def _receive(self, receive: Callable[[Any], T], what: Any) -> T | None:
+        """Return what *receive* returns for *what*: bytes, or how many came. None is the end."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        if self._stream is None or amt == 0:
-            return b""
+        if self._stream is None:
+            return None
         try:
-            data = self._response.read(_PIECE if amt is None else amt)
+            got = receive(what)
             if self._left is not None:
-                self._left -= len(data)
-            if not data or self._left == 0:
+                self._left -= got if isinstance(got, int) else len(got)
+            if not got or self._left == 0:
                 self._leave()
         except BaseException as exc:
-            self.close()
+            self._leave_quietly()
             if isinstance(exc, DugongError):
                 raise body_error(exc) from exc
             raise
-        return data
+        return got
 
     def isclosed(self) -> bool:
-        return self._stream is None and self._failure is None
+        return self._stream is None and self._failure is None and self._start == self._end
 
     def _leave(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.__exit__(None, None, None)
 
-    def close(self) -> None:
-        """Give the connection back. What is left of the body is drained if that is little."""
-        self._failure = None
+    def _leave_quietly(self) -> None:
         try:
             self._leave()
         except DugongError:
             pass  # the upload has failed, and who closes a response does not ask for its outcome
+
+    def close(self) -> None:
+        """Give the connection back. What is left of the body is drained if that is little."""
+        self._failure = None
+        self._buffer = memoryview(b"")
+        self._start = self._end = 0
+        self._leave_quietly()
 
 
 def body_error(exc: DugongError) -> HTTPError:

@@ -132,6 +132,45 @@ def test_what_has_come_before_the_cut_is_given_out(cut: bytes) -> None:
         assert pool.statistics().connections == 0
 
 
+@pytest.mark.parametrize("amt", [1000, 300_000, 1_000_000, 2_000_000, 5_000_000])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_pieces_of_any_size_are_whole_up_to_the_cut(amt: int, chunked: bool) -> None:
+    body = bytes(range(250)) * 10_000
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        if chunked:
+            peer.send(CHUNKED)
+        else:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n")
+        for start in range(0, len(body), 70_000):
+            piece = body[start : start + 70_000]
+            peer.send(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+
+    with ScriptedServer(script) as server, ConnectionPool() as pool:
+        got = module.entered(pool.stream("GET", server.url()))
+        pieces: list[bytes] = []
+        with pytest.raises(ProtocolError):
+            pieces.extend(iter(lambda: got.read(amt), b""))
+        assert b"".join(pieces) == body
+        assert {len(piece) for piece in pieces[:-1]} <= {amt}
+        assert got.closed
+
+
+def test_what_has_come_is_given_out_without_a_wait_for_more() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(response(bytes(100_000))[:-50_000])
+        peer.until_eof()
+
+    with ScriptedServer(script) as server, ConnectionPool() as pool:
+        got = module.entered(pool.stream("GET", server.url()))
+        assert [len(got.read(10_000)) for _ in range(4)] == [10_000] * 4
+        assert len(got.read1()) <= 10_000
+        got.close()
+        assert got.closed
+
+
 def test_reading_all_of_a_body_that_is_cut_fails() -> None:
     def script(peer: Peer) -> None:
         peer.request()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
-from dugong import ConnectionClosed, ConnectionPool, PoolClosed, Request
+from dugong import ConnectionClosed, ConnectionPool, PoolClosed, Request, TLSError
 from dugong.pool.request import Origin
 from tests.support.pool import Held, each, name_target, open_site
 from tests.support.proxies import HttpProxy, UnixServer
@@ -200,6 +201,37 @@ def test_fields_for_the_proxy_go_to_the_proxy_and_not_to_the_server_behind_it(
     assert not {"x-tenant", "proxy-authorization"} & set(received[0].headers)
 
 
+@pytest.mark.parametrize("target", ["http", "https"])
+def test_a_proxy_may_have_a_context_of_its_own(
+    target: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    other = trustme.CA()
+    proxy_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    other.issue_cert("localhost").configure_cert(proxy_context)
+    trusting = ssl.create_default_context()
+    other.configure_trust(trusting)
+
+    def serve(peer: Peer) -> None:
+        peer.request()
+        peer.respond(b"https")
+
+    with ScriptedServer(*[serve] * (target == "https"), context=server_context) as server:
+        script = HttpProxy(server.address)
+        with ScriptedServer(script, context=proxy_context, repeat=True) as proxy:
+            options: dict[str, Any] = {
+                "proxy": f"https://localhost:{proxy.port}",
+                "ssl_context": client_context,
+                "retry": None,
+            }
+            with ConnectionPool(**options) as pool, pytest.raises(TLSError):
+                pool.get(f"{target}://localhost/")
+            with ConnectionPool(**options, proxy_ssl_context=trusting) as pool:
+                assert pool.get(f"{target}://localhost/").body.startswith(target.encode())
+    assert [request.method for request in script.requests] == [
+        "CONNECT" if target == "https" else "GET"
+    ]
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -284,6 +316,7 @@ def test_credentials_for_a_proxy_go_to_no_server(
     ("options", "error"),
     [
         ({"proxy": 5}, TypeError),
+        ({"proxy_ssl_context": True}, TypeError),
         ({"proxy": "ftp://proxy.test"}, ValueError),
         ({"proxy_headers": {"Host": "a"}}, ValueError),
         ({"proxy_headers": {"Content-Length": "5"}}, ValueError),
