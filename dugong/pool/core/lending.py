@@ -128,6 +128,8 @@ class Lending:
             connection.idle_since = monotonic()
         connection.streaming = False
         job.end_streaming()
+        # Both refer to the job, and that to the pool, which would wait for the garbage collector.
+        job.body_source = job.connection = None
         if connection.is_closing:
             self._connections.finish_closing_locked(connection)
         elif connection.phase is Phase.WRITE_FAILED:

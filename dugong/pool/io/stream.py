@@ -90,12 +90,12 @@ class Stream(UnenteredStream):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        source = self._job.body_source  # which the job forgets when its stream has ended
         try:
             self._leave()
         except BaseException as interrupt:
             self.abort(interrupt)
             raise
-        source = self._job.body_source
         if exc is None and source is not None:
             source.check_upload()
 

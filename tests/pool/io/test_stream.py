@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
@@ -11,8 +13,8 @@ import pytest
 from dugong import ConnectionPool, ConnectionTimedOut, Delivery, Request, StateError
 from dugong.pool.core.lending import Lending
 from tests.support.points import Interrupt
-from tests.support.pool import Site, each, name_target, open_site
-from tests.support.server import TIMEOUT, Peer, ReceivedRequest
+from tests.support.pool import Site, each, name_target, open_site, url
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 LONG = bytes(1_000_000)
 
@@ -142,3 +144,22 @@ def test_a_stream_waits_for_a_connection_no_longer_than_it_may() -> None:
         stream.connect_timeout = TIMEOUT
         with stream as response:
             assert response.read() == b"/3"
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_pool_is_forgotten_without_the_collector_when_its_streams_were_left(
+    is_read: bool,
+) -> None:
+    forgotten = threading.Event()
+    gc.disable()
+    try:
+        with ScriptedServer(each(serve), repeat=True) as server:
+            pool = ConnectionPool()
+            with pool.stream("GET", url(server, "/long")) as response:
+                if is_read:
+                    response.read()
+            observer = weakref.ref(pool, lambda _: forgotten.set())
+            del pool, response
+            assert forgotten.wait(TIMEOUT), observer()
+    finally:
+        gc.enable()
