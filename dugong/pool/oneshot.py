@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from types import GeneratorType
+from types import AsyncGeneratorType, GeneratorType
 
 __all__ = [
     "Rememberable",
@@ -78,6 +78,8 @@ def mark_used(source: object) -> None:
 def is_used(source: object) -> bool:
     """Return True if *source* was marked, or is a generator that has ended."""
     if isinstance(source, GeneratorType) and source.gi_frame is None:
+        return True
+    if isinstance(source, AsyncGeneratorType) and source.ag_frame is None:
         return True
     known = _used.get(id(source))
     return known is not None and known() is source

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,6 +35,21 @@ def test_a_generator_that_has_ended_is_used() -> None:
     assert is_used(ended)
     assert is_used(closed)
     assert not is_used(begun)
+
+
+async def async_items() -> AsyncIterator[bytes]:
+    yield b"a"
+
+
+def test_an_async_generator_that_has_ended_is_used() -> None:
+    async def end() -> None:
+        ended, begun = async_items(), async_items()
+        assert [item async for item in ended] == [b"a"]
+        await anext(begun)
+        assert is_used(ended)
+        assert not is_used(begun)
+
+    asyncio.run(end())
 
 
 def test_what_was_marked_is_forgotten_with_its_object() -> None:
