@@ -141,6 +141,8 @@ class PoolCore:
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
         self.has_closer = False
         self.room = Condition(self.lock)  # there is room in the queues
+        #: To be called, once each, when there is; guarded by the lock.
+        self.room_calls: list[Callable[[], object]] = []
         self.body_released = Condition(self.lock)  # a sender has let go of a request body
         self.threads = Threads()
         self.callbacks = Callbacks(self.threads)
@@ -541,7 +543,13 @@ class PoolCore:
         full = self.queued >= self.limits.max_queued
         self.queued -= count
         if full and self.queued < self.limits.max_queued:
-            self.room.notify_all()
+            self.tell_of_room_locked()
+
+    def tell_of_room_locked(self) -> None:
+        """There is room in the queues, or the pool is closed: wake what waits for that."""
+        self.room.notify_all()
+        self._follow_ups += self.room_calls
+        self.room_calls = []
 
 
 def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:

@@ -68,7 +68,7 @@ class Recovery:
             self._repair_connection_locked(connection)
         for host in hosts:
             connections.ensure_all_served_locked(host)
-        core.room.notify_all()
+        core.tell_of_room_locked()
 
     @locked
     def _repair_connection_locked(self, connection: PooledConnection) -> None:

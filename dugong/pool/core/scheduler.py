@@ -196,7 +196,7 @@ class Scheduler:
 
     @locked
     def _enqueue_locked(self, job: Job, deadline: float | None = None) -> None:
-        if deadline is not None:
+        if deadline is not None and job.timer is None:
             job.timer = self._maintenance.at_locked(deadline, job.expire)
         host = job.host
         if not host.queued and host.is_unused:
@@ -216,16 +216,43 @@ class Scheduler:
         while core.queued >= core.limits.max_queued and not core.threads.is_own():
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
-                raise _timed_out(
-                    f"{core.queued} requests were queued for too long",
-                    Delivery.UNSENT,
-                    job.request,
-                )
+                raise self._waited_too_long(job)
             core.wait(core.room, left)
             if core.closed:
                 raise PoolClosed
             if job.is_decided:
                 return
+
+    def _waited_too_long(self, job: Job) -> ConnectionTimedOut:
+        message = f"{self._core.queued} requests were queued for too long"
+        return _timed_out(message, Delivery.UNSENT, job.request)
+
+    # What must not wait here, as an event loop, submits with *block* unset, waits in its own way,
+    # and submits again.
+
+    def call_when_room(self, call: Callable[[], object]) -> None:
+        """Have *call* called once when there may be room in the queues, or the pool is closed.
+
+        That may be now. Any thread may call it, so it must be quick, and must not raise.
+        """
+        self._core.protect(self._call_when_room, do_nothing, call)
+
+    def _call_when_room(self, call: Callable[[], object]) -> None:
+        core = self._core
+        with core.transaction():
+            core.room_calls.append(call)
+            if core.closed or core.queued < core.limits.max_queued:
+                core.tell_of_room_locked()
+
+    def begin_deadline(self, job: Job) -> None:
+        """Have the deadline of *job* count from now: it is a new one, and waits for room."""
+        if job.deadline is not None:
+            self._core.protect(self._begin_deadline, do_nothing, job, monotonic() + job.deadline)
+
+    def _begin_deadline(self, job: Job, deadline: float) -> None:
+        with self._core.transaction():
+            if job.timer is None and not job.is_decided:
+                job.timer = self._maintenance.at_locked(deadline, job.expire)
 
     # --- a request is given up --------------------------------------------------------------------
 
@@ -323,6 +350,9 @@ class Scheduler:
                 message = f"the deadline passed while the body was read from {connection.name}"
                 error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
                 self._connections.fail_locked(connection, error)
+            return
+        if job.place is Place.NEW:
+            self._take_out_locked(job, self._waited_too_long(job))
             return
         if job.is_answered:
             message = "the deadline passed between two requests"
@@ -463,7 +493,7 @@ class Scheduler:
         core = self._core
         with core.transaction():
             core.closed = True
-            core.room.notify_all()
+            core.tell_of_room_locked()
             is_maintained = self._maintenance.is_running
         self._maintenance.wake()
         if not is_maintained:

@@ -6,6 +6,7 @@ import concurrent.futures
 import gc
 import sys
 import threading
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -151,6 +152,55 @@ def test_a_request_that_is_cancelled_before_it_is_submitted_is_not_queued(
     assert job.future.cancel()
     rig.scheduler.submit(job)
     assert rig.core.queued == 0
+
+
+def test_what_does_not_wait_for_room_is_told_of_it_once(rig: SchedulerRig) -> None:
+    host, told = fill(rig), list[str]()
+    rig.scheduler.call_when_room(partial(told.append, "first"))
+    rig.scheduler.call_when_room(partial(told.append, "second"))
+    assert told == []
+    rig.scheduler.abandon(next(iter(host.queue)))
+    assert told == ["first", "second"]
+    rig.scheduler.abandon(next(iter(host.queue)))
+    assert told == ["first", "second"]
+    rig.scheduler.call_when_room(partial(told.append, "at once"))
+    assert told[2:] == ["at once"]
+
+
+def test_what_does_not_wait_for_room_is_told_that_the_pool_is_closed(rig: SchedulerRig) -> None:
+    told: list[str] = []
+    fill(rig)
+    rig.scheduler.call_when_room(partial(told.append, "waiting"))
+    rig.scheduler.close()
+    rig.scheduler.call_when_room(partial(told.append, "late"))
+    assert told == ["waiting", "late"]
+
+
+def test_what_does_not_wait_for_room_is_told_of_it_after_an_interrupt(rig: SchedulerRig) -> None:
+    told: list[str] = []
+    fill(rig)
+    rig.scheduler.call_when_room(partial(told.append, "look again"))
+    rig.core.recover(KeyboardInterrupt())
+    assert told == ["look again"]
+
+
+def test_the_deadline_of_a_request_may_begin_before_it_is_submitted(rig: SchedulerRig) -> None:
+    host = fill(rig)
+    late, early = rig.job(host, "/late"), rig.job(host, "/early")
+    for job in (late, early):
+        job.deadline = 5.0
+        rig.scheduler.begin_deadline(job)
+    rig.forward(3.0)
+    rig.scheduler.abandon(next(iter(host.queue)))
+    rig.scheduler.submit(early, block=False)
+    rig.forward(2.0)
+    with pytest.raises(ConnectionTimedOut, match="3 requests were queued for too long"):
+        late.future.result()
+    with pytest.raises(ConnectionTimedOut, match="the deadline passed in the queue of"):
+        early.future.result()
+    assert rig.core.queued == 2
+    rig.scheduler.begin_deadline(late)  # which is done: there is nothing to end
+    rig.forward(5.0)
 
 
 def test_a_callback_does_not_wait_for_room(
