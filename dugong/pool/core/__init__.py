@@ -1,6 +1,7 @@
 """Everything that a pool decides, under its one lock. No I/O: `dugong.pool.io` does that.
 
 core.py         the lock, the transaction, the counters; threads.py, callbacks.py: what follows one
+readers.py      threads for event loops
 scheduler.py    the facade for callers            traffic.py   the same for the connections' threads
 progress.py     what is noted of responses        lending.py   what callers do on a connection
 connections.py  when connections are opened       closing.py   how they end

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, 
 
 from dugong.errors import DugongError, PoolClosed, StateError
 from dugong.pool.core.callbacks import Callbacks
+from dugong.pool.core.readers import Readers
 from dugong.pool.core.threads import Threads
 from dugong.pool.events import Event, EventKind
 from dugong.pool.failure import ends_program
@@ -146,6 +147,7 @@ class PoolCore:
         self.body_released = Condition(self.lock)  # a sender has let go of a request body
         self.threads = Threads()
         self.callbacks = Callbacks(self.threads)
+        self.readers = Readers(self.threads)
         self._calls = self.callbacks.calls
         self._follow_ups: list[Callable[[], object]] = []  # guarded by the lock
         #: Futures that something observes, which are to end when the transaction is left, and with

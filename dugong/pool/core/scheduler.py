@@ -33,6 +33,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import SLICE as _SLICE
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.readers import Readers
 from dugong.pool.core.recovery import Recovery
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.traffic import Traffic
@@ -103,6 +104,11 @@ class Scheduler:
         self.close_when_forgotten = self._maintenance.watch
         self.recover = core.recover
         self.protect = core.protect
+
+    @property
+    def readers(self) -> Readers:
+        """The threads that make calls for event loops: others in a forked child."""
+        return self._core.readers
 
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
@@ -539,6 +545,7 @@ class Scheduler:
         while self._fail_some_waiting():
             time.sleep(0)
         core.callbacks.close()
+        core.readers.close()
 
     def _fail_some_queued(self, host: Host) -> bool:
         """Fail some of the requests of a closed pool; return False if there are none left."""

@@ -199,6 +199,10 @@ class Threads:
         """Return True in a thread that was started here."""
         return get_ident() in self.idents
 
+    def act_for_callers(self) -> None:
+        """Have this thread, which was started here, count as one of a caller's: it may wait."""
+        self.idents.pop(get_ident(), None)
+
     def close(self) -> None:
         """Start no more threads."""
         with self._lock:
