@@ -74,6 +74,7 @@ class _UnderWay:
         self._size = 0  # bytes of all of these
         self._low = AHEAD  # the supplier goes on when no more than this are under way
         self._is_over = False  # nothing more is submitted
+        self._is_stopped = False  # nothing more is wanted
 
     async def futures(self) -> AsyncGenerator[ResponseFuture, None]:
         supplier = self._bridge.loop.create_task(self._supply())
@@ -93,6 +94,7 @@ class _UnderWay:
         finally:
             if supplier.done() and not supplier.cancelled():
                 supplier.exception()  # or asyncio would log that nobody was told of it
+            self._is_stopped = True
             supplier.cancel()
             for future in self._pending:
                 future.cancel()
@@ -111,6 +113,8 @@ class _UnderWay:
         try:
             items = aiter(self._source)
             async for item in items:
+                if self._is_stopped:  # the source has gone on though it was cancelled
+                    break
                 future = await self._bridge.submit(self._prepare(item))
                 self._pending[future] = None
                 self._bridge.when_done(future, self._note)
@@ -130,7 +134,7 @@ class _UnderWay:
 
     def _note(self, future: ResponseFuture) -> None:
         """Note that *future* is done."""
-        if future in self._pending:
+        if future in self._pending and future not in self._came:
             outcome = future._outcome  # not result(), which would add to the traceback of a failure
             size = len(outcome.body) if isinstance(outcome, Response) else None
             self._came[future] = size

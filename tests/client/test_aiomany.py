@@ -265,6 +265,31 @@ def test_what_is_under_way_is_cancelled_when_its_consumer_leaves() -> None:
     asyncio.run(main())
 
 
+def test_a_source_that_goes_on_though_it_was_cancelled_is_left() -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            closed = asyncio.Event()
+
+            async def stubborn() -> AsyncIterator[str]:
+                try:
+                    yield here.url("/1")
+                    try:
+                        await asyncio.sleep(TIMEOUT * 10)
+                    except asyncio.CancelledError:
+                        pass
+                    while True:
+                        yield here.url("/2")
+                finally:
+                    closed.set()
+
+            async with aclosing(client.as_completed(stubborn())) as futures:
+                assert (await anext(futures)).result().text == "/1"
+            await asyncio.wait_for(closed.wait(), TIMEOUT)
+            assert here.targets == ["GET /1"]
+
+    asyncio.run(main())
+
+
 def test_a_consumer_that_goes_without_a_word_leaves_no_task_that_asyncio_complains_of() -> None:
     async def main() -> None:
         async with open_async({}) as (client, [here]):
