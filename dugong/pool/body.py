@@ -36,6 +36,7 @@ __all__ = [
     "can_be_sent_again",
     "check_file",
     "cut_short",
+    "gave_nothing",
     "regular_size",
     "request_body",
     "used_up",
@@ -108,6 +109,14 @@ def used_up() -> ValueError:
     )
 
 
+def gave_nothing() -> ValueError:
+    """Return the error for a body that may be gone, as it is empty."""
+    return ValueError(
+        "the body has given nothing, so an earlier request may have used it: give each request its "
+        "own, and b'' for an empty body"
+    )
+
+
 def _not_empty(items: Iterator[object]) -> Iterator[object]:
     """Yield *items*, which may have been used; raise ValueError for none."""
     empty = True
@@ -115,10 +124,7 @@ def _not_empty(items: Iterator[object]) -> Iterator[object]:
         empty = False
         yield item
     if empty:
-        raise ValueError(
-            "the body has given nothing, so an earlier request may have used it: give each request "
-            "its own, and b'' for an empty body"
-        )
+        raise gave_nothing()
 
 
 def _made_of(body: object, content_length: int | None) -> RequestBody:

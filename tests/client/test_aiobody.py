@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from dugong import AsyncClient, ConnectionTimedOut, PoolClosed, RedirectError, Request, RetryPolicy
 from dugong.client.aiobody import blocking_body
+from dugong.pool.body import request_body
+from dugong.pool.failure import BodyInterrupted
 from tests.support.aio import came, open_async
 from tests.support.client import Page, moved
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
@@ -127,6 +131,99 @@ def test_an_async_generator_can_be_sent_once() -> None:
     asyncio.run(main())
 
 
+class SameEachTime:
+    """An async iterable that has one iterator."""
+
+    def __init__(self) -> None:
+        self._items = pieces()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._items
+
+
+class Forgettable:
+    """An async iterator that no weak reference can be made to."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = list(reversed(PIECES))
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+class HasForgettable:
+    """An async iterable that has one iterator, to which no weak reference can be made."""
+
+    def __init__(self) -> None:
+        self._items = Forgettable()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._items
+
+
+@pytest.mark.parametrize("make", [pieces, SameEachTime, Forgettable, HasForgettable])
+def test_what_was_used_up_is_not_sent_as_an_empty_body(make: Callable[[], Any]) -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            body = make()
+            request = Request("PUT", here.url("/a"), body=body)
+            assert (await client.request(request)).status == 200
+            for call in (client.request(request), client.put(here.url("/b"), body=body)):
+                with pytest.raises(ValueError, match="used it"):
+                    await call
+            assert {request.body for request in here.requests} <= {b"one two three", b""}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("make", [SameEachTime, Forgettable, HasForgettable])
+def test_what_was_used_up_is_not_sent_behind_a_redirect(make: Callable[[], Any]) -> None:
+    async def main() -> None:
+        page = moved("/b", "307 Temporary Redirect")
+        async with open_async({"/a": page}, retry=None) as (client, [here]):
+            with pytest.raises((RedirectError, ValueError)):
+                await client.put(here.url("/a"), body=make())
+
+    asyncio.run(main())
+
+
+def test_an_async_generator_that_has_ended_is_refused() -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            body = pieces()
+            assert [piece async for piece in body] == PIECES
+            with pytest.raises(ValueError, match="used it"):
+                await client.put(here.url("/a"), body=body)
+            assert here.requests == []
+
+    asyncio.run(main())
+
+
+def test_an_iterable_that_is_empty_each_time_is_an_empty_body() -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        for item in ():
+            yield item
+
+    class Nothing:
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return nothing()
+
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            for body in (nothing(), nothing, Nothing(), Nothing):
+                await client.put(here.url("/a"), body=body)
+            assert [request.body for request in here.requests] == [b""] * 4
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("body", [Again, lambda: pieces])
 def test_what_can_be_iterated_over_again_is_sent_again(body: Callable[[], Any]) -> None:
     async def main() -> None:
@@ -221,6 +318,37 @@ def test_the_body_runs_in_one_task_with_the_context_of_the_call() -> None:
 
 class BodyFailed(Exception):
     pass
+
+
+def test_a_callable_has_the_context_of_its_call() -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="lost")
+
+    async def rows() -> AsyncIterator[bytes]:
+        yield name.get().encode()
+
+    def make() -> AsyncIterator[bytes]:
+        seen.append(name.get())
+        name.set("made")  # which what it returns sees, and no other sending
+        return rows()
+
+    seen: list[str] = []
+
+    async def main() -> None:
+        page = moved("/b", "307 Temporary Redirect")
+        async with open_async({"/a": page}) as (client, [here]):
+            name.set("kept")
+            await client.put(here.url("/b"), body=rows)
+            await client.put(here.url("/a"), body=make)
+            await client.put(here.url("/b"), body=lambda: [name.get().encode()])
+            assert [request.body for request in here.requests] == [
+                b"kept",
+                b"made",
+                b"made",
+                b"kept",
+            ]
+            assert seen == ["kept", "kept"]
+
+    asyncio.run(main())
 
 
 async def failing() -> AsyncIterator[bytes]:
@@ -383,5 +511,118 @@ def test_a_large_body_of_small_pieces_arrives_whole() -> None:
         async with open_async(lambda request: Page(request.body)) as (client, [here]):
             expected = b"".join([b"%08d" % n for n in range(2000)])
             assert (await client.put(here.url("/a"), body=body())).body == expected
+
+    asyncio.run(main())
+
+
+# --- how it is closed -----------------------------------------------------------------------------
+
+
+class Closable:
+    """An async iterable that says when it is closed."""
+
+    def __init__(self, closed: asyncio.Event) -> None:
+        self._closed = closed
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return pieces()
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        self._closed.set()
+
+
+def test_what_a_callable_has_returned_is_closed_when_it_was_sent_and_nothing_else_is() -> None:
+    async def main() -> None:
+        mine, made = asyncio.Event(), asyncio.Event()
+        async with open_async({}) as (client, [here]):
+            await client.put(here.url("/a"), body=Closable(mine))
+            await client.put(here.url("/a"), body=lambda: Closable(made))
+            await asyncio.wait_for(made.wait(), TIMEOUT)
+            assert not mine.is_set()
+
+    asyncio.run(main())
+
+
+def test_what_a_callable_has_returned_is_closed_though_it_was_not_sent() -> None:
+    def refuse(peer: Peer) -> None:
+        peer.head()
+        peer.respond(b"", status="413 Too Large", headers="Connection: close\r\n")
+
+    async def main() -> None:
+        closed = asyncio.Event()
+        with ScriptedServer(refuse) as server:
+            async with AsyncClient(trust_env=False, retry=None) as client:
+                url = f"http://127.0.0.1:{server.port}/"
+                body = lambda: Closable(closed)  # noqa: E731  # it is a body
+                response = await client.put(url, body=body, expect100=True)
+                assert response.status == 413
+                await asyncio.wait_for(closed.wait(), TIMEOUT)
+
+    asyncio.run(main())
+
+
+def test_a_task_that_is_stopped_before_it_has_begun_closes_what_a_callable_has_returned() -> None:
+    async def main() -> None:
+        closed = asyncio.Event()
+        made = blocking_body(lambda: Closable(closed))
+        body = request_body(made)
+        assert body is not None
+
+        def send() -> None:
+            body.rewind()
+            first = partial(next, body.pieces())
+            sender = threading.Thread(target=suppressed, args=(first,))
+            sender.start()
+            begun.wait(TIMEOUT)
+            body.interrupt()
+            sender.join(TIMEOUT)
+            body.end_sending()
+
+        begun = threading.Event()
+        loop = asyncio.get_running_loop()
+        call_soon = loop.call_soon_threadsafe
+
+        def note(*args: Any, **options: Any) -> Any:
+            begun.set()
+            return call_soon(*args, **options)
+
+        loop.call_soon_threadsafe = note  # type: ignore[method-assign]  # it is watched
+        send()  # the loop has no turn meanwhile
+        await asyncio.wait_for(closed.wait(), TIMEOUT)
+
+    asyncio.run(main())
+
+
+def suppressed(call: Callable[[], object]) -> None:
+    with contextlib.suppress(BodyInterrupted):
+        call()
+
+
+def test_an_iterable_that_goes_on_though_it_was_cancelled_is_left() -> None:
+    def refuse(peer: Peer) -> None:
+        peer.head()
+        peer.exactly(len(b"1\r\na\r\n"))
+        peer.respond(b"", status="413 Too Large", headers="Connection: close\r\n")
+
+    async def main() -> None:
+        closed = asyncio.Event()
+
+        async def stubborn() -> AsyncIterator[bytes]:
+            try:
+                yield b"a"
+                try:
+                    await asyncio.sleep(TIMEOUT * 10)
+                except asyncio.CancelledError:
+                    pass
+                yield b"b"
+            finally:
+                closed.set()
+
+        with ScriptedServer(refuse) as server:
+            async with AsyncClient(trust_env=False, retry=None) as client:
+                url = f"http://127.0.0.1:{server.port}/"
+                assert (await client.put(url, body=stubborn())).status == 413
+                await asyncio.wait_for(closed.wait(), TIMEOUT)
 
     asyncio.run(main())
