@@ -2,17 +2,16 @@
 
 It has no engine of its own: the threads of a pool send and receive, and event loops are told.
 
-Guarantees: those of `Client`, and that no call waits in the event loop. Starts threads, for the
-streams that are read at the moment. Any thread may use it, with an event loop of its own.
+Guarantees: those of `Client`, and that no call waits in the event loop. Any thread may use it, with
+an event loop of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack, cast
+from weakref import WeakValueDictionary
 
 from dugong.client.aiobody import blocking_body
 from dugong.client.aioloop import LoopBridge, running_loop, running_token
@@ -48,8 +47,9 @@ class AsyncClient:
 
     A *body* may also be an async iterable of bytes-like objects, or a callable that returns one. It
     runs in the event loop, in a task of its own, and is asked for the next item when the last one
-    was sent. An async generator can be sent once, and is closed when the sending ends. A `Request`
-    with such a body, or with a callable, is sent as a copy of it.
+    was sent. An async generator can be sent once, and is closed when the sending ends. A callable
+    is called in a thread of the pool, in the context (`contextvars`) of the call. A `Request` with
+    such a body, or with a callable, is sent as a copy of it.
 
     If a task is cancelled while it waits for a response, its request is cancelled in the pool, and
     no other: see `ResponseFuture.cancel`. Time-outs of asyncio and trio do the same.
@@ -62,13 +62,13 @@ class AsyncClient:
         # None of these changes.
         self._client = client = Client(**options)
         self._pool = client._pool
-        self._lock = Lock()
         # Of the loop that has made the last call. Replaced as a whole, which is atomic in
         # free-threaded CPython, too; what waits knows its own.
         self._bridge: LoopBridge | None = None
-        # For what reads streams, once there is one. Guarded by the lock, and so is the other.
-        self._readers: ThreadPoolExecutor | None = None
-        self._is_closed = False
+        # Those with calls under way, by the token of their loop. Only the thread of a loop gets and
+        # sets what is for that; single operations of a dict are atomic in free-threaded CPython,
+        # too. A lock might be left taken in a forked child.
+        self._bridges: WeakValueDictionary[object, LoopBridge] = WeakValueDictionary()
 
     @property
     def cookies(self) -> Cookies:
@@ -129,11 +129,11 @@ class AsyncClient:
     ) -> AbstractAsyncContextManager[AsyncStreamedResponse]:
         """Send a request and, in the `async with` block, read the body of the final response.
 
-        Takes what `request` takes, and is otherwise as `Client.stream`. A thread reads for a task
-        that waits for a part of the body; there are no more such threads than *max_connections*.
+        Takes what `request` takes, and is otherwise as `Client.stream`. A thread of the pool reads
+        for a task that waits for a part of the body.
         """
         streaming = self._client._stream(*_for_pool(method, url, options))
-        return AsyncStream(streaming, self._bridged(), self._executor)
+        return AsyncStream(streaming, self._bridged(), self._pool._scheduler.readers)
 
     async def get(self, url: str, **options: Unpack[ClientOptions]) -> Response:
         """Send a GET; see `request`."""
@@ -178,18 +178,13 @@ class AsyncClient:
     def _bridged(self) -> LoopBridge:
         """Return what brings futures into the running loop."""
         bridge = self._bridge
-        if bridge is None or bridge.loop.token is not running_token():
-            bridge = self._bridge = LoopBridge(self._pool)
+        token = running_token()
+        if bridge is None or bridge.loop.token is not token:
+            bridge = self._bridges.get(token)  # all that wait for room in a loop are in one line
+            if bridge is None:
+                bridge = self._bridges[token] = LoopBridge(self._pool)
+            self._bridge = bridge
         return bridge
-
-    def _executor(self) -> ThreadPoolExecutor | None:
-        """Return what has a thread for each stream that is read; None if this client is closed."""
-        # What reads has a connection, so none of them has to wait for a thread.
-        with self._lock:
-            if self._readers is None and not self._is_closed:
-                most = self._pool._scheduler.limits.max_connections
-                self._readers = ThreadPoolExecutor(most, "dugong-stream")
-            return self._readers
 
     # --- the client itself ------------------------------------------------------------------------
 
@@ -207,10 +202,6 @@ class AsyncClient:
     def close(self) -> None:
         """Close it as `aclose` does, and block until then: for what is not in an event loop."""
         self._client.close()
-        with self._lock:
-            readers, self._readers, self._is_closed = self._readers, None, True
-        if readers is not None:
-            readers.shutdown(wait=self._client._owns_pool)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager
@@ -20,6 +21,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dugong.errors import PoolFull
+from dugong.pool.core.readers import begin_call
 
 if TYPE_CHECKING:
     from dugong.pool.core.job import Job
@@ -86,7 +88,7 @@ class Loop(CallSoon, Protocol):
     ) -> Task: ...
 
     def run_in_executor(
-        self, executor: Executor | None, call: Callable[..., T], *args: Any
+        self, executor: Executor, call: Callable[..., T], *args: Any
     ) -> Awaitable[T]:
         """Begin to make a call in another thread; what is returned need not be waited for."""
 
@@ -97,7 +99,7 @@ class Loop(CallSoon, Protocol):
         """Wait for what goes on if the task is cancelled."""
 
     async def run_to_end(self, call: Callable[[], object]) -> None:
-        """Make a call in another thread, and wait for its end."""
+        """Make a call in a thread of its own, to its end, and wait for that."""
 
 
 class AsyncioLoop:
@@ -126,9 +128,11 @@ class AsyncioLoop:
         return self.token.create_task(coroutine, context=context)
 
     def run_in_executor(
-        self, executor: Executor | None, call: Callable[..., T], *args: Any
+        self, executor: Executor, call: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        return self.token.run_in_executor(executor, call, *args)
+        future = self.token.run_in_executor(executor, call, *args)
+        future.add_done_callback(_note_failure)
+        return future
 
     async def pause(self) -> None:
         await asyncio.sleep(0)
@@ -137,7 +141,13 @@ class AsyncioLoop:
         return await asyncio.shield(future)
 
     async def run_to_end(self, call: Callable[[], object]) -> None:
-        await asyncio.to_thread(call)
+        await asyncio.wrap_future(begin_call(call), loop=self.token)
+
+
+def _note_failure(future: asyncio.Future[Any]) -> None:
+    """Look at what *future* has failed with, or asyncio would log that nothing did."""
+    if not future.cancelled():
+        future.exception()
 
 
 def running_token() -> object:
@@ -182,12 +192,17 @@ class LoopBridge:
         self.loop = running_loop()  # never changes
         self._scheduler = pool._scheduler  # never changes
         self._lock = Lock()
-        # What the loop is to call, with what. Guarded by the lock.
-        self._calls: list[tuple[Callable[[Any], object], Future[Any]]] = []
-        self._line = self.loop.create_lock()  # of the task that waits for room; owner: the loop
+        # What the loop is to call, with what. Any thread appends, with the lock; the loop alone
+        # removes, without it. deque.popleft is atomic in free-threaded CPython, too.
+        self._calls: deque[tuple[Callable[[Any], object], Future[Any]]] = deque()
+        # Those that wait for room in the queues, and what ends the wait of each. Owner: the loop.
+        self._line: OrderedDict[ResponseFuture, Waiter] = OrderedDict()
 
     def when_done(self, future: ResponseFuture, call: Callable[[Any], object]) -> None:
-        """Have *call* called in the loop, with *future*, when that is done."""
+        """Have *call* called in the loop, with *future*, when that is done.
+
+        It must be quick, and not raise. An interrupt of the loop may have it called twice.
+        """
         future.add_done_callback(partial(self._put, call))
 
     def _put(self, call: Callable[[Any], object], future: Future[Response]) -> None:
@@ -200,30 +215,75 @@ class LoopBridge:
                 self._calls.clear()
 
     def _make_calls(self) -> None:
-        with self._lock:
-            calls, self._calls = self._calls, []
-        for call, future in calls:
-            call(future)
+        calls = self._calls
+        try:
+            for _ in range(len(calls)):
+                call, future = calls[0]
+                call(future)
+                calls.popleft()  # only now: an interrupt of the loop loses none
+        finally:
+            if calls:
+                call_in(self.loop, self._make_calls)
 
     async def submit(self, job: Job) -> ResponseFuture:
         """Queue *job*, and return its future. If the queues are full, wait for room.
 
-        One thread waits for the loop; other tasks wait until it has got in.
+        No thread waits. Those that wait are queued in their order; if the deadline of *job* passes
+        before, its future is done.
         """
-        future, submit = job.future, self._scheduler.submit
+        future = job.future
         try:
-            try:
-                submit(job, block=False)
-            except PoolFull:
-                async with self._line:
-                    await self.loop.run_in_executor(None, submit, job)
+            if self._line or not self._is_queued(job):
+                await self._wait_in_line(job)
         except BaseException:
-            future.cancel()  # which ends the wait for room, too
+            future.cancel()
             raise
         return future
 
+    def _is_queued(self, job: Job) -> bool:
+        """Return True if there was room for *job*, which is queued then."""
+        try:
+            self._scheduler.submit(job, block=False)
+        except PoolFull:
+            return False
+        return True
+
+    async def _wait_in_line(self, job: Job) -> None:
+        line, future = self._line, job.future
+        self._wake_first()  # an interrupt of the loop may have kept it from being told of room
+        self._scheduler.begin_deadline(job)
+        try:
+            turn = line[future] = self.loop.create_future()
+            self.when_done(future, self._end_wait)
+            while not future.done():
+                if next(iter(line)) is future:
+                    if self._is_queued(job):
+                        break
+                    self._scheduler.call_when_room(self._has_room)
+                await turn  # room, the end of the one before, or the deadline ends this
+                turn = line[future] = self.loop.create_future()
+        finally:
+            line.pop(future, None)
+            self._wake_first()
+
+    def _has_room(self) -> None:
+        call_in(self.loop, self._wake_first)
+
+    def _wake_first(self) -> None:
+        turn = next(iter(self._line.values()), None)
+        if turn is not None:
+            _wake(turn)
+
+    def _end_wait(self, future: ResponseFuture) -> None:
+        turn = self._line.get(future)
+        if turn is not None:
+            _wake(turn)
+
     async def wait(self, future: ResponseFuture) -> None:
         """Wait until *future* is done. Cancels it if the task is cancelled."""
+        if self._calls:
+            # The loop makes them in a moment; but an interrupt of it may have kept it from that.
+            self._make_calls()
         if future.done():
             return
         # It gets no exception: that would not be retrieved if the task is cancelled by then.
@@ -244,6 +304,6 @@ class LoopBridge:
             del future  # whose exception refers to this frame
 
 
-def _wake(waiter: Waiter, _future: object) -> None:
+def _wake(waiter: Waiter, _future: object = None) -> None:
     if not waiter.done():  # its task was cancelled
         waiter.set_result(None)

@@ -36,13 +36,12 @@ _PIECE = 256 * 1024  # bytes
 class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
     """The flow of a call whose final response is read in an `async with` block. For one task."""
 
-    def __init__(
-        self, streaming: Streaming, bridge: LoopBridge, executor: Callable[[], Executor | None]
-    ) -> None:
+    def __init__(self, streaming: Streaming, bridge: LoopBridge, readers: Executor) -> None:
         # None of these changes.
         self._streaming = streaming
         self._bridge = bridge
-        self._executor = executor  # returns None for the threads of the loop
+        self._readers = readers
+        self._line = bridge.loop.create_lock()  # of the task that makes a step; owner: the loop
         self._turn = Lock()  # of the thread that makes a step; guards `_streaming`
         # All of the response has come, is not to be decoded, and no caller is asked about it: no
         # step waits, or takes long. Belongs to the task.
@@ -78,14 +77,15 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
         """Return what *action* returns, called in another thread; if cancelled, cut it short."""
         if self._is_at_hand:
             return self._take_turn(action, *args)
-        try:
-            return await self._begin(self._take_turn, action, *args)
-        except self._bridge.loop.cancelled:
-            self._streaming.stream.interrupt()
-            raise
+        async with self._line:
+            try:
+                return await self._begin(self._take_turn, action, *args)
+            except self._bridge.loop.cancelled:
+                self._streaming.stream.interrupt()
+                raise
 
     def _begin(self, action: Callable[..., T], *args: Any) -> Awaitable[T]:
-        return self._bridge.loop.run_in_executor(self._executor(), action, *args)
+        return self._bridge.loop.run_in_executor(self._readers, action, *args)
 
     def _take_turn(self, action: Callable[..., T], *args: Any) -> T:
         with self._turn:
@@ -100,8 +100,15 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
         if self._is_at_hand:
             self._leave(exc_type, exc, traceback)
             return
-        # The block is left, whether its task waits for that or not.
-        await self._bridge.loop.shield(self._begin(self._leave, exc_type, exc, traceback))
+        loop, stream = self._bridge.loop, self._streaming.stream
+        if self._turn.locked():  # by a step of another task, or of one that was cancelled
+            stream.interrupt()
+        try:
+            # The block is left, whether its task waits for that or not.
+            await loop.shield(self._begin(self._leave, exc_type, exc, traceback))
+        except loop.cancelled:
+            stream.interrupt()  # or what has to be sent and received yet would be waited for
+            raise
 
     def _leave(
         self,
@@ -109,8 +116,6 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._turn.locked():  # by a step that was cancelled
-            self._streaming.stream.interrupt()
         with self._turn:
             self._streaming.__exit__(exc_type, exc, traceback)
 

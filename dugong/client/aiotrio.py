@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
-from threading import Thread
 from typing import Any, Generic, TypeVar
 
 import trio
+
+from dugong.pool.core.readers import begin_call
 
 __all__ = ["TrioLoop"]
 
@@ -51,15 +52,12 @@ class TrioLoop:
         return TrioTask(coroutine, copy_context() if context is None else context)
 
     def run_in_executor(
-        self, executor: Executor | None, call: Callable[..., T], *args: Any
+        self, executor: Executor, call: Callable[..., T], *args: Any
     ) -> TrioFuture[T]:
-        outcome: Future[T]
-        if executor is not None:
-            outcome = executor.submit(call, *args)
-        else:
-            # Not in a thread of trio's, which a task would have to wait for from the beginning.
-            outcome = Future()
-            Thread(target=_run, args=(outcome, call, args), name="dugong-call", daemon=True).start()
+        # Not in a thread of trio's, which a task would have to wait for from the beginning.
+        return self._brought_here(executor.submit(call, *args))
+
+    def _brought_here(self, outcome: Future[T]) -> TrioFuture[T]:
         future: TrioFuture[T] = TrioFuture()
         outcome.add_done_callback(lambda outcome: self._hand_over(outcome, future))
         return future
@@ -79,7 +77,7 @@ class TrioLoop:
 
     async def run_to_end(self, call: Callable[[], object]) -> None:
         with trio.CancelScope(shield=True):
-            await self.run_in_executor(None, call)
+            await self._brought_here(begin_call(call))
 
 
 def _call(call: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -87,15 +85,6 @@ def _call(call: Callable[..., object], args: tuple[Any, ...]) -> None:
         call(*args)
     except Exception:
         logging.getLogger(__name__).exception("a call in the loop of trio has failed")
-
-
-def _run(outcome: Future[T], call: Callable[..., T], args: tuple[Any, ...]) -> None:
-    try:
-        result = call(*args)
-    except BaseException as exc:
-        outcome.set_exception(exc)
-    else:
-        outcome.set_result(result)
 
 
 class TrioEvent:

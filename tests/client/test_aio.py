@@ -9,13 +9,16 @@ import socket
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from dugong import AsyncClient, ConnectError, ConnectionPool, PoolClosed, PoolFull, Request
+from dugong.client.aioloop import LoopBridge
 from tests.support.aio import Gate, came, open_async
 from tests.support.client import Page, Place, moved
+from tests.support.fork import holds_in_child
 from tests.support.pool import wait_for, wait_until
 from tests.support.server import TIMEOUT, ReceivedRequest
 
@@ -368,6 +371,70 @@ def test_a_loop_that_is_closed_without_an_end_of_its_tasks_is_left_alone() -> No
         loop.close()
         gate.open.set()
         assert futures[0].result(TIMEOUT).body == b"1"
+        client.close()
+
+
+def test_the_threads_of_the_loop_may_all_be_busy() -> None:
+    async def main() -> None:
+        gate, go_on = Gate(), threading.Event()
+        options = {"max_connections_per_host": 1, "pipeline_depth": 1, "max_queued": 1}
+        async with open_async(gate, **options) as (client, [here]):
+            held = asyncio.create_task(client.get(here.url("/held")))
+            await came(gate.asked)
+            executor = ThreadPoolExecutor(1)
+            asyncio.get_running_loop().set_default_executor(executor)
+            busy = asyncio.create_task(asyncio.to_thread(go_on.wait, TIMEOUT))
+            calls = [asyncio.create_task(client.get(here.url(f"/{n}"))) for n in range(10)]
+            await asyncio.sleep(0)
+            gate.open.set()
+            responses = await asyncio.wait_for(asyncio.gather(held, *calls), TIMEOUT / 2)
+            assert {response.status for response in responses} == {200}
+            async with client.stream("GET", here.url("/b")) as response:
+                assert await response.read() == b"/b"
+            await asyncio.wait_for(client.aclose(), TIMEOUT / 2)
+            assert not busy.done()
+            go_on.set()
+            await busy
+
+    asyncio.run(main())
+
+
+def test_loops_that_take_turns_have_one_bridge_each_as_long_as_they_use_it() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_async(gate) as (client, [here]):
+            call = asyncio.create_task(client.get(here.url("/held")))
+            await came(gate.asked)
+            own = client._bridged()
+
+            async def other() -> weakref.ref[LoopBridge]:
+                bridge = client._bridged()
+                assert bridge is not own
+                assert bridge is client._bridged()
+                return weakref.ref(bridge)
+
+            others = await asyncio.to_thread(asyncio.run, other())
+            assert client._bridged() is own
+            assert others() is None
+            gate.open.set()
+            await call
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_may_use_calls_and_streams() -> None:
+    here = Place(lambda request: Page(bytes(1_000_000)))
+    client = AsyncClient(trust_env=False)
+
+    async def main() -> bool:
+        response = await client.get(here.url("/a"))
+        async with client.stream("GET", here.url("/b")) as streamed:
+            return await streamed.read() == response.body
+
+    with here.server:
+        assert asyncio.run(main())
+        assert holds_in_child(lambda: asyncio.run(asyncio.wait_for(main(), TIMEOUT)))
+        assert asyncio.run(main())
         client.close()
 
 

@@ -7,8 +7,10 @@ import contextlib
 import gc
 import gzip
 import logging
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -413,6 +415,87 @@ def test_a_block_that_is_left_while_another_task_reads_ends_that() -> None:
     asyncio.run(main())
 
 
+def test_a_task_that_is_cancelled_while_it_leaves_ends_its_request() -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.respond(b"early")
+        with contextlib.suppress(*GONE):
+            peer.until_eof()
+        gone.set()
+
+    gone = threading.Event()
+
+    async def main() -> None:
+        closed, read = asyncio.Event(), asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                yield b"a"
+                await asyncio.sleep(TIMEOUT * 10)
+            finally:
+                closed.set()
+
+        with ScriptedServer(script) as server:
+            async with AsyncClient(trust_env=False) as client:
+                url = f"http://127.0.0.1:{server.port}/"
+
+                async def post() -> None:
+                    async with client.stream("POST", url, body=body()) as response:
+                        assert await response.read() == b"early"
+                        read.set()
+
+                task = asyncio.create_task(post())
+                await asyncio.wait_for(read.wait(), TIMEOUT)
+                await asyncio.wait([task], timeout=0.05)  # it waits for the rest of its body
+                task.cancel()
+                await asyncio.wait_for(closed.wait(), TIMEOUT)
+                await came(gone)
+                await asyncio.wait([task])
+                assert task.cancelled()
+
+    asyncio.run(main())
+
+
+def test_a_failure_of_leaving_is_not_logged_if_the_task_was_cancelled() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hook(response: object) -> None:
+        asked.set()
+        assert go_on.wait(TIMEOUT)
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with open_async({}, event_hooks={"response": [hook]}) as (client, [here]):
+            entering = asyncio.create_task(client.stream("GET", here.url("/a")).__aenter__())
+            await came(asked)
+            entering.cancel()
+            await asyncio.wait([entering])
+            go_on.set()
+
+    asyncio.run(main())
+
+
+def test_no_thread_waits_for_another_one_that_reads_the_same_body() -> None:
+    async def main() -> None:
+        script = Halted()
+        with ScriptedServer(script) as server:
+            async with AsyncClient(trust_env=False) as client:
+                async with client.stream("GET", f"http://127.0.0.1:{server.port}/") as response:
+                    assert await response.read(9) == b"beginning"
+                    threads = threading.active_count()
+                    reading = [asyncio.create_task(response.read(1)) for _ in range(10)]
+                    await asyncio.wait(reading, timeout=0.05)
+                    assert threading.active_count() <= threads + 1
+                    reading[5].cancel()  # which does not read yet
+                    await asyncio.wait([reading[5]])
+                    assert not script.gone.is_set()
+                results = await asyncio.gather(*reading, return_exceptions=True)
+                assert all(isinstance(result, BaseException) for result in results)
+                await came(script.gone)
+
+    asyncio.run(main())
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 
@@ -466,3 +549,36 @@ def test_a_loop_that_ends_while_a_task_reads_is_not_held_up() -> None:
         asyncio.run(main(server.port))
         assert script.gone.wait(TIMEOUT)
         client.close()
+
+
+INTERRUPTED = """
+import asyncio, sys
+from dugong import AsyncClient
+
+client = AsyncClient(trust_env=False)
+
+async def read():
+    async with client.stream("GET", sys.argv[1]) as response:
+        assert await response.read(9) == b"beginning"
+        asyncio.get_running_loop().call_later(0.05, interrupt)
+        await response.read(1)
+
+def interrupt():
+    raise KeyboardInterrupt
+
+asyncio.new_event_loop().run_until_complete(read())
+"""
+
+
+def test_a_thread_that_reads_keeps_no_interpreter_from_exiting() -> None:
+    script = Halted()
+    with ScriptedServer(script) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        process = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, url],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert "KeyboardInterrupt" in process.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from dugong import (
     RetryPolicy,
 )
 from dugong.client.aioloop import LoopBridge, call_in, running_loop, running_token
+from dugong.pool.core.readers import begin_call
 from tests.support.aio import Gate, open_async
 from tests.support.client import Page, Place, moved
 from tests.support.pool import wait_until
@@ -46,10 +48,17 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     trio.run(bounded)
 
 
+class OwnThreads(Executor):
+    """Makes each call in a thread of its own."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return begin_call(partial(fn, *args, **kwargs))
+
+
 async def came(event: threading.Event) -> None:
     """Wait for *event*, which a script sets."""
     # Not in a thread of trio's, which would be left over for some seconds.
-    assert await running_loop().run_in_executor(None, event.wait, TIMEOUT)
+    assert await running_loop().run_in_executor(OwnThreads(), event.wait, TIMEOUT)
 
 
 async def pieces() -> AsyncIterator[bytes]:
