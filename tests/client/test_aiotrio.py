@@ -19,6 +19,7 @@ from dugong import (
     AsyncClient,
     ConnectionClosed,
     ConnectionPool,
+    ConnectionTimedOut,
     Event,
     PoolClosed,
     PoolFull,
@@ -431,6 +432,98 @@ def test_a_run_that_ends_while_a_body_is_sent_fails_its_request() -> None:
             futures[0].result(TIMEOUT)
         assert stuck.ended.is_set()
         client.close()
+
+
+def test_deadlines_count_for_all_that_wait_for_room() -> None:
+    async def main() -> None:
+        gate = Gate()
+        options = {"max_connections_per_host": 1, "pipeline_depth": 1, "max_queued": 1}
+        async with open_async(gate, **options) as (client, [here]), trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, here.url("/held"))
+            await came(gate.asked)
+            for target in ("/queued", "/waits"):
+                nursery.start_soon(client.get, here.url(target))
+                await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ConnectionTimedOut, match="queued for too long"):
+                await client.get(here.url("/late"), deadline=0.05)
+            gate.open.set()
+
+    run(main)
+
+
+def test_a_task_that_is_cancelled_while_it_leaves_a_block_ends_its_request() -> None:
+    stuck = Stuck()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.respond(b"early")
+        peer.until_eof()
+
+    async def main() -> None:
+        with ScriptedServer(script) as server:
+            async with AsyncClient(trust_env=False) as client:
+                url = f"http://127.0.0.1:{server.port}/"
+                with trio.move_on_after(0.1):
+                    async with client.stream("PUT", url, body=stuck()) as response:
+                        assert await response.read() == b"early"
+                await came(stuck.ended)
+
+    run(main)
+
+
+def test_what_goes_on_though_it_was_cancelled_is_left() -> None:
+    closed = threading.Event()
+
+    async def stubborn(first: Any, second: Any) -> AsyncIterator[Any]:
+        try:
+            yield first
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                pass
+            while True:
+                yield second
+        finally:
+            closed.set()
+
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            requests = stubborn(here.url("/1"), here.url("/2"))
+            async with aclosing(client.as_completed(requests)) as futures:
+                assert (await anext(futures)).result().text == "/1"
+            await came(closed)
+            assert here.targets == ["GET /1"]
+            closed.clear()
+            with trio.move_on_after(0.1):
+                await client.put(here.url("/a"), body=stubborn(b"a", b"b"))
+            await came(closed)
+
+    run(main)
+
+
+def test_what_a_callable_has_made_has_the_context_of_the_call_and_is_closed() -> None:
+    closed = threading.Event()
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="lost")
+
+    class Made:
+        def __init__(self) -> None:
+            self._name = name.get()
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield f"{self._name} {name.get()}".encode()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+            closed.set()
+
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            name.set("kept")
+            await client.put(here.url("/a"), body=Made)
+            assert here.requests[0].body == b"kept kept"
+            await came(closed)
+
+    run(main)
 
 
 # --- loops ---------------------------------------------------------------------------------------

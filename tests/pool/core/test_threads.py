@@ -51,6 +51,20 @@ def test_a_thread_knows_that_it_belongs_to_its_pool_and_to_no_other() -> None:
     assert not threads.is_own()
 
 
+def test_a_thread_that_acts_for_callers_is_no_thread_of_the_pool_but_waited_for() -> None:
+    threads = Threads()
+    seen: list[bool] = []
+
+    def act() -> None:
+        threads.act_for_callers()
+        seen.append(threads.is_own())
+
+    start(threads, act)
+    threads.join(Deadline(TIMEOUT))
+    assert seen == [False]
+    assert threads.count == 0
+
+
 def test_a_thread_whose_function_fails_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = Threads()
     failed = threading.Event()
