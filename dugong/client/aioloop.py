@@ -217,12 +217,12 @@ class LoopBridge:
     def _make_calls(self) -> None:
         calls = self._calls
         try:
-            for _ in range(len(calls)):
+            while calls:
                 call, future = calls[0]
                 call(future)
                 calls.popleft()  # only now: an interrupt of the loop loses none
         finally:
-            if calls:
+            if calls:  # this was interrupted
                 call_in(self.loop, self._make_calls)
 
     async def submit(self, job: Job) -> ResponseFuture:
