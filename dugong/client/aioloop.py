@@ -141,7 +141,9 @@ class AsyncioLoop:
         return await asyncio.shield(future)
 
     async def run_to_end(self, call: Callable[[], object]) -> None:
-        await asyncio.wrap_future(begin_call(call), loop=self.token)
+        future, thread = begin_call(call)
+        await asyncio.wrap_future(future, loop=self.token)
+        thread.join()  # at once: it has made the call
 
 
 def _note_failure(future: asyncio.Future[Any]) -> None:

@@ -77,7 +77,9 @@ class TrioLoop:
 
     async def run_to_end(self, call: Callable[[], object]) -> None:
         with trio.CancelScope(shield=True):
-            await self._brought_here(begin_call(call))
+            future, thread = begin_call(call)
+            await self._brought_here(future)
+            thread.join()  # at once: it has made the call
 
 
 def _call(call: Callable[..., object], args: tuple[Any, ...]) -> None:

@@ -53,7 +53,7 @@ class OwnThreads(Executor):
     """Makes each call in a thread of its own."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return begin_call(partial(fn, *args, **kwargs))
+        return begin_call(partial(fn, *args, **kwargs))[0]
 
 
 async def came(event: threading.Event) -> None:

@@ -90,15 +90,18 @@ class Readers(Executor):
                 return None
 
 
-def begin_call(call: Callable[[], T]) -> Future[T]:
+def begin_call(call: Callable[[], T]) -> tuple[Future[T], Thread]:
     """Begin to make *call* in a thread of its own, of no pool; it is made even if it is cancelled.
 
-    Raises RuntimeError if no thread can be had.
+    Returns its future, and the thread, which ends at once when that is done. Raises RuntimeError if
+    no thread can be had.
     """
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
-    Thread(target=_take_outcome, args=(future, call), name="dugong-call", daemon=True).start()
-    return future
+    outcome = partial(_take_outcome, future, call)
+    thread = Thread(target=outcome, name="dugong-call", daemon=True)
+    thread.start()
+    return future, thread
 
 
 def _make(future: Future[T], call: Callable[[], T]) -> None:

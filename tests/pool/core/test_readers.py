@@ -127,9 +127,10 @@ def test_where_no_thread_can_be_had_the_call_fails(monkeypatch: pytest.MonkeyPat
 
 def test_a_call_that_must_be_made_cannot_be_cancelled() -> None:
     call = Blocked()
-    future = begin_call(call)
+    future, thread = begin_call(call)
     assert not future.cancel()
     call.go_on.set()
-    thread = future.result(TIMEOUT)
+    assert future.result(TIMEOUT) is thread
     assert thread.daemon
     thread.join(TIMEOUT)
+    assert not thread.is_alive()
