@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-pythons soak lint docs bench clean
+.PHONY: demo test test-pythons soak lint docs pages bench pictures release clean
 
 demo: .venv/installed
 	.venv/bin/python -m dugong demo
@@ -27,8 +27,21 @@ lint: .venv/installed-lint
 docs: .venv/installed-docs
 	.venv/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
+# Looks at them in a browser, as wide as a phone and as a desk: is anything wider than its box?
+pages: .venv/installed-docs .venv/installed-pages docs
+	.venv/bin/python .ci/check-pages
+
 bench:
 	benchmarks/run
+	benchmarks/.venv/bin/python benchmarks/pictures.py
+
+# The pictures of the documentation, from the figures of the last `make bench`.
+pictures:
+	benchmarks/.venv/bin/python benchmarks/pictures.py --publish
+
+# Builds the distributions in dist/ and checks them. Publishes nothing.
+release: .venv/installed-release
+	.ci/release
 
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
@@ -42,4 +55,4 @@ bench:
 .venv/installed-lint: .venv/installed-test
 
 clean:
-	rm -rf .venv .venv-* docs/_build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

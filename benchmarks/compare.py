@@ -18,6 +18,8 @@ from statistics import median, quantiles
 from types import MappingProxyType
 from typing import NamedTuple
 
+import figures
+import posts
 from clients.worker import Cost
 from rig import HERE, ROUND_LIMIT, Client, Rig, RigError
 
@@ -281,8 +283,9 @@ WORKS = [
         "pool: 1 KiB GETs, 100 ms away",
         12000,
         3,
-        [Line(RATE, "CurlMulti, h2", 1.0, 1.3)],
+        [Line(RATE, "CurlMulti, h2", 1.0, 1.3), Line(RATE, "CurlMulti, 6")],
         ours="pool",
+        fewer={"CurlMulti, 6": 60},
     ),
     Work(
         "line",
@@ -520,6 +523,18 @@ def row(work: Work, line: Line, took: dict[str, list[Cost]]) -> tuple[str, ...]:
     )
 
 
+def medians(work: Work, took: dict[str, list[Cost]]) -> dict[str, dict[str, float]]:
+    """Return the median of each measure of each client, in the units of `Measure.value`."""
+    measures = {line.measure.name: line.measure for line in work.lines}
+    return {
+        client: {
+            name: median(measure.value(cost, work.count_of(client)) for cost in costs)
+            for name, measure in measures.items()
+        }
+        for client, costs in took.items()
+    }
+
+
 def build_of(python: Path | str) -> str:
     """Return the version of the interpreter *python*, and what it says of how it was built."""
     program = (
@@ -572,9 +587,14 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each work")
     parser.add_argument("--quick", action="store_true", help="a third of the rounds")
+    parser.add_argument("--posts", action="store_true", help="only what happens to a POST")
     options = parser.parse_args()
     stop_once_told()
 
+    if options.posts or not options.only:
+        figures.record("posts", posts.outcomes())
+    if options.posts:
+        return 0
     works = [work for work in WORKS if not options.only or work.name in options.only]
     try:
         with Rig() as rig:
@@ -585,8 +605,10 @@ def main() -> int:
             for work in works:
                 rounds = options.rounds or (work.rounds // 3 if options.quick else work.rounds)
                 began, waited = time.monotonic(), rig.waited()
-                for row in table(work, run(rig, work, max(1, rounds))):
+                took = run(rig, work, max(1, rounds))
+                for row in table(work, took):
                     print_row(row)
+                figures.record(work.name, medians(work, took))
                 share = (rig.waited() - waited) / (time.monotonic() - began)
                 if share > DISTURBED:
                     print(f"  ({work.name}: nginx waited for its CPU {share:.0%} of the time)")

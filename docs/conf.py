@@ -9,7 +9,7 @@ author = "The dugong developers"
 project_copyright = "The dugong developers"
 release = version = dugong.__version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
 # Docstrings put the names of Python objects between single backticks.
@@ -18,15 +18,22 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
-html_theme = "alabaster"
+# The Markdown files of the repository are included by pages here; their headings get anchors.
+source_suffix = {".rst": "restructuredtext"}
+myst_heading_anchors = 2
+
+html_theme = "furo"
+html_title = "dugong"
+html_baseurl = "https://dugong.readthedocs.io/en/latest/"
 html_theme_options = {
-    "description": "An HTTP/1.1 client for Python",
-    "fixed_sidebar": True,
-    "page_width": "64rem",
+    "light_css_variables": {"color-brand-primary": "#0b6b72", "color-brand-content": "#0b6b72"},
+    "dark_css_variables": {"color-brand-primary": "#5ec8cf", "color-brand-content": "#5ec8cf"},
 }
 html_static_path = ["_static"]
-html_css_files = ["side-by-side.css"]
+html_css_files = ["dugong.css"]
 html_show_sourcelink = False
+html_show_sphinx = False
+html_copy_source = False
 
 
 def _hide_unknown(app, what, name, obj, options, signature, returns):

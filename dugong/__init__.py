@@ -42,21 +42,29 @@ if TYPE_CHECKING:
     from dugong.client.aio import AsyncClient
     from dugong.client.aiostream import AsyncStreamedResponse
     from dugong.client.auth import Auth, BasicAuth, BearerAuth
+    from dugong.client.calls import ClientOptions
     from dugong.client.client import Client
     from dugong.client.cookies import Cookies
     from dugong.client.digest import DigestAuth
     from dugong.client.once import delete, get, head, options, patch, post, put, request
     from dugong.connection.aio import AioFuture
+    from dugong.connection.encode import HeadersLike
+    from dugong.pool.body import BodyLike
     from dugong.pool.events import Event
     from dugong.pool.filepart import FilePart
     from dugong.pool.future import ResponseFuture
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.progress import Progress
-    from dugong.pool.request import Request
+    from dugong.pool.request import POOL_DEFAULT, HeadersMaker, Options, PoolDefault, Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
     from dugong.pool.retry.decorator import retrying
     from dugong.pool.retry.policy import RetryPolicy
-    from dugong.pool.statistics import PoolStatistics
+    from dugong.pool.statistics import (
+        ConnectionStatistics,
+        Holding,
+        HostStatistics,
+        PoolStatistics,
+    )
 
 __all__ = [
     "AioFuture",
@@ -68,11 +76,14 @@ __all__ = [
     "BasicAuth",
     "BearerAuth",
     "BodyFollowing",
+    "BodyLike",
     "CaseInsensitiveDict",
     "Client",
+    "ClientOptions",
     "ConnectError",
     "ConnectionClosed",
     "ConnectionPool",
+    "ConnectionStatistics",
     "ConnectionTimedOut",
     "Cookies",
     "DNSUnavailable",
@@ -88,12 +99,19 @@ __all__ = [
     "HTTPResponse",
     "HTTPStatusError",
     "Headers",
+    "HeadersLike",
+    "HeadersMaker",
+    "Holding",
+    "HostStatistics",
     "HostnameNotResolvable",
     "InvalidResponse",
     "MAX_HEADER_SIZE",
     "MAX_LINE_SIZE",
+    "Options",
+    "POOL_DEFAULT",
     "PollNeeded",
     "PoolClosed",
+    "PoolDefault",
     "PoolFull",
     "PoolStatistics",
     "Progress",
@@ -132,12 +150,22 @@ _LAZY = {
     "Auth": "dugong.client.auth",
     "BasicAuth": "dugong.client.auth",
     "BearerAuth": "dugong.client.auth",
+    "BodyLike": "dugong.pool.body",
     "Client": "dugong.client.client",
+    "ClientOptions": "dugong.client.calls",
     "Cookies": "dugong.client.cookies",
     "DigestAuth": "dugong.client.digest",
     "ConnectionPool": "dugong.pool.pool",
+    "ConnectionStatistics": "dugong.pool.statistics",
     "Event": "dugong.pool.events",
     "FilePart": "dugong.pool.filepart",
+    "HeadersLike": "dugong.connection.encode",
+    "HeadersMaker": "dugong.pool.request",
+    "Holding": "dugong.pool.statistics",
+    "HostStatistics": "dugong.pool.statistics",
+    "Options": "dugong.pool.request",
+    "POOL_DEFAULT": "dugong.pool.request",
+    "PoolDefault": "dugong.pool.request",
     "PoolStatistics": "dugong.pool.statistics",
     "Progress": "dugong.pool.progress",
     "Request": "dugong.pool.request",

@@ -19,8 +19,8 @@ class Deadline:
     __slots__ = ("seconds", "when")
 
     def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self.when = None if seconds is None else monotonic() + seconds
+        self.seconds: float | None = seconds
+        self.when: float | None = None if seconds is None else monotonic() + seconds
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:

@@ -73,7 +73,7 @@ class DugongError(Exception):
     text then begins with the method and the URL of the request, without the query.
     """
 
-    msg = "dugong error"
+    msg: str = "dugong error"
     delivery: Delivery | None = None
     attempts: tuple[Attempt, ...] = ()
     request: Request | None = None
@@ -189,7 +189,7 @@ class ConnectionClosed(DugongError):
     the body of the request could be sent as a whole.
     """
 
-    msg = "connection closed unexpectedly"
+    msg: str = "connection closed unexpectedly"
     response: Response | None = None
 
 
@@ -200,25 +200,25 @@ class ConnectionTimedOut(DugongError):
     disconnect.
     """
 
-    msg = "send/recv timeout exceeded"
+    msg: str = "send/recv timeout exceeded"
 
 
 class StateError(DugongError):
     """The call does not fit what the connection is doing. It did nothing; the caller has a bug."""
 
-    msg = "invalid state for this call"
+    msg: str = "invalid state for this call"
 
 
 class ExcessBodyData(DugongError):
     """More body was written than announced. None of that call's data was sent: write less."""
 
-    msg = "more body data than announced"
+    msg: str = "more body data than announced"
 
 
 class InvalidResponse(DugongError):
     """The server broke RFC 9112. Nothing after this can be trusted: disconnect."""
 
-    msg = "server sent an invalid response"
+    msg: str = "server sent an invalid response"
 
 
 class UnsupportedResponse(DugongError):
@@ -227,7 +227,7 @@ class UnsupportedResponse(DugongError):
     The raw bytes can be read with `HTTPConnection.read_raw()`; then disconnect.
     """
 
-    msg = "server sent a response in an unsupported form"
+    msg: str = "server sent a response in an unsupported form"
 
 
 class ConnectError(DugongError, OSError):
@@ -236,13 +236,13 @@ class ConnectError(DugongError, OSError):
     `errno` says why, and `__cause__` is what the system raised, as an `HTTPConnection` does.
     """
 
-    msg = "the connection could not be opened"
+    msg: str = "the connection could not be opened"
 
     def __init__(self, msg: str | None = None, number: int | None = None) -> None:
         super().__init__(msg)
         if number is not None:
             self.errno = number
-            self.strerror = os.strerror(number)
+            self.strerror: str | None = os.strerror(number)
 
 
 class TLSError(DugongError, OSError):
@@ -253,7 +253,7 @@ class TLSError(DugongError, OSError):
     TLS with a proxy.
     """
 
-    msg = "TLS has failed"
+    msg: str = "TLS has failed"
     reason: str | None = None
 
     def __init__(self, msg: str | None = None, reason: str | None = None) -> None:
@@ -270,13 +270,13 @@ class _NameError(DugongError):
 class HostnameNotResolvable(_NameError):
     """Name resolution works, but this name (`name`) has no address. Trying again will not help."""
 
-    msg = "host name has no address"
+    msg: str = "host name has no address"
 
 
 class DNSUnavailable(_NameError):
     """`name` could not be resolved because name resolution is not working. Try again later."""
 
-    msg = "name resolution is unavailable"
+    msg: str = "name resolution is unavailable"
 
 
 class ProxyError(DugongError, ConnectionError):
@@ -295,21 +295,21 @@ class ProxyError(DugongError, ConnectionError):
 class PoolClosed(DugongError):
     """The pool was closed before the request was done. `delivery` says how far it had got."""
 
-    msg = "the pool has been closed"
-    delivery = Delivery.UNSENT
+    msg: str = "the pool has been closed"
+    delivery: Delivery | None = Delivery.UNSENT
 
 
 class PoolFull(DugongError):
     """As many requests are queued as the pool takes. Nothing was sent: wait for some to be done."""
 
-    msg = "too many requests are queued"
-    delivery = Delivery.UNSENT
+    msg: str = "too many requests are queued"
+    delivery: Delivery | None = Delivery.UNSENT
 
 
 class ResponseTooLarge(DugongError):
     """The body is larger than `max_body_size`. Use `ConnectionPool.stream`, or raise the limit."""
 
-    msg = "the response body is too large"
+    msg: str = "the response body is too large"
 
 
 class DecodingError(DugongError):
@@ -318,7 +318,7 @@ class DecodingError(DugongError):
     So it was sent; nothing is wrong with the connection.
     """
 
-    msg = "the body is not in the coding that Content-Encoding names"
+    msg: str = "the body is not in the coding that Content-Encoding names"
 
 
 class HTTPStatusError(DugongError):
@@ -326,8 +326,8 @@ class HTTPStatusError(DugongError):
 
     def __init__(self, response: Response) -> None:
         self.response = response
-        self.attempts = response.attempts
-        self.request = response.request
+        self.attempts: tuple[Attempt, ...] = response.attempts
+        self.request: Request | None = response.request
         super().__init__(f"{response.status} {printable(response.reason)}".rstrip())
 
     def __str__(self) -> str:
@@ -337,14 +337,14 @@ class HTTPStatusError(DugongError):
 class RedirectError(DugongError):
     """A redirect cannot be followed. `response` is the response that says it, a 3xx."""
 
-    msg = "a redirect cannot be followed"
+    msg: str = "a redirect cannot be followed"
     response: Response | StreamedResponse | None = None
 
 
 class TooManyRedirects(RedirectError):
     """More redirects than `max_redirects` came, or they lead back to where they have been."""
 
-    msg = "too many redirects"
+    msg: str = "too many redirects"
 
 
 # What the operating system says of the way to the peer, or of its own buffers and ports.

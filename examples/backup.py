@@ -2,10 +2,11 @@
 
     python examples/backup.py DIRECTORY URL
 
-Prints the status of each response; the exit status is 0 if the server has stored all files. Files
-are sent from the disk to the network without being read into memory. The server gets the head of
-each request first (100-continue), and a file that it refuses is not sent. The program survives a
-server that restarts or is busy, and a network that is down for a minute: it retries failed uploads.
+Prints the status of each response, and what was stored in all; the exit status is 0 if the server
+has stored all files. Files are sent from the disk to the network without being read into memory.
+The server gets the head of each request first (100-continue), and a file that it refuses is not
+sent. The program survives a server that restarts or is busy, and a network that is down for a
+minute: it retries failed uploads.
 """
 
 import sys
@@ -22,7 +23,8 @@ PATIENT = RetryPolicy(attempts=12, max_backoff=30)
 def main(directory: str, url: str) -> int:
     root = Path(directory)
 
-    def upload(path: Path) -> tuple[bool, str]:
+    def upload(path: Path) -> tuple[int | None, str]:
+        """Return how many bytes were stored, or None, and a line that says so."""
         name = path.relative_to(root).as_posix()
         try:
             with path.open("rb") as file:
@@ -30,24 +32,30 @@ def main(directory: str, url: str) -> int:
                     f"{url}/{quote(name)}", file, expect100=True, timeout=60, deadline=3600
                 )
         except (DugongError, OSError) as exc:  # an OSError is that of the file
-            return False, f"{name}: {exc!r}"
+            return None, f"{name}: {exc!r}"
         line = f"{name}: {resp.status} {resp.reason}"
         if resp.attempts:
             line += f" (at attempt {len(resp.attempts) + 1})"
-        return 200 <= resp.status < 300, line
+        return path.stat().st_size if 200 <= resp.status < 300 else None, line
 
+    if not root.is_dir():
+        sys.exit(f"backup.py: not a directory: {root}")
     files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        sys.exit(f"backup.py: there are no files in {root}")
+    stored = []
     # In this order: after an exception the pool is closed first, which ends the uploads; then the
     # executor waits for its threads.
     with (
         ThreadPoolExecutor(AT_A_TIME) as executor,
         ConnectionPool(max_connections_per_host=AT_A_TIME, retry=PATIENT) as pool,
     ):
-        good = True
-        for stored, line in executor.map(upload, files):
+        for size, line in executor.map(upload, files):
             print(line)
-            good = good and stored
-    return 0 if good else 1
+            if size is not None:
+                stored.append(size)
+    print(f"stored {len(stored)} of {len(files)} files, {sum(stored)} bytes")
+    return 0 if len(stored) == len(files) else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python examples/coroutines.py URL...
 
-Prints the status and the size of each response, or the error, as soon as it is known.
+Prints the status and the size of each response, or the error, as soon as it is known, and in the
+end how many there were. The exit status is 0 if none has failed.
 """
 
 import asyncio
@@ -42,9 +43,12 @@ async def main(urls: Sequence[str]) -> int:
     by_host = defaultdict(list)
     for url in urls:
         by_host[origin(url)].append(url)
-    failed = await asyncio.gather(*map(crawl_host, by_host.values()))
-    return 1 if any(failed) else 0
+    failed = sum(await asyncio.gather(*map(crawl_host, by_host.values())))
+    print(f"{len(urls) - failed} fetched from {len(by_host)} hosts, {failed} failed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: coroutines.py URL...")
     sys.exit(asyncio.run(main(sys.argv[1:])))

@@ -3,6 +3,8 @@
     some-program | python examples/duplex.py URL | another-program
 
 The body is sent in chunks, because its size is unknown. The main thread sends, another receives.
+Says on standard error what the status was, and how much was sent and received; the exit status is
+0 if the server has accepted it.
 """
 
 import sys
@@ -10,15 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from urls import connection_to, target
 
-from dugong import BodyFollowing, ConnectionClosed, HTTPConnection
+from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, HTTPResponse
 
 
-def receive(conn: HTTPConnection) -> int:
+def receive(conn: HTTPConnection) -> tuple[HTTPResponse, int]:
     resp = conn.read_response()
+    size = 0
     while data := conn.read(64 * 1024):
+        size += len(data)
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    return resp.status
+    return resp, size
 
 
 def main(url: str) -> int:
@@ -28,13 +32,18 @@ def main(url: str) -> int:
         conn.timeout = None  # either side may pause for any time
         conn.send_request("POST", target(url), body=BodyFollowing())
         receiving = executor.submit(receive, conn)
+        sent = 0
         try:
             while data := sys.stdin.buffer.raw.read(64 * 1024):
                 conn.write(data)
+                sent += len(data)
             conn.write_eof()
         except ConnectionClosed:
             pass  # the response, or the exception of receive(), says why
-        return 0 if 200 <= receiving.result() < 300 else 1
+        resp, received = receiving.result()
+    line = f"{resp.status} {resp.reason}: {sent} bytes sent, {received} received"
+    print(line, file=sys.stderr)
+    return 0 if 200 <= resp.status < 300 else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python examples/pipeline.py URL...
 
-Prints the status, the size and the target of each response. When the connection ends, the program
+Prints the status, the size and the target of each response, and in the end how many connections
+there were. When the connection ends, the program
 connects again and sends the remaining requests.
 """
 
@@ -49,6 +50,7 @@ def main(urls: Sequence[str]) -> None:
     if len({origin(url) for url in urls}) != 1:
         sys.exit("usage: pipeline.py URL..., all of one host")
     targets = [target(url) for url in urls]
+    connections = 1
     with connection_to(urls[0]) as conn:
         done = 0
         while done < len(targets):
@@ -62,6 +64,8 @@ def main(urls: Sequence[str]) -> None:
                 if done == before or not is_temp_network_error(exc):
                     raise
                 conn.disconnect()
+            connections += done < len(targets)
+    print(f"{done} responses over {connections} connections")
 
 
 if __name__ == "__main__":

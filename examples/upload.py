@@ -10,7 +10,7 @@ import sys
 
 from urls import connection_to, target
 
-from dugong import BodyFollowing, ConnectionClosed
+from dugong import BodyFollowing, ConnectionClosed, DugongError
 
 
 def main(filename: str, url: str) -> int:
@@ -35,4 +35,7 @@ def main(filename: str, url: str) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: upload.py FILE URL")
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except (DugongError, OSError, ValueError) as error:
+        sys.exit(f"upload.py: {error}")

@@ -38,6 +38,8 @@ TUTORIALS = (
     "docs/authentication.rst",
     "docs/cookies.rst",
     "docs/crawling.rst",
+    "docs/backup.rst",
+    "docs/futures.rst",
     "docs/uploads.rst",
     "docs/retries.rst",
     "docs/tutorial.rst",

@@ -28,6 +28,8 @@ NAMES = """
     RedirectError TooManyRedirects
     Client AsyncClient AsyncStreamedResponse Cookies Auth BasicAuth BearerAuth DigestAuth
     get head options post put patch delete request
+    BodyLike HeadersLike HeadersMaker Options ClientOptions POOL_DEFAULT PoolDefault
+    HostStatistics ConnectionStatistics Holding
 """.split()
 
 METHODS = """

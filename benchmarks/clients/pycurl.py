@@ -128,6 +128,10 @@ def far(server: Server) -> Round:
     return together(small_urls(server.far_port), 6)
 
 
+def farther(server: Server) -> Round:
+    return together(small_urls(server.farther_port), 6)
+
+
 def multiplexed(urls: list[str]) -> Round:
     """Six connections of HTTP/2, with 100 streams on each."""
     multi = pycurl.CurlMulti()
@@ -172,6 +176,7 @@ main(
         "far-6": far,
         "far-h2": far_h2,
         "far-first-h2": far_h2_first,
+        "farther-6": farther,
         "farther-h2": farther_h2,
     }
 )

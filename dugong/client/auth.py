@@ -90,7 +90,7 @@ class BearerAuth(Auth):
     def __init__(self, token: str | Callable[[], str]) -> None:
         # Neither changes.
         self._token = token
-        self.is_static = not callable(token)
+        self.is_static: bool = not callable(token)
         if not callable(token):
             _check_token(token)
 

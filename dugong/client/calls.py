@@ -103,7 +103,7 @@ class CallMaker:
         if params is not None:
             self._query = with_params("http://host/", params).partition("?")[2]
         #: Whether a request is sent as it is, unless it is told more or there are cookies.
-        self.adds_nothing = not any(
+        self.adds_nothing: bool = not any(
             (
                 base_url,
                 self._query,

@@ -145,7 +145,7 @@ class Client:
             read_netrc() if trust_env else None,
         )
         # None of these changes.
-        self.cookies = settings.cookies
+        self.cookies: Cookies = settings.cookies
         self._owns_pool = pool is None
         if pool is None:
             if unknown := pool_options.keys() - _POOL_OPTIONS:

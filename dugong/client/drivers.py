@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.pool.core.job import Job
+    from dugong.pool.io.stream import Stream
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.response import BodySource
 
@@ -274,7 +275,7 @@ class Streaming(UnenteredStream):
         self._decoder = decoder  # never changes
         self._flow = redirected(call)
         #: The stream of the request that is under way, or is to be.
-        self.stream = pool._stream(next(self._flow))
+        self.stream: Stream = pool._stream(next(self._flow))
         self._response: StreamedResponse | None = None  # the final one
 
     def __enter__(self) -> StreamedResponse:

@@ -74,14 +74,14 @@ class Call:
         cookies: Cookies | None = None,
     ) -> None:
         # None of these changes.
-        self.settings = settings
-        self.request = request  # the first one, as the caller has asked for it
-        self.own_origin = own_origin  # has a right to the headers of the client
-        self.follows = follows  # it follows redirects
-        self.auth = auth
-        self.auth_origin = auth_origin  # what `auth` is for
-        self.cookies = cookies  # of this call alone
-        self.crossed = False  # a redirect has led to another origin; set once
+        self.settings: Settings = settings
+        self.request: Request = request  # the first one, as the caller has asked for it
+        self.own_origin: Origin = own_origin  # has a right to the headers of the client
+        self.follows: bool = follows  # it follows redirects
+        self.auth: Auth | None = auth
+        self.auth_origin: Origin | None = auth_origin  # what `auth` is for
+        self.cookies: Cookies | None = cookies  # of this call alone
+        self.crossed: bool = False  # a redirect has led to another origin; set once
 
     @property
     def calls_callers_code(self) -> bool:

@@ -110,7 +110,7 @@ class Multipart(BodyMaker):
             boundary = os.urandom(16).hex()
         elif not _BOUNDARY.fullmatch(boundary):
             raise ValueError("the boundary must be up to 70 ASCII letters, digits, '-' and '_'")
-        self.content_type = f"multipart/form-data; boundary={boundary}"  # never changes
+        self.content_type: str = f"multipart/form-data; boundary={boundary}"  # never changes
         delimiter = f"--{boundary}\r\n".encode()
         # Few pieces, for each is sent by a system call: those in memory go with what is between.
         items: list[BodyLike] = []

@@ -30,11 +30,11 @@ class ReceiveBuffer:
         # All of this belongs to the receiving thread. When nothing is under way on the connection,
         # the thread that wants to send, or to release the memory, may use it as well.
         self._capacity = capacity
-        self.start = 0
-        self.end = 0
-        self.scanned = 0  # how many bytes behind `start` a parser has searched in vain
-        self.data = bytearray()
-        self.view = memoryview(self.data)  # of `data`
+        self.start: int = 0
+        self.end: int = 0
+        self.scanned: int = 0  # how many bytes behind `start` a parser has searched in vain
+        self.data: bytearray = bytearray()
+        self.view: memoryview = memoryview(self.data)  # of `data`
 
     def __len__(self) -> int:
         return self.end - self.start

@@ -70,7 +70,7 @@ class HTTPConnection:
     ) -> None:
         default_port = 80 if ssl_context is None else 443
         self.hostname = hostname
-        self.port = default_port if port is None else port
+        self.port: int = default_port if port is None else port
         self.ssl_context = ssl_context
         self.proxy = proxy
         check_address(self.hostname, self.port)

@@ -64,12 +64,12 @@ class HTTPResponse:
         length: int | None = None,
     ) -> None:
         # All of these belong to the caller who has the response.
-        self.method = method
-        self.path = path
-        self.status = status
-        self.reason = reason
+        self.method: str = method
+        self.path: str = path
+        self.status: int = status
+        self.reason: str = reason
         self._headers = headers  # as in headers_of()
-        self.length = length
+        self.length: int | None = length
 
     @property
     def headers(self) -> Headers:
@@ -116,27 +116,27 @@ class Exchange:
 
     def __init__(self, method: str, path: str, key: object = None) -> None:
         # These never change once the request has been handed to a session:
-        self.method = method
-        self.path = path
-        self.key = key
-        self.close = False  # the request asks for the connection to be closed
-        self.upgrade = False  # the request offers another protocol
+        self.method: str = method
+        self.path: str = path
+        self.key: object = key
+        self.close: bool = False  # the request asks for the connection to be closed
+        self.upgrade: bool = False  # the request offers another protocol
         #: The response can change more than that it has come: the parser's fast path is not for it.
-        self.needs_full_parse = False
+        self.needs_full_parse: bool = False
         #: The body is sent to its end though a response below 300 has come that is the last of the
         #: connection. Then the owner of the session ends the connection.
-        self.sends_to_end = False
+        self.sends_to_end: bool = False
         # The sender's; the receiver only looks whether there is a writer at all.
         self.writer: Writer | None = None
-        self.thread = 0  # set by the sender: who wrote to the body last; read by any thread
-        self.request_side = _SENT  # see RequestSide
-        self.delivery = _DELIVERED  # set by the sender if sending fails; read after that
+        self.thread: int = 0  # set by the sender: who wrote to the body last; read by any thread
+        self.request_side: RequestSide = _SENT  # see RequestSide
+        self.delivery: Delivery = _DELIVERED  # set by the sender if sending fails; read after that
         # The receiver's:
         self.reader: Reader | None = None
-        self.interim = 0  # how many 1xx came
-        self.persistent = False  # another response may follow this one
-        self.minor_version = 1  # the x of the response's HTTP/1.x
-        self.trailers = NO_TRAILERS  # of the response; once its body has been read
+        self.interim: int = 0  # how many 1xx came
+        self.persistent: bool = False  # another response may follow this one
+        self.minor_version: int = 1  # the x of the response's HTTP/1.x
+        self.trailers: Headers = NO_TRAILERS  # of the response; once its body has been read
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {public_target(self.path)} {self.request_side.value}>"

@@ -8,6 +8,7 @@ bounded caches of lines that were parsed before, which any thread may use.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from dugong.connection.cache import MAX_KEY_SIZE, BoundedCache
@@ -317,6 +318,6 @@ _known_fields = BoundedCache(_parse_field)
 _known_framing_fields = BoundedCache(_parse_framing_field)
 _field_of = _known_fields.__getitem__
 #: Return what a status line says. Raises `InvalidResponse` and `UnsupportedResponse`.
-status_line_of = _known_status_lines.__getitem__
+status_line_of: Callable[[bytes], StatusLine] = _known_status_lines.__getitem__
 #: Return what a field line says of the framing. Raises `InvalidResponse`, also for no field line.
-framing_field_of = _known_framing_fields.__getitem__
+framing_field_of: Callable[[bytes], FramingField] = _known_framing_fields.__getitem__

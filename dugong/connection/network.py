@@ -54,8 +54,8 @@ class Network:
                 "connections without one"
             )
         # None of these changes.
-        self.unix_socket = None if unix_socket is None else _checked_path(unix_socket)
-        self.resolver = resolver
+        self.unix_socket: str | None = None if unix_socket is None else _checked_path(unix_socket)
+        self.resolver: Resolver | None = resolver
         self._allow_address = allow_address
         self._local_address = None if local_address is None else _local(local_address)
 

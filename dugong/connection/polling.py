@@ -56,14 +56,14 @@ class PollNeeded:
         timeout: float | None = None,
         others: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        self.fd = fd
-        self.mask = mask
-        self.timeout = timeout
-        self.others = others
-        self.poller = select.poll()  # that all of these are registered with
+        self.fd: int = fd
+        self.mask: int = mask
+        self.timeout: float | None = timeout
+        self.others: tuple[tuple[int, int], ...] = others
+        self.poller: select.poll = select.poll()  # that all of these are registered with
         # The time of the last `poll`, which is the same each time, as a rule: see `know`.
-        self.known = 0.0
-        self.milliseconds = 0
+        self.known: float = 0.0
+        self.milliseconds: int = 0
         self.poller.register(fd, mask)
         for other_fd, other_mask in others:
             self.poller.register(other_fd, other_mask)

@@ -43,12 +43,14 @@ class Proxy:
     __slots__ = ("authorization", "fields", "host", "password", "port", "scheme", "username")
 
     def __init__(self, proxy: ProxyLike, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self.scheme = "http"
+        self.scheme: str = "http"
         #: The credentials for a SOCKS proxy; None and empty if there are none.
         self.username: bytes | None = None
-        self.password = b""
+        self.password: bytes = b""
         #: The same for a proxy that speaks HTTP.
         self.authorization: str | None = None
+        self.host: str
+        self.port: int
         if isinstance(proxy, str):
             self._parse_url(proxy)
         else:
@@ -63,7 +65,7 @@ class Proxy:
         ):
             fields = (("Proxy-Authorization", self.authorization), *fields)
         #: Header lines that the proxy is sent.
-        self.fields = b"".join(field_line(*field) for field in fields)
+        self.fields: bytes = b"".join(field_line(*field) for field in fields)
 
     def _parse_url(self, url: str) -> None:
         from urllib.parse import unquote_to_bytes, urlsplit

@@ -63,7 +63,7 @@ class LengthReader:
         # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
-        self.remaining = length
+        self.remaining: int = length
 
     @property
     def done(self) -> bool:
@@ -111,7 +111,7 @@ class UntilCloseReader:
         # All of these belong to the receiving thread.
         self._buffer = buffer
         self._transport = transport
-        self.done = False
+        self.done: bool = False
 
     @property
     def closed(self) -> bool:
@@ -157,9 +157,9 @@ class ChunkedReader:
         self._remaining = 0  # bytes of the current chunk that are still to come
         self._chunk_read = False  # a chunk's data has been read, its CRLF has not
         self._trailer = False  # the last chunk has been read, the trailer section has not
-        self.done = False
-        self.closed = False
-        self.trailers = NO_TRAILERS
+        self.done: bool = False
+        self.closed: bool = False
+        self.trailers: Headers = NO_TRAILERS
 
     def readinto(self, view: memoryview) -> int | PollNeeded:
         buffer = self._buffer

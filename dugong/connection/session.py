@@ -35,10 +35,10 @@ class Http1Session:
         self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None
     ) -> None:
         # None of these changes; each says who may use what of it.
-        self.state = ConnectionState(dial, failure)
-        self.sender = SendSide(self.state)
-        self.body = BodySide(self.state)
-        self.receiver = ReceiveSide(self.state, self.body)
+        self.state: ConnectionState = ConnectionState(dial, failure)
+        self.sender: SendSide = SendSide(self.state)
+        self.body: BodySide = BodySide(self.state)
+        self.receiver: ReceiveSide = ReceiveSide(self.state, self.body)
 
     def exchange(self, exchange: Exchange, head: bytes, timeout: float | None) -> ReceivedResponses:
         """Send a request that is all in *head*, and receive its response, blocking.

@@ -52,11 +52,11 @@ class ConnectionState:
         self, dial: Callable[[], Coroutine[Transport]], failure: str | None = None
     ) -> None:
         self.dial = dial  # never changes
-        self.lock = RLock()
+        self.lock: RLock = RLock()
         #: Held by the thread or coroutine that sends.
-        self.send_turn = Lock()
+        self.send_turn: Lock = Lock()
         #: Held by the thread or coroutine that receives.
-        self.receive_turn = Lock()
+        self.receive_turn: Lock = Lock()
         #: One end of a socket pair for each receiver that waits for the sender. Guarded by `lock`.
         self.waiters: tuple[socket.socket, ...] = ()
         #: The connection. Set under `lock` by the sender when nothing is under way; read by both
@@ -64,9 +64,9 @@ class ConnectionState:
         self.transport: Transport | None = None
         #: What has been received and not been parsed. The receiver's; the sender may look at it and
         #: clear it when nothing is under way.
-        self.buffer = ReceiveBuffer()
+        self.buffer: ReceiveBuffer = ReceiveBuffer()
         #: What parses `buffer`. The receiver's; the sender resets it with the next connection.
-        self.parser = ResponseParser(self.buffer)
+        self.parser: ResponseParser = ResponseParser(self.buffer)
         #: The exchanges whose final response has not begun, oldest first. The sender appends and
         #: the receiver removes, each in one operation of the deque, which is atomic.
         self.awaiting_response: deque[Exchange] = deque()
@@ -78,7 +78,7 @@ class ConnectionState:
         self.reading_raw = False
         #: No further request may be sent. Set by any thread; reset by the sender under `lock` when
         #: nothing is under way.
-        self.closing = False
+        self.closing: bool = False
         #: Why no further response will come. Set under `lock` by any thread; reset as `closing`.
         self.failure = failure
         #: Why the response that began last is the last one of this connection. Set by the receiver,
@@ -89,7 +89,7 @@ class ConnectionState:
         #: `abort()` has been called. Set under `lock` by any thread, never reset.
         self.aborted = False
         #: Set by `abort()`; ends dialling. Guarded by `lock`.
-        self.interrupt = Interrupt(self.lock)
+        self.interrupt: Interrupt = Interrupt(self.lock)
 
     def transport_in_use(self) -> Transport:
         """Return the transport. Raises `ConnectionClosed` if it is not to be used any more."""

@@ -41,15 +41,15 @@ class Transport(ABC):
     can_send_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock  # never changes
+        self.sock: socket.socket = sock  # never changes
         # Nothing more can be sent or received. Set by any thread, in one step; never cleared.
-        self.is_shut = False
+        self.is_shut: bool = False
         # For how many seconds recv_into() may block before it raises ConnectionTimedOut (None: for
         # ever; 0: not at all, the caller is a coroutine). The receiving thread's.
         self.block_timeout: float | None = 0
         # How many bytes are worth waiting for a tick of the system's clock, the next time that
         # recv_into() blocks (1: no more than come first). The receiving thread's.
-        self.receive_low_water = 1
+        self.receive_low_water: int = 1
 
     @abstractmethod
     def recv_into(self, view: memoryview) -> int | PollNeeded:
@@ -178,7 +178,7 @@ class PlainTransport(Transport):
         "_was_reset",
     )
 
-    can_send_files = hasattr(os, "sendfile")
+    can_send_files: ClassVar[bool] = hasattr(os, "sendfile")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)

@@ -26,7 +26,7 @@ class BodyFollowing:
                 raise TypeError(f"length must be an int or None, not {length!r}")
             if length < 0:
                 raise ValueError(f"length must not be negative: {length}")
-        self.length = length
+        self.length: int | None = length
 
     def __repr__(self) -> str:
         return f"BodyFollowing({'' if self.length is None else self.length})"
@@ -38,7 +38,7 @@ class LengthWriter:
     __slots__ = ("remaining",)
 
     def __init__(self, length: int) -> None:
-        self.remaining = length  # the sending thread's
+        self.remaining: int = length  # the sending thread's
 
     @property
     def complete(self) -> bool:
@@ -68,7 +68,7 @@ class ChunkedWriter:
     __slots__ = ("complete",)
 
     def __init__(self) -> None:
-        self.complete = False  # the sending thread's
+        self.complete: bool = False  # the sending thread's
 
     def frame(self, data: memoryview) -> tuple[bytes | memoryview, ...]:
         """Return the buffers to send for *data*: none for no data, which would end the body."""

@@ -49,7 +49,7 @@ class Dialer:
         network: Network | None = None,
         proxy_ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self.timeout = min(  # never changes
+        self.timeout: float | None = min(  # never changes
             (limit for limit in (timeout, connect_timeout) if limit is not None), default=None
         )
         self._network = network or Network()  # never changes

@@ -46,13 +46,13 @@ __all__ = [
 class Abandoned(ConnectionClosed):
     """A connection ends because no request wants what is coming in: no fault of the host's."""
 
-    msg = "the response that was coming in has been abandoned"
+    msg: str = "the response that was coming in has been abandoned"
 
 
 class BodyInterrupted(ConnectionClosed):
     """The body of a request is not waited for any more, for its connection is not used any more."""
 
-    msg = "the connection has been given up while the body was waited for"
+    msg: str = "the connection has been given up while the body was waited for"
 
 
 class BodyError(Exception):

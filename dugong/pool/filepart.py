@@ -54,9 +54,9 @@ class FilePart(BodyMaker):
             raise TypeError(f"a FilePart needs an open binary file that can seek, not {kind}")
         check_file(file)
         # None of these changes.
-        self.file = file
-        self.offset = offset
-        self.length = length
+        self.file: SeekableBinary = file
+        self.offset: int = offset
+        self.length: int | None = length
         self._shared = _share(file)
         self.make_body(None)  # raises now what a request would raise
 

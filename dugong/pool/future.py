@@ -160,7 +160,7 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
 
     def __init__(self, request: Request, owner: Owner) -> None:
         # Not that of the base class, which makes what this class does without.
-        self.request = request  # never changes
+        self.request: Request = request  # never changes
         # None once the future is done. Any thread may read it, and set it to None.
         self._owner: Owner | None = owner
         # Stored once, under the lock of the owner.

@@ -173,7 +173,7 @@ class Supply(Generic[T]):
         self.taken = allowance.taken
         self._rest_until = 0.0  # when the source may be called though there is a response to give
         #: `more` is to be called when no more than this are under way.
-        self.low = 0
+        self.low: int = 0
 
     def more(
         self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]

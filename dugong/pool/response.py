@@ -149,13 +149,13 @@ class Response(Received):
         self.reason = reason
         # As headers_of() takes them. Stored by each thread that is the first to read `headers`.
         self._headers = headers
-        self.body = body
+        self.body: bytes = body
         self.request = request
         self.attempts = attempts
-        self.history = ()
+        self.history: tuple[Response, ...] = ()
         self._seconds = seconds  # from the dispatch of the request until all of this had come
         self._minor_version = minor_version  # the x of HTTP/1.x
-        self.trailers = trailers
+        self.trailers: Headers = trailers
 
     @property
     def text(self) -> str:
@@ -259,9 +259,9 @@ class StreamedResponse(Received):
         self.reason = reason
         self._headers = headers  # as in `Response`
         self.request = request
-        self.length = length
+        self.length: int | None = length
         self.attempts = attempts
-        self.history = ()
+        self.history: tuple[Response, ...] = ()
         self._seconds = seconds  # from the dispatch of the request until the head had come
         self._minor_version = minor_version  # the x of HTTP/1.x
         # None once it is closed. Of the thread that reads; closing may come from another.

@@ -118,7 +118,7 @@ def _parse_host(host: str) -> str:
 
 
 #: The origin of each prefix, as `parse_origin` gives it: ``known_origins[prefix]``.
-known_origins = BoundedCache(parse_origin, max_entries=4096)
+known_origins: BoundedCache[str, Origin] = BoundedCache(parse_origin, max_entries=4096)
 
 
 def public_url(url: str) -> str:

@@ -63,9 +63,9 @@ class MockExchange:
         self.sent_trailers = NO_TRAILERS
         self.is_sent = job.upload is None  # all of it; guarded by the engine's lock
         # The receiver's:
-        self.persistent = True
-        self.minor_version = 1
-        self.trailers = NO_TRAILERS
+        self.persistent: bool = True
+        self.minor_version: int = 1
+        self.trailers: Headers = NO_TRAILERS
 
     def received(self) -> MockRequest:
         """Return the request as a server receives it."""
@@ -82,7 +82,7 @@ class MockEngine:
     `DugongError`. Whatever else it raises is the outcome of the request.
     """
 
-    capacity = sys.maxsize
+    capacity: int = sys.maxsize
     has_stray_bytes = False
     keep_alive_timeout: float | None = None
 

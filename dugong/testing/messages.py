@@ -96,10 +96,10 @@ class MockResponse:
         if not 0 <= delay <= TIMEOUT_MAX:  # which no NaN passes
             raise ValueError(f"delay must be a finite number of seconds, not {delay!r}")
         # None of these changes.
-        self.status = status
-        self.delay = delay
+        self.status: int = status
+        self.delay: float = delay
         self.headers: HeaderPairs = () if headers is None else checked_headers(headers)
-        self.trailers = Headers(() if trailers is None else checked_headers(trailers))
+        self.trailers: Headers = Headers(() if trailers is None else checked_headers(trailers))
         media_type = None
         if isinstance(body, str):
             body, media_type = body.encode(), "text/plain; charset=utf-8"

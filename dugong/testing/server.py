@@ -182,12 +182,14 @@ class Server:
         self._context = context  # never changes
         # These belong to the acceptor, until it has ended; any thread may read the number.
         self._threads: list[threading.Thread] = []
-        self.connections = 0
+        self.connections: int = 0
         # Each thread appends to it, which is atomic, in free-threaded CPython, too; looked at when
         # they have ended.
         self._errors: list[BaseException] = []
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
+        self.host: str
+        self.port: int
         self.host, self.port = self._listener.getsockname()[:2]
         self.address: tuple[str, int] = (self.host, self.port)
         self._acceptor = threading.Thread(target=self._accept, name="scripted-server")

@@ -100,54 +100,54 @@ class PooledConnection:
         self, host: Host, engine: Engine, opened_at: float, max_requests: int | None
     ) -> None:
         host.numbered += 1
-        self.name = f"{host.name}-{host.numbered}"  # never changes
-        self.host = host  # never changes
-        self.engine = engine  # never changes
-        self.opened_at = opened_at  # `time.monotonic`; never changes
-        self.max_requests = max_requests  # never changes
+        self.name: str = f"{host.name}-{host.numbered}"  # never changes
+        self.host: Host = host  # never changes
+        self.engine: Engine = engine  # never changes
+        self.opened_at: float = opened_at  # `time.monotonic`; never changes
+        self.max_requests: int | None = max_requests  # never changes
         #: Where it is in its life. Only the methods below change it; any thread may read it.
-        self.phase = _CONNECTING
-        self.was_open = False  # it has been OPEN
-        self.drain_once_open = False  # it is to be DRAINING as soon as it is OPEN
-        self.holds_place = False  # it counts for *max_connections*; only `Room` changes it
+        self.phase: Phase = _CONNECTING
+        self.was_open: bool = False  # it has been OPEN
+        self.drain_once_open: bool = False  # it is to be DRAINING as soon as it is OPEN
+        self.holds_place: bool = False  # it counts for *max_connections*; only `Room` changes it
         self.failure: Exception | None = None  # why it is CLOSING, unless it ends in good order
-        self.close_reason = ""  # the same in words
+        self.close_reason: str = ""  # the same in words
         # Taken from the queue and not answered, oldest first.
         self.in_flight: dict[Job, None] = {}
         self.reserved: Job | None = None  # the next request, which has to be exclusive
-        self.exclusive = False  # a request is in flight that nothing may be sent behind
+        self.exclusive: bool = False  # a request is in flight that nothing may be sent behind
         self.rate: BodyRate | None = None  # of the body that comes in, if it has a limit
         self.rate_timer: Timer | None = None  # looks at that, or finds that it is over
-        self.long_response = False  # nothing is to be sent behind the response that comes in
-        self.responded_at = 0.0  # when responses came last, `time.monotonic`
+        self.long_response: bool = False  # nothing is to be sent behind the response that comes in
+        self.responded_at: float = 0.0  # when responses came last, `time.monotonic`
         #: Requests were taken back from it, whose responses are dropped if they come. Any thread
         #: may read it: an attribute that is replaced as a whole needs no lock, in free-threaded
         #: CPython, too.
-        self.lost_requests = False
-        self.dispatched = 0  # requests that were given to it
-        self.answered = 0  # of these, those with a final response
+        self.lost_requests: bool = False
+        self.dispatched: int = 0  # requests that were given to it
+        self.answered: int = 0  # of these, those with a final response
 
         # Who is at work on it. The last of them to leave a CLOSING connection closes it.
-        self.sending = True  # the sender: it connects first
-        self.receiving = False  # the receiver
+        self.sending: bool = True  # the sender: it connects first
+        self.receiving: bool = False  # the receiver
         self.borrower: Job | None = None  # a caller, who makes this request by itself
-        self.borrowed_by = 0  # the thread that does, or was the last to
-        self.streaming = False  # a caller, who reads the body of a response
+        self.borrowed_by: int = 0  # the thread that does, or was the last to
+        self.streaming: bool = False  # a caller, who reads the body of a response
 
         # A parked thread waits for its wake-up. If nothing comes for a while, it ends, and what is
         # parked is to be started instead of being woken. There is a wake-up only while a thread
         # waits: the collector would have seven objects more to look at, for each idle connection.
-        self.sender_started = False  # the thread has begun, and not ended
+        self.sender_started: bool = False  # the thread has begun, and not ended
         self.sender_wakeup: Condition | None = None
-        self.sender_parked = False  # the sender may be given work
-        self.receiver_started = False  # the thread has been started, and has not ended
+        self.sender_parked: bool = False  # the sender may be given work
+        self.receiver_started: bool = False  # the thread has been started, and has not ended
         self.receiver_wakeup: Condition | None = None
-        self.receiver_parked = True  # the same of responses
+        self.receiver_parked: bool = True  # the same of responses
         self.uploading: Job | None = None  # whose body the sender has
-        self.body_released_at = opened_at  # when it last let go of one
+        self.body_released_at: float = opened_at  # when it last let go of one
         # When its last response came, or it was opened: from then on it is idle if it has nothing
         # to do. `time.monotonic`.
-        self.idle_since = opened_at
+        self.idle_since: float = opened_at
         self.idle_timer: Timer | None = None  # looks whether it is still idle
         self.keep_alive: float | None = None  # the engine's `keep_alive_timeout` of that timer
         self.age_timer: Timer | None = None  # of *max_age*

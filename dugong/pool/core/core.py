@@ -86,7 +86,7 @@ class Nested(StateError):
     So it comes from a finalizer or a signal handler.
     """
 
-    msg = "the pool is in the middle of a change: this call cannot wait for it"
+    msg: str = "the pool is in the middle of a change: this call cannot wait for it"
 
 
 class Entering(Nested):
@@ -126,17 +126,17 @@ class PoolCore:
         self.lock = RLock()
         #: The thread that is in a transaction, or in `exclusively`. Guarded by the lock, set here
         #: alone.
-        self.owner = 0
+        self.owner: int = 0
         self.hosts.clear()
         self.idle: dict[PooledConnection, None] = {}  # in the order of coming; guarded by the lock
         #: Hosts that would open a connection if there were room; guarded by the lock.
         self.awaiting_connection: dict[Host, None] = {}
-        self.queued = 0  # requests in the queues of all hosts; guarded by the lock
+        self.queued: int = 0  # requests in the queues of all hosts; guarded by the lock
         self.connections = 0  # that are not closed; guarded by the lock
         self.opened = 0  # connections that were established; guarded by the lock
         self.ended = 0  # of these, those that are closed; guarded by the lock
         #: Requests sent, answered and resent, of hosts that were forgotten; guarded by the lock.
-        self.past = [0, 0, 0]
+        self.past: list[int] = [0, 0, 0]
         self.past_rescued = 0  # requests rescued, of the same hosts; guarded by the lock
         self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.

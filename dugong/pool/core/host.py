@@ -75,48 +75,49 @@ class Host:
         depth: int | None,
         proxy: Proxy | None = None,
     ) -> None:
-        self.origin = origin  # never changes
-        self.name = f"{origin.host}:{origin.port}"  # never changes
+        self.origin: Origin = origin  # never changes
+        self.name: str = f"{origin.host}:{origin.port}"  # never changes
         # What its connections lead through, and what makes the heads of requests, which may tell it
         # credentials: so each is for the other, and neither ever changes.
-        self.proxy = proxy
-        self.builder = builder
-        self.pipelining = PipeliningState(depth)  # how far its connections may be pipelined
+        self.proxy: Proxy | None = proxy
+        self.builder: RequestBuilder = builder
+        # How far its connections may be pipelined.
+        self.pipelining: PipeliningState = PipeliningState(depth)
 
         # Requests that no connection has, the next one first; `withdrawn` of them are done.
         self.queue: deque[Job] = deque()
-        self.withdrawn = 0
+        self.withdrawn: int = 0
         self.needing_fresh: deque[Job] = deque()  # those that need an unused connection
-        self.queued = 0  # requests in the two, but for the withdrawn
-        self.waiting = 0  # requests that wait to be tried again, each for itself
-        self.in_flight = 0  # requests on connections
+        self.queued: int = 0  # requests in the two, but for the withdrawn
+        self.waiting: int = 0  # requests that wait to be tried again, each for itself
+        self.in_flight: int = 0  # requests on connections
 
         self.connections: dict[PooledConnection, None] = {}  # that are not closed
         self.idle: dict[PooledConnection, None] = {}  # of these; the one used last is last
         self.with_capacity: dict[PooledConnection, None] = {}  # in flight, but could take more
-        self.numbered = 0  # connections that there have been
-        self.slow_dials = 0  # connections that take long to be opened; only `Room` changes it
+        self.numbered: int = 0  # connections that there have been
+        self.slow_dials: int = 0  # connections that take long to be opened; only `Room` changes it
 
-        self.connect_backoff_until = 0.0  # `time.monotonic`, as are all times here
-        self.connect_failures = 0  # in a row, when there was no other connection
+        self.connect_backoff_until: float = 0.0  # `time.monotonic`, as are all times here
+        self.connect_failures: int = 0  # in a row, when there was no other connection
         # Connections in a row that have ended with requests and without a response, and `answered`
         # at the last of them.
-        self.fruitless_ends = 0
-        self.answered_then = 0
-        self.retry_after_hold = False  # the host has asked to be left alone,
-        self.hold_until = 0.0  # until then,
-        self.progresses = False  # and it has accepted requests since it asked so before
-        self.accepted = 0  # responses that were an outcome
-        self.accepted_before = 0  # that number when the last hold began
+        self.fruitless_ends: int = 0
+        self.answered_then: int = 0
+        self.retry_after_hold: bool = False  # the host has asked to be left alone,
+        self.hold_until: float = 0.0  # until then,
+        self.progresses: bool = False  # and it has accepted requests since it asked so before
+        self.accepted: int = 0  # responses that were an outcome
+        self.accepted_before: int = 0  # that number when the last hold began
 
-        self.sent = 0
-        self.answered = 0
-        self.resent = 0  # requests that were put back
-        self.rescued = 0  # of these, those that were taken back from behind a slow response
-        self.repeated = 0  # attempts after one that had failed and was charged
+        self.sent: int = 0
+        self.answered: int = 0
+        self.resent: int = 0  # requests that were put back
+        self.rescued: int = 0  # of these, those that were taken back from behind a slow response
+        self.repeated: int = 0  # attempts after one that had failed and was charged
         # `sent` and `repeated` when the last interval of BUDGET_TIME, and this one, began.
-        self.recent = ((0, 0), (0, 0))
-        self.recent_since = 0.0  # when this one began
+        self.recent: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+        self.recent_since: float = 0.0  # when this one began
 
     @property
     def is_unused(self) -> bool:

@@ -187,9 +187,10 @@ class Job:
         timeout: float | None,
         retry: RetryPolicy,
     ) -> None:
-        self.request = request  # never changes
-        self.owner = owner  # never changes
-        self.pool = pool  # never changes; the pool is not forgotten as long as this is not done
+        self.request: Request = request  # never changes
+        self.owner: Owner = owner  # never changes
+        # Never changes; the pool is not forgotten as long as this is not done.
+        self.pool: object = pool
         # With the body, if that is small. None: nothing but the plain head, which is made when it
         # is sent, so that it takes no memory in the queue.
         self.head = head
@@ -204,21 +205,21 @@ class Job:
         self.download: ProgressCall | None = None
         self.close = False  # the request asks for the connection to be closed; never changes
         self.flow: Flow | None = None  # what its response goes through; never changes
-        self.streamed = False  # the caller reads the body of the response; never changes
+        self.streamed: bool = False  # the caller reads the body of the response; never changes
 
         #: Where the request is. Only the methods below change it; any thread may read it.
-        self.place = _NEW
-        self.host = host
+        self.place: Place = _NEW
+        self.host: Host = host
         self.connection: PooledConnection | None = None  # that has it, or has reserved it
-        self.exclusive = False  # nothing may be sent before or behind it
-        self.needs_fresh_connection = False  # it lost a connection, and goes on an unused one
-        self.dispatched_at = 0.0  # when it was given to a connection, `time.monotonic`
+        self.exclusive: bool = False  # nothing may be sent before or behind it
+        self.needs_fresh_connection: bool = False  # it lost a connection, and goes on an unused one
+        self.dispatched_at: float = 0.0  # when it was given to a connection, `time.monotonic`
         self.exchange: Any = None  # the engine's record of this sending; set by the sending thread
-        self.response_started = False  # its head has come; set by the receiving thread
+        self.response_started: bool = False  # its head has come; set by the receiving thread
         #: Its flow has accepted the response that came last; set by the receiving thread.
-        self.is_accepted = False
-        self.is_answered = False  # its flow says what comes behind the response
-        self.cancelled = False  # by its caller; it ends once the sender has released the body
+        self.is_accepted: bool = False
+        self.is_answered: bool = False  # its flow says what comes behind the response
+        self.cancelled: bool = False  # by its caller; it ends once the sender has released the body
         self.fatal_error: Exception | None = None  # fails it, whatever the policy says
         self.body_source: ConnectionBody | None = None  # what the caller reads the response with
         self.attempts: tuple[Attempt, ...] = ()  # that have failed
@@ -230,7 +231,7 @@ class Job:
         #: The job that goes on with its future; set once. If that has the same request, this one
         #: stays with its connection, for the response that is dropped.
         self.successor: Job | None = None
-        self.was_taken_back = False  # it is such a successor
+        self.was_taken_back: bool = False  # it is such a successor
 
     # --- where it is ------------------------------------------------------------------------------
 

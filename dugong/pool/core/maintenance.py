@@ -51,7 +51,7 @@ class Maintenance:
         # SimpleQueue may be put to by a finalizer, wherever that runs.
         self._wake: SimpleQueue[Callable[[], object] | Mending | None] = SimpleQueue()
         self._core.have_mended = self._wake.put
-        self.slice = 0  # the number of this transaction of the thread; guarded by the lock
+        self.slice: int = 0  # the number of this transaction of the thread; guarded by the lock
         owner = self._owner and self._owner()
         if owner is not None:
             self.watch(owner)

@@ -75,7 +75,7 @@ class PipeliningState:
     def __init__(self, depth: int | None) -> None:
         #: Requests that may be in flight on one connection: 1 at first, more with good responses,
         #: and 1 again after a connection died with requests unanswered.
-        self.window = 1
+        self.window: int = 1
         #: After how many responses the host closes a connection, if it did so twice.
         self.quota: int | None = None
         self.lesson: str | None = None  # what went wrong last, in words, if anything has
@@ -90,7 +90,7 @@ class PipeliningState:
         self._closed_after = 0  # responses on the connection that the host closed last
         self._quota_until = 0.0
         #: Seconds after which a response of this host is slow.
-        self.slow_after = MIN_SLOW
+        self.slow_after: float = MIN_SLOW
         # Seconds that its responses took on the average: to requests that were sent on a connection
         # with nothing in flight, with the way there and back; and to others, since the response
         # before them had come.

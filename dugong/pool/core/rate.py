@@ -35,7 +35,7 @@ class BodyRate:
         # reads, so that another one sees what belongs together, in free-threaded CPython, too.
         self._state: tuple[int, float, float | None] = (0, 0.0, None)
         # What `measure` gave at the start of the interval that is looked at; guarded by the lock.
-        self.since = (0, 0.0)
+        self.since: tuple[int, float] = (0, 0.0)
 
     def begin_wait(self) -> None:
         """The thread that reads waits for the server from now on."""

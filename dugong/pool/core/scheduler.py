@@ -43,7 +43,11 @@ from dugong.pool.io.engine import Engine
 from dugong.pool.request import Request
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
+
+    from dugong.pool.core.lending import Lending
     from dugong.pool.statistics import PoolStatistics
+    from dugong.pool.url import Origin
 
 __all__ = ["Scheduler"]
 
@@ -81,20 +85,22 @@ class Scheduler:
         self._connections = ConnectionManager(
             core, self._maintenance, self._retries, make_engine, self._send, pipeline_rescue
         )
-        self.traffic = Traffic(
+        self.traffic: Traffic = Traffic(
             core, self._maintenance, self._retries, self._connections, run_receiver
         )
-        self.lending = self.traffic.lending
+        self.lending: Lending = self.traffic.lending
         self._run_sender = run_sender
         self._retries.servers = self._connections
         self._retries.enqueue_locked = self._enqueue_locked
-        self.recovery = Recovery(core, self._maintenance, self._retries, self._connections)
+        self.recovery: Recovery = Recovery(
+            core, self._maintenance, self._retries, self._connections
+        )
         core.repair_locked = self.recovery.repair_locked
         #: Makes the head of a job anew, for the host that it has by then; called with the lock
         #: held. Set once, if at all, before the first request.
         self.rebuild_head: Callable[[Job], bytes | None] = _same_head
         self.limits = limits
-        self.hosts = core.hosts
+        self.hosts: OrderedDict[Origin, Host] = core.hosts
         self.check_may_wait = core.check_may_wait
         self.is_locked_here = core.is_locked_here
         self.is_nested = core.is_nested

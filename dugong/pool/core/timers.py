@@ -20,7 +20,7 @@ class Timer:
     __slots__ = ("action", "when")
 
     def __init__(self, when: float, action: Callable[[], None]) -> None:
-        self.when = when
+        self.when: float = when
         self.action: Callable[[], None] | None = action
 
     def __lt__(self, other: Timer) -> bool:

@@ -15,7 +15,7 @@ from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, DugongError
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import Limits, PoolCore, locked
 from dugong.pool.core.dispatch import take
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.lending import Lending
@@ -56,11 +56,11 @@ class Traffic:
         self._retries = retries  # never changes
         self._connections = connections  # never changes
         self._run_receiver = run_receiver  # the receiver's loop, for a thread; never changes
-        self.limits = core.limits  # never changes
+        self.limits: Limits = core.limits  # never changes
         self._rate = rate = RateLimit(core, maintenance, connections)  # never changes
         self._progress = progress = Progress(core, connections)  # never changes
         #: What callers do on these connections by themselves; never changes.
-        self.lending = Lending(core, maintenance, retries, connections, progress, rate)
+        self.lending: Lending = Lending(core, maintenance, retries, connections, progress, rate)
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed

@@ -45,7 +45,7 @@ class Http1Engine:
     __slots__ = ("_body", "_outgoing", "_receiver", "_sender", "_session", "_state")
 
     #: RFC 9112 §9.3.2 sets no limit; the pool learns what a host can take.
-    capacity = sys.maxsize
+    capacity: int = sys.maxsize
 
     def __init__(self, dial: Callable[[], Coroutine[Transport]]) -> None:
         # None of these changes.
