@@ -1,10 +1,10 @@
 """A response of a pool as a `urllib3.HTTPResponse`, for libraries that are built on urllib3.
 
-Guarantees: a streamed body is read from the connection as urllib3 is asked for it, and its
-connection is given back when it has been read to its end, has failed, was closed or is collected.
-What has come before a failure is given out before that is raised. An exception of urllib3 has that
-of dugong as its cause. Needs urllib3 2.2.3. Starts no threads; a response is for one thread at a
-time.
+Guarantees: a streamed body is read from the connection as urllib3 is asked for it, at most 1 MiB
+ahead and without a wait for more than was asked, and its connection is given back when it has been
+read to its end, has failed, was closed or is collected. What has come before a failure is given out
+before that is raised. An exception of urllib3 has that of dugong as its cause. Needs urllib3 2.2.3.
+Starts no threads; a response is for one thread at a time.
 """
 
 from __future__ import annotations

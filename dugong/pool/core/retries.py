@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from dugong.errors import ConnectionTimedOut, Delivery, PoolClosed
+from dugong.errors import ConnectionTimedOut, Delivery, DugongError, PoolClosed
 from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Flow, Job, Place
@@ -301,7 +301,8 @@ class RetryEngine:
         return f"the retry budget of {job.host.name} is used up"
 
     def _emit_gave_up(self, job: Job, outcome: Outcome, connection: str, reason: str) -> None:
-        if isinstance(outcome, Exception) and not job.is_rewindable:
+        # An exception of the caller's may be that of many requests, and says enough.
+        if isinstance(outcome, DugongError) and not job.is_rewindable:
             outcome.add_note("the body of the request could not have been sent again")
         said = _describe(outcome)
         why = said if said == reason else f"{said}; {reason}"
