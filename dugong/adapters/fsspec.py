@@ -89,7 +89,7 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
     `HTTPStatusError`. Any thread may use it.
     """
 
-    protocol = ("http", "https")
+    protocol: tuple[str, ...] = ("http", "https")
     sep = "/"
 
     def __init__(
@@ -132,9 +132,9 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
         self.client = client
         self.simple_links = simple_links
         self.same_scheme = same_scheme
-        self.block_size = _BLOCK_SIZE if block_size is None else block_size
+        self.block_size: int = _BLOCK_SIZE if block_size is None else block_size
         self.cache_type = cache_type
-        self.cache_options = dict(cache_options or {})
+        self.cache_options: dict[str, Any] = dict(cache_options or {})
         self.size_policy = size_policy or "head"
         self._caches_listings = use_listings_cache
         if own is not None:

@@ -91,7 +91,7 @@ class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above
     """A file that is read from start to end, as it comes. For one thread at a time."""
 
     def __init__(self, fs: DugongFileSystem, path: str, **options: Any) -> None:
-        self.details = {"name": path, "size": None, "type": "file"}
+        self.details: dict[str, Any] = {"name": path, "size": None, "type": "file"}
         super().__init__(fs, path, "rb", cache_type="none", **options)
         client: Client = fs.client._client
         self._stream = client.stream("GET", path, **options)
@@ -153,7 +153,7 @@ class AsyncFile(AbstractAsyncStreamedFile):  # type: ignore[misc]  # see above
     """A file that a task reads from start to end."""
 
     def __init__(self, fs: DugongFileSystem, path: str, **options: Any) -> None:
-        self.details = {"name": path, "size": None, "type": "file"}
+        self.details: dict[str, Any] = {"name": path, "size": None, "type": "file"}
         super().__init__(fs, path, "rb", cache_type="none")
         self._stream = fs.client.stream("GET", path, **options)
         self._response: AsyncStreamedResponse | None = None

@@ -90,7 +90,7 @@ class _OwnPool:
     """A pool of an adapter, and what uses it."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self.pool = ConnectionPool(**options)  # never changes
+        self.pool: ConnectionPool = ConnectionPool(**options)  # never changes
         #: Each thread adds and removes its own, and looks if there are any: single operations of a
         #: dict are atomic, in free-threaded CPython, too.
         self.uses: dict[Use, None] = {}

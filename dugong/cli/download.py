@@ -28,13 +28,13 @@ class Download:
     __slots__ = ("error", "large", "path", "size", "text", "url", "was_there")
 
     def __init__(self, text: str, url: str, path: str, error: str | None = None) -> None:
-        self.text = text
-        self.url = url
-        self.path = path
-        self.large = False
-        self.was_there = False
-        self.size = 0
-        self.error = error
+        self.text: str = text
+        self.url: str = url
+        self.path: str = path
+        self.large: bool = False
+        self.was_there: bool = False
+        self.size: int = 0
+        self.error: str | None = error
 
 
 class Fetching:
@@ -61,19 +61,19 @@ class Fetching:
         self.settings = settings
         self.method = method
         self.keeps_parts = keeps_parts
-        self.tally = Tally(None) if tally is None else tally
-        self.throttle = Throttle(settings.rate)
-        self.limit = TimeLimit(settings.deadline)
+        self.tally: Tally = Tally(None) if tally is None else tally
+        self.throttle: Throttle = Throttle(settings.rate)
+        self.limit: TimeLimit = TimeLimit(settings.deadline)
         self._options = dict(options or {})
         #: Whether a request has no options, so that it costs the client the least.
-        self.is_plain = not self._options and settings.deadline is None
+        self.is_plain: bool = not self._options and settings.deadline is None
         self.names = names
         #: Whether a request may be made twice.
-        self.may_repeat = method in ("GET", "HEAD")
-        self.streams_all = streams_all or self.throttle.is_limited or not self.may_repeat
+        self.may_repeat: bool = method in ("GET", "HEAD")
+        self.streams_all: bool = streams_all or self.throttle.is_limited or not self.may_repeat
         ranges = ("range", "if-range")
         #: Whether the rest of a body may be asked for.
-        self.may_continue = method == "GET" and not any(
+        self.may_continue: bool = method == "GET" and not any(
             name.lower() in ranges for name, _ in settings.headers
         )
 

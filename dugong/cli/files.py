@@ -105,8 +105,8 @@ class Version:
     __slots__ = ("etag", "size")
 
     def __init__(self, size: int, etag: str) -> None:
-        self.size = size
-        self.etag = etag
+        self.size: int = size
+        self.etag: str = etag
 
 
 class Partial:

@@ -24,7 +24,7 @@ class Throttle:
         self._clock = clock
         self._ended = Event()
         #: How many bytes are to be transferred at once.
-        self.piece = _LARGEST
+        self.piece: int = _LARGEST
         if rate is not None:
             self.piece = max(_SMALLEST, min(_LARGEST, int(rate / 8)))
         self._lock = Lock()

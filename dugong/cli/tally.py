@@ -15,9 +15,9 @@ class Transfer:
     __slots__ = ("done", "name", "size")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self.size: int | None = None
-        self.done = 0
+        self.done: int = 0
 
 
 class Tally:

@@ -53,7 +53,7 @@ class Uploader:
         self._display = Display(tally) if can_display(settings) else None
         self._quiet = settings.quiet or (self._display is not None and sys.stdout.isatty())
         self._throttle = Throttle(settings.rate)
-        self.limit = TimeLimit(settings.deadline)
+        self.limit: TimeLimit = TimeLimit(settings.deadline)
 
     def run(self, uploads: Iterable[Upload]) -> None:
         """Perform *uploads*, which are taken as they are needed, and say how each has ended."""

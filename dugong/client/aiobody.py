@@ -65,12 +65,12 @@ class AsyncBody(BodyMaker):
 
     def __init__(self, iterable: AsyncIterable[Any], loop: Loop, *, is_made: bool = False) -> None:
         # None of these changes.
-        self.iterable = iterable
-        self.loop = loop
-        self.is_made = is_made
-        self.context = copy_context()
+        self.iterable: AsyncIterable[Any] = iterable
+        self.loop: Loop = loop
+        self.is_made: bool = is_made
+        self.context: Context = copy_context()
         #: A task was begun, which closes what it has used. Owner: the sender.
-        self.has_begun = False
+        self.has_begun: bool = False
 
     def make_body(self, content_length: int | None) -> RequestBody:
         """Return the body of one request: see `BodyMaker`."""

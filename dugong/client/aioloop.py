@@ -191,7 +191,7 @@ class LoopBridge:
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
-        self.loop = running_loop()  # never changes
+        self.loop: Loop = running_loop()  # never changes
         self._scheduler = pool._scheduler  # never changes
         self._lock = Lock()
         # What the loop is to call, with what. Any thread appends, with the lock; the loop alone

@@ -49,8 +49,8 @@ class Progress:
         _check_call("upload", upload)
         _check_call("download", download)
         # Neither changes.
-        self.upload = upload
-        self.download = download
+        self.upload: ProgressCall | None = upload
+        self.download: ProgressCall | None = download
 
 
 def progress_of(given: Progress | ProgressCall | None, has_body: bool) -> Progress | None:

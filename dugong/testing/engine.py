@@ -56,12 +56,13 @@ class MockExchange:
     def __init__(self, job: Job) -> None:
         request = job.request
         head = job.head or job.host.builder.plain_head(request.method, request.target)
-        self.key = job  # never changes
-        self.head, _, body = head.partition(b"\r\n\r\n")  # never changes
+        self.key: Job = job  # never changes
+        self.head: bytes  # never changes
+        self.head, _, body = head.partition(b"\r\n\r\n")
         # These belong to the sender until all of the request is sent.
-        self.body = bytearray(body)
-        self.sent_trailers = NO_TRAILERS
-        self.is_sent = job.upload is None  # all of it; guarded by the engine's lock
+        self.body: bytearray = bytearray(body)
+        self.sent_trailers: Headers = NO_TRAILERS
+        self.is_sent: bool = job.upload is None  # all of it; guarded by the engine's lock
         # The receiver's:
         self.persistent: bool = True
         self.minor_version: int = 1

@@ -123,7 +123,7 @@ class PoolCore:
         """Begin with nothing, not even a lock: also for a child process, after a fork."""
         # Reentrant, so that a nested transaction can find itself out. For conditions alone: all
         # else takes it by `transaction`.
-        self.lock = RLock()
+        self.lock: RLock = RLock()
         #: The thread that is in a transaction, or in `exclusively`. Guarded by the lock, set here
         #: alone.
         self.owner: int = 0
@@ -141,13 +141,15 @@ class PoolCore:
         self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
         self.has_closer = False
-        self.room = Condition(self.lock)  # there is room in the queues
+        self.room: Condition = Condition(self.lock)  # there is room in the queues
         #: To be called, once each, when there is; guarded by the lock.
         self.room_calls: list[Callable[[], object]] = []
-        self.body_released = Condition(self.lock)  # a sender has let go of a request body
-        self.threads = Threads()
-        self.callbacks = Callbacks(self.threads)
-        self.readers = Readers(self.threads)
+        self.body_released: Condition = Condition(
+            self.lock
+        )  # a sender has let go of a request body
+        self.threads: Threads = Threads()
+        self.callbacks: Callbacks = Callbacks(self.threads)
+        self.readers: Readers = Readers(self.threads)
         self._calls = self.callbacks.calls
         self._follow_ups: list[Callable[[], object]] = []  # guarded by the lock
         #: Futures that something observes, which are to end when the transaction is left, and with

@@ -125,12 +125,12 @@ class Upload:
     )
 
     def __init__(self, body: RequestBody, expect100: bool = False) -> None:
-        self.body = body  # never changes
+        self.body: RequestBody = body  # never changes
         #: Makes the fields behind the body once that has been sent; never changes.
         self.make_trailers: Callable[[], HeaderPairs] | None = None
         self.progress: ProgressCall | None = None  # is told how much was sent; never changes
-        self.expect100 = expect100  # it is sent only when the server wants it
-        self.is_sending = False  # the sender has it; any thread may read it
+        self.expect100: bool = expect100  # it is sent only when the server wants it
+        self.is_sending: bool = False  # the sender has it; any thread may read it
         self.error: Exception | None = None  # why the sender did not send all of it
         self.pending_response: Response | None = None  # waits for the sender to release the body
 
@@ -196,14 +196,14 @@ class Job:
         self.head = head
         #: Makes the head of the job before each sending, if it is not to be older; never changes.
         self.make_head: Callable[[Job], bytes] | None = None
-        self.timeout = timeout  # seconds; never changes
-        self.retry = retry  # never changes
+        self.timeout: float | None = timeout  # seconds; never changes
+        self.retry: RetryPolicy = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes
         self._future: ResponseFuture | None = None  # see `future`; never changes once it is made
         self.upload: Upload | None = None  # if the body goes piece by piece; never changes
         #: Is told how much of the response has come; never changes.
         self.download: ProgressCall | None = None
-        self.close = False  # the request asks for the connection to be closed; never changes
+        self.close: bool = False  # the request asks for the connection to be closed; never changes
         self.flow: Flow | None = None  # what its response goes through; never changes
         self.streamed: bool = False  # the caller reads the body of the response; never changes
 
