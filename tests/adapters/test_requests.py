@@ -22,6 +22,7 @@ import trustme
 
 import dugong
 from dugong import ConnectionPool, RetryPolicy
+from tests.support.httpbin import open_httpbin
 from tests.support.proxies import HttpProxy, SocksProxy
 from tests.support.server import Peer, ReceivedRequest, Script, ScriptedServer
 
@@ -786,31 +787,12 @@ def test_without_requests_the_module_says_what_is_missing() -> None:
 
 # --- a server that was not written by us ----------------------------------------------------------
 
-_HTTPBIN = """
-from werkzeug.serving import make_server
-from httpbin import app
-server = make_server("127.0.0.1", 0, app, threaded=True)
-print(server.port, flush=True)
-server.serve_forever()
-"""
-
 
 @pytest.fixture(scope="module")
 def httpbin() -> Iterator[str]:
     """The URL of httpbin, which runs while the tests of this module do."""
-    pytest.importorskip("httpbin")
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _HTTPBIN],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONDEVMODE": ""},
-    ) as server:
-        try:
-            assert server.stdout is not None
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        finally:
-            server.kill()
+    with open_httpbin() as url:
+        yield url
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from dugong import DigestAuth, HTTPStatusError
 from dugong.client.client import Client
-
-_SERVER = """
-from werkzeug.serving import make_server
-from httpbin import app
-server = make_server("127.0.0.1", 0, app, threaded=True)
-print(server.port, flush=True)
-server.serve_forever()
-"""
+from tests.support.httpbin import open_httpbin
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """The port of httpbin, which runs while the tests of this module do."""
-    pytest.importorskip("httpbin")
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _SERVER],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONDEVMODE": ""},
-    ) as server:
-        try:
-            assert server.stdout is not None
-            yield int(server.stdout.readline())
-        finally:
-            server.kill()
+def httpbin() -> Iterator[str]:
+    """The URL of httpbin, which runs while the tests of this module do."""
+    with open_httpbin() as url:
+        yield url
 
 
 @pytest.fixture
-def client(port: int) -> Iterator[Client]:
+def client(httpbin: str) -> Iterator[Client]:
     """A client of httpbin."""
-    with Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with Client(base_url=httpbin, trust_env=False) as client:
         yield client
 
 
