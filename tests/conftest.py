@@ -57,13 +57,24 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-@pytest.fixture(scope="session")
-def nginx_path() -> str:
-    """The nginx binary; skips the test if there is none, or fails if servers are required."""
-    path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+def _installed(name: str, package: str) -> str:
+    """Return where *name* is; skip the test if it is not there, or fail if servers are required."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if path is None:
-        message = "nginx is not installed (Debian: nginx-light)"
+        message = f"{name} is not installed (Debian: {package})"
         if os.environ.get("DUGONG_REQUIRE_SERVERS") == "1":
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture(scope="session")
+def nginx_path() -> str:
+    """Where nginx is."""
+    return _installed("nginx", "nginx-light")
+
+
+@pytest.fixture(scope="session")
+def tinyproxy_path() -> str:
+    """Where tinyproxy is."""
+    return _installed("tinyproxy", "tinyproxy-bin")

@@ -221,6 +221,9 @@ class Client:
             self.listener.ended(question.request, question.fate(exc))
         attempts = getattr(exc, "attempts", ())
         self._look_at(question, attempts, (attempts, exc))
+        if isinstance(exc, PoolClosed):
+            # It refuses at once: to go on asking would only take the processor from who closes it.
+            self.stop.wait(0.01)
 
     def _settle(self, question: Question, future: ResponseFuture) -> None:
         """Wait for *future*, and see what it is."""

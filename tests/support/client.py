@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
@@ -36,11 +37,13 @@ class Place:
     `requests` are those that it has received.
     """
 
-    def __init__(self, serve: Serve | dict[str, Page]) -> None:
+    def __init__(
+        self, serve: Serve | dict[str, Page], context: ssl.SSLContext | None = None
+    ) -> None:
         self._serve = serve if callable(serve) else self._look_up
         self.pages = {} if callable(serve) else serve
         self.requests: list[ReceivedRequest] = []
-        self.server = ScriptedServer(self._converse, repeat=True)
+        self.server = ScriptedServer(self._converse, repeat=True, context=context)
 
     def _look_up(self, request: ReceivedRequest) -> Page:
         path = request.target.partition("?")[0]

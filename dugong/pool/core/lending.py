@@ -147,6 +147,8 @@ class Lending:
         """
         host, core = job.host, self._core
         connection = None
+        if core.closed:  # which is never unset
+            return None
         core.begin()
         try:
             if not (host.queued or host.retry_after_hold or core.closed):

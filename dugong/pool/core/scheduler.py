@@ -139,6 +139,9 @@ class Scheduler:
         seconds = job.deadline
         deadline = None if seconds is None else monotonic() + seconds
         try:
+            # It is never unset. Callers that go on would take the lock from what closes the pool.
+            if core.closed:
+                raise PoolClosed
             core.protect(self._submit, do_nothing, job, block, deadline)
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
