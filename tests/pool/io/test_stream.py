@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from dugong import ConnectionPool, ConnectionTimedOut, Delivery, Request, StateError
+from dugong.deadline import Deadline
 from dugong.pool.core.lending import Lending
 from tests.support.points import Interrupt
 from tests.support.pool import Site, each, name_target, open_site, url
@@ -158,8 +159,10 @@ def test_a_pool_is_forgotten_without_the_collector_when_its_streams_were_left(
             with pool.stream("GET", url(server, "/long")) as response:
                 if is_read:
                     response.read()
+            threads = pool._scheduler._core.threads
             observer = weakref.ref(pool, lambda _: forgotten.set())
             del pool, response
             assert forgotten.wait(TIMEOUT), observer()
+            threads.join(Deadline(TIMEOUT))
     finally:
         gc.enable()
