@@ -30,19 +30,20 @@ def main(directory: str, bucket: str, endpoint: str | None = None) -> int:
     client = boto3.client("s3", endpoint_url=endpoint)
     adapter = use_dugong(client)
 
-    def upload(path: Path) -> bool:
+    def upload(path: Path) -> tuple[bool, str]:
         name = path.relative_to(root).as_posix()
         try:
             client.upload_file(str(path), bucket, name)
         except (Boto3Error, BotoCoreError, ClientError, OSError) as exc:
-            print("failed", name, repr(exc))
-            return False
-        print("stored", name)
-        return True
+            return False, f"failed {name} {exc!r}"
+        return True, f"stored {name}"
 
+    stored = 0
     try:
         with ThreadPoolExecutor(AT_A_TIME) as executor:
-            stored = sum(executor.map(upload, files))
+            for is_stored, line in executor.map(upload, files):
+                print(line)
+                stored += is_stored
     finally:
         adapter.close()
         client.close()
