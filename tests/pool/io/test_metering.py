@@ -441,16 +441,20 @@ def test_what_is_told_of_a_stream_raises_where_it_is_read(size: int, coding: str
 
 
 def test_a_streamed_upload_goes_on_when_its_response_has_begun() -> None:
+    has_begun = threading.Event()
+
     def script(peer: Peer) -> None:
         peer.head()
         peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
         peer.exactly(len(LARGE))
+        assert has_begun.wait(TIMEOUT)  # or all of it may come at once, so that its size is known
         peer.send(b"0\r\n\r\n")
 
     up, down = Told(), Told()
     with open_site(script) as here:
         progress = Progress(upload=up, download=down)
         with here.pool.stream("PUT", here.url("/a"), body=LARGE, progress=progress) as response:
+            has_begun.set()
             assert response.read() == b"ok"
     assert up.is_of((len(LARGE), len(LARGE)))
     assert down.is_of((2, None))
