@@ -21,6 +21,7 @@ from dugong import (
     Request,
     RetryPolicy,
 )
+from dugong.deadline import Deadline
 from dugong.telemetry import instrument
 from dugong.testing import MockPool, MockRequest, MockResponse, failed
 from tests.support.names import refusing
@@ -304,12 +305,11 @@ def test_a_pool_that_is_forgotten_is_collected(telemetry: Telemetry) -> None:
     pool = telemetry.mock(lambda request: 200)
     pool.get(URL)
     forgotten = weakref.ref(pool)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("dugong-")]
+    threads = pool._scheduler._core.threads
     del pool
     gc.collect()
     assert forgotten() is None
-    for thread in threads:
-        thread.join()
+    threads.join(Deadline(10))
 
 
 def test_what_is_no_pool_is_refused() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dugong import Client, Event, RetryPolicy
+from dugong.deadline import Deadline
 from dugong.testing import MockPool, MockRequest, MockResponse
 
 URL = "https://host/path"
@@ -84,12 +84,11 @@ def test_a_mock_pool_that_is_forgotten_is_collected() -> None:
     pool = MockPool(lambda request: 200)
     pool.get(URL)
     forgotten = weakref.ref(pool)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("dugong-")]
+    threads = pool._scheduler._core.threads
     del pool
     gc.collect()
     assert forgotten() is None
-    for thread in threads:
-        thread.join()
+    threads.join(Deadline(10))
 
 
 def test_what_cannot_respond_is_refused() -> None:
