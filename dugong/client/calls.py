@@ -17,6 +17,7 @@ from dugong.client.multipart import encode_body
 from dugong.client.urls import join, quoted, with_params
 from dugong.pool.hints import refuse_options
 from dugong.pool.request import (
+    IDENTITY,
     POOL_DEFAULT,
     BodyLike,
     ElaborateHeaders,
@@ -61,7 +62,6 @@ class ClientOptions(TypedDict, total=False):
 _CALL_OPTIONS = tuple(ClientOptions.__annotations__)
 #: What a call may say though a `Request` says all else.
 _BESIDE_A_REQUEST = frozenset(("auth", "cookies", "follow_redirects"))
-_IDENTITY = (("Accept-Encoding", "identity"),)
 #: What other clients call an option of a call, and what to write here instead.
 _HINTS = {
     "allow_redirects": "use follow_redirects=",
@@ -207,7 +207,7 @@ class CallMaker:
         """Return *headers* and those that the pool does not send by itself."""
         if self._decodes and "range" in headers.decided:
             # A part of a coded body could not be decoded.
-            headers = headers.with_defaults(_IDENTITY)
+            headers = headers.with_defaults(IDENTITY)
         if self._everywhere is not None:
             fixed, _, without = self._everywhere
             headers = headers.with_defaults(fixed)._replace(without=headers.without | without)

@@ -149,7 +149,8 @@ class Client:
         self._owns_pool = pool is None
         if pool is None:
             if unknown := pool_options.keys() - _POOL_OPTIONS:
-                refuse_options(sorted(unknown), (*_OPTIONS, *_POOL_OPTIONS), _HINTS)
+                own_options = Client.__init__.__kwdefaults__ or ()
+                refuse_options(sorted(unknown), (*own_options, *_POOL_OPTIONS), _HINTS)
             if verify is not True or cert is not None:
                 if pool_options.get("ssl_context") is not None:
                     raise TypeError("verify and cert are for a client without an ssl_context")
@@ -349,6 +350,3 @@ def _hooks(given: Mapping[str, Iterable[Callable[..., object]]] | None) -> dict[
             if not callable(function):
                 raise TypeError(f"a hook must be callable, not {function!r}")
     return hooks
-
-
-_OPTIONS = tuple(Client.__init__.__kwdefaults__ or ())

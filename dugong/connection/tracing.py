@@ -148,7 +148,7 @@ class TracingTransport(Transport):
         return self._inner.refusal
 
     def shutdown(self) -> None:
-        self.is_shut: bool = True
+        self.is_shut = True
         self._inner.shutdown()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Upload
 from dugong.pool.progress import Progress
 from dugong.pool.request import (
+    IDENTITY,
     PLAIN_OPTIONS,
     POOL_DEFAULT,
     ElaborateHeaders,
@@ -45,7 +46,6 @@ __all__ = ["Preparer", "ProxyChooser", "default_headers", "proxy_chooser"]
 ProxyChooser = Callable[[Origin], ProxyLike | None]
 
 _USER_AGENT = (("User-Agent", f"dugong/{__version__}"),)
-_IDENTITY = (("Accept-Encoding", "identity"),)
 _NOTHING_TOLD = Progress()
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
@@ -185,7 +185,7 @@ class Preparer:
         It is for the connections of the host that the job has now, which may tell a proxy more.
         """
         # No fields at all would stand for the default ones.
-        fields = headers.with_defaults(self._headers).fixed or _IDENTITY
+        fields = headers.with_defaults(self._headers).fixed or IDENTITY
         request, upload = job.request, job.upload
         expect100 = upload is not None and upload.expect100
         build = job.host.builder.build

@@ -25,6 +25,7 @@ from dugong.pool.retry.policy import IDEMPOTENT, RetryPolicy
 from dugong.pool.url import PLAIN_URL, Origin, known_origins, public_url, redacted_url, split_url
 
 __all__ = [
+    "IDENTITY",
     "PLAIN_OPTIONS",
     "POOL_DEFAULT",
     "BodyLike",
@@ -93,6 +94,10 @@ class Changes(OptionsAndBody, total=False):
 
     method: str
     url: str
+
+
+#: What asks for a body without a coding.
+IDENTITY: HeaderPairs = (("Accept-Encoding", "identity"),)
 
 
 class ElaborateHeaders(NamedTuple):

@@ -144,9 +144,8 @@ class PoolCore:
         self.room: Condition = Condition(self.lock)  # there is room in the queues
         #: To be called, once each, when there is; guarded by the lock.
         self.room_calls: list[Callable[[], object]] = []
-        self.body_released: Condition = Condition(
-            self.lock
-        )  # a sender has let go of a request body
+        #: A sender has let go of a request body.
+        self.body_released: Condition = Condition(self.lock)
         self.threads: Threads = Threads()
         self.callbacks: Callbacks = Callbacks(self.threads)
         self.readers: Readers = Readers(self.threads)
