@@ -7,18 +7,19 @@ connection back when it is closed.
 from __future__ import annotations
 
 import io
-import re
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.spec import AbstractBufferedFile
+
+from dugong.client.ranges import content_range
 
 if TYPE_CHECKING:
     from dugong.adapters.fsspec import DugongFileSystem
     from dugong.client.aiostream import AsyncStreamedResponse
     from dugong.client.client import Client
-    from dugong.pool.response import Response
+    from dugong.pool.response import Response, StreamedResponse
 
 __all__ = [
     "GONE",
@@ -35,11 +36,12 @@ __all__ = [
 GONE = frozenset((404, 410))
 _PARTIAL_CONTENT = 206
 _NOT_SATISFIABLE = 416
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 _IN_MEMORY = 2**20  # bytes of a file that is written, before it is kept in a temporary one
 
+R = TypeVar("R", "Response", "StreamedResponse")
 
-def found(response: Response, url: str) -> Response:
+
+def found(response: R, url: str) -> R:
     """Return *response*, if its status is a success."""
     if response.status in GONE:
         raise FileNotFoundError(url)
@@ -64,10 +66,11 @@ def part_of(
     if response.status == _NOT_SATISFIABLE:
         return b""  # it begins behind the end
     body = found(response, url).body
-    came = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    came = content_range(response.headers)
     if came is not None:
-        if start is not None and 0 <= start != int(came[1]):
-            raise ValueError(f"{url}: bytes from {start} on were asked for, not {came[0]}")
+        if start is not None and 0 <= start != came[0]:
+            said = response.headers["Content-Range"]
+            raise ValueError(f"{url}: bytes from {start} on were asked for, not {said}")
         return body
     if response.status == _PARTIAL_CONTENT:
         return body
@@ -97,9 +100,7 @@ class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above
         self._stream = client.stream("GET", path, **options)
         self._response = self._stream.__enter__()
         try:
-            if self._response.status in GONE:
-                raise FileNotFoundError(path)
-            self._response.raise_for_status()
+            found(self._response, path)
         except BaseException:
             self._stream.__exit__(None, None, None)
             raise

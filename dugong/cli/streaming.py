@@ -16,6 +16,7 @@ from dugong.cli.download import Download, Fetching, check_status
 from dugong.cli.errors import Failed
 from dugong.cli.files import Partial, Version
 from dugong.cli.settings import describe
+from dugong.client.ranges import content_range
 from dugong.errors import ConnectionTimedOut, DugongError, is_temp_network_error
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Receiver"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
 _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
@@ -124,10 +124,7 @@ def _range_of(response: StreamedResponse) -> tuple[int | None, int | None]:
     """Return the first byte of what *response* has of a body, and how many that body has."""
     if response.status != _PARTIAL_CONTENT:
         return None, None
-    match = _CONTENT_RANGE.fullmatch(response.headers["Content-Range"] or "")
-    if match is None:
-        return None, None
-    return int(match[1]), None if match[2] == "*" else int(match[2])
+    return content_range(response.headers) or (None, None)
 
 
 def _continues(response: StreamedResponse, version: Version) -> bool:
