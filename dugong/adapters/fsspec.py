@@ -347,18 +347,24 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
         callback: Callback = DEFAULT_CALLBACK,
         **options: Any,
     ) -> None:
+        if not isfilelike(path):
+            # With *recursive*, the directories come, too, beside all that is in them.
+            is_named = url.endswith("/") and os.fspath(path).endswith("/")
+            if is_named or (os.path.isdir(path) and await self._isdir(url)):
+                os.makedirs(path, exist_ok=True)
+                return
         async with self.client.stream("GET", url, **options) as response:
             await check_found(response, url)
             callback.set_size(response.length)
             if isfilelike(path):
                 await _save(response, path, chunk_size, callback)
                 return
-            try:
-                with open(path, "wb") as file:
+            with open(path, "wb") as file:
+                try:
                     await _save(response, file, chunk_size, callback)
-            except BaseException:
-                os.unlink(path)  # a part of a file looks like a file
-                raise
+                except BaseException:
+                    os.unlink(path)  # a part of a file looks like a file
+                    raise
 
     async def _put_file(
         self,

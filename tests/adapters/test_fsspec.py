@@ -185,6 +185,20 @@ def test_files_are_fetched_at_once_and_what_fails_leaves_nothing(tmp_path: Path)
         assert not (tmp_path / "none").exists()
 
 
+def test_a_tree_is_fetched_with_its_directories(tmp_path: Path) -> None:
+    with open_files() as (fs, here, _):
+        fs.get(here.url("/d/"), str(tmp_path / "d"), recursive=True)
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert found == {"d", "d/b.bin", "d/sub"}
+
+
+def test_a_file_is_not_saved_as_a_directory(tmp_path: Path) -> None:
+    with open_files() as (fs, here, _):
+        with pytest.raises(IsADirectoryError):
+            fs.get_file(here.url("/a"), str(tmp_path))
+        assert tmp_path.is_dir()
+
+
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_files_are_sent(method: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(DATA)
