@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import pytest
@@ -120,6 +121,12 @@ class FakeConnection(HTTPConnection):
         return self._transports.popleft()
 
 
+#: Bytes at either end of a message that are delivered one by one; those between them, of a long
+#: message, are all alike, and come in pieces of `_INNER`.
+_EDGE = 4096
+_INNER = 61
+
+
 class Delivery(NamedTuple):
     """A way to deliver a message: in one piece or byte by byte, with *trailing* behind it."""
 
@@ -130,7 +137,12 @@ class Delivery(NamedTuple):
     def pieces(self, data: bytes) -> list[bytes]:
         """Return *data*, and what is delivered behind it, in pieces."""
         data += self.trailing
-        return [data[i : i + 1] for i in range(len(data))] if self.bytewise else [data]
+        if not self.bytewise:
+            return [data]
+        size = len(data)
+        end = max(_EDGE, size - _EDGE)  # of what is between the edges
+        starts = [*range(min(_EDGE, size)), *range(_EDGE, end, _INNER), *range(end, size), size]
+        return [data[start:stop] for start, stop in pairwise(starts)]
 
     def __str__(self) -> str:
         return self.name
