@@ -61,6 +61,7 @@ ABOVE_THE_POOL = [
     "dugong.testing",
     "dugong.telemetry",
     "dugong.adapters",
+    "dugong.dask",
     "dugong.cli",
 ]
 
@@ -73,10 +74,20 @@ ABOVE_THE_POOL = [
         ("dugong.deadline", ["dugong.connection", "dugong.pool", *ABOVE_THE_POOL]),
         ("dugong.connection", ["dugong.pool", *ABOVE_THE_POOL]),
         ("dugong.pool", ABOVE_THE_POOL),
-        ("dugong.client", ["dugong.testing", "dugong.telemetry", "dugong.adapters", "dugong.cli"]),
-        ("dugong.testing", ["dugong.client", "dugong.telemetry", "dugong.adapters", "dugong.cli"]),
-        ("dugong.telemetry", ["dugong.client", "dugong.testing", "dugong.adapters", "dugong.cli"]),
-        ("dugong.adapters", ["dugong.testing", "dugong.telemetry", "dugong.cli"]),
+        (
+            "dugong.client",
+            ["dugong.testing", "dugong.telemetry", "dugong.adapters", "dugong.dask", "dugong.cli"],
+        ),
+        (
+            "dugong.testing",
+            ["dugong.client", "dugong.telemetry", "dugong.adapters", "dugong.dask", "dugong.cli"],
+        ),
+        (
+            "dugong.telemetry",
+            ["dugong.client", "dugong.testing", "dugong.adapters", "dugong.dask", "dugong.cli"],
+        ),
+        ("dugong.adapters", ["dugong.testing", "dugong.telemetry", "dugong.dask", "dugong.cli"]),
+        ("dugong.dask", ["dugong.testing", "dugong.telemetry", "dugong.adapters", "dugong.cli"]),
     ],
 )
 def test_a_layer_imports_nothing_from_above(package: str, forbidden: list[str]) -> None:
