@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from dugong.pool.events import Event
     from dugong.pool.filepart import FilePart
     from dugong.pool.future import ResponseFuture
+    from dugong.pool.host_policy import HostPolicy
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.progress import Progress
     from dugong.pool.request import POOL_DEFAULT, HeadersMaker, Options, PoolDefault, Request
@@ -102,6 +103,7 @@ __all__ = [
     "HeadersLike",
     "HeadersMaker",
     "Holding",
+    "HostPolicy",
     "HostStatistics",
     "HostnameNotResolvable",
     "InvalidResponse",
@@ -162,6 +164,7 @@ _LAZY = {
     "HeadersLike": "dugong.connection.encode",
     "HeadersMaker": "dugong.pool.request",
     "Holding": "dugong.pool.statistics",
+    "HostPolicy": "dugong.pool.host_policy",
     "HostStatistics": "dugong.pool.statistics",
     "Options": "dugong.pool.request",
     "POOL_DEFAULT": "dugong.pool.request",

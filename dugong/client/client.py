@@ -23,8 +23,13 @@ from dugong.client.urls import quoted
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.pool import ConnectionPool
-from dugong.pool.prepare import default_headers
-from dugong.pool.request import ElaborateHeaders, HeaderPairs, Request, check_bool
+from dugong.pool.request import (
+    ElaborateHeaders,
+    HeaderPairs,
+    Request,
+    check_bool,
+    default_headers,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -34,9 +39,11 @@ if TYPE_CHECKING:
     from dugong.connection.proxy import ProxyLike
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
+    from dugong.pool.host_policy import HostPolicy
     from dugong.pool.prepare import ProxyChooser
     from dugong.pool.response import Response, StreamedResponse
     from dugong.pool.statistics import PoolStatistics
+    from dugong.pool.url import Origin
 
 __all__ = ["Client"]
 
@@ -307,6 +314,10 @@ class Client:
         return self._prepare("GET", item, {})
 
     # --- the client itself ------------------------------------------------------------------------
+
+    def set_host_policy(self, origin: str | Origin, policy: HostPolicy | None) -> None:
+        """Treat the host of *origin* by *policy*: see `ConnectionPool.set_host_policy`."""
+        self._pool.set_host_policy(origin, policy)
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing, and has learned of its hosts; a snapshot."""

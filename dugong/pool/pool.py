@@ -23,6 +23,7 @@ from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
 from dugong.pool.hints import refuse_options
+from dugong.pool.host_policy import HostPolicy
 from dugong.pool.io import caller_runs, roles
 from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
@@ -50,6 +51,7 @@ from dugong.pool.request import (
 )
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
+from dugong.pool.url import Origin, known_origins, split_url
 
 if TYPE_CHECKING:
     import ssl
@@ -116,6 +118,12 @@ class ConnectionPool:
       opened to, of a proxy, too, and that a proxy is told to connect to. If it returns False
       (not True or None) or raises an exception, the address is not used. Without another one, the
       request fails with `ConnectError`, and is not retried.
+    * *host_policy*: called with the origin of a URL (as *proxy*), and returns the `HostPolicy` of
+      that host, or None. It is called when the host is first used, without a lock, by the thread
+      that asks for the first URL there; for a redirect that may be a thread of the pool, where it
+      must not wait for the pool. If it raises, that call raises the same, and the next one asks
+      again. If two threads are the first at the same moment, both ask, and one result counts. See
+      `set_host_policy`.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
       for the pool; by several threads at a time, so only `Event.when` tells the order.
 
@@ -153,6 +161,7 @@ class ConnectionPool:
         resolver: Resolver | None = None,
         allow_address: AddressFilter | None = None,
         proxy_ssl_context: ssl.SSLContext | None = None,
+        host_policy: Callable[[Origin], HostPolicy | None] | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -182,6 +191,8 @@ class ConnectionPool:
             _check_rate("min_rate", min_rate)
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
+        if host_policy is not None and not callable(host_policy):
+            raise TypeError(f"host_policy must be callable, not {host_policy!r}")
         if not isinstance(pipeline_rescue, bool):
             raise TypeError(f"pipeline_rescue must be a bool, not {pipeline_rescue!r}")
         limits = Limits(
@@ -212,7 +223,9 @@ class ConnectionPool:
             pipeline_rescue,
         )
         proxy_for = proxy_chooser(proxy, proxy_headers)
-        self._preparer = Preparer(self._scheduler, dialer, proxy_for, headers, timeout, retry)
+        self._preparer = Preparer(
+            self._scheduler, dialer, proxy_for, headers, timeout, retry, host_policy
+        )
         self._scheduler.close_when_forgotten(self)
         fork.register(self._scheduler.recovery)
 
@@ -503,6 +516,22 @@ class ConnectionPool:
         return self.request("OPTIONS", url, **options)
 
     # --- the pool itself --------------------------------------------------------------------------
+
+    def set_host_policy(self, origin: str | Origin, policy: HostPolicy | None) -> None:
+        """Treat the host of *origin* by *policy* from now on, whatever *host_policy* says.
+
+        *origin* is a URL, such as ``https://host:8443``, of which only scheme, host and port count,
+        or the `origin` of a `Request`. The policy counts for all that has not been sent yet. It is
+        kept until it is replaced, even if the pool forgets the host because it knows many others.
+        With None, the host has the policy again that *host_policy* returns, which is called now, or
+        none. Any thread may call this at any time, also in a callback of the pool. Raises
+        ValueError or TypeError for what is no origin or no policy, and what *host_policy* raises.
+        """
+        if policy is not None and not isinstance(policy, HostPolicy):
+            raise TypeError(f"policy must be a HostPolicy or None, not {type(policy).__name__}")
+        known = origin if isinstance(origin, Origin) else known_origins[split_url(origin)[0]]
+        otherwise = self._preparer.policy_of(known) if policy is None else None
+        self._scheduler.set_policy(known, policy, otherwise or HostPolicy())
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing, and has learned of its hosts; a snapshot."""

@@ -19,6 +19,7 @@ from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Upload
+from dugong.pool.host_policy import HostPolicy
 from dugong.pool.progress import Progress
 from dugong.pool.request import (
     IDENTITY,
@@ -29,8 +30,8 @@ from dugong.pool.request import (
     HeadersMaker,
     Origin,
     Request,
-    checked_headers,
     checked_trailers,
+    default_headers,
     made_headers,
 )
 from dugong.pool.retry.policy import RetryPolicy
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.scheduler import Scheduler
     from dugong.pool.dialer import Dialer
 
-__all__ = ["Preparer", "ProxyChooser", "default_headers", "proxy_chooser"]
+__all__ = ["Preparer", "ProxyChooser", "proxy_chooser"]
 
 #: Returns which proxy leads to an origin.
 ProxyChooser = Callable[[Origin], ProxyLike | None]
@@ -49,11 +50,6 @@ _USER_AGENT = (("User-Agent", f"dugong/{__version__}"),)
 _NOTHING_TOLD = Progress()
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
-_FRAMING = frozenset(
-    ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
-)
-
-
 # What a request is prepared by, and so cannot be changed when it is sent.
 _DECIDED_BEFORE = frozenset(("connection", "upgrade"))
 
@@ -61,8 +57,9 @@ _DECIDED_BEFORE = frozenset(("connection", "upgrade"))
 class Preparer:
     """Prepares the jobs of a pool, of which *headers*, *timeout* and *retry* are the defaults.
 
-    *proxy_for* is asked, once a host, which proxy leads there; None: none does, anywhere. Raises
-    ValueError or TypeError if *headers* cannot be sent with every request.
+    *proxy_for* is asked, once a host, which proxy leads there; None: none does, anywhere. So is
+    *policy_for*, which policy the host has, unless one was set by hand. Raises ValueError or
+    TypeError if *headers* cannot be sent with every request.
     """
 
     def __init__(
@@ -73,6 +70,7 @@ class Preparer:
         headers: HeadersLike | ElaborateHeaders | None,
         timeout: float | None,
         retry: RetryPolicy | None,
+        policy_for: Callable[[Origin], HostPolicy | None] | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._dialer = dialer
@@ -84,7 +82,8 @@ class Preparer:
         #: Returns what each job notes of its call, in the thread of that. Set once, if at all; any
         #: thread may read it.
         self.get_trace: Callable[[], object] | None = None
-        scheduler.rebuild_head = self._rebuilt_head
+        self._policy_for = policy_for
+        scheduler.have_heads_made(self)
 
     def prepare(self, request: Request, pool: object) -> Job:
         """Return what *pool*, whose preparer this is, is to do for *request*.
@@ -162,6 +161,7 @@ class Preparer:
         job = Job(request, self._scheduler, pool, host, None, timeout, retry)
         job.deadline = request.deadline
         job.upload = upload
+        job.builder = host.builder
         job.head = self._head(job, headers, following)
         if headers.make is not None:
             build = partial(self._head, following=following)
@@ -185,20 +185,19 @@ class Preparer:
         It is for the connections of the host that the job has now, which may tell a proxy more.
         """
         # No fields at all would stand for the default ones.
-        fields = headers.with_defaults(self._headers).fixed or IDENTITY
+        fields = headers.with_defaults(job.host.fields).fixed or IDENTITY
         request, upload = job.request, job.upload
         expect100 = upload is not None and upload.expect100
         build = job.host.builder.build
         built = build(request.method, request.target, fields, following, expect100)
         return built.head if built.body is None else built.head + built.body
 
-    def _rebuilt_head(self, job: Job) -> bytes | None:
-        """Return what is sent first of *job*, which has another host since it was prepared.
+    def rebuild(self, job: Job) -> None:
+        """Make anew what is sent first of *job*, whose host has changed since it was prepared.
 
-        That is the same origin, but *proxy_for* may have said something else of it.
+        That is the same origin, but *proxy_for* may have said something else of it, or a policy.
         """
-        if job.head is None:
-            return None  # it is made when it is sent
+        assert job.head is not None
         following: BodyFollowing | bytes | None
         if job.upload is not None:
             following = BodyFollowing(job.upload.body.length)
@@ -206,18 +205,43 @@ class Preparer:
             following = None
         else:  # a small body, which stands behind the head
             following = job.head.partition(b"\r\n\r\n")[2]
-        return self._head(job, _headers_of(job.request), following)
+        job.builder = job.host.builder
+        job.head = self._head(job, _headers_of(job.request), following)
 
     def _new_host(self, origin: Origin) -> Host:
         proxy = None if self._proxy_for is None else self._proxy_for(origin)
+        policy = None
+        if self._policy_for is not None and not self._scheduler.is_set_by_hand(origin):
+            policy = self.policy_of(origin)
         if self._dialer.needs_context(origin, proxy):
             self._dialer.need_context()
+        depth = self._scheduler.limits.pipeline_depth
+        host = Host(origin, self._builder(origin, proxy, self._header_lines), depth, proxy)
+        host.fields = self._headers
+        if policy is not None:
+            self._scheduler.follow_policy(host, policy)
+        return self._scheduler.know(host)
+
+    def policy_of(self, origin: Origin) -> HostPolicy | None:
+        """Return what *policy_for* says of *origin*. Raises what that raises, or TypeError."""
+        policy = None if self._policy_for is None else self._policy_for(origin)
+        if policy is not None and not isinstance(policy, HostPolicy):
+            kind = type(policy).__name__
+            raise TypeError(f"host_policy must return a HostPolicy or None, not {kind}")
+        return policy
+
+    def equip(self, host: Host, headers: HeaderPairs) -> None:
+        """Have requests to *host* made with *headers*, which replace default ones of the pool."""
+        host.fields = fields = ElaborateHeaders(headers).with_defaults(self._headers).fixed
+        lines = b"".join(field_line(*field) for field in fields)
+        host.builder = self._builder(host.origin, host.proxy, lines)
+
+    def _builder(self, origin: Origin, proxy: Proxy | None, lines: bytes) -> RequestBuilder:
+        """Return what makes heads of requests to *origin*, with *lines* as default headers."""
         prefix, fields = absolute_form(origin.netloc, proxy if origin.scheme == "http" else None)
         # A header that is meant for a proxy may be given with a request that does not go there.
         omitted = frozenset() if self._proxy_for is None or prefix else FOR_PROXIES
-        builder = RequestBuilder(origin.netloc, prefix, fields, self._header_lines, True, omitted)
-        depth = self._scheduler.limits.pipeline_depth
-        return self._scheduler.know(Host(origin, builder, depth, proxy))
+        return RequestBuilder(origin.netloc, prefix, fields, lines, True, omitted)
 
 
 def _headers_of(request: Request) -> ElaborateHeaders:
@@ -256,16 +280,6 @@ def _content_length(value: str) -> int:
         return parse_content_length(value.strip(" \t"))
     except ValueError as exc:
         raise ValueError(f"invalid header: {exc}") from None
-
-
-def default_headers(headers: HeadersLike | ElaborateHeaders | None) -> ElaborateHeaders:
-    """Return *headers*, which can be sent with every request; raise ValueError if not."""
-    made = headers
-    if not isinstance(made, ElaborateHeaders):
-        made = ElaborateHeaders(() if made is None else checked_headers(made))
-    if bad := _FRAMING.intersection(made.decided):
-        raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
-    return made
 
 
 def proxy_chooser(

@@ -43,6 +43,7 @@ __all__ = [
     "check_seconds",
     "checked_headers",
     "checked_trailers",
+    "default_headers",
     "made_headers",
     "make_request",
     "public_url",
@@ -61,6 +62,10 @@ class PoolDefault(Enum):
 
 #: As *timeout* or *retry*: that of the pool.
 POOL_DEFAULT: Final = PoolDefault.POOL_DEFAULT
+
+_FRAMING = frozenset(
+    ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
+)
 
 _COMMON = IDEMPOTENT | {"POST", "PATCH"}
 
@@ -597,6 +602,16 @@ def checked_headers(headers: HeadersLike) -> HeaderPairs:
         field_line(name, value)
         pairs.append((name, value))
     return tuple(pairs)
+
+
+def default_headers(headers: HeadersLike | ElaborateHeaders | None) -> ElaborateHeaders:
+    """Return *headers*, which can be sent with every request; raise ValueError if not."""
+    made = headers
+    if not isinstance(made, ElaborateHeaders):
+        made = ElaborateHeaders(() if made is None else checked_headers(made))
+    if bad := _FRAMING.intersection(made.decided):
+        raise ValueError(f"{', '.join(sorted(bad))} cannot be the same for every request")
+    return made
 
 
 def checked_trailers(trailers: HeadersLike) -> HeaderPairs:

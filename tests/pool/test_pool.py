@@ -704,12 +704,13 @@ def test_after_a_hold_no_connection_takes_a_request_while_it_counts_as_idle(
         (host,) = scheduler._core.hosts.values()
         assert len(host.idle) == 2
         with scheduler._core.transaction():
-            scheduler._retries._hold_locked(host, 60.0, "for this test")
+            scheduler._politeness.hold_locked(host, 60.0, "for this test")
         monkeypatch.setattr(traffic, "take", take)
         held = pool.submit("GET", server.url("/held"))
         with scheduler._core.transaction():
-            host.hold_until = 0.0
-            scheduler._retries._end_hold_locked(host)
+            assert host.gate is not None
+            host.gate.held_until = 0.0
+            scheduler._politeness._look_again_locked(host)
         (readable, *_), _, _ = select.select([peer.sock for peer in peers], [], [], TIMEOUT)
         (peer,) = (peer for peer in peers if peer.sock is readable)
         peer.responds(*peer.burst())

@@ -14,8 +14,10 @@ from dugong import ConnectionPool, Event
 from dugong.pool.core import (
     closing,
     connections,
+    dispatch,
     lending,
     maintenance,
+    politeness,
     progress,
     rescue,
     retries,
@@ -33,7 +35,9 @@ __all__ = ["DECIDING", "Clock", "Listener", "StoppedClock", "no_luck", "throw"]
 DECIDING = (
     closing,
     connections,
+    dispatch,
     lending,
+    politeness,
     progress,
     rescue,
     retries,

@@ -6,6 +6,7 @@ played by the test, which takes it to where it would wait (`WouldWait`).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,9 +23,11 @@ from dugong.pool.core import scheduler
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore
+from dugong.pool.core.gate import Gate
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Owner
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.timers import Timer, Timers
@@ -47,6 +50,7 @@ __all__ = [
     "WouldWait",
     "engine_of",
     "fly",
+    "hold",
     "land",
     "make_connection",
     "make_core",
@@ -56,6 +60,7 @@ __all__ = [
     "make_response",
     "queue",
     "queue_needing_fresh",
+    "release",
 ]
 
 NO_RETRY = RetryPolicy.never
@@ -97,6 +102,17 @@ def make_response(
     return Response(
         status, "Reason", Headers(list((headers or {}).items())), body, job.request, job.attempts
     )
+
+
+def hold(host: Host, until: float = math.inf) -> None:
+    """Have *host* left alone until then."""
+    host.gate = host.gate or Gate()
+    host.gate.hold(until)
+
+
+def release(host: Host) -> None:
+    """Have *host*, which has no policy, left alone no more."""
+    host.gate = None
 
 
 def queue(host: Host, *targets: str) -> list[Job]:
@@ -390,11 +406,12 @@ class Rig:
     def _build(self, core: PoolCore) -> None:
         self._have_no_threads(core)
         maintenance = cast(Maintenance, self.maintenance)
-        self.retries = RetryEngine(core, maintenance)
+        self.politeness = Politeness(core, maintenance)
+        self.retries = RetryEngine(core, maintenance, self.politeness)
         self.connections = ConnectionManager(
-            core, maintenance, self.retries, self._make_engine, self._run
+            core, maintenance, self.retries, self.politeness, self._make_engine, self._run
         )
-        self.retries.servers = self.connections
+        self.retries.servers = self.politeness.servers = self.connections
         self.retries.enqueue_locked = self._enqueue_locked
         self.traffic = Traffic(core, maintenance, self.retries, self.connections, do_nothing)
         self.lending = self.traffic.lending
@@ -536,6 +553,7 @@ class SchedulerRig(Rig):
             self.scheduler = Scheduler(
                 core.limits, self._make_engine, self._run, self._run, core.on_event
             )
+        self.politeness = self.scheduler._politeness
         self.retries = self.scheduler._retries
         self.connections = self.scheduler._connections
         self.traffic = self.scheduler.traffic

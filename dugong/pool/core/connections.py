@@ -15,10 +15,11 @@ from dugong.errors import Delivery, DugongError, is_out_of_descriptors
 from dugong.pool.core.closing import Closing
 from dugong.pool.core.connection import KEEP_ALIVE_MARGIN, PooledConnection
 from dugong.pool.core.core import PoolCore, locked
-from dugong.pool.core.dispatch import has_capacity, wants_connection
+from dugong.pool.core.dispatch import connection_limit, has_capacity, wants_connection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.rescue import Rescue
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.room import Room
@@ -45,6 +46,7 @@ class ConnectionManager:
         core: PoolCore,
         maintenance: Maintenance,
         retries: RetryEngine,
+        politeness: Politeness,
         make_engine: Callable[[Host], Engine],
         run_sender: Callable[[PooledConnection], object],
         pipeline_rescue: bool = True,
@@ -52,6 +54,7 @@ class ConnectionManager:
         self._core = core  # never changes
         self._maintenance = maintenance  # never changes
         self._retries = retries  # never changes
+        self._politeness = politeness  # never changes
         self._make_engine = make_engine  # makes the engine of a connection; never changes
         self._run_sender = run_sender  # the sender's loop, for a thread; never changes
         self._room = room = Room(core, maintenance, self)  # never changes
@@ -60,6 +63,7 @@ class ConnectionManager:
         #: What is told that requests wait on a connection behind its oldest one; never changes.
         self.watch_locked = rescue.watch_locked if pipeline_rescue else _ignore
         self.admit_locked = room.admit_locked
+        self.taken_locked = politeness.taken_locked
         self.close_locked = closing.close_locked
         self.fail_locked = closing.fail_locked
         self.finish_closing_locked = closing.finish_closing_locked
@@ -89,7 +93,11 @@ class ConnectionManager:
     def know_locked(self, host: Host) -> Host:
         """As `know`."""
         hosts = self._core.hosts
-        host = hosts.setdefault(host.origin, host)
+        known = hosts.get(host.origin)
+        if known is None:
+            hosts[host.origin] = known = host
+            self._politeness.adopt_locked(host)
+        host = known
         hosts.move_to_end(host.origin)
         for _ in range(2):  # so that those which are in use, and stay, do not make it ever more
             if len(hosts) > MAX_KNOWN_HOSTS:
@@ -98,7 +106,8 @@ class ConnectionManager:
 
     @locked
     def _forget_locked(self, host: Host) -> None:
-        if not host.is_unused:
+        # What its gate remembers of the last start is to count for the next.
+        if not host.is_unused or (host.gate is not None and host.gate.opens_at() > monotonic()):
             self._core.hosts.move_to_end(host.origin)
             return
         del self._core.hosts[host.origin]
@@ -111,10 +120,14 @@ class ConnectionManager:
     @locked
     def ensure_served_locked(self, host: Host) -> None:
         """See to it that a connection takes the request that has been queued last."""
-        if host.retry_after_hold:
-            return
+        limit = self._core.limits.max_connections_per_host
+        if host.gate is not None:
+            if host.is_shut(monotonic()):
+                self._politeness.wait_locked(host)
+                return
+            limit = connection_limit(host, limit)
         if host.needing_fresh:
-            self._serve_needing_fresh_locked(host)
+            self._serve_needing_fresh_locked(host, limit)
             if not host.queue:
                 return
         while host.idle and (connection := self.pop_idle_locked(host)) is not None:
@@ -122,14 +135,13 @@ class ConnectionManager:
                 self.wake_sender_locked(connection)
                 return
             self.close_locked(connection, "it was idle for too long")
-        limit = self._core.limits.max_connections_per_host
         if len(host.connections) < limit and wants_connection(host, limit, monotonic()):
             self._open_locked(host)
         if host.with_capacity:
             self.wake_sender_locked(next(reversed(host.with_capacity)))
 
     @locked
-    def _serve_needing_fresh_locked(self, host: Host) -> None:
+    def _serve_needing_fresh_locked(self, host: Host, limit: int) -> None:
         """See to it that an unused connection takes the next request that needs one."""
         # A list, for what a signal handler raises while a generator is closed is lost.
         unused = next(iter([c for c in host.connections if not c.dispatched]), None)
@@ -137,7 +149,7 @@ class ConnectionManager:
             if unused in host.idle:  # or else it will take the request once it is connected
                 self.leave_idle_locked(unused)
                 self.wake_sender_locked(unused)
-        elif wants_connection(host, self._core.limits.max_connections_per_host, monotonic()):
+        elif wants_connection(host, limit, monotonic()):
             self._open_locked(host)
         elif (idle := self.pop_idle_locked(host)) is not None:
             self.wake_sender_locked(idle)  # to make room
@@ -145,16 +157,21 @@ class ConnectionManager:
     @locked
     def ensure_all_served_locked(self, host: Host) -> None:
         """See to it that requests which are queued are taken, however many there are."""
-        for _ in range(min(host.queued, self._core.limits.max_connections_per_host)):
+        count = min(host.queued, self._core.limits.max_connections_per_host)
+        if host.gate is not None and count:
+            most = connection_limit(host, self._core.limits.max_connections_per_host)
+            count = min(max(1, host.startable(monotonic())), most)
+        for _ in range(count):
             self.ensure_served_locked(host)
 
     @locked
-    def end_hold_locked(self, host: Host) -> None:
-        """The host may be asked again."""
-        for connection in host.connections:
-            if connection.reserved is not None:  # `ensure_all_served_locked` sees to the others
-                self.wake_sender_locked(connection)
-        self.ensure_all_served_locked(host)
+    def limit_locked(self, host: Host) -> None:
+        """Have *host* keep no more connections than it may have: the idle ones go first."""
+        most = connection_limit(host, self._core.limits.max_connections_per_host)
+        connections = [c for c in host.connections if not c.is_draining]
+        connections.sort(key=lambda c: c not in host.idle)
+        for connection in connections[: max(0, len(connections) - most)]:
+            self.retire_locked(connection)
 
     # --- what a connection could take -------------------------------------------------------------
 
@@ -219,7 +236,7 @@ class ConnectionManager:
             self.close_locked(connection, "the server does not keep it open for long enough")
         elif (
             self._room.is_awaited
-            and (host.retry_after_hold or not host.queued)
+            and (not host.queued or host.is_shut(now))
             and self._room.is_wanted_locked(now)
         ):
             self.close_locked(connection, "it made room for another host")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
-    from dugong.pool.request import Origin
+    from dugong.pool.request import HeaderPairs, Origin
 
 #: What a request ends with; None: it was cancelled.
 Outcome = Response | StreamedResponse | Exception | None
@@ -46,6 +46,7 @@ R = TypeVar("R")
 
 __all__ = [
     "Entering",
+    "Heads",
     "Limits",
     "Mending",
     "Nested",
@@ -58,6 +59,27 @@ __all__ = [
 
 #: A remedy, and the arguments of that: see `PoolCore.mend`.
 Mending = tuple[Callable[..., object], tuple[object, ...]]
+
+
+class Heads(Protocol):
+    """Makes what is sent of requests, for the hosts that they have by then."""
+
+    def rebuild(self, job: Job) -> None:
+        """Make the head of *job*, which has one, anew. Called with the lock held."""
+
+    def equip(self, host: Host, headers: HeaderPairs) -> None:
+        """Have requests to *host* made with *headers* as defaults that replace those of the pool.
+
+        Called with the lock held.
+        """
+
+
+class _NoHeads:
+    """What makes none."""
+
+    def rebuild(self, job: Job) -> None: ...
+
+    def equip(self, host: Host, headers: HeaderPairs) -> None: ...
 
 
 def do_nothing(*args: object) -> None:
@@ -112,6 +134,8 @@ class PoolCore:
         #: Has the maintenance thread call `mend` with these, as soon as it runs. It is a function
         #: in C, so an interrupt comes before or after it. Set by `Maintenance.reset`.
         self.have_mended: Callable[[Mending], object] = do_nothing
+        #: Set once, if at all, before the first request.
+        self.heads: Heads = _NoHeads()
         # Guarded by the lock; one look-up without it is atomic, in free-threaded CPython, too.
         self.hosts: OrderedDict[Origin, Host] = OrderedDict()
         #: In a forked child, until what was left of a transaction has been mended: the hosts of the

@@ -1,6 +1,6 @@
 """Which requests go to which connection: decisions without I/O.
 
-Guarantees: requests leave a queue in its order; none leaves it while the host is to be left alone;
+Guarantees: requests leave a queue in its order; none leaves it while the gate of the host is shut;
 nothing is sent before or behind a request that has to be exclusive; as long as there are requests,
 and a connection that is free and may have them, that connection gets some. Called with the pool's
 lock held; changes nothing but the queues, the jobs it takes and the connection.
@@ -8,6 +8,8 @@ lock held; changes nothing but the queues, the jobs it takes and the connection.
 
 from __future__ import annotations
 
+import sys
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from dugong.pool.core.connection import Phase
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "capacity",
+    "connection_limit",
     "has_capacity",
     "needs_unused_connection",
     "should_refill",
@@ -53,18 +56,28 @@ def should_refill(host: Host, connection: PooledConnection) -> bool:
     return host.queued > 0 and len(connection.in_flight) <= host.pipelining.window // 2
 
 
+def connection_limit(host: Host, limit: int) -> int:
+    """Return how many connections *host* may have, if the pool allows each host *limit*."""
+    policy = None if host.gate is None else host.gate.policy
+    if policy is None or policy.max_connections is None:
+        return limit
+    return policy.max_connections
+
+
 def wants_connection(host: Host, limit: int, now: float) -> bool:
     """Return True if *host* should have another connection, of at most *limit*.
 
-    One for each request, before any request is put behind another. But only one at a time, as long
-    as the host cannot be reached, and none while it takes long to respond to the last.
+    One for each request that may start, before any request is put behind another. But only one at a
+    time, as long as the host cannot be reached, and none while it takes long to respond to the
+    last.
     """
     have = len(host.connections)
+    if not host.queued or have >= limit:
+        return False
+    startable = host.startable(now)
     return (
-        host.queued > 0
-        and not host.retry_after_hold
-        and have < limit
-        and (have < host.queued + host.in_flight or needs_unused_connection(host))
+        startable > 0
+        and (have < startable + host.in_flight or needs_unused_connection(host))
         and now >= host.connect_backoff_until
         and not host.slow_dials
         and not (host.connect_failures and any(map(_is_connecting, host.connections)))
@@ -95,10 +108,17 @@ def take(host: Host, connection: PooledConnection) -> list[Job]:
     connection that comes across it makes room for that: it takes nothing more, and ends once it is
     empty. One that has to be exclusive, and that no free connection could have, is reserved by the
     first connection that comes across it, which takes nothing else until it is empty and can send
-    that.
+    that. While the gate of *host* is shut, no request stays with an empty connection.
     """
-    if host.retry_after_hold:
-        return []
+    startable = sys.maxsize
+    if host.gate is not None:
+        startable = host.gate.allowed(monotonic(), host.in_flight)
+        if not startable:
+            reserved = connection.reserved
+            if reserved is not None and not connection.in_flight:
+                host.put_back([reserved])
+                connection.reserved = None
+            return []
     if connection.reserved is not None:
         if connection.in_flight or connection.closed_to_more:
             return []
@@ -117,7 +137,7 @@ def take(host: Host, connection: PooledConnection) -> list[Job]:
             return []
     # An equal share, so that no request waits behind others while a connection has nothing to do.
     share = -(-(host.queued + host.in_flight) // len(host.connections))
-    most = min(most, max(share, 1) - flying)
+    most = min(most, max(share, 1) - flying, startable)
     batch = host.pop(most)
     if batch and batch[-1].exclusive and (flying or len(batch) > 1):
         job = batch.pop()

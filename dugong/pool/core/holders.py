@@ -16,9 +16,16 @@ __all__ = ["describe_holders"]
 def describe_holders(host: Host, now: float) -> str:
     """Return which requests hold which connections of *host*, and since when."""
     lines = []
-    if host.retry_after_hold:
-        left = host.hold_until - now
-        lines.append(f"its server, which has asked to be left alone for {left:.1f} s more")
+    gate = host.gate
+    if gate is not None and host.is_shut(now):
+        left = max(0.0, gate.opens_at() - now)
+        if host.is_held(now):
+            left = gate.held_for(now)
+            lines.append(f"its server, which has asked to be left alone for {left:.1f} s more")
+        elif left:
+            lines.append(f"its policy, which lets the next request start in {left:.1f} s")
+        else:
+            lines.append(f"its policy, which lets {host.in_flight} be in flight")
     for connection in host.connections:
         holders = [
             f"{job.request.method} {job.request.public_url} for {now - job.dispatched_at:.1f} s"

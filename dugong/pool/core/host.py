@@ -1,4 +1,4 @@
-"""One origin of a pool: its queue, its connections, and when it is to be left alone.
+"""One origin of a pool: its queue, its connections, and its gate.
 
 No I/O, and no lock of its own: the pool's lock guards all of it, also its methods.
 """
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dugong.connection.encode import RequestBuilder
     from dugong.connection.proxy import Proxy
     from dugong.pool.core.connection import PooledConnection
-    from dugong.pool.request import Origin
+    from dugong.pool.core.gate import Gate
+    from dugong.pool.request import HeaderPairs, Origin
 
 __all__ = ["Host"]
 
@@ -42,8 +43,9 @@ class Host:
         "connect_backoff_until",
         "connect_failures",
         "connections",
+        "fields",
         "fruitless_ends",
-        "hold_until",
+        "gate",
         "idle",
         "in_flight",
         "name",
@@ -60,7 +62,6 @@ class Host:
         "repeated",
         "rescued",
         "resent",
-        "retry_after_hold",
         "sent",
         "slow_dials",
         "waiting",
@@ -78,9 +79,16 @@ class Host:
         self.origin: Origin = origin  # never changes
         self.name: str = f"{origin.host}:{origin.port}"  # never changes
         # What its connections lead through, and what makes the heads of requests, which may tell it
-        # credentials: so each is for the other, and neither ever changes.
+        # credentials: so each is for the other. The proxy never changes. A policy may bring another
+        # builder, and with it the default header fields of requests that have some of their own;
+        # each is replaced as a whole, so that any thread may read it. First the fields, so that a
+        # head which was made with older ones has an older builder.
         self.proxy: Proxy | None = proxy
+        self.fields: HeaderPairs = ()
         self.builder: RequestBuilder = builder
+        #: Says when requests may start; None: at any time. A thread that looks at it once needs no
+        #: lock, in free-threaded CPython, either.
+        self.gate: Gate | None = None
         # How far its connections may be pipelined.
         self.pipelining: PipeliningState = PipeliningState(depth)
 
@@ -104,9 +112,7 @@ class Host:
         # at the last of them.
         self.fruitless_ends: int = 0
         self.answered_then: int = 0
-        self.retry_after_hold: bool = False  # the host has asked to be left alone,
-        self.hold_until: float = 0.0  # until then,
-        self.progresses: bool = False  # and it has accepted requests since it asked so before
+        self.progresses: bool = False  # between the last two times when it asked to be left alone
         self.accepted: int = 0  # responses that were an outcome
         self.accepted_before: int = 0  # that number when the last hold began
 
@@ -122,7 +128,21 @@ class Host:
     @property
     def is_unused(self) -> bool:
         """True if there is nothing here but what has been learned."""
-        return not (self.connections or self.queued or self.waiting or self.retry_after_hold)
+        return not (self.connections or self.queued or self.waiting)
+
+    def is_shut(self, now: float) -> bool:
+        """Return True if its gate lets no request start now."""
+        return self.gate is not None and not self.gate.allowed(now, self.in_flight)
+
+    def is_held(self, now: float) -> bool:
+        """Return True if the host has asked to be left alone, and the time is not over."""
+        return self.gate is not None and now < self.gate.held_until
+
+    def startable(self, now: float) -> int:
+        """Return how many of the requests that are queued may start now."""
+        if self.gate is None:
+            return self.queued
+        return min(self.queued, self.gate.allowed(now, self.in_flight))
 
     @property
     def is_fruitless(self) -> bool:
@@ -254,7 +274,8 @@ class Host:
         self.waiting = self.in_flight = self.connect_failures = self.slow_dials = 0
         self.fruitless_ends = 0
         self.connect_backoff_until = 0.0
-        self.retry_after_hold = False
+        if self.gate is not None:
+            self.gate.timer = None  # it is the parent's
         return jobs
 
     # --- the retry budget -------------------------------------------------------------------------

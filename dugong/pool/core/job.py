@@ -16,6 +16,7 @@ from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
 
 if TYPE_CHECKING:
+    from dugong.connection.encode import RequestBuilder
     from dugong.pool.body import RequestBody
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
@@ -145,6 +146,7 @@ class Job:
         "_future",
         "attempts",
         "body_source",
+        "builder",
         "cancelled",
         "close",
         "connection",
@@ -194,6 +196,8 @@ class Job:
         # With the body, if that is small. None: nothing but the plain head, which is made when it
         # is sent, so that it takes no memory in the queue.
         self.head = head
+        #: What has made that; None: it was made before the job was. Set together with it.
+        self.builder: RequestBuilder | None = None
         #: Makes the head of the job before each sending, if it is not to be older; never changes.
         self.make_head: Callable[[Job], bytes] | None = None
         self.timeout: float | None = timeout  # seconds; never changes

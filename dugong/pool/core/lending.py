@@ -151,7 +151,9 @@ class Lending:
             return None
         core.begin()
         try:
-            if not (host.queued or host.retry_after_hold or core.closed):
+            if not (
+                host.queued or (host.gate is not None and host.is_shut(monotonic())) or core.closed
+            ):
                 connection = self._connections.pop_idle_locked(host)
             if connection is None:
                 pass

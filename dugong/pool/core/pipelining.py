@@ -79,9 +79,7 @@ class PipeliningState:
         #: After how many responses the host closes a connection, if it did so twice.
         self.quota: int | None = None
         self.lesson: str | None = None  # what went wrong last, in words, if anything has
-        self._depth = MAX_DEPTH if depth is None else depth  # never changes
-        self._near = min(NEAR_DEPTH, self._depth)  # what a near host may have; never changes
-        self._limit = self._near  # of `window`; never less
+        self.set_depth(depth)
         self._size = 0.0  # bytes of a response of this host, on the average
         self._spare_until = 0.0  # the window may grow beyond `_near` until then,
         self._crowded_until = 0.0  # but not before that
@@ -98,6 +96,13 @@ class PipeliningState:
         self._behind_took = 0.0
         # Seconds from a lone request to its response, at best: what takes longer has waited.
         self._distance = math.inf
+
+    def set_depth(self, depth: int | None) -> None:
+        """Let no more than *depth* requests be in flight from now on."""
+        self._depth = MAX_DEPTH if depth is None else depth
+        self._near = min(NEAR_DEPTH, self._depth)  # what a near host may have
+        self._limit = self._near  # of `window`; never less
+        self.window = min(self.window, self._limit)
 
     def has_nothing_to_learn(self) -> bool:
         """Return True if a good response would change nothing."""

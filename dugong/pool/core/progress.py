@@ -14,6 +14,7 @@ from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import should_refill
+from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.response import Response, StreamedResponse, status_text
 
@@ -35,6 +36,9 @@ class Progress:
         """*connection* is to send *batch*."""
         host = connection.host
         now = monotonic()
+        if host.gate is not None:
+            host.gate.started(len(batch), now)
+            self._refresh_heads_locked(host, batch)
         Job.dispatch(batch, connection, now)
         first = batch[0]
         connection.exclusive = first.exclusive or first.needs_fresh_connection
@@ -46,6 +50,13 @@ class Progress:
         host.note_time(now)
         host.in_flight += count
         host.sent += count
+
+    @locked
+    def _refresh_heads_locked(self, host: Host, batch: Sequence[Job]) -> None:
+        """Have what is sent of *batch* say what the policy of *host* wants now."""
+        for job in batch:
+            if job.head is not None and job.builder is not host.builder:
+                self._core.heads.rebuild(job)
 
     @locked
     def count_responses_locked(self, connection: PooledConnection, count: int) -> None:
@@ -107,3 +118,6 @@ class Progress:
                 connections.wake_sender_locked(connection)
             else:
                 connections.update_availability_locked(connection)
+        host = connection.host
+        if host.gate is not None and host.queued:
+            connections.ensure_all_served_locked(host)  # there is one less in flight

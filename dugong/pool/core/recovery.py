@@ -15,6 +15,7 @@ from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.failure import failure
 from dugong.pool.request import Request
@@ -31,11 +32,13 @@ class Recovery:
         maintenance: Maintenance,
         retries: RetryEngine,
         connections: ConnectionManager,
+        politeness: Politeness,
     ) -> None:
         self._core = core  # never changes
         self._maintenance = maintenance  # never changes
         self._retries = retries  # never changes
         self._connections = connections  # never changes
+        self._politeness = politeness  # never changes
 
     # --- after an interrupt -----------------------------------------------------------------------
 
@@ -55,6 +58,7 @@ class Recovery:
             host.idle.clear()
             host.with_capacity.clear()
         self._retries.repair_locked()
+        self._politeness.repair_locked()
         hosts = list(core.hosts.values())
         all_connections = [connection for host in hosts for connection in host.connections]
         for connection in all_connections:

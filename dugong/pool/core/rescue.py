@@ -168,4 +168,4 @@ def _slow_at(connection: PooledConnection) -> float:
 
 def _has_free(host: Host, now: float) -> bool:
     """Return True if a connection of *host* could take a request at once."""
-    return not host.retry_after_hold and any(not other.is_stale(now) for other in host.idle)
+    return not host.is_shut(now) and any(not other.is_stale(now) for other in host.idle)

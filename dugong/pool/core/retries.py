@@ -19,6 +19,7 @@ from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Flow, Job, Place
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.timers import Timer
 from dugong.pool.failure import as_exception, describe, ends_program, failure, incomplete_upload
 from dugong.pool.response import Attempt, Response, StreamedResponse, status_text
@@ -38,16 +39,14 @@ class Servers(Protocol):
     def ensure_all_served_locked(self, host: Host) -> None:
         """See to it that requests which are queued are taken, however many there are."""
 
-    def end_hold_locked(self, host: Host) -> None:
-        """The host may be asked again."""
-
 
 class RetryEngine:
     """Decides what becomes of requests that have an outcome."""
 
-    def __init__(self, core: PoolCore, maintenance: Maintenance) -> None:
+    def __init__(self, core: PoolCore, maintenance: Maintenance, politeness: Politeness) -> None:
         self._core = core  # never changes
         self._maintenance = maintenance  # never changes
+        self._politeness = politeness  # never changes
         self.servers: Servers  # set once, before the first request
         #: Puts a request into the queue of its host; set once, before the first request.
         self.enqueue_locked: Callable[[Job], None]
@@ -202,9 +201,9 @@ class RetryEngine:
         charged, delay = True, policy.delay(job.number)
         wanted = policy.wanted_delay(response.headers)
         if wanted is not None and status in _HOLDING:
-            charged = not (host.retry_after_hold and host.progresses)
+            charged = not (host.is_held(monotonic()) and host.progresses)
             if wanted > 0:
-                self._hold_locked(host, wanted, f"{status} with Retry-After {wanted:g}")
+                self._politeness.hold_locked(host, wanted, f"{status} with Retry-After {wanted:g}")
         delivery = Delivery.DISCLAIMED if status in DISCLAIMING else Delivery.ANSWER_STARTED
         attempt = make_attempt(job, connection, status_text(response), delivery, charged)
         attempt = attempt._replace(status=status, response=response)
@@ -287,8 +286,8 @@ class RetryEngine:
         if job.timer is None:
             return None
         next_attempt = monotonic() + delay
-        if job.host.retry_after_hold:
-            next_attempt = max(next_attempt, job.host.hold_until)
+        if job.host.gate is not None:
+            next_attempt = max(next_attempt, job.host.gate.opens_at())
         if job.timer.when <= next_attempt:
             return "the deadline would pass before the next attempt"
         return None
@@ -410,26 +409,7 @@ class RetryEngine:
                 # opened yet.
                 host.let_any_connection_serve()
 
-    # --- a host that is to be left alone ----------------------------------------------------------
-
-    @locked
-    def _hold_locked(self, host: Host, seconds: float, reason: str) -> None:
-        """Send nothing more to *host* for so many *seconds*."""
-        host.hold_until = max(host.hold_until, monotonic() + seconds)
-        if not host.retry_after_hold:
-            host.retry_after_hold = True
-            host.progresses = host.accepted > host.accepted_before
-            host.accepted_before = host.accepted
-            self._core.emit("learned", host, reason=reason)
-            self._maintenance.at_locked(host.hold_until, partial(self._end_hold_locked, host))
-
-    @locked
-    def _end_hold_locked(self, host: Host) -> None:
-        if monotonic() < host.hold_until:
-            self._maintenance.at_locked(host.hold_until, partial(self._end_hold_locked, host))
-            return
-        host.retry_after_hold = False
-        self.servers.end_hold_locked(host)
+    # --- a host that cannot be reached -----------------------------------------------------------
 
     @locked
     def cannot_reach_locked(self, host: Host, connection: str, error: Exception) -> None:
@@ -510,8 +490,6 @@ class RetryEngine:
                 del self.waiting[job]
         for host in self._core.hosts.values():
             host.waiting = sum(job.host is host for job in self.waiting)
-            if host.retry_after_hold:  # the timer may be missing; a second one does no harm
-                self._maintenance.at_locked(host.hold_until, partial(self._end_hold_locked, host))
 
 
 def make_attempt(

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.core import PoolCore, locked
-from dugong.pool.core.dispatch import wants_connection
+from dugong.pool.core.dispatch import connection_limit, wants_connection
 from dugong.pool.core.host import Host
 from dugong.pool.core.maintenance import Maintenance
 
@@ -175,11 +175,11 @@ class Room:
             return False
         if self._connected:
             return True
-        limit = self._core.limits.max_connections_per_host
+        most = self._core.limits.max_connections_per_host
         awaiting = self._core.awaiting_connection
         while awaiting:
             first = next(iter(awaiting))
-            if wants_connection(first, limit, now):
+            if wants_connection(first, connection_limit(first, most), now):
                 return True
             del awaiting[first]
         return False

@@ -27,12 +27,14 @@ from dugong.errors import (
 )
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Limits, Nested, Outcome, PoolCore, do_nothing, locked
+from dugong.pool.core.core import Heads, Limits, Nested, Outcome, PoolCore, do_nothing, locked
+from dugong.pool.core.dispatch import connection_limit
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import SLICE as _SLICE
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.readers import Readers
 from dugong.pool.core.recovery import Recovery
 from dugong.pool.core.retries import RetryEngine
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from collections import OrderedDict
 
     from dugong.pool.core.lending import Lending
+    from dugong.pool.host_policy import HostPolicy
     from dugong.pool.statistics import PoolStatistics
     from dugong.pool.url import Origin
 
@@ -81,24 +84,28 @@ class Scheduler:
         self._maintenance = Maintenance(
             core, partial(self.close, wait=False), self._fail_everything
         )
-        self._retries = RetryEngine(core, self._maintenance)
+        self._politeness = politeness = Politeness(core, self._maintenance)
+        self._retries = RetryEngine(core, self._maintenance, politeness)
         self._connections = ConnectionManager(
-            core, self._maintenance, self._retries, make_engine, self._send, pipeline_rescue
+            core,
+            self._maintenance,
+            self._retries,
+            politeness,
+            make_engine,
+            self._send,
+            pipeline_rescue,
         )
         self.traffic: Traffic = Traffic(
             core, self._maintenance, self._retries, self._connections, run_receiver
         )
         self.lending: Lending = self.traffic.lending
         self._run_sender = run_sender
-        self._retries.servers = self._connections
+        self._retries.servers = politeness.servers = self._connections
         self._retries.enqueue_locked = self._enqueue_locked
         self.recovery: Recovery = Recovery(
-            core, self._maintenance, self._retries, self._connections
+            core, self._maintenance, self._retries, self._connections, politeness
         )
         core.repair_locked = self.recovery.repair_locked
-        #: Makes the head of a job anew, for the host that it has by then; called with the lock
-        #: held. Set once, if at all, before the first request.
-        self.rebuild_head: Callable[[Job], bytes | None] = _same_head
         self.limits = limits
         self.hosts: OrderedDict[Origin, Host] = core.hosts
         self.check_may_wait = core.check_may_wait
@@ -127,6 +134,38 @@ class Scheduler:
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
         return self._core.protect(self._connections.know, do_nothing, host)
+
+    def have_heads_made(self, heads: Heads) -> None:
+        """Have *heads* make what is sent of requests. To be called once, before the first."""
+        self._core.heads = heads
+
+    # --- policies of hosts ------------------------------------------------------------------------
+
+    def is_set_by_hand(self, origin: Origin) -> bool:
+        """Return whether a policy was set by hand for the host of *origin*."""
+        return origin in self._politeness.set_by_hand
+
+    def set_policy(self, origin: Origin, policy: HostPolicy | None, otherwise: HostPolicy) -> None:
+        """Have the host of *origin* treated by *policy*; None: by *otherwise*, as if never set.
+
+        In a finalizer or a signal handler, that is done later.
+        """
+        try:
+            self._core.protect(self._set_policy, do_nothing, origin, policy, otherwise)
+        except Nested:
+            self.do_later(partial(self._set_policy, origin, policy, otherwise))
+
+    def _set_policy(self, origin: Origin, policy: HostPolicy | None, otherwise: HostPolicy) -> None:
+        with self._core.transaction():
+            self._politeness.set_locked(origin, policy, otherwise)
+
+    def follow_policy(self, host: Host, policy: HostPolicy) -> None:
+        """Have *host*, which nothing knows yet, treated by *policy*."""
+        self._core.protect(self._follow_policy, do_nothing, host, policy)
+
+    def _follow_policy(self, host: Host, policy: HostPolicy) -> None:
+        with self._core.transaction():
+            self._politeness.follow_locked(host, policy)
 
     # --- a request comes --------------------------------------------------------------------------
 
@@ -213,14 +252,15 @@ class Scheduler:
     def _enqueue_locked(self, job: Job, deadline: float | None = None) -> None:
         if deadline is not None and job.timer is None:
             job.timer = self._maintenance.at_locked(deadline, job.expire)
-        host = job.host
+        core, host = self._core, job.host
         if not host.queued and host.is_unused:
             known = self._connections.know_locked(host)
             if known is not host:  # which was forgotten, and the other may have another proxy
                 host = job.host = known
-                job.head = self.rebuild_head(job)
+                if job.head is not None:  # or else it is made when it is sent
+                    core.heads.rebuild(job)
         host.append(job)
-        self._core.queued += 1
+        core.queued += 1
 
     @locked
     def _wait_for_room_locked(self, job: Job, block: bool, deadline: float | None) -> None:
@@ -459,7 +499,8 @@ class Scheduler:
         # What this thread has counts among these. So where there is room, it need not be looked
         # for, which takes longer the more streams there are.
         is_full = core.connections >= limits.max_connections
-        if not is_full and len(job.host.connections) < limits.max_connections_per_host:
+        limit = connection_limit(job.host, limits.max_connections_per_host)
+        if not is_full and len(job.host.connections) < limit:
             return
         mine = [
             other.host
@@ -474,10 +515,7 @@ class Scheduler:
         for host in hosts:
             connections = list(host.connections)
             mine += [host for c in connections if c.borrower and c.borrowed_by == ident]
-        if (
-            len(mine) >= limits.max_connections
-            or mine.count(job.host) >= limits.max_connections_per_host
-        ):
+        if len(mine) >= limits.max_connections or mine.count(job.host) >= limit:
             raise StateError(
                 "this thread has the only connection that this request could have, for a stream or "
                 "for a request that it makes: it would wait for itself"
@@ -610,10 +648,6 @@ class Scheduler:
 def _forgotten(scheduler: Scheduler, job: Job, stream: object) -> None:
     if job in scheduler._core.streamed:
         scheduler.do_later(partial(scheduler.end_stream, job))
-
-
-def _same_head(job: Job) -> bytes | None:
-    return job.head
 
 
 def _timed_out(message: str, delivery: Delivery, request: Request) -> ConnectionTimedOut:

@@ -43,7 +43,7 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
         origin=str(host.origin),
         queued=host.queued + reserved,
         waiting=host.waiting,
-        held_for=max(0.0, host.hold_until - now) if host.retry_after_hold else 0.0,
+        held_for=0.0 if host.gate is None else host.gate.held_for(now),
         in_flight=host.in_flight,
         window=host.pipelining.window,
         pipelining=host.pipelining.state(now),

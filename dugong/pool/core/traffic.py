@@ -224,6 +224,8 @@ class Traffic:
                 connection.uploading.begin_upload()
             if connection.exclusive and host.queued:
                 self._connections.ensure_all_served_locked(host)  # what stood behind may go now
+        if host.gate is not None:
+            self._connections.taken_locked(host)
         if len(connection.in_flight) > 1 or connection.reserved is not None:
             self._connections.watch_locked(connection)
         return batch

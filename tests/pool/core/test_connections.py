@@ -9,7 +9,7 @@ from dugong.errors import ConnectionClosed, PoolClosed
 from dugong.pool.core.connection import Phase
 from dugong.pool.core.connections import MAX_KNOWN_HOSTS, RELEASE_TIME, REOPEN_TIME
 from dugong.pool.core.job import Place
-from tests.support.parts import NO_RETRY, Rig, engine_of, make_host
+from tests.support.parts import NO_RETRY, Rig, engine_of, hold, make_host, release
 
 # --- hosts ----------------------------------------------------------------------------------------
 
@@ -90,12 +90,12 @@ def test_a_connection_with_capacity_is_woken_if_no_other_can_be_opened(
 
 def test_nothing_is_opened_while_a_host_is_held(rig: Rig) -> None:
     host = rig.host()
-    host.retry_after_hold = True
+    hold(host)
     rig.submit(host, "/a")
     assert not host.connections
-    host.retry_after_hold = False
+    release(host)
     with rig.core.transaction():
-        rig.connections.end_hold_locked(host)
+        rig.connections.ensure_all_served_locked(host)
     assert len(host.connections) == 1
 
 

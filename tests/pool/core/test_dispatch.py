@@ -16,12 +16,14 @@ from dugong.pool.core.job import Job
 from tests.support.parts import (
     CLOSED_TO_MORE,
     fly,
+    hold,
     land,
     make_connection,
     make_host,
     make_job,
     queue,
     queue_needing_fresh,
+    release,
 )
 
 
@@ -305,24 +307,27 @@ def test_nothing_is_taken_while_a_host_is_held() -> None:
     connection = make_connection(host)
     queue_needing_fresh(host, "/fresh")
     queue(host, "/a")
-    host.retry_after_hold = True
+    hold(host)
     assert take(host, connection) == []
     assert host.queued == 2
     assert not connection.is_draining
-    host.retry_after_hold = False
+    release(host)
     assert targets(take(host, connection)) == ["/fresh"]
 
 
-def test_a_reserved_request_is_not_sent_while_a_host_is_held() -> None:
+def test_a_request_that_is_reserved_goes_back_to_the_queue_while_a_host_is_held() -> None:
     host = make_host()
     connection = make_connection(host, in_flight=1)
     (job,) = queue(host, "/exclusive")
     take(host, connection)
-    land(connection)
-    host.retry_after_hold = True
+    hold(host)
     assert take(host, connection) == []
-    assert connection.reserved is job
-    host.retry_after_hold = False
+    assert connection.reserved is job  # it waits for the connection as well
+    land(connection)
+    queue(host, "/behind")
+    assert take(host, connection) == []
+    assert connection.reserved is None
+    release(host)
     assert take(host, connection) == [job]
 
 
@@ -330,9 +335,9 @@ def test_no_connection_is_opened_to_a_host_that_is_held() -> None:
     host = make_host()
     queue_needing_fresh(host, "/fresh")
     queue(host, "/a")
-    host.retry_after_hold = True
+    hold(host)
     assert not wants_connection(host, 3, now=0.0)
-    host.retry_after_hold = False
+    release(host)
     assert wants_connection(host, 3, now=0.0)
 
 

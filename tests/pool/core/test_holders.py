@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dugong.pool.core.holders import describe_holders
-from tests.support.parts import make_connection, make_host
+from tests.support.parts import hold, make_connection, make_host
 
 NOW = 100.0
 
@@ -26,6 +26,6 @@ def test_the_oldest_requests_of_each_connection_are_named() -> None:
 
 def test_a_server_that_asked_to_be_left_alone_holds_all() -> None:
     host = make_host()
-    host.retry_after_hold, host.hold_until = True, NOW + 7
+    hold(host, NOW + 7)
     words = "held by its server, which has asked to be left alone for 7.0 s more"
     assert describe_holders(host, NOW) == words

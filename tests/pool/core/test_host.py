@@ -6,7 +6,14 @@ import pytest
 
 from dugong.pool.core.host import BUDGET_TIME, FREE_REPEATS, Host
 from dugong.pool.core.job import Job
-from tests.support.parts import make_connection, make_host, make_job, queue, queue_needing_fresh
+from tests.support.parts import (
+    hold,
+    make_connection,
+    make_host,
+    make_job,
+    queue,
+    queue_needing_fresh,
+)
 
 NOW = 1000.0
 
@@ -232,12 +239,6 @@ def test_a_host_is_in_use_while_a_request_waits_to_be_tried_again() -> None:
     assert not host.is_unused
 
 
-def test_a_host_is_in_use_while_it_is_held() -> None:
-    host = make_host()
-    host.retry_after_hold = True
-    assert not host.is_unused
-
-
 def test_the_repr_says_how_much_there_is_to_do() -> None:
     host = make_host()
     make_connection(host, in_flight=2)
@@ -307,7 +308,8 @@ def test_in_a_forked_child_a_host_has_nothing_but_what_it_has_shown() -> None:
     connection = make_connection(host, in_flight=2)
     connection.sender_parked = True
     (queued,) = queue(host, "/queued")
-    host.retry_after_hold, host.connect_failures = True, 3
+    hold(host)
+    host.connect_failures = 3
     lost = host.begin_as_child()
     assert lost == [queued, *connection.in_flight]
     assert host.is_unused

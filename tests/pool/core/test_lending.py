@@ -18,6 +18,7 @@ from tests.support.parts import (
     Rig,
     borrow_again,
     engine_of,
+    hold,
     make_response,
     send_upload,
     would_wait,
@@ -220,7 +221,8 @@ def test_a_caller_borrows_no_connection_out_of_turn(rig: Rig, why: str) -> None:
         rig.idle(host)
     if why == "others queued":
         host.append(rig.job(host, "/queued"))
-    host.retry_after_hold = why == "held"
+    if why == "held":
+        hold(host)
     rig.core.closed = why == "closed"
     job = rig.job(host, "/a")
     assert rig.lending.borrow(job) is None

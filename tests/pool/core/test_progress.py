@@ -6,7 +6,7 @@ import pytest
 
 from dugong.pool.core.connection import Phase
 from dugong.pool.core.pipelining import PENALTY
-from tests.support.parts import Rig, engine_of
+from tests.support.parts import Rig, engine_of, hold, release
 
 
 @pytest.fixture
@@ -70,15 +70,15 @@ def test_a_sender_sends_nothing_on_a_connection_that_was_idle_for_too_long(rig: 
     reserved = rig.submit(host, "/exclusive", exclusive=True)
     assert rig.look_for_work(connection) == []
     assert connection.reserved is reserved[0]
-    host.retry_after_hold = True
+    hold(host)
     engine = engine_of(connection)
     engine.keep_alive_timeout = 5.0
     rig.respond(connection, *jobs)
     assert rig.look_for_work(connection) == []
     rig.clock.now += 4.0
-    host.retry_after_hold = False
+    release(host)
     with rig.core.transaction():
-        rig.connections.end_hold_locked(host)
+        rig.connections.ensure_all_served_locked(host)
     assert rig.look_for_work(connection) == []
     assert connection.phase is Phase.CLOSED
     assert rig.look_for_work(rig.connect(host)) == reserved

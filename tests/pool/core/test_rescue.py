@@ -19,7 +19,7 @@ from dugong.pool.core.pipelining import MIN_SLOW
 from dugong.pool.core.rescue import LOOK_TIME
 from dugong.pool.failure import Abandoned
 from tests.support.clock import throw
-from tests.support.parts import NO_RETRY, FakeEngine, SchedulerRig, StartedThreads
+from tests.support.parts import NO_RETRY, FakeEngine, SchedulerRig, StartedThreads, hold
 
 SLOW = MIN_SLOW + LOOK_TIME
 
@@ -140,7 +140,7 @@ def test_an_idle_connection_that_the_server_may_have_closed_is_not_free(rig: Sch
 
 def test_a_host_that_is_to_be_left_alone_is_sent_nothing_again(rig: SchedulerRig) -> None:
     line = Line(rig)
-    line.host.retry_after_hold = True
+    hold(line.host)
     line.be_slow()
     assert line.host.rescued == 0
 

@@ -539,19 +539,19 @@ def told_to_wait(bench: Bench, job: Job, seconds: int, status: int = 503) -> boo
 def test_a_host_is_held_for_as_long_as_it_asks(bench: Bench, status: int) -> None:
     job = bench.in_flight()
     assert not told_to_wait(bench, job, 7, status)
-    assert bench.known.retry_after_hold
+    assert bench.known.is_held(bench.clock.now)
     assert bench.heard("learned") == [f"{status} with Retry-After 7"]
     bench.forward(6.9)
-    assert bench.known.retry_after_hold
+    assert bench.known.is_held(bench.clock.now)
     bench.forward(0.1)
-    assert not bench.known.retry_after_hold
+    assert not bench.known.is_held(bench.clock.now)
     assert job.place is Place.QUEUED
 
 
 def test_other_statuses_with_retry_after_hold_only_their_request(bench: Bench) -> None:
     job = bench.in_flight()
     assert not told_to_wait(bench, job, 7, 502)
-    assert not bench.known.retry_after_hold
+    assert not bench.known.is_held(bench.clock.now)
     bench.forward(6.9)
     assert job.place is Place.WAITING
 
@@ -562,9 +562,9 @@ def test_a_hold_is_made_longer_by_a_later_response(bench: Bench) -> None:
     bench.forward(3)
     told_to_wait(bench, second, 5)
     bench.forward(2)
-    assert bench.known.retry_after_hold
+    assert bench.known.is_held(bench.clock.now)
     bench.forward(3)
-    assert not bench.known.retry_after_hold
+    assert not bench.known.is_held(bench.clock.now)
 
 
 def test_what_was_under_way_beside_it_is_not_charged_if_the_host_accepts_requests(

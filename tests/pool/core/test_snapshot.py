@@ -6,7 +6,7 @@ from dugong.pool.core.core import PoolCore
 from dugong.pool.core.host import Host
 from dugong.pool.core.snapshot import pool_statistics
 from dugong.pool.statistics import Holding
-from tests.support.parts import fly, make_connection, make_core, make_host, make_job, queue
+from tests.support.parts import fly, hold, make_connection, make_core, make_host, make_job, queue
 
 NOW = 100.0
 
@@ -47,7 +47,7 @@ def test_the_sums_are_those_of_all_hosts_and_the_past() -> None:
 def test_a_host_shows_how_it_is_treated() -> None:
     host = make_host(window=1)
     host.pipelining.broke_the_rules(NOW)
-    host.retry_after_hold, host.hold_until = True, NOW + 7
+    hold(host, NOW + 7)
     host.waiting = 3
     queue(host, "/a", "/b")
     (shown,) = pool_statistics(core_with(host), 3, NOW).hosts.values()
@@ -57,7 +57,7 @@ def test_a_host_shows_how_it_is_treated() -> None:
 
 def test_a_hold_that_is_over_but_was_not_ended_yet_lasts_for_no_time() -> None:
     host = make_host()
-    host.retry_after_hold, host.hold_until = True, NOW - 1
+    hold(host, NOW - 1)
     (shown,) = pool_statistics(core_with(host), 0, NOW).hosts.values()
     assert shown.held_for == 0.0
 

@@ -1,0 +1,115 @@
+"""The gate of one host: how many requests to it may start now, and when more may.
+
+Guarantees: between the starts of two requests there is never less than the interval, and no more
+start in any time than the rate and the burst allow in it. What a timer was late by is made up for
+at that rate, for `LATE` seconds at most. No I/O, no clock and no lock of its own: the pool's lock
+guards it, and the caller says what time it is.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dugong.pool.core.timers import Timer
+    from dugong.pool.host_policy import HostPolicy
+
+__all__ = ["LATE", "Gate"]
+
+#: Seconds that the rate makes up for, at most, if requests that were waiting start later than they
+#: might have: timers and threads take a moment.
+LATE = 0.02
+
+_ROUNDING = 1e-7  # seconds that may be lost in sums of times
+
+
+class Gate:
+    """Says when requests to a host may start. All times are `time.monotonic`."""
+
+    __slots__ = (
+        "_due",
+        "_filled_at",
+        "_interval",
+        "_last",
+        "_spare",
+        "_step",
+        "held_until",
+        "policy",
+        "timer",
+    )
+
+    def __init__(self) -> None:
+        #: None: the host has no policy, but has asked to be left alone.
+        self.policy: HostPolicy | None = None
+        self.held_until: float = 0.0  # the host has asked to be left alone until then
+        self.timer: Timer | None = None  # looks again when the gate opens
+        self._interval = 0.0  # seconds
+        self._last = -math.inf  # when the last request has started
+        # A bucket of tokens: each start takes one, which comes back after `_step` seconds (0: at
+        # once). It was, or will be, full at `_filled_at`; the last one is left until `_spare`
+        # seconds before that.
+        self._step = 0.0
+        self._spare = 0.0
+        self._filled_at = 0.0
+        self._due: float | None = None  # since when requests wait that might have started then
+
+    def follow(self, policy: HostPolicy) -> None:
+        """Follow *policy* from now on. What has started counts as before."""
+        self.policy = policy
+        self._interval = policy.min_interval
+        self._step = 0.0 if policy.rate is None else 1 / policy.rate
+        self._spare = self._step * (policy.burst - 1)
+
+    def hold(self, until: float) -> None:
+        """Let nothing start before the time *until*."""
+        self.held_until = max(self.held_until, until)
+
+    def held_for(self, now: float) -> float:
+        """Return for how many seconds more the host has asked to be left alone."""
+        return max(0.0, self.held_until - now)
+
+    def opens_at(self) -> float:
+        """Return when the next request may start, as far as the time decides."""
+        opens_at = max(self.held_until, self._last + self._interval)
+        return max(opens_at, self._filled_at - self._spare) if self._step else opens_at
+
+    def allowed(self, now: float, in_flight: int) -> int:
+        """Return how many requests may start now, if so many are *in_flight*."""
+        policy = self.policy
+        if now < self.opens_at() - _ROUNDING:
+            return 0
+        if policy is None:
+            return sys.maxsize
+        most = 1 if self._interval else sys.maxsize
+        if policy.max_in_flight is not None:
+            most = min(most, max(0, policy.max_in_flight - in_flight))
+        if self._step:
+            left = now + self._spare - self._filled(now) + _ROUNDING
+            most = min(most, int(left / self._step) + 1)
+        return most
+
+    def started(self, count: int, now: float) -> None:
+        """*count* requests start now."""
+        self._last = now
+        if self._step:
+            self._filled_at = self._filled(now) + count * self._step
+
+    def _filled(self, now: float) -> float:
+        """Return when the bucket is full, if nothing more starts."""
+        # A bucket that is full already does not get fuller; but what was late has not been idle.
+        late = 0.0 if self._due is None else min(max(now - self._due, 0.0), LATE)
+        return max(self._filled_at, now - late)
+
+    def wait(self) -> float:
+        """Requests wait at the gate, which is shut; return when it opens, as `opens_at`."""
+        self._due = self.opens_at()
+        return self._due
+
+    def pass_by(self) -> None:
+        """No request waits any more."""
+        self._due = None
+
+    def __repr__(self) -> str:
+        return f"<Gate {self.policy!r}>"

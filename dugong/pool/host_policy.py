@@ -1,0 +1,162 @@
+"""`HostPolicy`: how a pool treats one host.
+
+Guarantees: a policy that exists makes sense, and never changes. No message and no repr of it quotes
+a header value. Touches nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from threading import TIMEOUT_MAX
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dugong.pool.request import HeaderPairs, check_bool, default_headers
+
+if TYPE_CHECKING:
+    from dugong.connection.encode import HeadersLike
+
+__all__ = ["HostPolicy"]
+
+# Requests a second: what is beyond these is a mistake, and not to be calculated with.
+_MIN_RATE = 1 / TIMEOUT_MAX
+_MAX_RATE = 1e9
+
+
+class HostPolicy:
+    """How a pool treats one host. Times are in seconds.
+
+    * *max_connections*: how many connections there are at most; None: *max_connections_per_host* of
+      the pool.
+    * *pipeline_depth*: how many requests may be unanswered on one connection; None: that of the
+      pool.
+    * *min_interval*: how long after the start of a request the next one starts, at the earliest.
+    * *rate*: how many requests start in a second, on the average; None: any number.
+    * *burst*: how many of these may start at once when there were fewer before.
+    * *headers*: sent with every request to the host that does not set the same names itself. They
+      replace those of the pool.
+    * *adaptive*: find out by what the host responds how many requests a second it takes.
+    * *max_in_flight*: how many requests may be unanswered, on all connections together; None: any
+      number.
+
+    A request that may not start yet waits in the queue of the host, and holds no connection.
+    Repetitions count as any other request.
+
+    Raises TypeError or ValueError for values that make no sense. Immutable, so any thread may use
+    it; `replace` makes another one. Policies with equal values are equal, and can be pickled.
+    """
+
+    __slots__ = (  # noqa: RUF023  # in the order of the parameters, for the repr
+        "max_connections",
+        "pipeline_depth",
+        "min_interval",
+        "rate",
+        "burst",
+        "headers",
+        "adaptive",
+        "max_in_flight",
+    )
+
+    max_connections: int | None
+    pipeline_depth: int | None
+    min_interval: float
+    rate: float | None
+    burst: int
+    headers: HeaderPairs
+    adaptive: bool
+    max_in_flight: int | None
+
+    def __init__(
+        self,
+        *,
+        max_connections: int | None = None,
+        pipeline_depth: int | None = None,
+        min_interval: float = 0.0,
+        rate: float | None = None,
+        burst: int = 1,
+        headers: HeadersLike | None = None,
+        adaptive: bool = False,
+        max_in_flight: int | None = None,
+    ) -> None:
+        for name, count in (
+            ("max_connections", max_connections),
+            ("pipeline_depth", pipeline_depth),
+            ("max_in_flight", max_in_flight),
+        ):
+            if count is not None:
+                _check_count(name, count)
+        _check_number("min_interval", min_interval, "seconds", TIMEOUT_MAX)
+        if rate is not None:
+            _check_number("rate", rate, "requests a second or None", _MAX_RATE)
+            if rate < _MIN_RATE:
+                raise ValueError(f"rate must be at least {_MIN_RATE:.1g}, not {rate!r}")
+        _check_count("burst", burst)
+        if burst != 1 and rate is None:
+            raise ValueError("burst says how a rate is kept, so it needs a rate")
+        check_bool("adaptive", adaptive)
+        fields = {
+            "max_connections": max_connections,
+            "pipeline_depth": pipeline_depth,
+            "min_interval": min_interval,
+            "rate": rate,
+            "burst": burst,
+            "headers": default_headers(headers).fixed,
+            "adaptive": adaptive,
+            "max_in_flight": max_in_flight,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a HostPolicy never changes: replace({name}=...) makes another")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a HostPolicy never changes: replace() makes another")
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in HostPolicy.__slots__}
+
+    def replace(self, **changes: Any) -> HostPolicy:
+        """Return a policy like this one but for *changes*, which are parameters of `HostPolicy`.
+
+        Raises what `HostPolicy` raises.
+        """
+        return type(self)(**(self._fields() | changes))
+
+    __replace__ = replace  # for `copy.replace`
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **self._fields()), ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        assert isinstance(other, HostPolicy)
+        return self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields().values()))
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults, and of the headers the names alone."""
+        fields = self._fields()
+        fields["headers"] = tuple(name for name, _ in self.headers)
+        shown = [f"{n}={v!r}" for n, v in fields.items() if v != _DEFAULTS[n]]
+        return f"HostPolicy({', '.join(shown)})"
+
+
+_DEFAULTS = {**(HostPolicy.__init__.__kwdefaults__ or {}), "headers": ()}
+
+
+def _check_count(name: str, count: object) -> None:
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{name} must be an int, not {count!r}")
+    if not 1 <= count <= sys.maxsize:
+        raise ValueError(f"{name} must be between 1 and {sys.maxsize}, not {count}")
+
+
+def _check_number(name: str, value: object, what: str, most: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of {what}, not {value!r}")
+    if not 0 <= value <= most:  # which no NaN passes
+        raise ValueError(f"{name} must be between 0 and {most:g}, not {value!r}")
