@@ -53,7 +53,11 @@ def has_capacity(host: Host, connection: PooledConnection) -> bool:
 
 def should_refill(host: Host, connection: PooledConnection) -> bool:
     """Return True if it is time to wake the sender: for a batch, not for each response."""
-    return host.queued > 0 and len(connection.in_flight) <= host.pipelining.window // 2
+    return (
+        host.queued > 0
+        and len(connection.in_flight) <= host.pipelining.window // 2
+        and not (host.gate is not None and host.is_shut(monotonic()))
+    )
 
 
 def connection_limit(host: Host, limit: int) -> int:
@@ -74,7 +78,7 @@ def wants_connection(host: Host, limit: int, now: float) -> bool:
     have = len(host.connections)
     if not host.queued or have >= limit:
         return False
-    startable = host.startable(now)
+    startable = host.queued if host.gate is None else host.startable(now)
     return (
         startable > 0
         and (have < startable + host.in_flight or needs_unused_connection(host))
@@ -136,7 +140,9 @@ def take(host: Host, connection: PooledConnection) -> list[Job]:
             connection.drain()  # and make room for one
             return []
     # An equal share, so that no request waits behind others while a connection has nothing to do.
-    share = -(-(host.queued + host.in_flight) // len(host.connections))
+    if startable > host.queued:
+        startable = host.queued
+    share = -(-(startable + host.in_flight) // len(host.connections))
     most = min(most, max(share, 1) - flying, startable)
     batch = host.pop(most)
     if batch and batch[-1].exclusive and (flying or len(batch) > 1):

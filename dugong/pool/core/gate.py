@@ -92,7 +92,7 @@ class Gate:
 
     def started(self, count: int, now: float) -> None:
         """*count* requests start now."""
-        self._last = now
+        self._last = max(self._last, now)
         if self._step:
             self._filled_at = self._filled(now) + count * self._step
 

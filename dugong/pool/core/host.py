@@ -139,9 +139,8 @@ class Host:
         return self.gate is not None and now < self.gate.held_until
 
     def startable(self, now: float) -> int:
-        """Return how many of the requests that are queued may start now."""
-        if self.gate is None:
-            return self.queued
+        """Return how many of the requests that are queued may start now. It must have a gate."""
+        assert self.gate is not None
         return min(self.queued, self.gate.allowed(now, self.in_flight))
 
     @property

@@ -76,7 +76,13 @@ class Politeness:
     @locked
     def follow_locked(self, host: Host, policy: HostPolicy) -> None:
         """Treat *host* by *policy* from now on."""
-        gate = host.gate or Gate()
+        gate = host.gate
+        if gate is None:
+            gate = Gate()
+            for connection in host.connections:
+                # Its last request has started by then: without a gate, nothing has noted when.
+                dispatched = [job.dispatched_at for job in connection.in_flight]
+                gate.started(0, max([connection.idle_since, *dispatched]))
         before = gate.policy
         if policy.headers != (() if before is None else before.headers):
             self._core.heads.equip(host, policy.headers)
