@@ -55,6 +55,7 @@ PAGES = (
     "docs/index.rst",
     "docs/proxies.rst",
     "docs/pipelining.rst",
+    "docs/politeness.rst",
     "docs/threads.rst",
     "docs/coroutines.rst",
     "docs/asyncio.rst",

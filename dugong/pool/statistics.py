@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dugong.pool.host_policy import HostPolicy
 from dugong.pool.url import public_url
 
 __all__ = ["ConnectionStatistics", "Holding", "HostStatistics", "PoolStatistics"]
@@ -77,7 +78,8 @@ class HostStatistics:
     is after how many responses it closes a connection, if that is known. `sent` and `answered`
     count requests, `resent` those that were put back into the queue, and `rescued` those of these
     that had waited behind a slow response (*pipeline_rescue* of the pool). `connections` are the
-    open ones, and those that are being opened.
+    open ones, and those that are being opened. The next request may start in `opens_in` seconds, as
+    far as the time decides: because of `policy` (None: there is none), or as the host has asked.
     """
 
     origin: str
@@ -94,6 +96,8 @@ class HostStatistics:
     resent: int
     connections: tuple[ConnectionStatistics, ...]
     rescued: int = 0
+    opens_in: float = 0.0
+    policy: HostPolicy | None = None
 
     def __str__(self) -> str:
         lesson = f" ({self.lesson})" if self.lesson else ""

@@ -7,6 +7,7 @@ progress.py     what is noted of responses        lending.py   what callers do o
 connections.py  when connections are opened       closing.py   how they end
 room.py         how many there may be             rescue.py    what waits behind a slow response
 retries.py      `complete`: how a request ends, or is tried again
+gate.py         when requests may start           politeness.py  what waits for that
 maintenance.py  timers (timers.py), their thread  rate.py      the speed of bodies
 recovery.py     after an interrupt, and a fork    snapshot.py  what can be seen
 dispatch.py     which requests go to which connection

@@ -38,12 +38,13 @@ def pool_statistics(core: PoolCore, waiting: int, now: float) -> PoolStatistics:
 
 
 def _host_statistics(host: Host, now: float) -> HostStatistics:
+    gate = host.gate
     reserved = sum(connection.reserved is not None for connection in host.connections)
     return HostStatistics(
         origin=str(host.origin),
         queued=host.queued + reserved,
         waiting=host.waiting,
-        held_for=0.0 if host.gate is None else host.gate.held_for(now),
+        held_for=0.0 if gate is None else gate.held_for(now),
         in_flight=host.in_flight,
         window=host.pipelining.window,
         pipelining=host.pipelining.state(now),
@@ -72,4 +73,6 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
             for connection in host.connections
         ),
         rescued=host.rescued,
+        opens_in=0.0 if gate is None else max(0.0, gate.opens_at() - now),
+        policy=None if gate is None else gate.policy,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dugong import HostPolicy
 from dugong.pool.core.core import PoolCore
+from dugong.pool.core.gate import Gate
 from dugong.pool.core.host import Host
 from dugong.pool.core.snapshot import pool_statistics
 from dugong.pool.statistics import Holding
@@ -95,3 +97,17 @@ def test_statistics_do_not_change_with_the_pool() -> None:
     queue(host, "/a")
     assert before.hosts["http://host"].connections == ()
     assert before.hosts["http://host"].in_flight == 0
+
+
+def test_a_host_shows_its_policy_and_when_the_next_request_may_start() -> None:
+    host = make_host()
+    (shown,) = pool_statistics(core_with(host), 0, NOW).hosts.values()
+    assert (shown.policy, shown.opens_in) == (None, 0.0)
+    policy = HostPolicy(min_interval=5.0)
+    host.gate = Gate()
+    host.gate.follow(policy)
+    (shown,) = pool_statistics(core_with(host), 0, NOW).hosts.values()
+    assert (shown.policy, shown.opens_in) == (policy, 0.0)
+    host.gate.started(1, NOW - 2)
+    (shown,) = pool_statistics(core_with(host), 0, NOW).hosts.values()
+    assert shown.opens_in == 3.0
