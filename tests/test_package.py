@@ -29,6 +29,7 @@ NAMES = """
     Client AsyncClient AsyncStreamedResponse Cookies Auth BasicAuth BearerAuth DigestAuth
     get head options post put patch delete request
     BodyLike HeadersLike HeadersMaker Options ClientOptions POOL_DEFAULT PoolDefault
+    HostPolicy
     HostStatistics ConnectionStatistics Holding
 """.split()
 

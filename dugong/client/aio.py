@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from dugong.client.cookies import Cookies
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
+    from dugong.pool.host_policy import HostPolicy
     from dugong.pool.response import Response
     from dugong.pool.statistics import PoolStatistics
+    from dugong.pool.url import Origin
 
 __all__ = ["AsyncClient"]
 
@@ -187,6 +189,13 @@ class AsyncClient:
         return bridge
 
     # --- the client itself ------------------------------------------------------------------------
+
+    def set_host_policy(self, origin: str | Origin, policy: HostPolicy | None) -> None:
+        """Treat the host of *origin* by *policy*: see `ConnectionPool.set_host_policy`.
+
+        *host_policy* is called in the thread of the event loop.
+        """
+        self._client.set_host_policy(origin, policy)
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool is doing, and has learned of its hosts; a snapshot."""
