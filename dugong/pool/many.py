@@ -20,18 +20,21 @@ waited for. What follows from this:
   is given as soon as that call is over.
 - A source that has nothing more is asked again when half of what is under way is left; for each
   response, if that is few.
+
+What `as_completed` takes for a host that lets few requests start is parked (`dugong.pool.parking`)
+and does not count as under way.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from operator import attrgetter
 from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from dugong.pool.parking import Parking, gate_of
 from dugong.pool.request import Request, make_request
 from dugong.pool.response import Response
 
@@ -124,10 +127,13 @@ class Allowance:
         if count:
             self._expected += (size / count - self._expected) * (1 - _KEPT**count)
 
-    def most(self, came: int, size: int) -> int:
-        """Return how many may be under way, *came* of which have come, with *size* bytes."""
+    def most(self, came: int, size: int, apart: int = 0) -> int:
+        """Return how many may be under way, *came* of which have come, with *size* bytes.
+
+        *apart* of them wait for hosts that let few requests start.
+        """
         expected = int((self._max_size - size) / max(self._expected, 1.0))
-        return max(1, min(AHEAD, came + max(0, expected)))
+        return max(1, min(AHEAD + apart, came + max(0, expected)))
 
     @staticmethod
     def low(most: int) -> int:
@@ -139,6 +145,7 @@ class Supply(Generic[T]):
     """Says which items of a *source* are to be begun, so that enough is under way.
 
     *max_size* and *expected_size* are as for `Allowance`. *batch* is how many may be begun at once.
+    *parking*, if there is one, is for a source of jobs: it is to be told of those that are taken.
 
     *clock* is `time.monotonic`, but for tests.
     """
@@ -149,6 +156,7 @@ class Supply(Generic[T]):
         "_clock",
         "_failure",
         "_kept",
+        "_parking",
         "_rest_until",
         "_source",
         "low",
@@ -162,8 +170,10 @@ class Supply(Generic[T]):
         expected_size: float = EXPECTED_SIZE,
         clock: Callable[[], float] = monotonic,
         batch: int = 1,
+        parking: Parking | None = None,
     ) -> None:
         self._source = source
+        self._parking = parking
         self._batch = batch
         self._kept: list[T] = []  # taken from the source, and not begun
         self._failure: Exception | None = None  # what the source has raised behind that
@@ -190,41 +200,68 @@ class Supply(Generic[T]):
         began = clock()
         if began < self._rest_until and is_ready():
             return
+        parking, allowance = self._parking, self._allowance
         sizes = came()
-        most = self._allowance.most(len(sizes), sum(sizes))
-        self.low = self._allowance.low(most)
+        count, size = len(sizes), sum(sizes)
         until = began + PATIENCE
         batch, self._kept = self._kept, []
-        failure, self._failure = self._failure, None
-        size, is_over = self._batch, failure is not None
         under_way += len(batch)
-        source = islice(self._source, max(0, most - under_way))
+        is_over = False
         while True:
-            try:
-                while len(batch) < size and not is_over:
-                    batch.append(next(source))
-                    under_way += 1
-            except StopIteration:
-                is_over = True
-            except Exception as exc:
-                is_over, failure = True, exc
+            apart = 0 if parking is None else parking.apart
+            most = allowance.most(count, size, apart)
+            self.low = apart + allowance.low(most - apart)
+            room = min(self._batch - len(batch), most - under_way)
+            if room > 0 and not is_over:
+                before = len(batch)
+                is_over = not self._take(batch, room)
+                under_way += len(batch) - before
             if batch:
                 yield batch
-            if is_over and not batch:
+            elif is_over or under_way >= most:
                 break
             if clock() > until and is_ready():
                 now = clock()
                 self.low = most - 1
                 self._rest_until = now + (now - began)
-                self._kept, self._failure = batch, failure
+                self._kept = batch
                 return
-        if failure is not None:
+        if under_way < most:  # the source may have more later
+            apart = 0 if parking is None else parking.apart
+            self.low = apart + allowance.low(under_way - apart)
+        if self._failure is not None and not (parking is not None and parking.count):
+            failure, self._failure = self._failure, None
             try:
                 raise failure
             finally:
                 del failure  # which refers to this frame
-        if under_way < most:  # the source may have more later
-            self.low = self._allowance.low(under_way)
+
+    def _take(self, batch: list[T], most: int) -> bool:
+        """Add up to *most* items to *batch*; return False if there is nothing more for now.
+
+        Others may be parked.
+        """
+        parking = self._parking
+        try:
+            for _ in range(most):
+                item: Any = None
+                if parking is not None:
+                    item = parking.pop() if parking.has_free else None
+                    if item is None and parking.is_full:
+                        return False
+                if item is None:
+                    if self._failure is not None:
+                        return False
+                    item = next(self._source)
+                    if parking is not None and gate_of(item) is not None and parking.parks(item):
+                        continue
+                batch.append(item)
+        except StopIteration:
+            return False
+        except Exception as exc:
+            self._failure = exc
+            return False
+        return True
 
 
 def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
@@ -291,15 +328,16 @@ def as_completed(
     check_may_wait: Callable[[], None],
     max_size: int = AHEAD_SIZE,
     batch: int = 1,
+    parking: Parking | None = None,
 ) -> Iterator[ResponseFuture]:
     """Submit what *source* gives, and yield the futures as they are done.
 
-    *check_may_wait* and *max_size* are as for `in_order`.
+    *check_may_wait* and *max_size* are as for `in_order`. *parking* is as for `Supply`.
     """
     done: SimpleQueue[Any] = SimpleQueue()
     ready: deque[ResponseFuture] = deque()  # taken from `done`
     pending: set[ResponseFuture] = set()
-    supply = Supply(source, max_size, batch=batch)
+    supply = Supply(source, max_size, batch=batch, parking=parking)
     failed: Exception | None = None  # what *source* ends with, after all that came before
 
     def came() -> list[int]:
@@ -338,12 +376,16 @@ def as_completed(
                 if future not in pending:
                     continue  # it was told of twice
                 pending.remove(future)
+                if parking is not None and parking.apart:
+                    parking.took(future.request)
                 outcome = future._outcome
                 if isinstance(outcome, Response):  # a failure says nothing about sizes
                     size += len(outcome.body)
                     count += 1
                 del outcome
                 yield future
+                if parking is not None and parking.has_free:
+                    break
             supply.taken(size, count)
         if failed is not None:
             raise failed

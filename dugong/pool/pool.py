@@ -36,6 +36,7 @@ from dugong.pool.many import (
     in_order,
     request_of,
 )
+from dugong.pool.parking import Parking
 from dugong.pool.prepare import Preparer, proxy_chooser
 from dugong.pool.request import (
     POOL_DEFAULT,
@@ -415,10 +416,12 @@ class ConnectionPool:
         """Yield a future for each of *requests* (URLs for GET, or `Request` objects), when done.
 
         `future.request` says which request it is for. Takes from *requests* only so much that there
-        is enough under way, and *max_ahead_size* is the same as for `map`. A request that cannot be
-        made raises here, as does what *requests* raise, once there is a future for all that came
-        before. Raises TypeError or ValueError at the call if the arguments make no sense, and
-        `StateError` in a callback: at the call, and in each step.
+        is enough under way, and *max_ahead_size* is the same as for `map`. Beside these, it takes
+        up to 32768 requests to hosts whose `HostPolicy` lets them start one by one, and submits a
+        few of each host at a time, so that they do not keep requests to other hosts waiting. A
+        request that cannot be made raises here, as does what *requests* raise, once there is a
+        future for all that came before. Raises TypeError or ValueError at the call if the arguments
+        make no sense, and `StateError` in a callback: at the call, and in each step.
         """
         return self._as_completed(requests, self._prepare_item, max_ahead_size)
 
@@ -428,7 +431,7 @@ class ConnectionPool:
         prepare: Callable[[str | Request], Job],
         max_ahead_size: int,
     ) -> Iterator[ResponseFuture]:
-        return as_completed(*self._supplied(requests, prepare, max_ahead_size))
+        return as_completed(*self._supplied(requests, prepare, max_ahead_size), Parking())
 
     def _supplied(
         self,

@@ -22,6 +22,11 @@ __all__ = ["LATE", "Gate"]
 #: might have: timers and threads take a moment.
 LATE = 0.02
 
+#: Seconds for which as many requests are to be submitted as the gate will let through,
+LEAD_TIME = 0.25
+_FEW = 2  # and so many more;
+_MANY = 64  # or so many, if it is responses that open the gate
+
 _ROUNDING = 1e-7  # seconds that may be lost in sums of times
 
 
@@ -69,6 +74,24 @@ class Gate:
     def held_for(self, now: float) -> float:
         """Return for how many seconds more the host has asked to be left alone."""
         return max(0.0, self.held_until - now)
+
+    @property
+    def lead(self) -> int | None:
+        """How many requests have to be submitted to keep it busy; None: as many as one likes.
+
+        Any thread may ask, without the lock: what it reads may not belong together.
+        """
+        policy = self.policy
+        if policy is None:
+            return _FEW
+        lead = math.inf
+        if policy.min_interval:
+            lead = _FEW + LEAD_TIME / policy.min_interval
+        if self._step:
+            lead = min(lead, _FEW + policy.burst + LEAD_TIME / self._step)
+        if policy.max_in_flight is not None:
+            lead = min(lead, _MANY + policy.max_in_flight)
+        return int(lead) if lead < sys.maxsize else None
 
     def opens_at(self) -> float:
         """Return when the next request may start, as far as the time decides."""
