@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from dugong.pool.host_policy import HostPolicy
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.progress import Progress
+    from dugong.pool.recording import RecordedExchange
     from dugong.pool.request import POOL_DEFAULT, HeadersMaker, Options, PoolDefault, Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
     from dugong.pool.retry.decorator import retrying
@@ -118,6 +119,7 @@ __all__ = [
     "PoolStatistics",
     "Progress",
     "ProxyError",
+    "RecordedExchange",
     "RedirectError",
     "Request",
     "Response",
@@ -171,6 +173,7 @@ _LAZY = {
     "PoolDefault": "dugong.pool.request",
     "PoolStatistics": "dugong.pool.statistics",
     "Progress": "dugong.pool.progress",
+    "RecordedExchange": "dugong.pool.recording",
     "Request": "dugong.pool.request",
     "Response": "dugong.pool.response",
     "ResponseFuture": "dugong.pool.future",

@@ -30,7 +30,7 @@ NAMES = """
     get head options post put patch delete request
     BodyLike HeadersLike HeadersMaker Options ClientOptions POOL_DEFAULT PoolDefault
     HostPolicy
-    HostStatistics ConnectionStatistics Holding
+    HostStatistics ConnectionStatistics Holding RecordedExchange
 """.split()
 
 METHODS = """

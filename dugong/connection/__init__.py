@@ -15,6 +15,7 @@ names.py       host names, resolving          network.py  which addresses are di
 proxy.py       what a proxy is told           socks.py    the same by SOCKS
 transport.py   plain sockets                  tls.py      the same with TLS
 nested.py      TLS in TLS
+copying.py     shows what goes over a transport
 tracing.py     DUGONG_TRACEFILE
 polling.py     coroutines, blocking driver    aio.py      asyncio driver
 """

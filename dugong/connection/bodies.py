@@ -205,6 +205,8 @@ class BodySide:
         state, reader = self._state, exchange.reader
         assert reader is not None
         exchange.trailers = reader.trailers
+        if state.recorder is not None:
+            state.recorder.response_ended(exchange, len(state.buffer))
         if reader.closed and exchange.persistent:
             # The server has ended the connection behind a body that is whole without that.
             exchange.persistent = False

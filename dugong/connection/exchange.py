@@ -7,7 +7,7 @@ receiving thread; the two exceptions are named at `RequestSide`. Touches nothing
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dugong.connection.head import headers_of, public_target
 from dugong.connection.readers import NO_TRAILERS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dugong.connection.writers import Writer
     from dugong.headers import Headers
 
-__all__ = ["Exchange", "HTTPResponse", "RequestSide"]
+__all__ = ["Exchange", "ExchangeRecorder", "HTTPResponse", "RequestSide"]
 
 
 class RequestSide(Enum):
@@ -140,3 +140,16 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {public_target(self.path)} {self.request_side.value}>"
+
+
+class ExchangeRecorder(Protocol):
+    """Is told where the responses end in what is received, in the receiving thread.
+
+    *behind* is how many bytes have been received behind that place.
+    """
+
+    def interim_ended(self, behind: int) -> None:
+        """A 1xx response has ended."""
+
+    def response_ended(self, exchange: Exchange, behind: int) -> None:
+        """The final response to *exchange* has ended, with its body."""

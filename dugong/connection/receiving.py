@@ -370,8 +370,11 @@ class ReceiveSide:
             else:
                 exchange.reader = reader_for(kind, length, state.buffer, transport)
             state.incoming = exchange
-        elif not persistent and not switched:
-            self._body.end(exchange, transport)
+        else:
+            if state.recorder is not None:
+                state.recorder.response_ended(exchange, len(state.buffer))
+            if not persistent and not switched:
+                self._body.end(exchange, transport)
         # Last: as long as the exchange is here, the sender knows that something is under way.
         state.awaiting_response.popleft()
         return exchange, status, reason, headers, length, b"" if kind is _NO_BODY else None
@@ -379,6 +382,8 @@ class ReceiveSide:
     def _take_interim(self, exchange: Exchange, head: FramedHead) -> ReceivedResponse | None:
         _, status, reason, headers, *_ = head
         exchange.interim += 1
+        if self._state.recorder is not None:
+            self._state.recorder.interim_ended(len(self._state.buffer))
         if status == 101 or exchange.interim > MAX_INTERIM:
             raise InvalidResponse(f"unexpected {status} response")
         if status == 100 and exchange.request_side is RequestSide.CONTINUE:

@@ -30,7 +30,7 @@ from threading import Lock, RLock
 from typing import TypeVar
 
 from dugong.connection.buffer import ReceiveBuffer
-from dugong.connection.exchange import Exchange
+from dugong.connection.exchange import Exchange, ExchangeRecorder
 from dugong.connection.parser import ResponseParser
 from dugong.connection.polling import POLLIN, Coroutine, Interrupt, PollNeeded
 from dugong.connection.transport import Transport
@@ -88,6 +88,9 @@ class ConnectionState:
         self.said_close = False
         #: `abort()` has been called. Set under `lock` by any thread, never reset.
         self.aborted = False
+        #: What is told where responses end, but for those of the parser's fast path. Set before the
+        #: first connection, if at all.
+        self.recorder: ExchangeRecorder | None = None
         #: Set by `abort()`; ends dialling. Guarded by `lock`.
         self.interrupt: Interrupt = Interrupt(self.lock)
 

@@ -12,12 +12,10 @@ import stat
 from itertools import count
 from typing import TYPE_CHECKING
 
-from dugong.connection.transport import Transport
+from dugong.connection.copying import CopyingTransport
 
 if TYPE_CHECKING:
-    import ssl
-
-    from dugong.connection.polling import PollNeeded
+    from dugong.connection.transport import Transport
 
 __all__ = ["Masking", "TracingTransport", "traced"]
 
@@ -98,68 +96,35 @@ def _may_become_secret(start: bytes) -> bool:
     )
 
 
-class TracingTransport(Transport):
+class TracingTransport(CopyingTransport):
     """Copies what is sent and received over *inner* to the file *path*."""
 
-    __slots__ = ("_fd", "_inner", "_received", "_sent")
+    __slots__ = ("_fd", "_received", "_sent")
 
     def __init__(self, inner: Transport, path: str) -> None:
-        super().__init__(inner.sock)
-        self._inner = inner
+        super().__init__(inner)
         self._received = Masking()  # the receiving thread's
         self._sent = Masking()  # the sending thread's
         self._fd = _open(path)  # -1 once closed, by the last thread that uses the transport
 
-    def recv_into(self, view: memoryview) -> int | PollNeeded:
-        self._inner.block_timeout, self._inner.receive_low_water = (
-            self.block_timeout,
-            self.receive_low_water,
-        )
-        self.receive_low_water = 1
-        got = self._inner.recv_into(view)
-        if isinstance(got, int):
-            self._write(self._received(bytes(view[:got])))
-        return got
+    def note_sent(self, data: memoryview) -> None:
+        self._write(self._sent(bytes(data)))
 
-    def send(self, data: bytes | memoryview) -> int | PollNeeded:
-        sent = self._inner.send(data)
-        if isinstance(sent, int):
-            self._write(self._sent(bytes(memoryview(data)[:sent])))
-        return sent
+    def note_received(self, data: memoryview) -> None:
+        self._write(self._received(bytes(data)))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view and self._fd >= 0:
             view = view[os.write(self._fd, view) :]
 
-    def is_quiet(self) -> bool:
-        return not self.is_shut and self._inner.is_quiet()
-
-    @property
-    def on_its_way(self) -> int:
-        return self._inner.on_its_way
-
-    @property
-    def ssl_object(self) -> ssl.SSLObject | None:
-        return self._inner.ssl_object
-
-    @property
-    def refusal(self) -> Exception | None:
-        return self._inner.refusal
-
-    def shutdown(self) -> None:
-        self.is_shut = True
-        self._inner.shutdown()
-
     def close(self) -> None:
-        self.is_shut = True
-        self._inner.close()
+        super().close()
         self._write(self._sent.rest() + self._received.rest())
         self._close_file()
 
     def drop(self) -> None:
-        self.is_shut = True
-        self._inner.drop()
+        super().drop()
         self._close_file()
 
     def _close_file(self) -> None:

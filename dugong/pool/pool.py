@@ -61,13 +61,16 @@ if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
     from dugong.connection.names import Resolver
     from dugong.connection.network import AddressFilter
+    from dugong.connection.polling import Coroutine
     from dugong.connection.proxy import ProxyLike
+    from dugong.connection.transport import Transport
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
     from dugong.pool.events import Event
     from dugong.pool.io.engine import Engine
     from dugong.pool.prepare import ProxyChooser
     from dugong.pool.progress import Progress, ProgressCall
+    from dugong.pool.recording import Record
     from dugong.pool.statistics import PoolStatistics
 
 __all__ = ["ConnectionPool", "check_counts"]
@@ -125,6 +128,10 @@ class ConnectionPool:
       must not wait for the pool. If it raises, that call raises the same, and the next one asks
       again. If two threads are the first at the same moment, both ask, and one result counts. See
       `set_host_policy`.
+    * *record*: called with each `RecordedExchange`: the bytes of a request and its response, as on
+      the wire. By the thread that has received the response, before its caller gets it, or that has
+      sent the request, if that ends later; so it must not wait for the pool, and others may call it
+      at the same time. What it raises is logged. See `dugong.crawl.WarcWriter`.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
       for the pool; by several threads at a time, so only `Event.when` tells the order.
 
@@ -163,6 +170,7 @@ class ConnectionPool:
         allow_address: AddressFilter | None = None,
         proxy_ssl_context: ssl.SSLContext | None = None,
         host_policy: Callable[[Origin], HostPolicy | None] | None = None,
+        record: Record | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -194,6 +202,8 @@ class ConnectionPool:
             raise TypeError(f"on_event must be callable, not {on_event!r}")
         if host_policy is not None and not callable(host_policy):
             raise TypeError(f"host_policy must be callable, not {host_policy!r}")
+        if record is not None and not callable(record):
+            raise TypeError(f"record must be callable, not {record!r}")
         if not isinstance(pipeline_rescue, bool):
             raise TypeError(f"pipeline_rescue must be a bool, not {pipeline_rescue!r}")
         limits = Limits(
@@ -217,7 +227,7 @@ class ConnectionPool:
         dialer = Dialer(ssl_context, timeout, connect_timeout, network, proxy_ssl_context)
         self._scheduler = Scheduler(
             limits,
-            self._engine_maker(dialer),
+            self._engine_maker(dialer, record),
             roles.run_sender,
             roles.run_receiver,
             on_event,
@@ -230,9 +240,17 @@ class ConnectionPool:
         self._scheduler.close_when_forgotten(self)
         fork.register(self._scheduler.recovery)
 
-    def _engine_maker(self, dialer: Dialer) -> Callable[[Host], Engine]:
+    def _engine_maker(self, dialer: Dialer, record: Record | None) -> Callable[[Host], Engine]:
         """Return what makes the engine of a connection to a host. It must not keep the pool."""
-        return lambda host: Http1Engine(partial(dialer, host.origin, host.proxy))
+
+        def dial(host: Host) -> Callable[[], Coroutine[Transport]]:
+            return partial(dialer, host.origin, host.proxy)
+
+        if record is None:
+            return lambda host: Http1Engine(dial(host))
+        from dugong.pool.io.recording import Recorder
+
+        return lambda host: Http1Engine(dial(host), Recorder(record, host.proxy is None))
 
     # --- requests ---------------------------------------------------------------------------------
 

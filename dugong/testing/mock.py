@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dugong.pool.body import BodyLike
     from dugong.pool.core.host import Host
     from dugong.pool.dialer import Dialer
+    from dugong.pool.recording import Record
 
 __all__ = ["MockPool", "Respond"]
 
@@ -38,8 +39,8 @@ class MockPool(ConnectionPool):
     several connections, so it must not wait: *delay* of a response does that. The requests of one
     connection are responded to one after the other.
 
-    *options* are those of `ConnectionPool`. The pool waits between retries as it always does: give
-    it *retry*, if a test should not.
+    *options* are those of `ConnectionPool`, but for *record*. The pool waits between retries as it
+    always does: give it *retry*, if a test should not.
 
     Raises TypeError and ValueError as `ConnectionPool`. Guarantees: those of `ConnectionPool`.
     """
@@ -58,7 +59,9 @@ class MockPool(ConnectionPool):
         """
         return list(self._server.requests)
 
-    def _engine_maker(self, dialer: Dialer) -> Callable[[Host], MockEngine]:
+    def _engine_maker(self, dialer: Dialer, record: Record | None) -> Callable[[Host], MockEngine]:
+        if record is not None:
+            raise ValueError("nothing of a MockPool is on the wire, so there is nothing to record")
         respond = self._server.respond
         return lambda host: MockEngine(respond)
 

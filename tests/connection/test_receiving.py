@@ -363,3 +363,52 @@ def test_a_head_that_fills_the_buffer_is_measured_like_any_other(line: Line, exc
             line.session.receiver.read_response(5)
     else:
         assert line.session.receiver.read_response(5).status == 204
+
+
+# --- recording ------------------------------------------------------------------------------------
+
+
+class Ends:
+    """A recorder: notes where in what has been received it is told that a response ends."""
+
+    def __init__(self, received: bytes) -> None:
+        self._received = received
+        self.interim: list[bytes] = []
+        self.ended: list[tuple[str, bytes]] = []
+
+    def interim_ended(self, behind: int) -> None:
+        self.interim.append(self._received[-behind:])
+
+    def response_ended(self, exchange: Exchange, behind: int) -> None:
+        self.ended.append((exchange.path, self._received[len(self._received) - behind :]))
+
+
+def test_a_recorder_is_told_where_each_response_ends(line: Line) -> None:
+    no_content = b"HTTP/1.1 204 No Content\r\n\r\n"
+    chunked = CHUNKED + b"2;x\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    received = OK + no_content + early + chunked + closing(OK) + b"stray"
+    line.session.state.recorder = ends = Ends(received)
+    line.ask("/a", "/b", "/c", "/d")
+    line.peer.sendall(received)
+    for _ in "abcd":
+        line.read_response()
+        line.readall()
+    assert ends.interim == [chunked + closing(OK) + b"stray"]
+    assert ends.ended == [
+        ("/a", no_content + early + chunked + closing(OK) + b"stray"),
+        ("/b", early + chunked + closing(OK) + b"stray"),
+        ("/c", closing(OK) + b"stray"),
+        ("/d", b"stray"),
+    ]
+
+
+def test_a_recorder_is_told_of_no_response_that_was_cut_short(line: Line) -> None:
+    line.session.state.recorder = ends = Ends(OK[:-1])
+    line.ask("/a")
+    line.peer.sendall(OK[:-1])
+    line.peer.shutdown(socket.SHUT_WR)
+    line.read_response()
+    with pytest.raises(ConnectionClosed):
+        line.readall()
+    assert ends.ended == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import stat
@@ -33,16 +32,6 @@ def plain(pair: tuple[socket.socket, socket.socket]) -> PlainTransport:
 
 
 # --- what is in it --------------------------------------------------------------------------------
-
-
-def test_a_trace_would_miss_what_the_system_sends_by_itself(
-    plain: PlainTransport, tmp_path: Path
-) -> None:
-    transport = TracingTransport(plain, str(tmp_path / "trace"))
-    assert not transport.can_send_files
-    with open(__file__, "rb") as file, pytest.raises(io.UnsupportedOperation):
-        transport.send_file(file.fileno(), 0, 4)
-    transport.close()
 
 
 def test_dropping_a_trace_closes_its_file_and_drops_what_it_traces(

@@ -116,3 +116,8 @@ def test_the_trailers_of_a_request_come_with_it() -> None:
 
 def _fails(request: object) -> None:
     raise LookupError("no sum")
+
+
+def test_nothing_of_a_mock_pool_can_be_recorded() -> None:
+    with pytest.raises(ValueError, match="nothing to record"):
+        MockPool(lambda request: 200, record=print)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dugong.connection.exchange import Exchange, RequestSide
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dugong.pool.body import RequestBody
     from dugong.pool.core.job import Job
     from dugong.pool.io.engine import Completion
+    from dugong.pool.io.recording import Recorder
     from dugong.pool.progress import Meter
 
 __all__ = ["Http1Engine"]
@@ -40,16 +42,25 @@ _FILE_PIECE = 4 * 1024 * 1024  # bytes in one system call, so that progress can 
 
 
 class Http1Engine:
-    """One HTTP/1.1 connection, as `dugong.pool.io.engine.Engine` describes it."""
+    """One HTTP/1.1 connection, as `dugong.pool.io.engine.Engine` describes it.
 
-    __slots__ = ("_body", "_outgoing", "_receiver", "_sender", "_session", "_state")
+    *dial* returns a coroutine that connects; *recorder* records the exchanges, if it is given.
+    """
+
+    __slots__ = ("_body", "_outgoing", "_receiver", "_recorder", "_sender", "_session", "_state")
 
     #: RFC 9112 §9.3.2 sets no limit; the pool learns what a host can take.
     capacity: int = sys.maxsize
 
-    def __init__(self, dial: Callable[[], Coroutine[Transport]]) -> None:
+    def __init__(
+        self, dial: Callable[[], Coroutine[Transport]], recorder: Recorder | None = None
+    ) -> None:
         # None of these changes.
+        self._recorder = recorder
+        if recorder is not None:
+            dial = partial(recorder.co_dial, dial)
         self._session = session = Http1Session(dial)
+        session.state.recorder = recorder
         self._state, self._body = session.state, session.body
         self._sender, self._receiver = session.sender, session.receiver
         self._outgoing: Exchange | None = None  # the last that was sent; owner: the sending thread
@@ -92,16 +103,39 @@ class Http1Engine:
             exchange, head = _begin(job)
             exchanges.append(exchange)
             heads.append(head)
-        last = batch[-1]
+        last, recorder = batch[-1], self._recorder
         self._outgoing = exchange if last.upload is not None else None
-        self._sender.send_requests(exchanges, heads, last.timeout, begun)
+        if recorder is not None:
+            recorder.begin(exchanges, heads)
+        try:
+            self._sender.send_requests(exchanges, heads, last.timeout, begun)
+        except BaseException:
+            if recorder is not None:
+                recorder.request_ended()
+            raise
 
     def send_body(
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
     ) -> None:
         exchange, self._outgoing = self._outgoing, None
-        sender, state = self._sender, self._state
         assert exchange is not None
+        recorder = self._recorder
+        if recorder is None:
+            self._send_body(job, exchange, wait_for_continue)
+            return
+        recorder.begin_body()
+        try:
+            self._send_body(job, exchange, wait_for_continue)
+        finally:
+            recorder.request_ended()
+
+    def _send_body(
+        self,
+        job: Job,
+        exchange: Exchange,
+        wait_for_continue: Callable[[Callable[[], bool]], object],
+    ) -> None:
+        sender, state = self._sender, self._state
         assert job.upload is not None
         body = job.upload.body
         if exchange.request_side is RequestSide.CONTINUE:
@@ -209,6 +243,8 @@ class Http1Engine:
 
     def exchange(self, job: Job) -> tuple[list[Completion], Exception | None]:
         exchange, head = _begin(job)
+        if self._recorder is not None:
+            self._recorder.begin((exchange,), (head,))
         received: Any = self._session.exchange(exchange, head, job.timeout)
         return received  # type: ignore[no-any-return]  # the keys of its exchanges are jobs
 
