@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dugong.client.once import delete, get, head, options, patch, post, put, request
     from dugong.connection.aio import AioFuture
     from dugong.connection.encode import HeadersLike
+    from dugong.connection.peer import PeerInfo
     from dugong.pool.body import BodyLike
     from dugong.pool.events import Event
     from dugong.pool.filepart import FilePart
@@ -112,6 +113,7 @@ __all__ = [
     "MAX_LINE_SIZE",
     "Options",
     "POOL_DEFAULT",
+    "PeerInfo",
     "PollNeeded",
     "PoolClosed",
     "PoolDefault",
@@ -170,6 +172,7 @@ _LAZY = {
     "HostStatistics": "dugong.pool.statistics",
     "Options": "dugong.pool.request",
     "POOL_DEFAULT": "dugong.pool.request",
+    "PeerInfo": "dugong.connection.peer",
     "PoolDefault": "dugong.pool.request",
     "PoolStatistics": "dugong.pool.statistics",
     "Progress": "dugong.pool.progress",

@@ -307,9 +307,15 @@ class PoolFull(DugongError):
 
 
 class ResponseTooLarge(DugongError):
-    """The body is larger than `max_body_size`. Use `ConnectionPool.stream`, or raise the limit."""
+    """The body is larger than `max_body_size`. Use `ConnectionPool.stream`, or raise the limit.
+
+    `size` is its size in bytes, as the head of the response announced it. If `is_announced` is
+    False, nothing did, and `size` is how much had come. It is None for a body that was decoded.
+    """
 
     msg: str = "the response body is too large"
+    size: int | None = None
+    is_announced: bool = False
 
 
 class DecodingError(DugongError):

@@ -22,7 +22,7 @@ NAMES = """
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
     ConnectError TLSError
-    ConnectionPool Request Response StreamedResponse ResponseFuture PoolStatistics
+    ConnectionPool Request Response StreamedResponse ResponseFuture PeerInfo PoolStatistics
     RetryPolicy retrying Attempt Event FilePart Progress
     Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError
     RedirectError TooManyRedirects

@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.client.trust import context_of
 from dugong.pool.pool import ConnectionPool
+from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
     from dugong.pool.io.stream import Stream
-    from dugong.pool.response import StreamedResponse
+    from dugong.pool.response import Attempt, StreamedResponse
 
-__all__ = ["MAX_POOLS", "OwnPools", "PoolKey", "Trust", "Use", "trust_of"]
+__all__ = ["MAX_POOLS", "ONLY_LOST", "OwnPools", "PoolKey", "Trust", "Use", "trust_of"]
+
+
+def _lost_by_another(attempt: Attempt) -> bool:
+    return not attempt.charged
+
+
+#: Sends again only what was lost because of another request on the same connection: without
+#: pipelining, it would not have been. All other failures are the library's to retry.
+ONLY_LOST = RetryPolicy(attempts=2, backoff=0, statuses=(), should_retry=_lost_by_another)
 
 #: Pools of an adapter. When there is another one, the oldest is closed.
 MAX_POOLS = 32
@@ -45,11 +55,13 @@ class Trust(NamedTuple):
 class PoolKey(NamedTuple):
     """What the requests of one pool have in common.
 
-    *trust* is None if they need no certificates; *proxy* is the URL of a proxy, or None.
+    *trust* is None if they need no certificates; *proxy* is the URL of a proxy, or None. *options*
+    are further ones of their pool, which come before those that all pools are made with.
     """
 
     trust: Trust | None
     proxy: str | None
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 class Use:
@@ -114,10 +126,10 @@ class _OwnPool:
 class OwnPools:
     """The pools of an adapter, which are made with *options*, those of `ConnectionPool`.
 
-    *bundle* is the path of the certificates that are trusted by default.
+    *bundle* is the path of the certificates that are trusted by default, for keys with a trust.
     """
 
-    def __init__(self, options: Mapping[str, Any], bundle: str) -> None:
+    def __init__(self, options: Mapping[str, Any], bundle: str = "") -> None:
         self._options = options  # never changes
         self._bundle = bundle  # never changes
         #: Guards that pools are added and removed.
@@ -141,6 +153,7 @@ class OwnPools:
             options["ssl_context"] = _context(key.trust, self._bundle)
         if key.proxy is not None:
             options["proxy"] = key.proxy
+        options.update(key.options)
         made = _OwnPool(options)
         oldest = None
         with self._lock:

@@ -14,7 +14,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dugong.adapters.pools import OwnPools, PoolKey, Use, trust_of
+from dugong.adapters.pools import ONLY_LOST, OwnPools, PoolKey, Use, trust_of
 from dugong.errors import (
     ConnectError,
     ConnectionTimedOut,
@@ -30,7 +30,6 @@ from dugong.errors import (
     TLSError,
 )
 from dugong.pool.request import POOL_DEFAULT, ElaborateHeaders, Request
-from dugong.pool.retry.policy import RetryPolicy
 from dugong.pool.url import PLAIN_URL
 
 try:
@@ -64,23 +63,17 @@ if TYPE_CHECKING:
 
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.request import HeaderPairs, PoolDefault
-    from dugong.pool.response import Attempt
 
 __all__ = ["DugongAdapter", "mount"]
 
 
-def _lost_by_another(attempt: Attempt) -> bool:
-    return not attempt.charged
-
-
 #: What programs expect of requests: it has no limits, tries nothing again, and lets no request wait
-#: for another one (so many connections are all that a pool has). Without pipelining, a request that
-#: another one has taken along with its connection would not have been lost.
+#: for another one (so many connections are all that a pool has).
 _DEFAULTS: dict[str, Any] = {
     "timeout": None,
     "connect_timeout": None,
     "min_rate": None,
-    "retry": RetryPolicy(attempts=2, backoff=0, statuses=(), should_retry=_lost_by_another),
+    "retry": ONLY_LOST,
     "max_body_size": sys.maxsize,
     "max_connections_per_host": 256,
 }

@@ -109,6 +109,9 @@ class _Tunnel:
     def fileno(self) -> int:
         return self.outer.sock.fileno()
 
+    def getpeername(self) -> Any:
+        return self.outer.sock.getpeername()
+
     def setblocking(self, flag: bool) -> None:
         """Do nothing: *outer* never blocks."""
 

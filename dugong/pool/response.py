@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from dugong.connection.encode import check_size, writable_view
 from dugong.connection.head import headers_of
+from dugong.connection.peer import NO_PEER, PeerInfo
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import Delivery, DugongError, HTTPStatusError, printable
 from dugong.headers import Headers
@@ -65,6 +66,7 @@ class Received:
         "_seconds",
         "attempts",
         "history",
+        "peer",
         "reason",
         "request",
         "status",
@@ -75,6 +77,7 @@ class Received:
     _seconds: float
     attempts: tuple[Attempt, ...]
     history: tuple[Response, ...]
+    peer: PeerInfo
     reason: str
     request: Request
     status: int
@@ -127,8 +130,9 @@ class Response(Received):
     `body` is bytes, `request` the `Request`, and `attempts` a tuple with each `Attempt` that failed
     before this one. `history` is one with the responses that have led here by redirects or the
     like, which only a `Client` follows. `trailers` are the `Headers` that came behind the body,
-    which are mostly none, and never among the `headers` (RFC 9110 §6.5). They must not be changed;
-    then any thread may read them.
+    which are mostly none, and never among the `headers` (RFC 9110 §6.5). `peer` is the `PeerInfo`
+    of the connection: the address and the certificate of the server. They must not be changed; then
+    any thread may read them.
     """
 
     __slots__ = ("body", "trailers")
@@ -144,6 +148,7 @@ class Response(Received):
         seconds: float = 0.0,
         minor_version: int = 1,
         trailers: Headers = NO_TRAILERS,
+        peer: PeerInfo = NO_PEER,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -156,6 +161,7 @@ class Response(Received):
         self._seconds = seconds  # from the dispatch of the request until all of this had come
         self._minor_version = minor_version  # the x of HTTP/1.x
         self.trailers: Headers = trailers
+        self.peer: PeerInfo = peer
 
     @property
     def text(self) -> str:
@@ -230,9 +236,9 @@ class BodySource(Protocol):
 class StreamedResponse(Received):
     """A response whose body is read from the connection as the caller asks for it.
 
-    Attributes: `status`, `reason`, `headers`, `request`, `attempts` and `history` as in `Response`;
-    `length` is the size of the body in bytes, or None if only its end will tell. It serves as a
-    binary file that can be read once: for `shutil.copyfileobj`, `io.TextIOWrapper`,
+    Attributes: `status`, `reason`, `headers`, `request`, `attempts`, `history` and `peer` as in
+    `Response`; `length` is the size of the body in bytes, or None if only its end will tell. It
+    serves as a binary file that can be read once: for `shutil.copyfileobj`, `io.TextIOWrapper`,
     `io.BufferedReader` and the like.
 
     All methods that read raise `ConnectionClosed` if the body is cut short, `ConnectionTimedOut`,
@@ -254,6 +260,7 @@ class StreamedResponse(Received):
         seconds: float = 0.0,
         minor_version: int = 1,
         trailers: Callable[[], Headers] = lambda: NO_TRAILERS,
+        peer: PeerInfo = NO_PEER,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -268,6 +275,7 @@ class StreamedResponse(Received):
         self._source: BodySource | None = source
         # Where they come from; once it is closed, what has come. Set by the thread that closes it.
         self._trailers: Callable[[], Headers] | Headers = trailers
+        self.peer: PeerInfo = peer
 
     @property
     def trailers(self) -> Headers:
@@ -345,6 +353,7 @@ class StreamedResponse(Received):
             self._seconds,
             self._minor_version,
             self.trailers,
+            self.peer,
         )
         response.history = self.history
         return response

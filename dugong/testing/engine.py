@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dugong.connection.framing import list_members
 from dugong.connection.head import headers_of
+from dugong.connection.peer import NO_PEER, PeerInfo
 from dugong.connection.polling import timed_out
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, Delivery, DugongError
@@ -84,6 +85,7 @@ class MockEngine:
     """
 
     capacity: int = sys.maxsize
+    peer: PeerInfo = NO_PEER
     has_stray_bytes = False
     keep_alive_timeout: float | None = None
 

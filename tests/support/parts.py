@@ -19,6 +19,7 @@ import pytest
 
 from dugong import Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
+from dugong.connection.peer import NO_PEER
 from dugong.pool.core import scheduler
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
@@ -145,6 +146,7 @@ class FakeEngine:
     """
 
     capacity = sys.maxsize
+    peer = NO_PEER
     keep_alive_timeout: float | None = None
 
     def __init__(self) -> None:

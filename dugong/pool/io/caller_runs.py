@@ -55,6 +55,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
                     monotonic() - job.dispatched_at,
                     exchange.minor_version,
                     exchange.trailers,
+                    engine.peer,
                 )
                 in_time = traffic.lending.responded_to_caller(connection, job, response)
                 return response if in_time else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from dugong.connection.peer import PeerInfo
 from dugong.errors import Delivery
 from dugong.headers import Headers
 
@@ -42,6 +43,10 @@ class Engine(Protocol):
     @property
     def capacity(self) -> int:
         """How many requests may be in flight at most, as far as the protocol goes."""
+
+    @property
+    def peer(self) -> PeerInfo:
+        """What the connection leads to, once `connect` has returned."""
 
     @property
     def is_awaiting(self) -> bool:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.peer import NO_PEER, PeerInfo, find_peer
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.session import Http1Session
 from dugong.connection.trailers import trailer_lines
@@ -47,7 +48,16 @@ class Http1Engine:
     *dial* returns a coroutine that connects; *recorder* records the exchanges, if it is given.
     """
 
-    __slots__ = ("_body", "_outgoing", "_receiver", "_recorder", "_sender", "_session", "_state")
+    __slots__ = (
+        "_body",
+        "_outgoing",
+        "_receiver",
+        "_recorder",
+        "_sender",
+        "_session",
+        "_state",
+        "peer",
+    )
 
     #: RFC 9112 §9.3.2 sets no limit; the pool learns what a host can take.
     capacity: int = sys.maxsize
@@ -64,6 +74,8 @@ class Http1Engine:
         self._state, self._body = session.state, session.body
         self._sender, self._receiver = session.sender, session.receiver
         self._outgoing: Exchange | None = None  # the last that was sent; owner: the sending thread
+        #: Replaced by `connect`, before anything is sent; after that, any thread may read it.
+        self.peer: PeerInfo = NO_PEER
 
     @property
     def is_awaiting(self) -> bool:
@@ -96,6 +108,9 @@ class Http1Engine:
 
     def connect(self, timeout: float | None) -> None:
         eval_coroutine(self._sender.co_connect(), timeout)
+        transport = self._state.transport
+        if transport is not None:  # else it was ended at once
+            self.peer = find_peer(transport)
 
     def send(self, batch: Sequence[Job], begun: Callable[[], None] | None) -> None:
         exchanges, heads = [], []

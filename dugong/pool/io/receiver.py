@@ -71,7 +71,7 @@ def handle(
 ) -> None:
     """Report *completions*; *error* is what came behind them."""
     limit = traffic.limits.max_body_size
-    now = monotonic()
+    now, peer = monotonic(), connection.engine.peer
     done: list[tuple[Job, Response]] = []
     for completion in completions:
         exchange, status, reason, headers, length, buffered = completion
@@ -94,7 +94,7 @@ def handle(
                 if job.is_decided and connection.lost_requests:
                     raise Abandoned  # a late response: what came before it must not wait for that
                 if body is not None and len(body) > limit and not job.streamed:
-                    raise _too_large(len(body), limit)
+                    raise _too_large(len(body), limit, length is not None)
                 if job.streamed and (body is None or is_early):
                     beginning, body = buffered or b"", None
                     if traffic.may_be_retried(job, status):
@@ -131,6 +131,7 @@ def handle(
             now - job.dispatched_at,
             exchange.minor_version,
             exchange.trailers,
+            peer,
         )
         if job.flow is not None:
             job.is_accepted = job.flow.accepts(whole)
@@ -151,9 +152,11 @@ def _hand_over(
     exchange, status, reason, headers, length, _ = completion
     job, minor_version = exchange.key, exchange.minor_version
     request, attempts, seconds = job.request, job.attempts, now - job.dispatched_at
-    early = None
+    peer, early = connection.engine.peer, None
     if job.upload is not None and status < 300:
-        early = Response(status, reason, headers, b"", request, attempts, seconds, minor_version)
+        early = Response(
+            status, reason, headers, b"", request, attempts, seconds, minor_version, peer=peer
+        )
     source = ConnectionBody(job, connection, beginning, early)
     reader: BodySource = source
     if job.download is not None and is_metered(status):
@@ -169,6 +172,7 @@ def _hand_over(
         seconds,
         minor_version,
         source.trailers,
+        peer,
     )
     return traffic.lending.hand_over(connection, job, response, source)
 
@@ -249,7 +253,7 @@ def _receive_body(
         if job.is_decided and received > LONG:
             raise Abandoned
         if received > limit:
-            raise ResponseTooLarge(f"the body is larger than max_body_size ({limit} bytes)")
+            raise _too_large(received, limit, is_announced=False)
         parts.append(bytes(view[:got]))
         if meter is not None:
             meter.add(got)
@@ -258,10 +262,12 @@ def _receive_body(
     return b"".join(parts)
 
 
-def _too_large(size: int, limit: int) -> ResponseTooLarge:
-    if size > limit:
-        return ResponseTooLarge(f"a body of {size} bytes is more than max_body_size ({limit})")
-    return ResponseTooLarge(f"a body of {size} bytes does not fit into memory")
+def _too_large(size: int, limit: int, is_announced: bool = True) -> ResponseTooLarge:
+    said = f"a body of {size} bytes" if is_announced else f"a body of at least {size} bytes"
+    reason = f"is more than max_body_size ({limit})" if size > limit else "does not fit into memory"
+    exc = ResponseTooLarge(f"{said} {reason}")
+    exc.size, exc.is_announced = size, is_announced
+    return exc
 
 
 class ConnectionBody:
@@ -394,4 +400,5 @@ def streamed(
         response._seconds,
         response._minor_version,
         lambda: response.trailers,
+        response.peer,
     )
