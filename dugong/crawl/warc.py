@@ -170,8 +170,9 @@ class WarcWriter:
             "WARC-Date": exchange.started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "WARC-Warcinfo-ID": self._info_id,
         }
-        if exchange.peer is not None:
-            fields["WARC-IP-Address"] = exchange.peer[0]
+        if exchange.peer is not None and exchange.peer.address is not None:
+            # Without the zone of an IPv6 address.
+            fields["WARC-IP-Address"] = exchange.peer.address.partition("%")[0]
         if kind == "request" and not exchange.is_request_whole:
             fields["WARC-Truncated"] = "unspecified"
         size = message.seek(0, os.SEEK_END)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from dugong.connection.peer import PeerInfo
     from dugong.pool.request import Request
 
 __all__ = ["Record", "RecordedExchange"]
@@ -24,8 +25,8 @@ class RecordedExchange(NamedTuple):
     bodies, with their content coding and their chunks. They are closed when *record* returns.
     Interim responses (1xx) are left out.
 
-    `started` is when the request was about to be sent, in UTC. `peer` is the IP address and port of
-    the server; None if they are not known, because there is a proxy or a Unix socket in between.
+    `started` is when the request was about to be sent, in UTC. `peer` is the `PeerInfo` of the
+    connection, with the IP address of the server; None if there is a proxy in between.
     `is_request_whole` is False if the response came before all of the request was sent, which was
     not sent to its end then.
     """
@@ -34,7 +35,7 @@ class RecordedExchange(NamedTuple):
     sent: BinaryIO
     received: BinaryIO
     started: datetime
-    peer: tuple[str, int] | None
+    peer: PeerInfo | None
     is_request_whole: bool
 
 

@@ -8,7 +8,6 @@ it is not needed. What goes wrong with a recording is logged, and disturbs no re
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import BufferedReader, BytesIO, FileIO
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.copying import CopyingTransport
 from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.peer import PeerInfo, find_peer
 from dugong.pool.failure import ends_program
 from dugong.pool.recording import Record, RecordedExchange
 
@@ -51,7 +51,7 @@ class Recorder:
     def __init__(self, record: Record, is_direct: bool) -> None:
         self._record = record  # never changes
         self._is_direct = is_direct  # never changes
-        self._peer: tuple[str, int] | None = None  # set by the sender when it connects
+        self._peer: PeerInfo | None = None  # set by the sender when it connects
         #: Those whose response has not ended. The sender adds, and the receiver removes, each in
         #: one operation of a dict, which is atomic in free-threaded CPython, too.
         self._records: dict[Exchange, _Record] = {}
@@ -66,7 +66,7 @@ class Recorder:
     def co_dial(self, dial: Callable[[], Coroutine[Transport]]) -> Coroutine[Transport]:
         """Connect by *dial*; return what records what is sent and received."""
         transport = yield from dial()
-        self._peer = _peer_of(transport) if self._is_direct else None
+        self._peer = find_peer(transport) if self._is_direct else None
         return _RecordingTransport(transport, self)
 
     # --- for the thread that sends ----------------------------------------------------------------
@@ -275,14 +275,3 @@ def _write(file: BytesIO | FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _peer_of(transport: Transport) -> tuple[str, int] | None:
-    """Return the address and port that *transport* is connected to, if it has such."""
-    if transport.sock.family == socket.AF_UNIX:
-        return None
-    try:
-        address, port, *_ = transport.sock.getpeername()
-    except OSError:
-        return None  # the peer has gone already
-    return address.partition("%")[0], port  # without the zone of an IPv6 address
