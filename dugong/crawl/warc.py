@@ -91,6 +91,7 @@ class WarcWriter:
             with self._temporary() as out:
                 writer = self._writer(out)
                 record = writer.create_warcinfo_record(self._name, fields)
+                # Never changes.
                 self._info_id: str = record.rec_headers.get_header("WARC-Record-ID")
                 writer.write_record(record)
                 self._append(out)
@@ -117,7 +118,8 @@ class WarcWriter:
                     self.exchanges += 1
         except Exception as exc:
             with self._lock:
-                self.error = self.error or exc
+                if self.error is None:
+                    self.error = exc
             raise
 
     def close(self) -> None:

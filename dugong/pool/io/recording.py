@@ -116,17 +116,22 @@ class Recorder:
     def interim_ended(self, behind: int) -> None:
         """Forget the 1xx response which *behind* bytes have come behind."""
         self._move(len(self._received) - behind)
-        self._response.clear()
+        self._forget_response()
 
     def response_ended(self, exchange: Exchange, behind: int) -> None:
         """Record *exchange*, whose response *behind* bytes have come behind."""
         self._move(len(self._received) - behind)
         record = self._records.pop(exchange, None)
-        if record is None:
-            return  # `close` has come first
+        if record is None:  # `close` has come first
+            self._forget_response()
+            return
         record.received, self._response = self._response, record.received
         if record.end_side():
             self._deliver(record)
+
+    def _forget_response(self) -> None:
+        self._response.close()
+        self._response = _Spool()
 
     def _move(self, size: int) -> None:
         """Move the first *size* bytes of what has come to the response that they belong to."""
@@ -162,8 +167,7 @@ class Recorder:
 
         Only when no thread sends or receives.
         """
-        self._response.close()
-        self._response = _Spool()  # for what has been received and not been parsed
+        self._forget_response()
         for record in list(self._records.values()):
             record.close()
         self._records.clear()
@@ -249,15 +253,10 @@ class _Spool:
                 # Not buffered: a forked child that closes it must not write to it first.
                 self._file = TemporaryFile(buffering=0)  # noqa: SIM115  # until `close`
                 with file:
-                    _write(self._file, file.getbuffer())
+                    _write(self._file, file.getvalue())
             _write(self._file, data)
         except OSError as exc:
-            self._error = exc
-
-    def clear(self) -> None:
-        """Forget all that was written."""
-        self._file.seek(0)
-        self._file.truncate()
+            self._error = exc.with_traceback(None)  # whose frames would keep views of *data*
 
     def reader(self) -> BinaryIO:
         """Return a file to read the message from. Raises OSError if it could not be written."""

@@ -394,15 +394,32 @@ def test_what_record_raises_is_logged_and_disturbs_no_request(
     assert "secret" not in first.message
 
 
-def test_a_message_that_could_not_be_kept_is_logged_and_disturbs_no_request(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(**options: Any) -> None:
-        raise OSError("no space left")
+def no_file(**options: Any) -> io.FileIO:
+    raise OSError("no space left")
 
-    monkeypatch.setattr(recording, "TemporaryFile", fail)
+
+class FullDisk(io.FileIO):
+    """A file of which only the beginning can be written."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(os.devnull, "w+")
+        self.room = 1500
+
+    def write(self, data: Any) -> int:
+        if not self.room:
+            raise OSError("no space left")
+        taken = super().write(data[: self.room])
+        self.room -= taken
+        return taken
+
+
+@pytest.mark.parametrize("file", [no_file, FullDisk])
+def test_a_message_that_could_not_be_kept_is_logged_and_disturbs_no_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: Any
+) -> None:
+    monkeypatch.setattr(recording, "TemporaryFile", file)
     monkeypatch.setattr(recording, "_IN_MEMORY", 1000)
-    body = b"x" * 2000
+    body = b"x" * 200_000
 
     def respond(peer: Peer, request: ReceivedRequest) -> None:
         peer.respond(body if request.target == "/large" else request.target.encode())
