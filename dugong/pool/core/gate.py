@@ -12,6 +12,8 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from dugong.pool.core.adaptive import MAX_RATE, Adaptive
+
 if TYPE_CHECKING:
     from dugong.pool.core.timers import Timer
     from dugong.pool.host_policy import HostPolicy
@@ -21,6 +23,11 @@ __all__ = ["LATE", "Gate"]
 #: Seconds that the rate makes up for, at most, if requests that were waiting start later than they
 #: might have: timers and threads take a moment.
 LATE = 0.02
+
+_SLOW = 0.1  # seconds: a time between two starts that is not to be made shorter by more than 5 %
+# Seconds: the same for a rate that is found. It comes out right whatever is made up for, and a host
+# may refuse what comes too early; but between these timers cannot keep up.
+_EXACT, _QUICK = 0.01, 0.0025
 
 #: Seconds for which as many requests are to be submitted as the gate will let through,
 LEAD_TIME = 0.25
@@ -38,8 +45,10 @@ class Gate:
         "_filled_at",
         "_interval",
         "_last",
+        "_late",
         "_spare",
         "_step",
+        "adaptive",
         "held_until",
         "policy",
         "timer",
@@ -50,6 +59,7 @@ class Gate:
         self.policy: HostPolicy | None = None
         self.held_until: float = 0.0  # the host has asked to be left alone until then
         self.timer: Timer | None = None  # looks again when the gate opens
+        self.adaptive: Adaptive | None = None  # finds the rate, if the policy wants that
         self._interval = 0.0  # seconds
         self._last = -math.inf  # when the last request has started
         # A bucket of tokens: each start takes one, which comes back after `_step` seconds (0: at
@@ -58,14 +68,46 @@ class Gate:
         self._step = 0.0
         self._spare = 0.0
         self._filled_at = 0.0
+        self._late = 0.0  # seconds that are made up for, at most
         self._due: float | None = None  # since when requests wait that might have started then
 
     def follow(self, policy: HostPolicy) -> None:
         """Follow *policy* from now on. What has started counts as before."""
         self.policy = policy
         self._interval = policy.min_interval
-        self._step = 0.0 if policy.rate is None else 1 / policy.rate
+        if policy.adaptive:
+            self.adaptive = self.adaptive or Adaptive()
+            self.adaptive.most = min(policy.rate or MAX_RATE, MAX_RATE)
+        else:
+            self.adaptive = None
+        self._set_rate(policy)
+
+    def _set_rate(self, policy: HostPolicy) -> None:
+        rate = policy.rate
+        if self.adaptive is not None:
+            rate = min(self.adaptive.rate, self.adaptive.most)
+        self._step = 0.0 if rate is None else 1 / rate
         self._spare = self._step * (policy.burst - 1)
+        if self.adaptive is not None:
+            self._late = LATE * min(1.0, max(0.0, (_EXACT - self._step) / (_EXACT - _QUICK)))
+        else:
+            self._late = LATE if self._step < _SLOW else min(LATE, self._step / 20)
+
+    def accepted(self, started_at: float, now: float, in_flight: int) -> str | None:
+        """The response to such a request is no refusal: see `Adaptive`. Only if it is adaptive."""
+        assert self.adaptive is not None
+        assert self.policy is not None
+        why = self.adaptive.accepted(started_at, now, in_flight)
+        self._set_rate(self.policy)
+        return why
+
+    def refused(self, started_at: float, now: float, wait: float = 0.0) -> bool:
+        """The host has refused such a request: see `Adaptive`. Only if it is adaptive."""
+        assert self.adaptive is not None
+        assert self.policy is not None
+        falls = self.adaptive.refused(started_at, now, wait)
+        self._set_rate(self.policy)
+        return falls
 
     def hold(self, until: float) -> None:
         """Let nothing start before the time *until*."""
@@ -96,6 +138,8 @@ class Gate:
     def opens_at(self) -> float:
         """Return when the next request may start, as far as the time decides."""
         opens_at = max(self.held_until, self._last + self._interval)
+        if self.adaptive is not None:
+            opens_at = max(opens_at, self.adaptive.paused_until)
         return max(opens_at, self._filled_at - self._spare) if self._step else opens_at
 
     def allowed(self, now: float, in_flight: int) -> int:
@@ -116,14 +160,17 @@ class Gate:
     def started(self, count: int, now: float) -> None:
         """*count* requests start now."""
         self._last = max(self._last, now)
+        if self.adaptive is not None and self._due is not None:
+            self.adaptive.waited(now)
         if self._step:
             self._filled_at = self._filled(now) + count * self._step
 
     def _filled(self, now: float) -> float:
         """Return when the bucket is full, if nothing more starts."""
         # A bucket that is full already does not get fuller; but what was late has not been idle.
-        late = 0.0 if self._due is None else min(max(now - self._due, 0.0), LATE)
-        return max(self._filled_at, now - late)
+        if self._due is None or now <= self._due:
+            return max(self._filled_at, now)
+        return max(self._filled_at, now - min(now - self._due, self._late))
 
     def wait(self) -> float:
         """Requests wait at the gate, which is shut; return when it opens, as `opens_at`."""

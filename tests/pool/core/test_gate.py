@@ -142,16 +142,17 @@ def test_what_a_timer_was_late_by_is_made_up_for() -> None:
     gate = gate_of(rate=10.0)
     gate.started(1, NOW)
     assert gate.wait() == NOW + 0.1
-    gate.started(1, NOW + 0.11)
+    gate.started(1, NOW + 0.105)
     assert gate.wait() == pytest.approx(NOW + 0.2)
 
 
-def test_only_a_little_lateness_is_made_up_for() -> None:
-    gate = gate_of(rate=10.0)
+@pytest.mark.parametrize(("rate", "most"), [(2.0, LATE), (10.0, 0.005), (20.0, LATE)])
+def test_only_a_little_lateness_is_made_up_for(rate: float, most: float) -> None:
+    gate = gate_of(rate=rate)
     gate.started(1, NOW)
     gate.wait()
-    gate.started(1, NOW + 1.1)
-    assert gate.wait() == pytest.approx(NOW + 1.2 - LATE)
+    gate.started(1, NOW + 2)
+    assert gate.wait() == pytest.approx(NOW + 2 + 1 / rate - most)
 
 
 def test_what_no_request_was_late_for_is_not_made_up_for() -> None:
