@@ -79,7 +79,9 @@ class HostStatistics:
     count requests, `resent` those that were put back into the queue, and `rescued` those of these
     that had waited behind a slow response (*pipeline_rescue* of the pool). `connections` are the
     open ones, and those that are being opened. The next request may start in `opens_in` seconds, as
-    far as the time decides: because of `policy` (None: there is none), or as the host has asked.
+    far as the time decides: because of `policy` (None: there is none), or as the host has asked. No
+    more than `rate` requests a second start, which is that of the policy, or what an adaptive one
+    has found (None: any number).
     """
 
     origin: str
@@ -98,6 +100,7 @@ class HostStatistics:
     rescued: int = 0
     opens_in: float = 0.0
     policy: HostPolicy | None = None
+    rate: float | None = None
 
     def __str__(self) -> str:
         lesson = f" ({self.lesson})" if self.lesson else ""

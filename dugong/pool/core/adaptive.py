@@ -46,7 +46,7 @@ STILL_SLOW = 0.9
 #: The rate after the fall, and where it returns to: of the responses a second of the host.
 BELOW, BEYOND = 0.9, 1.05
 #: Seconds for which nothing starts then, at most.
-MAX_PAUSE = 15.0
+MAX_PAUSE = 30.0
 #: Seconds of growth for one response, at most: what comes late shows no more than that.
 _STRIDE = 0.25
 
@@ -67,6 +67,7 @@ class Adaptive:
         "_peak",
         "_return_time",
         "_suspect",
+        "_unfallen",
         "_waited_at",
         "most",
         "paused_until",
@@ -92,7 +93,9 @@ class Adaptive:
         self._count = 0
         self._fastest = math.inf
         self._best = math.inf  # the fastest of an epoch before
-        self._suspect = 0.0  # the fastest when the rate fell for that, until it is known why
+        # The fastest, and the rate, when that last fell for it; 0.0: that has been judged.
+        self._suspect = 0.0
+        self._unfallen = 0.0
 
     def waited(self, now: float) -> None:
         """A request starts that has waited for the rate."""
@@ -120,15 +123,15 @@ class Adaptive:
         return self._judge(fastest, answered, in_flight, now)
 
     def refused(self, started_at: float, now: float, wait: float = 0.0) -> bool:
-        """The host has refused a request that has started then, or it has timed out.
+        """The host has refused a request that has started then.
 
         *wait* is for how many seconds the host wants to be left alone. Return True if the rate
-        falls.
+        falls. A request that has timed out is refused, and counts as started now.
         """
         if started_at < self._fell_at or now - self._fell_at < ROUND_TIME:
             return False
         # What is lost while the host is left alone is to be little of the time between two falls.
-        self._fall(now, RETURN_TIME * max(1.0, wait))
+        self._fall(now, RETURN_TIME * (1 + wait))
         return True
 
     def _grow(self, now: float) -> None:
@@ -172,13 +175,17 @@ class Adaptive:
         """
         suspect, self._suspect = self._suspect, 0.0
         if suspect and fastest > suspect * STILL_SLOW:
-            self._best = fastest  # to send less was of no use: it takes that long by itself
+            # To send less was of no use: it takes that long by itself.
+            self._best = fastest
+            self._peak = max(self.rate, self._unfallen)
+            self._floor = self.rate = max(self.rate, self._peak * FALL)
+            self._grown = 0.0
             return None
         before = self._best
         if fastest <= max(SLOWER * before, before + MUCH_SLOWER):
             self._best = min(before, fastest)
             return None
-        self._suspect = fastest
+        self._suspect, self._unfallen = fastest, self.rate
         self._fall(now, RETURN_TIME)
         self._peak = min(self._peak, answered * BEYOND)
         self.rate = self._floor = max(MIN_RATE, min(self.rate, answered * BELOW))

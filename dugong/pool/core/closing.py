@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dugong.errors import (
     ConnectionClosed,
+    ConnectionTimedOut,
     Delivery,
     DugongError,
     InvalidResponse,
@@ -43,6 +44,9 @@ class Users(Protocol):
 
     def leave_idle_locked(self, connection: PooledConnection) -> None:
         """*connection* is not idle any more, if it was."""
+
+    def timed_out_locked(self, host: Host, error: Exception) -> None:
+        """A request has timed out with *error* on a connection of *host*."""
 
 
 class Closing:
@@ -129,6 +133,8 @@ class Closing:
         verdicts = [self.delivery_locked(connection, job) for job in jobs]
         host.in_flight -= len(jobs)
         self._learn_from_end_locked(connection, verdicts)
+        if jobs and host.gate is not None and isinstance(connection.failure, ConnectionTimedOut):
+            self._users.timed_out_locked(host, connection.failure)
         if jobs and _is_fruitless(connection) and verdicts[0] is not Delivery.ANSWER_STARTED:
             host.note_fruitless_end()
         since = connection.opened_at if connection.was_open else None

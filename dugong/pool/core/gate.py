@@ -82,6 +82,11 @@ class Gate:
             self.adaptive = None
         self._set_rate(policy)
 
+    @property
+    def rate(self) -> float | None:
+        """How many requests start in a second, at most; None: any number."""
+        return 1 / self._step if self._step else None
+
     def _set_rate(self, policy: HostPolicy) -> None:
         rate = policy.rate
         if self.adaptive is not None:

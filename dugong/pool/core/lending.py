@@ -68,6 +68,8 @@ class Lending:
             connection.streaming = True
             connection.receiving = False
             connection.host.accepted += 1
+            if connection.host.gate is not None:
+                self._connections.responded_locked(connection.host, job, response)
             if self._core.on_event is not None:
                 self._progress.emit_answered(connection, job, response)
                 if self._retries.may_be_retried(job, response.status):
@@ -212,6 +214,8 @@ class Lending:
             host.answered += 1
             host.in_flight -= 1
             host.accepted += 1
+            if host.gate is not None:
+                self._connections.responded_locked(host, job, response)
             in_time = job.place is not _DONE
             if in_time:
                 if core.on_event is not None:

@@ -15,12 +15,20 @@ from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.gate import Gate
 from dugong.pool.core.host import Host
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.failure import describe
+from dugong.pool.response import status_text
 
 if TYPE_CHECKING:
+    from dugong.pool.core.adaptive import Adaptive
+    from dugong.pool.core.job import Job
     from dugong.pool.host_policy import HostPolicy
     from dugong.pool.request import Origin
+    from dugong.pool.response import Response, StreamedResponse
 
-__all__ = ["Politeness"]
+__all__ = ["HOLDING", "Politeness"]
+
+#: Statuses by which a host says that it is asked too much.
+HOLDING = frozenset((429, 503))
 
 
 class Servers(Protocol):
@@ -104,6 +112,37 @@ class Politeness:
         gate = host.gate = host.gate or Gate()
         gate.hold(now + seconds)
         self.wait_locked(host)
+
+    # --- a rate that is found ---------------------------------------------------------------------
+
+    @locked
+    def responded_locked(self, host: Host, job: Job, response: Response | StreamedResponse) -> None:
+        """*response* to *job* has come from *host*, which has a gate."""
+        gate = host.gate
+        if gate is None or gate.adaptive is None:
+            return
+        now, why = monotonic(), None
+        if response.status in HOLDING:
+            wait = job.retry.wanted_delay(response.headers)
+            if gate.refused(job.dispatched_at, now, wait or 0.0):
+                why = status_text(response)
+        else:
+            why = gate.accepted(job.dispatched_at, now, host.in_flight)
+        if why is not None:
+            self._emit_fall(host, gate.adaptive, why)
+
+    @locked
+    def timed_out_locked(self, host: Host, error: Exception) -> None:
+        """A request has timed out with *error* on a connection of *host*."""
+        gate = host.gate
+        if gate is not None and gate.adaptive is not None:
+            now = monotonic()
+            if gate.refused(now, now):
+                self._emit_fall(host, gate.adaptive, describe(error))
+
+    def _emit_fall(self, host: Host, adaptive: Adaptive, why: str) -> None:
+        reason = f"{why}: no more than {adaptive.rate:.3g} requests a second"
+        self._core.emit("learned", host, reason=reason)
 
     # --- what waits -------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Flow, Job, Place
 from dugong.pool.core.maintenance import Maintenance
-from dugong.pool.core.politeness import Politeness
+from dugong.pool.core.politeness import HOLDING, Politeness
 from dugong.pool.core.timers import Timer
 from dugong.pool.failure import as_exception, describe, ends_program, failure, incomplete_upload
 from dugong.pool.response import Attempt, Response, StreamedResponse, status_text
@@ -28,9 +28,6 @@ from dugong.pool.retry.policy import DISCLAIMING, retry_refusal_reason
 __all__ = ["RetryEngine"]
 
 _EXPECTATION_FAILED = 417
-
-#: Statuses whose Retry-After concerns all requests to the host.
-_HOLDING = frozenset((429, 503))
 
 
 class Servers(Protocol):
@@ -200,7 +197,7 @@ class RetryEngine:
             return attempt._replace(status=status, response=response), 0.0
         charged, delay = True, policy.delay(job.number)
         wanted = policy.wanted_delay(response.headers)
-        if wanted is not None and status in _HOLDING:
+        if wanted is not None and status in HOLDING:  # its Retry-After concerns all requests to it
             charged = not (host.is_held(monotonic()) and host.progresses)
             if wanted > 0:
                 self._politeness.hold_locked(host, wanted, f"{status} with Retry-After {wanted:g}")

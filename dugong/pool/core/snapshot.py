@@ -75,4 +75,5 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
         rescued=host.rescued,
         opens_in=0.0 if gate is None else max(0.0, gate.opens_at() - now),
         policy=None if gate is None else gate.policy,
+        rate=None if gate is None else gate.rate,
     )

@@ -371,6 +371,8 @@ class Traffic:
                 exchange, job.exchange = job.exchange, None
                 if exchange.persistent and exchange.minor_version:
                     good += 1
+                if host.gate is not None:
+                    self._connections.responded_locked(host, job, response)
                 if job.place is _DONE:
                     if job.successor is not None:
                         host.answered -= 1  # its request has, or will have, another response
