@@ -34,7 +34,7 @@ DOUBLING_TIME = 1.0
 #: Seconds from a fall until the rate is where it was.
 RETURN_TIME = 30.0
 #: What is left of the rate after a fall, after another one that follows soon, and after the first.
-FALL, DEEPER_FALL, FIRST_FALL = 0.92, 0.8, 0.7
+FALL, DEEPER_FALL, FIRST_FALL = 0.93, 0.8, 0.7
 #: Seconds between two falls, at least, and within which the second one is deeper.
 ROUND_TIME, SOON = 0.3, 1.5
 #: Seconds over which the fastest response is looked for, and of how many responses, at least.

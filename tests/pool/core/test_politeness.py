@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dugong import HostPolicy
+from dugong import ConnectionClosed, ConnectionTimedOut, HostPolicy
 from dugong.pool.core import connections
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
-from tests.support.parts import Rig, SchedulerRig, make_host
+from tests.support.parts import Rig, SchedulerRig, make_host, make_response
 
 NOTHING = HostPolicy()
 
@@ -408,3 +409,86 @@ def test_a_request_is_not_tried_again_if_its_deadline_passes_at_the_gate(rig: Ri
     rig.respond(connection, job, status=500)
     assert job.future.result().status == 500
     assert "deadline would pass" in rig.heard("gave up")[0]
+
+
+# --- a rate that is found -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adaptive(rig: Rig) -> Host:
+    """A host with one connection that has responded, and a rate that is found."""
+    host = rig.host()
+    rig.idle(host)
+    follow(rig, host, adaptive=True, max_connections=1)
+    return host
+
+
+def rate_of(host: Host) -> float:
+    assert host.gate is not None
+    assert host.gate.rate is not None
+    return host.gate.rate
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_refusal_makes_the_rate_fall(rig: Rig, adaptive: Host, status: int) -> None:
+    (job,) = rig.submit(adaptive, "/a")
+    (connection,) = adaptive.connections
+    assert rig.look_for_work(connection) == [job]
+    rig.respond(connection, job, status=status)
+    assert rate_of(adaptive) == pytest.approx(7.0)
+    assert rig.heard("learned") == [f"{status} Reason: no more than 7 requests a second"]
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_an_error_by_itself_makes_nothing_fall(rig: Rig, adaptive: Host, status: int) -> None:
+    (job,) = rig.submit(adaptive, "/a")
+    (connection,) = adaptive.connections
+    assert rig.look_for_work(connection) == [job]
+    rig.respond(connection, job, status=status)
+    assert rate_of(adaptive) >= 10.0
+    assert rig.heard("learned") == []
+
+
+def test_a_refusal_to_a_caller_that_does_it_alone_makes_the_rate_fall(
+    rig: Rig, adaptive: Host
+) -> None:
+    job = rig.job(adaptive, "/a")
+    connection = rig.lending.borrow(job)
+    assert connection is not None
+    job.exchange = SimpleNamespace(persistent=True, minor_version=1)
+    assert rig.lending.responded_to_caller(connection, job, make_response(job, 429))
+    assert rate_of(adaptive) == pytest.approx(7.0)
+
+
+def test_a_time_out_makes_the_rate_fall(rig: Rig, adaptive: Host) -> None:
+    (job,) = rig.submit(adaptive, "/a")
+    (connection,) = adaptive.connections
+    assert rig.look_for_work(connection) == [job]
+    connection.sending = False
+    rig.forward(30)
+    rig.lose(connection, ConnectionTimedOut("for this test"))
+    assert rate_of(adaptive) == pytest.approx(7.0)
+    (reason,) = rig.heard("learned")
+    assert reason.endswith("for this test: no more than 7 requests a second")
+
+
+def test_another_end_of_a_connection_makes_nothing_fall(rig: Rig, adaptive: Host) -> None:
+    (job,) = rig.submit(adaptive, "/a")
+    (connection,) = adaptive.connections
+    assert rig.look_for_work(connection) == [job]
+    connection.sending = False
+    rig.lose(connection, ConnectionClosed())
+    assert rate_of(adaptive) == 10.0
+
+
+def test_requests_start_at_the_rate_that_was_found(rig: Rig, adaptive: Host) -> None:
+    jobs = rig.submit(adaptive, "/a", "/b", "/c")
+    (connection,) = adaptive.connections
+    assert rig.look_for_work(connection) == jobs[:1]
+    rig.respond(connection, jobs[0], status=429)
+    rig.forward(0.1)
+    assert rig.look_for_work(connection) == jobs[1:2]
+    rig.forward(0.14)
+    assert rig.look_for_work(connection) == []
+    rig.forward(0.01)
+    assert rig.look_for_work(connection) == jobs[2:]
