@@ -34,6 +34,14 @@ class Deadline:
         own.when = when
         return own
 
+    def later_by(self, seconds: float) -> Deadline:
+        """Return this deadline, or one that comes so many *seconds* later."""
+        if self.when is None or not seconds:
+            return self
+        later = Deadline.at(self.when + seconds)
+        later.seconds = self.seconds
+        return later
+
     @property
     def expired(self) -> bool:
         """True once the time is over."""

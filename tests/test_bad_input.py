@@ -140,6 +140,8 @@ BAD_LIMITS = [
     *bad_counts("max_requests", True),
     *bad_seconds("timeout"),
     *bad_seconds("connect_timeout"),
+    *several("upload_rate", TypeError, "upload_rate must be a number of bytes a second", "1", True),
+    *several("host_download_rate", ValueError, "host_download_rate must be positive", 0, math.inf),
     *several("min_rate", TypeError, "min_rate must be a number of bytes a second", "1", True, 1j),
     *several(
         "min_rate", ValueError, "min_rate must be positive", 0, -1, math.nan, math.inf, 10**400

@@ -28,6 +28,13 @@ def test_the_remaining_time_is_never_negative(clock: Clock) -> None:
     assert limit.remaining() == 0
 
 
+def test_a_deadline_may_come_later(clock: Clock) -> None:
+    limit = Deadline(5).later_by(2)
+    assert limit.remaining() == 7
+    assert limit.seconds == 5
+    assert Deadline(None).later_by(2).remaining() is None
+
+
 def test_checking_before_the_deadline_does_nothing(clock: Clock) -> None:
     limit = Deadline(5)
     clock.now += 4.5

@@ -205,7 +205,7 @@ def _add(
         "--limit-rate",
         type=_rate,
         metavar="RATE",
-        help="transfer up to RATE bytes a second, of all bodies together; K, M or G may follow",
+        help="send and receive up to RATE bytes a second, all in all; K, M or G may follow",
     )
     add("-q", "--quiet", action="store_true", help="say nothing but what has failed")
     add("-v", "--verbose", action="store_true", help="say what happens on each connection")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from dugong.cli.errors import Failed
 from dugong.cli.names import Names, disposition_name
-from dugong.cli.rate import Throttle
 from dugong.cli.settings import Settings, TimeLimit
 from dugong.cli.tally import Tally
 
@@ -62,7 +62,8 @@ class Fetching:
         self.method = method
         self.keeps_parts = keeps_parts
         self.tally: Tally = Tally(None) if tally is None else tally
-        self.throttle: Throttle = Throttle(settings.rate)
+        #: Set when nothing is to be waited for any more.
+        self.ended: Event = Event()
         self.limit: TimeLimit = TimeLimit(settings.deadline)
         self._options = dict(options or {})
         #: Whether a request has no options, so that it costs the client the least.
@@ -70,7 +71,7 @@ class Fetching:
         self.names = names
         #: Whether a request may be made twice.
         self.may_repeat: bool = method in ("GET", "HEAD")
-        self.streams_all: bool = streams_all or self.throttle.is_limited or not self.may_repeat
+        self.streams_all: bool = streams_all or settings.rate is not None or not self.may_repeat
         ranges = ("range", "if-range")
         #: Whether the rest of a body may be asked for.
         self.may_continue: bool = method == "GET" and not any(

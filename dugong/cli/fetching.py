@@ -71,7 +71,7 @@ def fetch(
         try:
             yield from run.batches(urls, plan)
         finally:
-            fetching.throttle.end()
+            fetching.ended.set()
 
 
 def _receive(receiver: Receiver, tell: Callable[[Download], None], download: Download) -> None:

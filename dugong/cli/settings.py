@@ -105,6 +105,8 @@ def _client(settings: Settings, max_body_size: int) -> Client:
         retry=settings.policy,
         max_body_size=max_body_size,
         on_event=_tell if settings.verbose else None,
+        upload_rate=settings.rate,
+        download_rate=settings.rate,
     )
 
 

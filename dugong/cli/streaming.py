@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Receiver"]
 
 _STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
+_PIECE = 256 * 1024  # bytes that are received at once
 _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
 
@@ -63,7 +64,7 @@ class Receiver:
             and number < self._policy.attempts
             and is_temp_network_error(exc)
             and not isinstance(exc, ConnectionTimedOut)
-            and not self._fetching.throttle.rest(self._policy.delay(number))
+            and not self._fetching.ended.wait(self._policy.delay(number))
         )
 
     def _attempt(self, download: Download, file: Partial, transfer: Transfer) -> None:
@@ -72,12 +73,10 @@ class Receiver:
             length = response.length
             transfer.done = file.size
             transfer.size = None if length is None else file.size + length
-            buffer = memoryview(bytearray(self._fetching.throttle.piece))
+            buffer = memoryview(bytearray(_PIECE))
             while size := response.readinto(buffer):
                 file.write(buffer[:size])
                 transfer.done += size
-                if not self._fetching.throttle.passes(size):
-                    raise Failed("it was ended")
             expected = _range_of(response)[1]
             if expected is not None and file.size != expected and self._fetching.may_continue:
                 raise Failed(f"the server has sent {file.size} of {expected} bytes")

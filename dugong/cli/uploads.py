@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.cli import streams
 from dugong.cli.download import check_status
 from dugong.cli.errors import Failed
 from dugong.cli.progress import Display, can_display
-from dugong.cli.rate import Throttle
 from dugong.cli.settings import TimeLimit, describe
 from dugong.errors import DugongError
 from dugong.pool.request import Request
@@ -52,7 +52,6 @@ class Uploader:
         self._tally = tally
         self._display = Display(tally) if can_display(settings) else None
         self._quiet = settings.quiet or (self._display is not None and sys.stdout.isatty())
-        self._throttle = Throttle(settings.rate)
         self.limit: TimeLimit = TimeLimit(settings.deadline)
 
     def run(self, uploads: Iterable[Upload]) -> None:
@@ -65,22 +64,19 @@ class Uploader:
         streams.report(self._display.summary())
 
     def _run(self, uploads: Iterable[Upload]) -> None:
-        try:
-            with closing(self._client.as_completed(self._requests(uploads))) as futures:  # type: ignore[type-var]  # it is a generator
-                for future in futures:
-                    upload, size = future.request.context
-                    try:
-                        check_status(future.result())
-                    except (DugongError, OSError, ValueError, Failed) as exc:
-                        self.fail(upload.path, describe(exc))
-                    else:
-                        self._tally.succeeded += 1
-                        self._tally.size += size
-                        if not self._quiet:
-                            line = f"{upload.path} -> {upload.url} ({size} bytes)"
-                            streams.write_output(streams.printable(line))
-        finally:
-            self._throttle.end()
+        with closing(self._client.as_completed(self._requests(uploads))) as futures:  # type: ignore[type-var]  # it is a generator
+            for future in futures:
+                upload, size = future.request.context
+                try:
+                    check_status(future.result())
+                except (DugongError, OSError, ValueError, Failed) as exc:
+                    self.fail(upload.path, describe(exc))
+                else:
+                    self._tally.succeeded += 1
+                    self._tally.size += size
+                    if not self._quiet:
+                        line = f"{upload.path} -> {upload.url} ({size} bytes)"
+                        streams.write_output(streams.printable(line))
 
     def fail(self, path: str, error: str) -> None:
         """Say that the upload of *path* has failed."""
@@ -108,23 +104,8 @@ class Uploader:
             size = os.fstat(file.fileno()).st_size
             body: Any = file.read(_SMALL + 1) if size <= _SMALL else b""
         headers = None
-        if self._throttle.is_limited or size > _SMALL or len(body) != size:
-            body = self._maker(upload.path, size)
+        if size > _SMALL or len(body) != size:
+            body = partial(open, upload.path, "rb")  # for each sending
             headers = {"Content-Length": str(size)}
             options["expect100"] = size >= _ASKS
         return Request(self._method, upload.url, headers, body, context=(upload, size), **options)
-
-    def _maker(self, path: str, size: int) -> Callable[[], Any]:
-        """Return what opens the file for each sending."""
-        if not self._throttle.is_limited:
-            return lambda: open(path, "rb")
-        return lambda: self._pieces(path, size)
-
-    def _pieces(self, path: str, size: int) -> Iterator[bytes]:
-        throttle = self._throttle
-        with open(path, "rb") as file:
-            while size > 0 and (piece := file.read(min(size, throttle.piece))):
-                size -= len(piece)
-                yield piece
-                if not throttle.passes(len(piece)):
-                    raise OSError("the transfer was ended")

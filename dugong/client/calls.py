@@ -57,6 +57,7 @@ class ClientOptions(TypedDict, total=False):
     context: Any
     trailers: HeadersLike | HeadersMaker | None
     progress: Progress | ProgressCall | None
+    hedge: float | PoolDefault | None
 
 
 _CALL_OPTIONS = tuple(ClientOptions.__annotations__)
@@ -190,6 +191,7 @@ class CallMaker:
             context=options.get("context"),
             trailers=options.get("trailers"),
             progress=options.get("progress"),
+            hedge=options.get("hedge", POOL_DEFAULT),
         )
         headers = options.get("headers")
         if headers is None and not fields and self._everywhere is None:

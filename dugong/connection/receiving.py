@@ -229,7 +229,9 @@ class ReceiveSide:
             try:
                 got = buffer.fill(transport)
                 if not isinstance(got, int):
+                    paused = transport.paused
                     got.block(left)
+                    deadline = deadline.later_by(transport.paused - paused)
                     continue
             except ConnectionTimedOut:
                 continue  # as the deadline has passed, or nearly so

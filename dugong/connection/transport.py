@@ -14,7 +14,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from threading import Lock, get_ident, main_thread
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from dugong.connection.polling import POLLIN, POLLOUT, PollNeeded, timed_out
 from dugong.errors import ConnectionClosed, is_temp_network_error
@@ -22,7 +22,7 @@ from dugong.errors import ConnectionClosed, is_temp_network_error
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["LARGE", "PlainTransport", "Transport", "closed_by_peer"]
+__all__ = ["LARGE", "PlainTransport", "Transport", "TransportLayer", "closed_by_peer"]
 
 #: Bytes: a body that is read in such parts is worth a moment of waiting for more of it.
 LARGE = 256 * 1024
@@ -36,9 +36,6 @@ class Transport(ABC):
     """
 
     __slots__ = ("block_timeout", "is_shut", "receive_low_water", "sock")
-
-    #: Whether `send_file` may be called. Never changes.
-    can_send_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock: socket.socket = sock  # never changes
@@ -63,6 +60,24 @@ class Transport(ABC):
     def on_its_way(self) -> int:
         """How many bytes `send` has not counted yet, though the peer may get them."""
         return 0
+
+    @property
+    def can_send_files(self) -> bool:
+        """Whether `send_file` may be called. Never changes."""
+        return False
+
+    @property
+    def paused(self) -> float:
+        """For how many seconds receiving has waited for a limit of ours. For any thread."""
+        return 0.0
+
+    @property
+    def held_up_until(self) -> float:
+        """Until when sending waits, or has last waited, for a limit of ours. For any thread.
+
+        That is by `time.monotonic`; -inf if it never has.
+        """
+        return float("-inf")
 
     def send_file(self, fd: int, offset: int, count: int) -> int | PollNeeded:
         """Send from the file *fd* the start of the *count* bytes at *offset*, at least one.
@@ -136,6 +151,63 @@ class Transport(ABC):
             pass  # the connection has ended; what is received next says how
 
 
+class TransportLayer(Transport):
+    """A transport that does more than *inner*, which it stands before.
+
+    It cannot send files by itself, unless it says so.
+    """
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Transport) -> None:
+        super().__init__(inner.sock)
+        self._inner = inner  # never changes
+
+    def recv_into(self, view: memoryview) -> int | PollNeeded:
+        inner = self._inner
+        inner.block_timeout, inner.receive_low_water = self.block_timeout, self.receive_low_water
+        self.receive_low_water = 1
+        return inner.recv_into(view)
+
+    def send(self, data: bytes | memoryview) -> int | PollNeeded:
+        return self._inner.send(data)
+
+    @property
+    def on_its_way(self) -> int:
+        return self._inner.on_its_way
+
+    def is_quiet(self) -> bool:
+        return not self.is_shut and self._inner.is_quiet()
+
+    @property
+    def paused(self) -> float:
+        return self._inner.paused
+
+    @property
+    def held_up_until(self) -> float:
+        return self._inner.held_up_until
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        return self._inner.ssl_object
+
+    @property
+    def refusal(self) -> Exception | None:
+        return self._inner.refusal
+
+    def shutdown(self) -> None:
+        self.is_shut = True
+        self._inner.shutdown()
+
+    def close(self) -> None:
+        self.is_shut = True
+        self._inner.close()
+
+    def drop(self) -> None:
+        self.is_shut = True
+        self._inner.drop()
+
+
 def closed_by_peer(exc: OSError) -> ConnectionClosed:
     """Return the `ConnectionClosed` that stands for *exc*, an error that ends a connection."""
     return ConnectionClosed(f"connection closed unexpectedly: {exc.strerror or exc}")
@@ -143,6 +215,7 @@ def closed_by_peer(exc: OSError) -> ConnectionClosed:
 
 _FILE_STEP = 4 * 1024 * 1024  # bytes; more saves nothing, and keeps others waiting for longer
 _DONT_WAIT = int(socket.MSG_DONTWAIT)  # what is an enum takes longer
+_HAS_SENDFILE = hasattr(os, "sendfile")
 _MOMENT = 1e-6  # seconds; the system rounds it up to a tick of its clock
 
 
@@ -178,8 +251,6 @@ class PlainTransport(Transport):
         "_was_reset",
     )
 
-    can_send_files: ClassVar[bool] = hasattr(os, "sendfile")
-
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         sock.setblocking(True)  # MSG_DONTWAIT says where it must not
@@ -191,6 +262,10 @@ class PlainTransport(Transport):
         # A reset is reported once, and if a send hears of it, a receive hears of an end.
         self._send_lock = Lock()
         self._was_reset = False  # a send has heard of a reset; guarded by _send_lock
+
+    @property
+    def can_send_files(self) -> bool:
+        return _HAS_SENDFILE
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["Event", "EventKind"]
 
 EventKind = Literal[
-    "opened", "closed", "sent", "answered", "resent", "gave up", "cancelled", "learned", "limited"
+    "opened",
+    "closed",
+    "sent",
+    "answered",
+    "hedged",
+    "resent",
+    "gave up",
+    "cancelled",
+    "learned",
+    "limited",
 ]
 
 
@@ -25,10 +34,13 @@ class Event(NamedTuple):
     * "opened", "closed": a connection was, or it could not be opened, which is also "closed";
     * "sent": a request was given to a connection;
     * "answered": its response has come, or the head of one that is streamed;
+    * "hedged": its response has not begun in time, and it is about to be sent on another connection
+      as well;
     * "resent": it goes back to the queue, to be sent again, after a failure or because it has
-      waited behind a slow response;
+      waited behind a slow response; or it goes on with its other sending, for this one has failed;
     * "gave up": it has failed, or its response is final though it is worth another attempt;
-    * "cancelled": its caller has cancelled it after it was sent, before its response came;
+    * "cancelled": its caller has cancelled it after it was sent, before its response came, or the
+      response to its other sending was faster;
     * "learned": the host has shown how it has to be treated;
     * "limited": the system has no descriptor or no thread for another connection, so that fewer are
       opened for a while. Told once a second at most.

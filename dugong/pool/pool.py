@@ -25,6 +25,7 @@ from dugong.pool.future import ResponseFuture
 from dugong.pool.hints import refuse_options
 from dugong.pool.host_policy import HostPolicy
 from dugong.pool.io import caller_runs, roles
+from dugong.pool.io.bandwidth import BandwidthLimits
 from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
 from dugong.pool.many import (
@@ -118,6 +119,12 @@ class ConnectionPool:
     * *resolver*: called with the name and the port of a host, instead of `socket.getaddrinfo`.
       Returns addresses: each a str, or a tuple that begins with address and port. What it raises
       means that they cannot be found out, unless it is a `socket.gaierror` that says more.
+    * *upload_rate*, *download_rate*: how many bytes a second all connections send, and receive, at
+      most; *host_upload_rate*, *host_download_rate*: those of each host. What counts is HTTP: heads
+      and bodies. None: any number. A wait for this is not one for *timeout* or *min_rate*.
+    * *hedge*: after so many seconds without a response, a GET, HEAD or OPTIONS request that has no
+      body is sent once more, on another connection. The response that begins first counts. At most
+      5 % of the recent requests to a host are, and three more. Not for `stream`. None: none is.
     * *allow_address*: called with the address (a str) and the port that a connection is about to be
       opened to, of a proxy, too, and that a proxy is told to connect to. If it returns False
       (not True or None) or raises an exception, the address is not used. Without another one, the
@@ -171,6 +178,11 @@ class ConnectionPool:
         proxy_ssl_context: ssl.SSLContext | None = None,
         host_policy: Callable[[Origin], HostPolicy | None] | None = None,
         record: Record | None = None,
+        upload_rate: float | None = None,
+        download_rate: float | None = None,
+        host_upload_rate: float | None = None,
+        host_download_rate: float | None = None,
+        hedge: float | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -190,14 +202,20 @@ class ConnectionPool:
             connect_timeout=connect_timeout,
             idle_timeout=idle_timeout,
             max_age=max_age,
+            hedge=hedge,
         )
         if idle_timeout is None:
             raise TypeError("idle_timeout must be a number of seconds")
         check_ssl_context(ssl_context)
         check_ssl_context(proxy_ssl_context, "proxy_ssl_context")
         check_retry(retry)
-        if min_rate is not None:
-            _check_rate("min_rate", min_rate)
+        _check_rates(
+            min_rate=min_rate,
+            upload_rate=upload_rate,
+            download_rate=download_rate,
+            host_upload_rate=host_upload_rate,
+            host_download_rate=host_download_rate,
+        )
         if on_event is not None and not callable(on_event):
             raise TypeError(f"on_event must be callable, not {on_event!r}")
         if host_policy is not None and not callable(host_policy):
@@ -225,9 +243,12 @@ class ConnectionPool:
         if unix_socket is not None and proxy is not None:
             raise ValueError("all connections of a pool go to its unix_socket, so none to a proxy")
         dialer = Dialer(ssl_context, timeout, connect_timeout, network, proxy_ssl_context)
+        bandwidth = BandwidthLimits(
+            (upload_rate, download_rate), (host_upload_rate, host_download_rate)
+        )
         self._scheduler = Scheduler(
             limits,
-            self._engine_maker(dialer, record),
+            self._engine_maker(dialer, bandwidth, record),
             roles.run_sender,
             roles.run_receiver,
             on_event,
@@ -235,16 +256,21 @@ class ConnectionPool:
         )
         proxy_for = proxy_chooser(proxy, proxy_headers)
         self._preparer = Preparer(
-            self._scheduler, dialer, proxy_for, headers, timeout, retry, host_policy
+            self._scheduler, dialer, proxy_for, headers, timeout, retry, host_policy, hedge
         )
         self._scheduler.close_when_forgotten(self)
         fork.register(self._scheduler.recovery)
 
-    def _engine_maker(self, dialer: Dialer, record: Record | None) -> Callable[[Host], Engine]:
-        """Return what makes the engine of a connection to a host. It must not keep the pool."""
+    def _engine_maker(
+        self, dialer: Dialer, bandwidth: BandwidthLimits, record: Record | None
+    ) -> Callable[[Host], Engine]:
+        """Return what makes the engine of a connection to a host, with the lock held.
+
+        It must not keep the pool.
+        """
 
         def dial(host: Host) -> Callable[[], Coroutine[Transport]]:
-            return partial(dialer, host.origin, host.proxy)
+            return bandwidth.apply_locked(partial(dialer, host.origin, host.proxy), host)
 
         if record is None:
             return lambda host: Http1Engine(dial(host))
@@ -269,6 +295,7 @@ class ConnectionPool:
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
         progress: Progress | ProgressCall | None = None,
+        hedge: float | PoolDefault | None = POOL_DEFAULT,
         **unknown: Never,
     ) -> Response:
         """Send a request and return its `Response`; block until then.
@@ -291,6 +318,7 @@ class ConnectionPool:
             context,
             trailers,
             progress,
+            hedge,
         )
         scheduler = self._scheduler
         scheduler.check_may_wait()
@@ -309,6 +337,7 @@ class ConnectionPool:
             and job.upload is None
             and job.make_head is None
             and job.download is None
+            and job.hedge is None
         ):
             connection = scheduler.lending.borrow(job)
         if connection is None:
@@ -335,6 +364,7 @@ class ConnectionPool:
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
         progress: Progress | ProgressCall | None = None,
+        hedge: float | PoolDefault | None = POOL_DEFAULT,
         block: bool = True,
         **unknown: Never,
     ) -> ResponseFuture:
@@ -360,6 +390,7 @@ class ConnectionPool:
             context,
             trailers,
             progress,
+            hedge,
         )
         return self._submit(self._preparer.prepare(made, self), block)
 
@@ -382,6 +413,7 @@ class ConnectionPool:
     def _stream(self, request: Request) -> Stream:
         job = self._preparer.prepare(request, self)
         job.exclusive = job.streamed = True
+        job.hedge = None
         return Stream(self._scheduler, job)
 
     def _submit(self, job: Job, block: bool) -> ResponseFuture:
@@ -479,6 +511,7 @@ class ConnectionPool:
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
         progress: Progress | ProgressCall | None = None,
+        hedge: float | PoolDefault | None = POOL_DEFAULT,
         **unknown: Never,
     ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its response as it comes.
@@ -505,6 +538,7 @@ class ConnectionPool:
             context,
             trailers,
             progress,
+            hedge,
         )
         return self._stream(made)
 
@@ -604,6 +638,7 @@ def _made(
     context: object,
     trailers: HeadersLike | HeadersMaker | None,
     progress: Progress | ProgressCall | None,
+    hedge: float | PoolDefault | None,
 ) -> Request:
     """Return the `Request` that the caller has given, or has given the parameters of."""
     if url is not None:
@@ -621,11 +656,12 @@ def _made(
             context,
             trailers,
             progress,
+            hedge,
         )
     if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
     others = (headers, body, deadline, idempotent, context, trailers, progress)
-    defaults = timeout is POOL_DEFAULT and retry is POOL_DEFAULT and not expect100
+    defaults = timeout is retry is hedge is POOL_DEFAULT and not expect100
     if not defaults or any(option is not None for option in others):
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
@@ -640,11 +676,14 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, not {count}")
 
 
-def _check_rate(name: str, rate: float) -> None:
-    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
-        raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
-    if not 0 < rate <= sys.float_info.max:  # which no NaN passes
-        raise ValueError(f"{name} must be positive and finite, not {rate!r}")
+def _check_rates(**rates: float | None) -> None:
+    for name, rate in rates.items():
+        if rate is None:
+            continue
+        if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+            raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
+        if not 0 < rate <= sys.float_info.max:  # which no NaN passes
+            raise ValueError(f"{name} must be positive and finite, not {rate!r}")
 
 
 def _check_times(**times: float | None) -> None:

@@ -50,6 +50,8 @@ _USER_AGENT = (("User-Agent", f"dugong/{__version__}"),)
 _NOTHING_TOLD = Progress()
 _SMALL_BODY = 64 * 1024  # bytes; what is sent in one piece with its head
 _NO_BODY = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
+_HEDGED = frozenset(("GET", "HEAD", "OPTIONS"))
+
 # What a request is prepared by, and so cannot be changed when it is sent.
 _DECIDED_BEFORE = frozenset(("connection", "upgrade"))
 
@@ -71,6 +73,7 @@ class Preparer:
         timeout: float | None,
         retry: RetryPolicy | None,
         policy_for: Callable[[Origin], HostPolicy | None] | None = None,
+        hedge: float | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._dialer = dialer
@@ -79,6 +82,7 @@ class Preparer:
         self._header_lines = b"".join(field_line(*field) for field in pairs)
         self._timeout = timeout
         self._retry = RetryPolicy.never if retry is None else retry
+        self._hedge = hedge
         #: Returns what each job notes of its call, in the thread of that. Set once, if at all; any
         #: thread may read it.
         self.get_trace: Callable[[], object] | None = None
@@ -114,6 +118,10 @@ class Preparer:
                 job.exclusive = options.idempotent is False
         if job is None:
             job = self._prepare_elaborate(request, pool, host, timeout, retry)
+        hedge = self._hedge if options.hedge is POOL_DEFAULT else options.hedge
+        if hedge is not None and _may_be_hedged(request):
+            job.hedge = hedge
+            self._scheduler.traffic.hedges = True
         if self.get_trace is not None:
             job.trace = self.get_trace()
         return job
@@ -242,6 +250,12 @@ class Preparer:
         # A header that is meant for a proxy may be given with a request that does not go there.
         omitted = frozenset() if self._proxy_for is None or prefix else FOR_PROXIES
         return RequestBuilder(origin.netloc, prefix, fields, lines, True, omitted)
+
+
+def _may_be_hedged(request: Request) -> bool:
+    """Return True if *request* may be sent twice at once, and its body is none."""
+    may_be = request.method in _HEDGED and request.says_idempotent is not False
+    return may_be and request._options.source is None
 
 
 def _headers_of(request: Request) -> ElaborateHeaders:

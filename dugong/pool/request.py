@@ -86,6 +86,7 @@ class Options(TypedDict, total=False):
     context: object
     trailers: HeadersLike | HeadersMaker | None
     progress: Progress | ProgressCall | None
+    hedge: float | PoolDefault | None
 
 
 class OptionsAndBody(Options, total=False):
@@ -169,13 +170,26 @@ class CheckedOptions(NamedTuple):
     context: Any
     trailers: HeaderPairs | HeadersMaker | None
     progress: Progress | None
+    hedge: float | PoolDefault | None
     says_idempotent: bool | None
     source: Any  # the body, or what stands for it so that it can be remembered as used
 
 
 #: The options of a request that has none.
 PLAIN_OPTIONS: Final = CheckedOptions(
-    None, None, POOL_DEFAULT, None, False, None, POOL_DEFAULT, None, None, None, None, None
+    None,
+    None,
+    POOL_DEFAULT,
+    None,
+    False,
+    None,
+    POOL_DEFAULT,
+    None,
+    None,
+    None,
+    POOL_DEFAULT,
+    None,
+    None,
 )
 
 
@@ -216,7 +230,9 @@ class Request(_Fields):
     body has been sent, in each attempt. A Trailer header announces their names; if a callable makes
     them, the *headers* may have one. *progress* is a callable that is told how many bytes of the
     *body* have been sent, and of how many, or of the response if there is no *body*; or a
-    `Progress`, which is told of both. Such a request is not pipelined.
+    `Progress`, which is told of both. Such a request is not pipelined. *hedge* is after how many
+    seconds without a response it is sent once more, as of the pool (None: never; default: that of
+    the pool).
 
     Raises TypeError and ValueError if the request could not be sent as it is. *headers* and
     *trailers* are read, checked and copied when the request is made: a change of them afterwards
@@ -248,6 +264,7 @@ class Request(_Fields):
         context: object = None,
         trailers: HeadersLike | HeadersMaker | None = None,
         progress: Progress | ProgressCall | None = None,
+        hedge: float | PoolDefault | None = POOL_DEFAULT,
         **unknown: Never,
     ) -> Request:
         if unknown:
@@ -267,6 +284,7 @@ class Request(_Fields):
             context,
             trailers,
             progress,
+            hedge,
         )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -330,6 +348,11 @@ class Request(_Fields):
     def progress(self) -> Progress | None:
         """What is told of the progress of sending and receiving."""
         return self._options.progress
+
+    @property
+    def hedge(self) -> float | PoolDefault | None:
+        """After how many seconds without a response it is sent once more."""
+        return self._options.hedge
 
     @property
     def target(self) -> str:
@@ -397,6 +420,7 @@ def make_request(
     context: object = None,
     trailers: HeadersLike | HeadersMaker | None = None,
     progress: Progress | ProgressCall | None = None,
+    hedge: float | PoolDefault | None = POOL_DEFAULT,
 ) -> Request:
     """Return a new *cls*, checked. A call with names takes half as long again."""
     if method not in _COMMON:
@@ -428,6 +452,7 @@ def make_request(
         and context is None
         and trailers is None
         and progress is None
+        and hedge is POOL_DEFAULT
     ):
         options = PLAIN_OPTIONS
     else:
@@ -442,6 +467,7 @@ def make_request(
             context,
             trailers,
             progress,
+            hedge,
         )
     made: Any = _Fields()
     made.method = method
@@ -521,11 +547,14 @@ def _checked_options(
     context: object,
     trailers: HeadersLike | HeadersMaker | None,
     progress: Progress | ProgressCall | None,
+    hedge: float | PoolDefault | None,
 ) -> CheckedOptions:
     if timeout is not POOL_DEFAULT and timeout is not None:
         check_seconds("timeout", timeout)
     if deadline is not None:
         check_seconds("deadline", deadline)
+    if hedge is not POOL_DEFAULT and hedge is not None:
+        check_seconds("hedge", hedge)
     if expect100 is not False:
         check_bool("expect100", expect100)
         if body is None:
@@ -564,6 +593,7 @@ def _checked_options(
         context,
         behind,
         progress_of(progress, body is not None),
+        hedge,
         said,
         source,
     )

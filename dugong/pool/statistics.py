@@ -77,11 +77,12 @@ class HostStatistics:
     or "one at a time", and `lesson` what the host did to be treated so, if it did anything. `quota`
     is after how many responses it closes a connection, if that is known. `sent` and `answered`
     count requests, `resent` those that were put back into the queue, and `rescued` those of these
-    that had waited behind a slow response (*pipeline_rescue* of the pool). `connections` are the
-    open ones, and those that are being opened. The next request may start in `opens_in` seconds, as
-    far as the time decides: because of `policy` (None: there is none), or as the host has asked. No
-    more than `rate` requests a second start, which is that of the policy, or what an adaptive one
-    has found (None: any number).
+    that had waited behind a slow response (*pipeline_rescue* of the pool). `hedged` ones were slow,
+    and were sent once more (*hedge*); `sent` counts both sendings. `connections` are the open ones,
+    and those that are being opened. The next request may start in `opens_in` seconds, as far as the
+    time decides: because of `policy` (None: there is none), or as the host has asked. No more than
+    `rate` requests a second start, which is that of the policy, or what an adaptive one has found
+    (None: any number).
     """
 
     origin: str
@@ -101,6 +102,7 @@ class HostStatistics:
     opens_in: float = 0.0
     policy: HostPolicy | None = None
     rate: float | None = None
+    hedged: int = 0
 
     def __str__(self) -> str:
         lesson = f" ({self.lesson})" if self.lesson else ""
@@ -121,8 +123,8 @@ class PoolStatistics:
 
     `queued`, `waiting` (to be tried again) and `in_flight` count requests and `connections` the
     open connections now; `opened` and `closed` count the connections, and `sent`, `answered`,
-    `resent` and `rescued` (as of `HostStatistics`) the requests, since the pool was made. `hosts`
-    are those that it knows now, by their origin.
+    `resent`, `rescued` and `hedged` (as of `HostStatistics`) the requests, since the pool was made.
+    `hosts` are those that it knows now, by their origin.
     """
 
     queued: int
@@ -136,6 +138,7 @@ class PoolStatistics:
     resent: int
     hosts: Mapping[str, HostStatistics]
     rescued: int = 0
+    hedged: int = 0
 
     def __str__(self) -> str:
         """Return a table, and above it the sums."""
@@ -181,7 +184,8 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 
 def _resent(statistics: HostStatistics | PoolStatistics) -> str:
     rescued = f" ({statistics.rescued} rescued)" if statistics.rescued else ""
-    return f"{statistics.resent} resent{rescued}"
+    hedged = f", {statistics.hedged} hedged" if statistics.hedged else ""
+    return f"{statistics.resent} resent{rescued}{hedged}"
 
 
 def _count(number: int, noun: str) -> str:

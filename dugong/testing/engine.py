@@ -88,6 +88,8 @@ class MockEngine:
     peer: PeerInfo = NO_PEER
     has_stray_bytes = False
     keep_alive_timeout: float | None = None
+    paused: float = 0.0
+    held_up_until: float = float("-inf")
 
     def __init__(self, respond: Callable[[MockRequest], MockResponse]) -> None:
         self._respond = respond  # never changes

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dugong.pool.body import BodyLike
     from dugong.pool.core.host import Host
     from dugong.pool.dialer import Dialer
+    from dugong.pool.io.bandwidth import BandwidthLimits
     from dugong.pool.recording import Record
 
 __all__ = ["MockPool", "Respond"]
@@ -59,7 +60,9 @@ class MockPool(ConnectionPool):
         """
         return list(self._server.requests)
 
-    def _engine_maker(self, dialer: Dialer, record: Record | None) -> Callable[[Host], MockEngine]:
+    def _engine_maker(
+        self, dialer: Dialer, bandwidth: BandwidthLimits, record: Record | None
+    ) -> Callable[[Host], MockEngine]:
         if record is not None:
             raise ValueError("nothing of a MockPool is on the wire, so there is nothing to record")
         respond = self._server.respond

@@ -230,7 +230,7 @@ def test_ctrl_c_ends_what_waits(what: str, tmp_path: Path) -> None:
 
     policy = "from dugong.cli import settings as s; s.POLICY = s.POLICY.replace(backoff=1000);"
     with ScriptedServer(script, repeat=True) as server:
-        options = ["-", "-o", str(tmp_path / "new"), "--limit-rate", "1", "--retries", "9"]
+        options = ["-", "-o", str(tmp_path / "new"), "--limit-rate", "1K", "--retries", "9"]
         with subprocess.Popen(
             [sys.executable, "-c", policy + HEEDING_CTRL_C, "get", *options],
             stdin=subprocess.PIPE,

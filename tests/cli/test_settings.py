@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_headers_and_credentials_are_sent() -> None:
     headers = asked(settings).headers
     assert (headers["x-a"], headers["user-agent"]) == ("1", "me")
     assert headers["authorization"] == "Basic YWRhOnNlc2FtZQ=="
+
+
+def test_a_rate_limits_both_directions() -> None:
+    size, rate = 20_000, 100_000.0
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.respond(bytes(size))
+
+    with (
+        ScriptedServer(script) as server,
+        make_client(Settings(rate=rate, timeout=10), 2 * size) as client,
+    ):
+        began = time.monotonic()
+        client.post(server.url("/a"), body=bytes(size))
+        # What may be ahead of its time in each direction is less than 0.1 s.
+        assert time.monotonic() - began > 2 * size / rate - 0.2
 
 
 @pytest.mark.parametrize("proxy", ["PROXY", "http://PROXY"])

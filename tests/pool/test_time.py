@@ -880,14 +880,14 @@ def test_a_host_with_an_endless_queue_does_not_keep_all_connections_for_ever(
 def counted_connections() -> Iterator[list[int]]:
     """A list of how many connections there were whenever one had been opened."""
     counts: list[int] = []
-    opened = connections.ConnectionManager._open_locked
+    opened = connections.ConnectionManager.open_locked
 
     def counting_open(self: connections.ConnectionManager, *args: Any) -> None:
         opened(self, *args)
         counts.append(self._core.connections)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections.ConnectionManager, "_open_locked", counting_open)
+        patch.setattr(connections.ConnectionManager, "open_locked", counting_open)
         yield counts
 
 

@@ -148,6 +148,8 @@ class FakeEngine:
     capacity = sys.maxsize
     peer = NO_PEER
     keep_alive_timeout: float | None = None
+    paused = 0.0
+    held_up_until = float("-inf")
 
     def __init__(self) -> None:
         self.is_awaiting = self.has_unread = False

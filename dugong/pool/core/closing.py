@@ -145,6 +145,10 @@ class Closing:
         reserved = connection.reserved
         if reserved is None or reserved.place is not Place.RESERVED:
             pass
+        elif reserved.twin is not None:  # which goes on
+            core.unqueue_locked(1)
+            host.hedged -= 1  # it was not sent
+            reserved.twin.lose_twin()
         elif core.closed:
             core.unqueue_locked(1)
             self._retries.close_locked(reserved)

@@ -16,6 +16,7 @@ from dugong.pool.core.closing import Closing
 from dugong.pool.core.connection import KEEP_ALIVE_MARGIN, PooledConnection
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import connection_limit, has_capacity, wants_connection
+from dugong.pool.core.hedging import Hedging
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
@@ -60,6 +61,9 @@ class ConnectionManager:
         self._room = room = Room(core, maintenance, self)  # never changes
         self._closing = closing = Closing(core, maintenance, retries, room, self)  # never changes
         self._rescue = rescue = Rescue(core, maintenance, retries, self)  # never changes
+        #: Sends slow requests once more; never changes.
+        self.hedging: Hedging = Hedging(core, maintenance, self)
+        retries.hedging = self.hedging
         #: What is told that requests wait on a connection behind its oldest one; never changes.
         self.watch_locked = rescue.watch_locked if pipeline_rescue else _ignore
         self.admit_locked = room.admit_locked
@@ -76,6 +80,7 @@ class ConnectionManager:
         self._room.reset()
         self._closing.reset()
         self._rescue.reset()
+        self.hedging.reset()
 
     @locked
     def repair_locked(self) -> None:
@@ -120,6 +125,7 @@ class ConnectionManager:
         for index, count in enumerate((host.sent, host.answered, host.resent)):
             self._core.past[index] += count
         self._core.past_rescued += host.rescued
+        self._core.past_hedged += host.hedged
 
     # --- a request is queued ----------------------------------------------------------------------
 
@@ -142,7 +148,7 @@ class ConnectionManager:
                 return
             self.close_locked(connection, "it was idle for too long")
         if len(host.connections) < limit and wants_connection(host, limit, monotonic()):
-            self._open_locked(host)
+            self.open_locked(host)
         if host.with_capacity:
             self.wake_sender_locked(next(reversed(host.with_capacity)))
 
@@ -156,7 +162,7 @@ class ConnectionManager:
                 self.leave_idle_locked(unused)
                 self.wake_sender_locked(unused)
         elif wants_connection(host, limit, monotonic()):
-            self._open_locked(host)
+            self.open_locked(host)
         elif (idle := self.pop_idle_locked(host)) is not None:
             self.wake_sender_locked(idle)  # to make room
 
@@ -298,10 +304,11 @@ class ConnectionManager:
     # --- opening ----------------------------------------------------------------------------------
 
     @locked
-    def _open_locked(self, host: Host) -> None:
+    def open_locked(self, host: Host) -> PooledConnection | None:
+        """Open another connection to *host*, if there may be one, and return it."""
         core, limits = self._core, self._core.limits
         if core.closed or not self._room.find_locked(host):
-            return
+            return None
         now = monotonic()
         engine = self._make_engine(host)
         connection = PooledConnection(host, engine, now, limits.max_requests)
@@ -312,6 +319,7 @@ class ConnectionManager:
         core.connections += 1
         self._room.begin_locked(connection)
         self.start_sender_locked(connection)
+        return connection
 
     @locked
     def start_sender_locked(self, connection: PooledConnection) -> None:

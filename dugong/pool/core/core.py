@@ -162,6 +162,7 @@ class PoolCore:
         #: Requests sent, answered and resent, of hosts that were forgotten; guarded by the lock.
         self.past: list[int] = [0, 0, 0]
         self.past_rescued = 0  # requests rescued, of the same hosts; guarded by the lock
+        self.past_hedged = 0  # requests hedged, of the same hosts; guarded by the lock
         self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
         self.has_closer = False

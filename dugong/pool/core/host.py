@@ -17,14 +17,22 @@ if TYPE_CHECKING:
     from dugong.connection.proxy import Proxy
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.gate import Gate
+    from dugong.pool.io.bandwidth import Bandwidth
     from dugong.pool.request import HeaderPairs, Origin
 
 __all__ = ["Host"]
 
-#: Seconds of an interval; a retry budget looks back on this one and the one before.
+#: Seconds of an interval; a budget looks back on this one and the one before.
 BUDGET_TIME = 5.0
 #: How many repetitions in that time are within any budget.
 FREE_REPEATS = 3
+
+#: The share of the requests in that time that may be hedged,
+HEDGE_SHARE = 0.05
+#: and how many may be besides.
+FREE_HEDGES = 3
+
+Counts = tuple[int, int, int]
 
 _DONE = Place.DONE  # a member is looked up slowly in its class
 
@@ -39,6 +47,7 @@ class Host:
         "accepted_before",
         "answered",
         "answered_then",
+        "bandwidth",
         "builder",
         "connect_backoff_until",
         "connect_failures",
@@ -46,6 +55,7 @@ class Host:
         "fields",
         "fruitless_ends",
         "gate",
+        "hedged",
         "idle",
         "in_flight",
         "name",
@@ -89,6 +99,8 @@ class Host:
         #: Says when requests may start; None: at any time. A thread that looks at it once needs no
         #: lock, in free-threaded CPython, either.
         self.gate: Gate | None = None
+        #: What its connections share, if the pool has a limit; set when the first is made.
+        self.bandwidth: Bandwidth | None = None
         # How far its connections may be pipelined.
         self.pipelining: PipeliningState = PipeliningState(depth)
 
@@ -121,8 +133,9 @@ class Host:
         self.resent: int = 0  # requests that were put back
         self.rescued: int = 0  # of these, those that were taken back from behind a slow response
         self.repeated: int = 0  # attempts after one that had failed and was charged
-        # `sent` and `repeated` when the last interval of BUDGET_TIME, and this one, began.
-        self.recent: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+        self.hedged: int = 0  # requests that were sent once more, for they were slow
+        # `sent`, `repeated` and `hedged` when the last interval of BUDGET_TIME began, and this one.
+        self.recent: tuple[Counts, Counts] = ((0, 0, 0), (0, 0, 0))
         self.recent_since: float = 0.0  # when this one began
 
     @property
@@ -277,20 +290,26 @@ class Host:
             self.gate.timer = None  # it is the parent's
         return jobs
 
-    # --- the retry budget -------------------------------------------------------------------------
+    # --- the budgets ------------------------------------------------------------------------------
 
     def may_repeat(self, budget: float, now: float) -> bool:
         """Return whether another repetition is within *budget*, a share of the recent requests."""
         self.note_time(now)
-        sent, repeated = self.recent[0]
+        sent, repeated, _ = self.recent[0]
         return self.repeated - repeated < (self.sent - sent) * budget + FREE_REPEATS
+
+    def may_hedge(self, now: float) -> bool:
+        """Return whether another hedge is within the budget."""
+        self.note_time(now)
+        sent, _, hedged = self.recent[0]
+        return self.hedged - hedged + 1 <= (self.sent - sent) * HEDGE_SHARE + FREE_HEDGES
 
     def note_time(self, now: float) -> None:
         """Begin another interval if it is time to. To be called before `sent` grows."""
         age = now - self.recent_since
         if age >= BUDGET_TIME:
-            count = (self.sent, self.repeated)
-            self.recent = (self.recent[1] if age < 2 * BUDGET_TIME else count, count)
+            counts = (self.sent, self.repeated, self.hedged)
+            self.recent = (self.recent[1] if age < 2 * BUDGET_TIME else counts, counts)
             self.recent_since = now
 
     def __repr__(self) -> str:

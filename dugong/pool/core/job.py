@@ -158,6 +158,7 @@ class Job:
         "fatal_error",
         "flow",
         "head",
+        "hedge",
         "host",
         "is_accepted",
         "is_answered",
@@ -175,7 +176,9 @@ class Job:
         "timeout",
         "timer",
         "trace",
+        "twin",
         "upload",
+        "was_hedged",
         "was_taken_back",
     )
 
@@ -210,6 +213,8 @@ class Job:
         self.close: bool = False  # the request asks for the connection to be closed; never changes
         self.flow: Flow | None = None  # what its response goes through; never changes
         self.streamed: bool = False  # the caller reads the body of the response; never changes
+        #: Seconds after which it is sent once more, if its response has not begun; never changes.
+        self.hedge: float | None = None
 
         #: Where the request is. Only the methods below change it; any thread may read it.
         self.place: Place = _NEW
@@ -236,6 +241,9 @@ class Job:
         #: stays with its connection, for the response that is dropped.
         self.successor: Job | None = None
         self.was_taken_back: bool = False  # it is such a successor
+        #: Another sending of the request, for the same future, while both go on.
+        self.twin: Job | None = None
+        self.was_hedged: bool = False  # it has, or had, or is such a twin
 
     # --- where it is ------------------------------------------------------------------------------
 
@@ -297,6 +305,30 @@ class Job:
         self.successor = successor
         self.finish()
         return successor
+
+    def hedge_with(self, attempt: Attempt) -> Job:
+        """Return its twin, which is to be sent on another connection; *attempt* says why."""
+        if self.place is not _IN_FLIGHT or self.was_hedged:
+            raise self._refuse(_QUEUED)
+        self.was_hedged = True
+        twin = copy.copy(self)
+        twin._future = self.future
+        twin.attempts += (attempt,)
+        twin.exchange = twin.timer = twin.sending = None
+        twin.enter_queue()
+        twin.twin, self.twin = self, twin
+        return twin
+
+    def lose_twin(self) -> None:
+        """Its twin, which it must have, ends, and it goes on alone with the future."""
+        twin = self.twin
+        assert twin is not None
+        if twin.timer is not None:
+            self.timer, twin.timer = twin.timer, None
+        twin.successor = self
+        if not twin.is_decided:
+            twin.finish()
+        self.twin = twin.twin = None
 
     def continue_with(self, successor: Job) -> None:
         """End; *successor*, another request, goes on with the future and the timer."""

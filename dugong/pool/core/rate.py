@@ -1,6 +1,7 @@
 """How fast the bodies of responses come, and the end of those that come too slowly.
 
-Guarantees: only the time counts in which a thread waits for the server; a connection whose body is
+Guarantees: only the time counts in which a thread waits for the server, and not for a limit of the
+pool on its own speed; a connection whose body is
 slower than the limit ends within two intervals. The thread that reads takes no lock for this.
 """
 
@@ -34,7 +35,8 @@ class BodyRate:
         # Bytes, seconds, and since when a thread waits. Replaced as a whole by the thread that
         # reads, so that another one sees what belongs together, in free-threaded CPython, too.
         self._state: tuple[int, float, float | None] = (0, 0.0, None)
-        # What `measure` gave at the start of the interval that is looked at; guarded by the lock.
+        # What `measure` gave at the start of the interval that is looked at, less the seconds that
+        # a limit of ours had taken by then; guarded by the lock.
         self.since: tuple[int, float] = (0, 0.0)
 
     def begin_wait(self) -> None:
@@ -96,6 +98,7 @@ class RateLimit:
             return None
         if connection.rate is None:
             connection.rate = BodyRate()
+            connection.rate.since = (0, -connection.engine.paused)
             # The timer may be that of an earlier body: then it finds out how long it is too early.
             # To set one for each body would wake the maintenance thread each time.
             if connection.rate_timer is None:
@@ -115,7 +118,8 @@ class RateLimit:
         if rate is None or connection.is_closing:
             return
         assert self._min_rate is not None
-        now = rate.measure()
+        received, waited = rate.measure()
+        now = (received, waited - connection.engine.paused)  # which is no fault of the server's
         received, waited = now[0] - rate.since[0], now[1] - rate.since[1]
         # The server may wait for the rest of the request before it sends more.
         uploads = connection.uploading is not None

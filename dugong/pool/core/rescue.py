@@ -109,7 +109,7 @@ class Rescue:
     def _rescue_locked(self, connection: PooledConnection) -> None:
         """Put what waits on *connection* behind its oldest request back into the queue."""
         host, reserved = connection.host, connection.reserved
-        if reserved is not None:  # nothing of it has been sent
+        if reserved is not None and reserved.twin is None:  # nothing of it has been sent
             connection.reserved = None
             host.put_back([reserved])
         behind = list(connection.in_flight)[1:]
@@ -141,7 +141,7 @@ def _may_be_taken(job: Job) -> bool:
     return (
         job.place is Place.IN_FLIGHT
         and job.fatal_error is None
-        and not (job.was_taken_back or job.exclusive or job.cancelled)
+        and not (job.was_taken_back or job.exclusive or job.cancelled or job.twin is not None)
     )
 
 

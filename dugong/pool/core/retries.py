@@ -37,6 +37,16 @@ class Servers(Protocol):
         """See to it that requests which are queued are taken, however many there are."""
 
 
+class Hedges(Protocol):
+    """What the retry engine asks of the part that sends slow requests once more."""
+
+    def keep_locked(self, job: Job, reason: str) -> None:
+        """End the twin of *job*."""
+
+    def fail_locked(self, job: Job, attempt: Attempt) -> None:
+        """The sending of *job* has failed: its twin goes on."""
+
+
 class RetryEngine:
     """Decides what becomes of requests that have an outcome."""
 
@@ -47,6 +57,7 @@ class RetryEngine:
         self.servers: Servers  # set once, before the first request
         #: Puts a request into the queue of its host; set once, before the first request.
         self.enqueue_locked: Callable[[Job], None]
+        self.hedging: Hedges  # set once, before the first request
         self.reset()
 
     def reset(self) -> None:
@@ -81,6 +92,8 @@ class RetryEngine:
             retryable = self._attempt_of_response_locked(job, outcome)
             if retryable is not None:
                 attempt, delay = retryable
+        if job.twin is not None and not self._ends_twins_locked(job, outcome, attempt):
+            return False
         if attempt is not None:
             reason = self._refusal_locked(job, attempt, delay)
             if reason is None and not self._core.closed:
@@ -94,6 +107,20 @@ class RetryEngine:
             return attempt is None
         self._settle_locked(job, outcome)
         return attempt is None
+
+    @locked
+    def _ends_twins_locked(self, job: Job, outcome: Outcome, attempt: Attempt | None) -> bool:
+        """Return True if *outcome* is that of the request; False: the twin of *job* goes on."""
+        if attempt is None:
+            if not isinstance(outcome, Exception):
+                self.hedging.keep_locked(job, "another sending was faster")
+                return True
+            connection = "" if job.connection is None else job.connection.name
+            delivery = getattr(outcome, "delivery", Delivery.SENT)
+            attempt = make_attempt(job, connection, _describe(outcome), delivery)
+            attempt = attempt._replace(exception=outcome)
+        self.hedging.fail_locked(job, attempt)
+        return False
 
     @locked
     def _settle_locked(self, job: Job, outcome: Outcome) -> None:
@@ -212,6 +239,9 @@ class RetryEngine:
 
         If it may not, it ends with *error*.
         """
+        if job.twin is not None:
+            self.hedging.fail_locked(job, attempt)
+            return False
         refusal = _refusal_reason(job, attempt)
         if refusal is not None:
             self.give_up_locked(job, error, attempt.connection, refusal)

@@ -106,6 +106,7 @@ class Scheduler:
             core, self._maintenance, self._retries, self._connections, politeness
         )
         core.repair_locked = self.recovery.repair_locked
+        self._connections.hedging.drain_locked = self._drain_locked
         self.limits = limits
         self.hosts: OrderedDict[Origin, Host] = core.hosts
         self.check_may_wait = core.check_may_wait
@@ -334,6 +335,7 @@ class Scheduler:
     @locked
     def _abandon_locked(self, job: Job) -> bool:
         job = job.current
+        self._connections.hedging.keep_locked(job, "by its caller")
         # A list, for what a signal handler raises while a generator is closed is lost.
         lent = next(iter([c for c in job.host.connections if c.borrower is job]), None)
         was_decided = job.is_decided
@@ -353,9 +355,14 @@ class Scheduler:
         is_in_flight = job.place is Place.IN_FLIGHT
         self._take_out_locked(job, None)
         if is_in_flight and connection is not None and not connection.is_closing:
-            drain = partial(self._end_drain_locked, connection, job)
-            self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
+            self._drain_locked(connection, job)
         return True
+
+    @locked
+    def _drain_locked(self, connection: PooledConnection, job: Job) -> None:
+        """Have *connection* closed unless the response to *job*, which is done, comes soon."""
+        drain = partial(self._end_drain_locked, connection, job)
+        self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
 
     @locked
     def _take_out_locked(self, job: Job, outcome: Outcome) -> None:
@@ -384,8 +391,7 @@ class Scheduler:
         if connection.oldest is job:
             self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
         else:  # others hold it up
-            drain = partial(self._end_drain_locked, connection, job)
-            self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
+            self._drain_locked(connection, job)
 
     @locked
     def expire_locked(self, job: Job, is_last: bool = False) -> None:
@@ -400,6 +406,7 @@ class Scheduler:
             expire = partial(self.expire_locked, job, is_last=True)
             job.timer = self._maintenance.at_locked(monotonic(), expire)
             return
+        self._connections.hedging.keep_locked(job, "the deadline has passed")
         if job.is_decided:
             if job.place is Place.STREAMING and connection is not None:
                 message = f"the deadline passed while the body was read from {connection.name}"

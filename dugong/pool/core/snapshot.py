@@ -34,6 +34,7 @@ def pool_statistics(core: PoolCore, waiting: int, now: float) -> PoolStatistics:
         resent=core.past[2] + sum(host.resent for host in hosts.values()),
         hosts=hosts,
         rescued=core.past_rescued + sum(host.rescued for host in hosts.values()),
+        hedged=core.past_hedged + sum(host.hedged for host in hosts.values()),
     )
 
 
@@ -76,4 +77,5 @@ def _host_statistics(host: Host, now: float) -> HostStatistics:
         opens_in=0.0 if gate is None else max(0.0, gate.opens_at() - now),
         policy=None if gate is None else gate.policy,
         rate=None if gate is None else gate.rate,
+        hedged=host.hedged,
     )

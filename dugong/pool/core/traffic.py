@@ -64,6 +64,8 @@ class Traffic:
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
+        #: Whether there may be requests to be hedged. Any thread may set it; it is never unset.
+        self.hedges = False
 
     # --- a connection begins, or breaks -----------------------------------------------------------
 
@@ -213,12 +215,16 @@ class Traffic:
             # It may have kept a request while the host was to be left alone.
             self._connections.close_locked(connection, "it was idle for too long")
             return []
+        if self.hedges and host.gate is not None:
+            self._connections.hedging.keep_to_gate_locked(connection)
         is_closed = self._core.closed or connection.closed_to_more
         batch = [] if is_closed else take(host, connection)
         if batch:
             self._progress.mark_in_flight_locked(connection, batch)
             self._core.unqueue_locked(len(batch))
             connection.sending = True
+            if self.hedges:
+                self._connections.hedging.watch_locked(connection, batch)
             if batch[-1].upload is not None:
                 connection.uploading = batch[-1]
                 connection.uploading.begin_upload()
@@ -295,14 +301,18 @@ class Traffic:
                 self._wait_as_sender_locked(connection, left)
 
     def sends_body(self, connection: PooledConnection) -> bool:
-        """Return True if the oldest request's body is, or was until now, on its way."""
+        """Return True if the oldest request's body is, or was until now, on its way.
+
+        So may be all of a small request, if it has to wait for a limit of ours.
+        """
         with self._core.transaction():
             job = connection.oldest
-            timeout = job.timeout
-            return job.upload is not None and (
-                job.sending_body
-                or (timeout is not None and monotonic() - connection.body_released_at < timeout)
-            )
+            if job.sending_body:
+                return True
+            until = connection.engine.held_up_until
+            if job.upload is not None:
+                until = max(until, connection.body_released_at)
+            return job.timeout is not None and monotonic() - until < job.timeout
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -346,6 +356,18 @@ class Traffic:
                 if connection.is_closing:
                     self._connections.finish_closing_locked(connection)
                     return False
+
+    def counts(self, job: Job, status: int) -> bool:
+        """A response to *job*, which may be hedged, begins; return True if it is the one to count.
+
+        If it is, another sending of the request ends. If it is not, or is to be tried again, that
+        one may still be.
+        """
+        with self._core.transaction():
+            job.response_started = True
+            if not job.is_decided and not self.may_be_retried(job, status):
+                self._connections.hedging.keep_locked(job, "another sending was faster")
+            return not job.is_decided and job.twin is None
 
     def responded(
         self,

@@ -68,6 +68,17 @@ class Engine(Protocol):
     def keep_alive_timeout(self) -> float | None:
         """For how many seconds the server keeps an idle connection open, if it has said so."""
 
+    @property
+    def paused(self) -> float:
+        """For how many seconds receiving has waited for a limit of ours, all waits together."""
+
+    @property
+    def held_up_until(self) -> float:
+        """Until when sending waits, or has last waited, for a limit of ours; -inf: never.
+
+        By `time.monotonic`.
+        """
+
     def is_at_rest(self, keep_alive: float | None) -> bool:
         """Return True if `has_stray_bytes` is False, and `keep_alive_timeout` is *keep_alive*."""
 

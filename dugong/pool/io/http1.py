@@ -99,6 +99,16 @@ class Http1Engine:
     def keep_alive_timeout(self) -> float | None:
         return self._state.parser.keep_alive_timeout
 
+    @property
+    def paused(self) -> float:
+        transport = self._state.transport
+        return 0.0 if transport is None else transport.paused
+
+    @property
+    def held_up_until(self) -> float:
+        transport = self._state.transport
+        return float("-inf") if transport is None else transport.held_up_until
+
     def is_at_rest(self, keep_alive: float | None) -> bool:
         state = self._state
         buffer = state.buffer

@@ -79,6 +79,7 @@ def handle(
             traffic.continue_sending(connection)
             return
         job = exchange.key
+        counts = job.hedge is None or traffic.counts(job, status)
         body = buffered
         # A stream begins with its response, though the sender has the body of the request until
         # later. If it has released that in this moment, both ways lead to the same.
@@ -134,7 +135,7 @@ def handle(
             peer,
         )
         if job.flow is not None:
-            job.is_accepted = job.flow.accepts(whole)
+            job.is_accepted = counts and job.flow.accepts(whole)
         done.append((job, whole))
     if isinstance(error, ConnectionTimedOut) and not done and traffic.sends_body(connection):
         return  # as long as there is progress in the other direction, this is no time-out

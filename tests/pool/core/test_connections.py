@@ -153,7 +153,7 @@ def test_a_sender_that_was_started_already_is_not_started_again(rig: Rig) -> Non
 def test_a_connection_that_is_closed_before_its_sender_starts_is_gone(rig: Rig) -> None:
     host = rig.host()
     with rig.core.transaction():
-        rig.connections._open_locked(host)
+        rig.connections.open_locked(host)
         (connection,) = host.connections
         rig.connections.close_locked(connection)
     assert connection.phase is Phase.CLOSED

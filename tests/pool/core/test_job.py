@@ -173,6 +173,53 @@ def test_the_timer_of_its_deadline_is_that_of_the_job_that_goes_on() -> None:
     assert job.timer is None
 
 
+# --- hedged ---------------------------------------------------------------------------------------
+
+SLOW = Attempt(0.0, "a", "it is slow", Delivery.SENT, 1, charged=False)
+
+
+def test_a_request_that_is_hedged_has_another_sending_for_its_future() -> None:
+    job = job_in(Place.IN_FLIGHT)
+    job.exchange = object()
+    twin = job.hedge_with(SLOW)
+    assert (twin.twin, job.twin) == (job, twin)
+    assert (twin.place, twin.connection, twin.exchange) == (Place.QUEUED, None, None)
+    assert (twin.request, twin.future) == (job.request, job.future)
+    assert (job.place, job.attempts, twin.attempts) == (Place.IN_FLIGHT, (), (SLOW,))
+    assert job.current is job
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_of_the_two_sendings_goes_on_with_the_future_and_its_deadline(is_first: bool) -> None:
+    job = job_in(Place.IN_FLIGHT)
+    job.timer = timer = Timer(1.0, lambda: None)
+    twin = job.hedge_with(SLOW)
+    left, lost = (job, twin) if is_first else (twin, job)
+    left.lose_twin()
+    assert (left.twin, lost.twin, lost.place) == (None, None, Place.DONE)
+    assert (left.timer, lost.timer) == (timer, None)
+    assert job.current is twin.current is left
+
+
+@pytest.mark.parametrize(
+    "place",
+    [place for place in Place if place is not Place.IN_FLIGHT],
+    ids=lambda place: place.value,
+)
+def test_only_what_is_in_flight_can_be_hedged(place: Place) -> None:
+    with pytest.raises(AssertionError, match="cannot become queued"):
+        job_in(place).hedge_with(SLOW)
+
+
+def test_a_request_is_hedged_once() -> None:
+    job = job_in(Place.IN_FLIGHT)
+    twin = job.hedge_with(SLOW)
+    job.lose_twin()
+    with pytest.raises(AssertionError, match="cannot become queued"):
+        job.hedge_with(SLOW)
+    assert twin.was_hedged
+
+
 # --- its body -------------------------------------------------------------------------------------
 
 

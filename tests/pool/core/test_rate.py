@@ -67,6 +67,20 @@ def test_a_body_that_comes_too_slowly_ends_its_connection(rig: Rig) -> None:
     assert len(rig.maintenance.timers) == 0
 
 
+def test_the_time_in_which_a_limit_of_ours_holds_it_up_does_not_count(rig: Rig) -> None:
+    connection, _, rate = begin(rig)
+    receive(rate, 50)
+    rig.forward(RATE_INTERVAL)
+    assert connection.phase is Phase.CLOSED
+    connection, _, rate = begin(rig)
+    receive(rate, 50)
+    connection.engine.paused = RATE_INTERVAL - 5  # type: ignore[misc]  # the test sets it
+    rig.forward(RATE_INTERVAL)
+    assert connection.phase is Phase.OPEN
+    rig.forward(RATE_INTERVAL)
+    assert connection.phase is Phase.CLOSED
+
+
 def test_a_body_that_is_fast_enough_goes_on(rig: Rig) -> None:
     connection, job, rate = begin(rig)
     for _ in range(5):
