@@ -23,6 +23,7 @@ from dugong.errors import (
     ExcessBodyData,
     HostnameNotResolvable,
     HTTPStatusError,
+    IntegrityError,
     InvalidResponse,
     PoolClosed,
     PoolFull,
@@ -42,10 +43,11 @@ if TYPE_CHECKING:
     from dugong.client.aio import AsyncClient
     from dugong.client.aiostream import AsyncStreamedResponse
     from dugong.client.auth import Auth, BasicAuth, BearerAuth
-    from dugong.client.calls import ClientOptions
+    from dugong.client.calls import ClientOptions, TransferOptions, UploadOptions
     from dugong.client.client import Client
     from dugong.client.cookies import Cookies
     from dugong.client.digest import DigestAuth
+    from dugong.client.download import Downloaded
     from dugong.client.once import delete, get, head, options, patch, post, put, request
     from dugong.connection.aio import AioFuture
     from dugong.connection.encode import HeadersLike
@@ -94,6 +96,7 @@ __all__ = [
     "DecodingError",
     "Delivery",
     "DigestAuth",
+    "Downloaded",
     "DugongError",
     "Event",
     "ExcessBodyData",
@@ -108,6 +111,7 @@ __all__ = [
     "HostPolicy",
     "HostStatistics",
     "HostnameNotResolvable",
+    "IntegrityError",
     "InvalidResponse",
     "MAX_HEADER_SIZE",
     "MAX_LINE_SIZE",
@@ -132,7 +136,9 @@ __all__ = [
     "StreamedResponse",
     "TLSError",
     "TooManyRedirects",
+    "TransferOptions",
     "UnsupportedResponse",
+    "UploadOptions",
     "delete",
     "eval_coroutine",
     "get",
@@ -161,6 +167,7 @@ _LAZY = {
     "ClientOptions": "dugong.client.calls",
     "Cookies": "dugong.client.cookies",
     "DigestAuth": "dugong.client.digest",
+    "Downloaded": "dugong.client.download",
     "ConnectionPool": "dugong.pool.pool",
     "ConnectionStatistics": "dugong.pool.statistics",
     "Event": "dugong.pool.events",
@@ -182,6 +189,8 @@ _LAZY = {
     "ResponseFuture": "dugong.pool.future",
     "RetryPolicy": "dugong.pool.retry.policy",
     "StreamedResponse": "dugong.pool.response",
+    "TransferOptions": "dugong.client.calls",
+    "UploadOptions": "dugong.client.calls",
     "__version__": "dugong._version",
     "delete": "dugong.client.once",
     "get": "dugong.client.once",

@@ -32,6 +32,7 @@ __all__ = [
     "ExcessBodyData",
     "HTTPStatusError",
     "HostnameNotResolvable",
+    "IntegrityError",
     "InvalidResponse",
     "PoolClosed",
     "PoolFull",
@@ -325,6 +326,17 @@ class DecodingError(DugongError):
     """
 
     msg: str = "the body is not in the coding that Content-Encoding names"
+
+
+class IntegrityError(DugongError):
+    """What was transferred is not what it should be.
+
+    A download does not have the digest that the server or the caller has told: there is no file,
+    and the next download begins anew. Or a file has changed while it was uploaded: what the server
+    has stored may be of two versions, so upload it again.
+    """
+
+    msg: str = "what was transferred is not what it should be"
 
 
 class HTTPStatusError(DugongError):

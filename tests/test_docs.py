@@ -40,6 +40,7 @@ TUTORIALS = (
     "docs/crawling.rst",
     "docs/backup.rst",
     "docs/futures.rst",
+    "docs/transfers.rst",
     "docs/uploads.rst",
     "docs/retries.rst",
     "docs/tutorial.rst",

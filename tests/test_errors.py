@@ -28,6 +28,7 @@ from dugong.errors import (
     ExcessBodyData,
     HostnameNotResolvable,
     HTTPStatusError,
+    IntegrityError,
     InvalidResponse,
     PoolClosed,
     PoolFull,
@@ -58,6 +59,7 @@ PLAIN = [
     PoolFull,
     ResponseTooLarge,
     DecodingError,
+    IntegrityError,
     RedirectError,
 ]
 
@@ -425,6 +427,7 @@ LASTING = [
     UnsupportedResponse(),
     ResponseTooLarge(),
     DecodingError(),
+    IntegrityError(),
     RedirectError(),
     TooManyRedirects(),
     PoolClosed(),

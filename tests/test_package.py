@@ -21,8 +21,9 @@ NAMES = """
     MAX_LINE_SIZE MAX_HEADER_SIZE DNS_TEST_HOSTNAMES BUFFER_SIZE
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
-    ConnectError TLSError
-    ConnectionPool Request Response StreamedResponse ResponseFuture PeerInfo PoolStatistics
+    BodyLike HeadersLike HeadersMaker Options ClientOptions TransferOptions UploadOptions
+    POOL_DEFAULT PoolDefault HostPolicy
+    HostStatistics ConnectionStatistics Holding RecordedExchange
     RetryPolicy retrying Attempt Event FilePart Progress
     Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError
     RedirectError TooManyRedirects

@@ -68,7 +68,7 @@ def part_of(
     body = found(response, url).body
     came = content_range(response.headers)
     if came is not None:
-        if start is not None and 0 <= start != came[0]:
+        if start is not None and 0 <= start != came.first:
             said = response.headers["Content-Range"]
             raise ValueError(f"{url}: bytes from {start} on were asked for, not {said}")
         return body

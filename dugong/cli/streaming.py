@@ -123,7 +123,8 @@ def _range_of(response: StreamedResponse) -> tuple[int | None, int | None]:
     """Return the first byte of what *response* has of a body, and how many that body has."""
     if response.status != _PARTIAL_CONTENT:
         return None, None
-    return content_range(response.headers) or (None, None)
+    came = content_range(response.headers)
+    return (None, None) if came is None else (came.first, came.size)
 
 
 def _continues(response: StreamedResponse, version: Version) -> bool:

@@ -34,33 +34,50 @@ if TYPE_CHECKING:
     from dugong.pool.request import HeadersMaker, Origin
     from dugong.pool.retry.policy import RetryPolicy
 
-__all__ = ["CallMaker", "ClientOptions", "origin_of"]
+__all__ = [
+    "CallMaker",
+    "ClientOptions",
+    "TransferOptions",
+    "UploadOptions",
+    "check_options",
+    "elaborate",
+    "origin_of",
+]
 
 
-class ClientOptions(TypedDict, total=False):
-    """What a call of a client may have besides its method and URL: see `Client.request`."""
+class TransferOptions(TypedDict, total=False):
+    """What a download may have besides what is its own: see `Client.request`."""
 
     params: Any
-    json: Any
-    data: Any
-    files: Any
-    body: BodyLike | None
     headers: Mapping[str, str | None] | HeadersLike | HeadersMaker | None
     cookies: Any
     auth: Any
     follow_redirects: bool
     timeout: float | PoolDefault | None
     deadline: float | None
-    expect100: bool
-    idempotent: bool | None
     retry: RetryPolicy | PoolDefault | None
     context: Any
+
+
+class UploadOptions(TransferOptions, total=False):
+    """The same of an upload."""
+
+    expect100: bool
+    idempotent: bool | None
+
+
+class ClientOptions(UploadOptions, total=False):
+    """What a call of a client may have besides its method and URL: see `Client.request`."""
+
+    json: Any
+    data: Any
+    files: Any
+    body: BodyLike | None
     trailers: HeadersLike | HeadersMaker | None
     progress: Progress | ProgressCall | None
     hedge: float | PoolDefault | None
 
 
-_CALL_OPTIONS = tuple(ClientOptions.__annotations__)
 #: What a call may say though a `Request` says all else.
 _BESIDE_A_REQUEST = frozenset(("auth", "cookies", "follow_redirects"))
 #: What other clients call an option of a call, and what to write here instead.
@@ -134,8 +151,7 @@ class CallMaker:
 
     def call(self, method: str | Request, url: str | None, options: ClientOptions) -> Call:
         """Return what is to be done for the arguments of a call, once they have been checked."""
-        if unknown := options.keys() - ClientOptions.__annotations__.keys():
-            refuse_options(sorted(unknown), _CALL_OPTIONS, _HINTS)
+        check_options(options, ClientOptions)
         auth: Auth | None = None
         if url is not None:
             request, auth = self._request(method, url, options)
@@ -196,7 +212,7 @@ class CallMaker:
         headers = options.get("headers")
         if headers is None and not fields and self._everywhere is None:
             return request, auth
-        return with_headers(request, self._with_defaults(_elaborate(headers, fields))), auth
+        return with_headers(request, self._with_defaults(elaborate(headers, fields))), auth
 
     def _with_query(self, url: str) -> str:
         """Return *url* with the parameters of the client, if they are for that."""
@@ -221,8 +237,17 @@ def origin_of(base_url: str) -> Origin | None:
     return Request("GET", join(base_url, "")).origin if base_url else None
 
 
-def _elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHeaders:
-    """Return the *headers* of a call, with *fields* that its body needs unless they say those."""
+def check_options(options: Mapping[str, object], known: type) -> None:
+    """Raise TypeError for an option that is none of *known*, a TypedDict."""
+    names = known.__annotations__
+    if unknown := options.keys() - names.keys():
+        refuse_options(sorted(unknown), tuple(names), _HINTS)
+
+
+def elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHeaders:
+    """Return the *headers* of a call, with *fields* that it needs unless they say those."""
+    if isinstance(headers, ElaborateHeaders):
+        return headers.with_defaults(tuple(fields))
     if callable(headers) and not isinstance(headers, Iterable):
         return ElaborateHeaders(tuple(fields), headers)
     return ElaborateHeaders.given(headers).with_defaults(tuple(fields))

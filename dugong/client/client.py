@@ -32,15 +32,19 @@ from dugong.pool.request import (
 )
 
 if TYPE_CHECKING:
+    import os
     import ssl
     from types import TracebackType
 
+    from dugong.client.calls import TransferOptions, UploadOptions
+    from dugong.client.download import Downloaded
     from dugong.connection.encode import HeadersLike
     from dugong.connection.proxy import ProxyLike
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
     from dugong.pool.host_policy import HostPolicy
     from dugong.pool.prepare import ProxyChooser
+    from dugong.pool.progress import Progress, ProgressCall
     from dugong.pool.response import Response, StreamedResponse
     from dugong.pool.statistics import PoolStatistics
     from dugong.pool.url import Origin
@@ -293,6 +297,80 @@ class Client:
     def delete(self, url: str, **options: Unpack[ClientOptions]) -> Response:
         """Send a DELETE; see `request`."""
         return self.request("DELETE", url, **options)
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def download(
+        self,
+        url: str,
+        path: str | os.PathLike[str],
+        *,
+        resume: bool = True,
+        connections: int = 1,
+        digest: str | None = None,
+        progress: Progress | ProgressCall | None = None,
+        **options: Unpack[TransferOptions],
+    ) -> Downloaded:
+        """Receive a file with GET, and return a `Downloaded` when it is complete at *path*.
+
+        It is written to *path* with ``.part`` appended, and gets its name, for which it may replace
+        a file, when all of it is on the disk. A body that is cut short is asked for from there on,
+        as often as the `RetryPolicy` allows: its attempts are those in a row that bring nothing.
+        That needs a server that names the version of the file by a strong ETag or Last-Modified; if
+        it does not, or sends another version or other bytes than were asked for, the download
+        begins anew.
+
+        * *resume*: go on with what an earlier call, maybe of another process, has left there, and
+          leave what this one has if it fails. *path* with ``.part.state`` appended says what it is.
+        * *connections*: over how many a large file is received at a time, in parts of 4 MiB.
+        * *digest*: of the file, such as ``"sha256:HEX"``, with an algorithm that `hashlib` has, or
+          as in Repr-Digest, ``"sha-256=:BASE64:"``. Those of the server in Content-Digest,
+          Repr-Digest (RFC 9530; sha-256 and sha-512) and Content-MD5 are verified, too.
+        * *progress*: is told how many bytes of the file there are, and how many it has or None, in
+          the thread of the call.
+        * *deadline*: seconds for all of it.
+        * all others: as of `request`.
+
+        No content coding is asked for. If there is one nevertheless, it is undone as in a
+        `Response`, and such a download cannot go on.
+
+        Raises what `stream` raises; `HTTPStatusError` for a status that is no success; and
+        `IntegrityError` if a digest is wrong. Then nothing is kept. OSError for the file, which it
+        names; that is a BlockingIOError while another download writes to the same. Any thread may
+        call it.
+        """
+        from dugong.client.download import download
+
+        return download(self, url, path, resume, connections, digest, progress, options)
+
+    def upload(
+        self,
+        path: str | os.PathLike[str],
+        url: str,
+        method: str = "PUT",
+        *,
+        digest: str | None = None,
+        progress: Progress | ProgressCall | None = None,
+        **options: Unpack[UploadOptions],
+    ) -> Response:
+        """Send the file at *path* as the body of a request, and return the final `Response`.
+
+        The kernel sends it, unless TLS does. It is sent again from its beginning as often as the
+        `RetryPolicy` allows. A file whose size is not known, such as a pipe, goes in chunks, and
+        cannot be sent again.
+
+        * *digest*: ``"sha-256"`` or ``"sha-512"`` for a digest in Content-Digest and Repr-Digest
+          (RFC 9530). The file is read for that before it is sent; that of a pipe stands in the
+          trailers.
+        * *progress*: as of a `Request`. All others: as of `request`.
+
+        Raises what `request` raises; `HTTPStatusError` for a status of 400 or more; OSError for a
+        file that cannot be read; and `IntegrityError` if its size or its time of modification has
+        changed meanwhile, whatever the server has responded. Any thread may call it.
+        """
+        from dugong.client.upload import upload
+
+        return upload(self, path, url, method, digest, progress, options)
 
     # `AsyncClient` uses these, too.
 

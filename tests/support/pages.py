@@ -22,6 +22,7 @@ __all__ = ["PAGE_MAKERS"]
 _USER, _PASSWORD, _TOKEN, _SESSION = "ada", "sesame", "t0ken", "k2X9"
 _REALM, _NONCE = "harbour", "7c2f"
 _STORY = "Once upon a time there was a fish.\n" * 1000
+_IMAGE = bytes(range(250)) * 4000
 _FISH = ("cod", "eel", "hake", "ling")
 _PAGE_SIZE = 2
 
@@ -125,6 +126,18 @@ def _fish(request: ReceivedRequest) -> Page:
     return _json(_FISH[end - _PAGE_SIZE : end], link)
 
 
+def _image(request: ReceivedRequest) -> Page:
+    """A large file, with its digest, of which a range may be asked for."""
+    digest = base64.b64encode(hashlib.sha256(_IMAGE).digest()).decode()
+    headers = f'ETag: "v1"\r\nRepr-Digest: sha-256=:{digest}:\r\n'
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+    if asked is None or request.headers.get("if-range", '"v1"') != '"v1"':
+        return Page(_IMAGE, headers=headers)
+    first, last = int(asked[1]), min(int(asked[2]), len(_IMAGE) - 1)
+    headers += f"Content-Range: bytes {first}-{last}/{len(_IMAGE)}\r\n"
+    return Page(_IMAGE[first : last + 1], "206 Partial Content", headers)
+
+
 def _at(page: Page) -> Callable[[ReceivedRequest], Page]:
     return lambda _request: page
 
@@ -138,6 +151,8 @@ PAGE_MAKERS: dict[str, Callable[[ReceivedRequest], Page]] = {
     "/digest": _digest,
     "/echo": _echo,
     "/form": _form,
+    "/image.iso": _image,
+    "/unreliable.iso": _image,
     "/login": _login,
     "/loop": _at(moved("/loop")),
     "/mail": _at(moved("mailto:ada@example.com")),

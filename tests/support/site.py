@@ -52,6 +52,9 @@ class Site:
             head = (
                 f"HTTP/1.1 {page.status}\r\nContent-Length: {len(page.body)}\r\n{page.headers}\r\n"
             )
+            if target.startswith("/unreliable.iso") and self._is_first(target):
+                peer.send(head.encode() + page.body[:600_000])
+                return False
             peer.send(head.encode() + (b"" if request.method == "HEAD" else page.body))
             return True
         if request.method in ("PUT", "POST"):

@@ -34,6 +34,7 @@ __all__ = [
     "DISCLAIMING",
     "IDEMPOTENT",
     "RetryPolicy",
+    "parse_date",
     "parse_retry_after",
     "retry_refusal_reason",
 ]
@@ -303,14 +304,14 @@ def parse_retry_after(value: str, date: str | None = None) -> float | None:
     """
     if _SECONDS.fullmatch(value):
         return float(value)
-    then = _parse_date(value)
+    then = parse_date(value)
     if then is None:
         return None
-    now = None if date is None else _parse_date(date)
+    now = None if date is None else parse_date(date)
     return max(0.0, then - (time.time() if now is None else now))
 
 
-def _parse_date(text: str) -> float | None:
+def parse_date(text: str) -> float | None:
     """Return the point in time that an HTTP-date names, or None if it is none."""
     from datetime import UTC, datetime
 

@@ -1,0 +1,353 @@
+"""The part of a file that a download has, and what is known of it in a later run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dugong.client import part as module
+from dugong.client.part import Part
+
+URL = "http://host/file?signature=secret"
+TAG = '"v1"'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "file")
+
+
+def names_beside(path: str) -> list[str]:
+    return sorted(os.listdir(os.path.dirname(path)))
+
+
+def leave(path: str, *writes: tuple[int, bytes], size: int | None = 10, tag: str = TAG) -> None:
+    """Leave a part with *writes* to a later run."""
+    with Part(path, URL, True) as part:
+        part.begin(tag, size)
+        for offset, data in writes:
+            part.write(offset, data)
+
+
+def state_of(path: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(Path(f"{path}.part.state").read_text())
+    return state
+
+
+def test_a_file_gets_its_name_when_it_is_complete(path: str) -> None:
+    Path(path).write_bytes(b"an older one")
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 4)
+        part.write(0, b"ab")
+        assert not part.is_whole
+        assert Path(path).read_bytes() == b"an older one"
+        part.write(2, b"cd")
+        assert part.is_whole
+        part.complete()
+    assert Path(path).read_bytes() == b"abcd"
+    assert names_beside(path) == ["file"]
+
+
+def test_the_gaps_are_what_is_not_there(path: str) -> None:
+    with Part(path, URL, False) as part:
+        part.begin(TAG, 10)
+        assert part.gaps() == [(0, 10)]
+        part.write(4, b"ef")
+        assert part.gaps() == [(0, 4), (6, 10)]
+        part.write(8, b"ij")
+        part.write(0, b"ab")
+        assert part.gaps() == [(2, 4), (6, 8)]
+        assert (part.received, part.end) == (6, 10)
+        part.write(6, b"gh")
+        part.write(2, b"cd")
+        part.write(9, b"j")
+        assert part.gaps() == []
+        assert b"".join(part.pieces(1, 10)) == b"bcdefghij"
+
+
+def test_without_a_size_the_last_gap_has_no_end(path: str) -> None:
+    with Part(path, URL, False) as part:
+        part.begin(TAG, None)
+        part.write(0, b"ab")
+        assert part.gaps() == [(2, None)]
+        assert not part.is_whole
+        part.size = 2
+        assert part.is_whole
+
+
+def test_an_empty_file_is_whole_at_once(path: str) -> None:
+    with Part(path, URL, True) as part:
+        part.begin("", 0)
+        assert part.is_whole
+        part.complete()
+    assert Path(path).read_bytes() == b""
+
+
+def test_what_is_left_goes_on_in_a_later_run(path: str) -> None:
+    leave(path, (0, b"ab"), (6, b"gh"))
+    with Part(path, URL, True) as part:
+        assert (part.validator, part.size) == (TAG, 10)
+        assert part.gaps() == [(2, 6), (8, 10)]
+        assert b"".join(part.pieces(6, 8)) == b"gh"
+
+
+def test_what_begins_anew_does_not_go_on(path: str) -> None:
+    leave(path, (0, b"abcd"))
+    with Part(path, URL, True) as part:
+        part.begin('"v2"', 10)
+        assert part.gaps() == [(0, 10)]
+        assert os.path.getsize(f"{path}.part") == 0
+        assert names_beside(path) == ["file.part"]
+
+
+@pytest.mark.parametrize(
+    ("resume", "tag", "data"), [(False, TAG, b"ab"), (True, "", b"ab"), (True, TAG, b"")]
+)
+def test_what_cannot_go_on_is_not_left(path: str, resume: bool, tag: str, data: bytes) -> None:
+    leave(path, (0, b"abcd"))
+    with Part(path, URL, resume) as part:
+        part.begin(tag, 4)
+        part.write(0, data)
+    assert names_beside(path) == []
+
+
+def test_without_resume_what_is_there_is_not_taken(path: str) -> None:
+    leave(path, (0, b"abcd"))
+    with Part(path, URL, False) as part:
+        assert part.received == 0
+
+
+def test_a_part_of_another_url_is_not_taken(path: str) -> None:
+    leave(path, (0, b"abcd"))
+    with Part(path, "http://host/other", True) as part:
+        assert part.received == 0
+
+
+def test_no_url_is_written_down(path: str) -> None:
+    leave(path, (0, b"abcd"))
+    assert "secret" not in Path(f"{path}.part.state").read_text()
+    assert oct(os.stat(f"{path}.part.state").st_mode & 0o777) == "0o600"
+
+
+DAMAGES: dict[str, Any] = {
+    "cut": lambda state: state[:-3],
+    "empty": lambda state: "",
+    "no object": lambda state: "[]",
+    "nested": lambda state: "[" * 100_000,
+    "no ranges": lambda state: state.replace('"ranges"', '"other"'),
+    "backwards": lambda state: state.replace("[[0, 4]]", "[[4, 0]]"),
+    "negative": lambda state: state.replace("[[0, 4]]", "[[-1, 4]]"),
+    "overlapping": lambda state: state.replace("[[0, 4]]", "[[0, 3], [2, 4]]"),
+    "beyond the file": lambda state: state.replace("[[0, 4]]", "[[0, 5]]"),
+    "beyond the size": lambda state: state.replace('"size": 10', '"size": 3'),
+    "no number": lambda state: state.replace('"size": 10', '"size": "ten"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_state_that_cannot_be_true_is_as_if_there_was_none(path: str, damage: str) -> None:
+    leave(path, (0, b"abcd"))
+    state = Path(f"{path}.part.state")
+    text = state.read_text()
+    assert "[[0, 4]]" in text
+    state.write_text(DAMAGES[damage](text))
+    assert state.read_text() != text
+    with Part(path, URL, True) as part:
+        assert (part.received, part.validator, part.size) == (0, "", None)
+
+
+def test_a_state_without_its_file_is_as_if_there_was_none(path: str) -> None:
+    leave(path, (0, b"abcd"))
+    os.unlink(f"{path}.part")
+    with Part(path, URL, True) as part:
+        assert part.received == 0
+
+
+def test_what_is_noted_is_on_the_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    sync, replace = module._sync, os.replace
+    monkeypatch.setattr(module, "_sync", lambda fd: (steps.append("data"), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names: (steps.append("state"), replace(*names)))
+    monkeypatch.setattr(module, "CHECKPOINT", 0)
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 10)
+        part.write(0, b"ab")
+        assert steps == ["data", "state"]
+        assert state_of(path)["ranges"] == [[0, 2]]
+        part.write(6, b"gh")
+        assert state_of(path)["ranges"] == [[0, 2], [6, 8]]
+
+
+def test_a_part_is_noted_now_and_then(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 10)
+        part.write(0, b"ab")
+        now += module.CHECKPOINT / 2
+        part.write(2, b"cd")
+        assert names_beside(path) == ["file.part"]
+        now += module.CHECKPOINT / 2
+        part.write(4, b"ef")
+        assert state_of(path)["ranges"] == [[0, 6]]
+
+
+def test_one_download_at_a_time_writes_to_a_file(path: str) -> None:
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 2)
+        part.write(0, b"ab")
+        with pytest.raises(BlockingIOError, match="another download") as caught:
+            Part(path, URL, True).__enter__()
+        assert caught.value.filename == path
+        part.complete()
+    assert Path(path).read_bytes() == b"ab"
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_does_not_keep_the_lock(path: str) -> None:
+    reading, writing = os.pipe()
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 4)
+        part.write(0, b"ab")
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent has closed its end
+            os._exit(0)
+    with Part(path, URL, True) as part:
+        assert part.received == 2
+    os.close(writing)
+    os.close(reading)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_nothing_is_left_of_a_run_that_was_killed_while_it_noted(path: str) -> None:
+    leave(path, (0, b"ab"))
+    Path(f"{path}.part.state.new").write_text("{")
+    with Part(path, URL, True) as part:
+        part.write(2, b"cdefghij")
+        part.complete()
+    assert names_beside(path) == ["file"]
+
+
+def test_another_process_is_another_download(path: str) -> None:
+    program = f"from dugong.client.part import Part\nPart({path!r}, {URL!r}, True).__enter__()"
+    with Part(path, URL, True):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+    assert "BlockingIOError" in done.stderr
+
+
+@pytest.mark.parametrize("ending", ["gets its name", "is removed"])
+def test_a_file_that_ended_before_it_was_locked_is_not_touched(
+    path: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking, another download ends."""
+    other = Part(path, URL, True)
+    other.__enter__()
+    other.begin(TAG, 2)
+    other.write(0, b"ab")
+    flock = module.fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.undo()
+        if ending == "gets its name":
+            other.complete()
+        else:
+            other.begin("", None)
+        other.__exit__(None, None, None)
+        flock(fd, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", late)
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 2)
+        part.write(0, b"AB")
+        if ending == "gets its name":
+            assert Path(path).read_bytes() == b"ab"
+        part.complete()
+    assert Path(path).read_bytes() == b"AB"
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("data"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names: (steps.append("name"), replace(*names)))
+    with Part(path, URL, True) as part:
+        part.begin("", 2)
+        part.write(0, b"ab")
+        part.complete()
+    assert steps == ["data", "name"]
+
+
+def test_a_write_may_take_less_than_it_is_given(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset))
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 10)
+        part.write(2, b"cdefghij")
+        part.write(0, b"ab")
+        part.complete()
+    assert Path(path).read_bytes() == b"abcdefghij"
+
+
+class FullDisk:
+    """Stands for `os.pwrite` on a disk with room for *room* bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._pwrite = os.pwrite
+
+    def __call__(self, fd: int, data: memoryview, offset: int) -> int:
+        written = min(self._room, len(data))
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._room -= written
+        return self._pwrite(fd, data[:written], offset)
+
+
+@pytest.fixture
+def _full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", FullDisk(3))
+
+
+@pytest.mark.usefixtures("_full_disk")
+def test_an_error_of_the_disk_names_the_file(path: str) -> None:
+    with pytest.raises(OSError, match="No space") as caught:
+        leave(path, (0, b"ab"), (2, b"cd"))
+    assert caught.value.filename == f"{path}.part"
+    assert not os.path.exists(path)
+    assert state_of(path)["ranges"] == [[0, 2]]
+
+
+def test_a_file_that_is_cut_by_others_is_an_error(path: str) -> None:
+    with Part(path, URL, True) as part:
+        part.begin(TAG, 4)
+        part.write(0, b"abcd")
+        os.truncate(f"{path}.part", 2)
+        with pytest.raises(OSError, match="cut"):
+            list(part.pieces(0, 4))
+
+
+def test_a_directory_is_no_file(path: str) -> None:
+    os.mkdir(path)
+    with pytest.raises(IsADirectoryError, match="file"):
+        Part(path, URL, True).__enter__()
+
+
+def test_a_link_in_place_of_the_part_is_not_followed(path: str, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    os.symlink("precious", f"{path}.part")
+    with pytest.raises(OSError, match="symbolic"):
+        Part(path, URL, True).__enter__()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
