@@ -64,6 +64,7 @@ PAGES = (
     "docs/adapters-fsspec.rst",
     "docs/adapters-requests.rst",
     "docs/adapters-botocore.rst",
+    "docs/adapters-scrapy.rst",
     *COMPARISONS,
     *TUTORIALS,
 )
