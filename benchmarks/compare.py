@@ -241,6 +241,22 @@ WORKS = [
         ours="requests, dugong",
     ),
     Work(
+        "scrapy",
+        "Scrapy: a crawl of 2000 pages of 1 KiB",
+        2000,
+        5,
+        [Line(RATE, "scrapy", 1.0), Line(CPU, "scrapy", 1.0)],
+        ours="scrapy, dugong",
+    ),
+    Work(
+        "scrapy-far",
+        "Scrapy: the same, 40 ms away",
+        2000,
+        5,
+        [Line(RATE, "scrapy", 1.0)],
+        ours="scrapy, dugong",
+    ),
+    Work(
         "boto3",
         "boto3: 200 objects of 1 KiB, 16 threads",
         200,
@@ -409,6 +425,8 @@ _PROGRAMS = {
     "curl --parallel": ("commands", "-curl"),
     "wget": ("commands", "-wget"),
     "aria2c": ("commands", "-aria2c"),
+    "scrapy": ("scrapy", ""),
+    "scrapy, dugong": ("scrapy", "-dugong"),
     "boto3": ("boto3", ""),
     "boto3, dugong": ("boto3", "-dugong"),
 }
