@@ -57,6 +57,24 @@ def test_each_combination_has_a_pool(pools: OwnPools) -> None:
         pools.close()
 
 
+def test_options_of_a_key_are_those_of_its_pool() -> None:
+    own = OwnPools({"headers": {"X-A": "all"}, "max_connections": 1})
+    seen: list[str] = []
+
+    def note(peer: Peer) -> None:
+        for request in peer.requests():
+            seen.append(request.headers["x-a"])
+            peer.respond()
+
+    with ScriptedServer(note, repeat=True) as server:
+        for key in (PLAIN, PoolKey(None, None, (("headers", (("X-A", "one"),)),))):
+            use = own.use(key)
+            use.pool.get(server.url())
+            use.end()
+        own.close()
+    assert seen == ["all", "one"]
+
+
 def test_the_oldest_pool_is_closed_when_there_are_too_many(pools: OwnPools) -> None:
     first = pools.use(proxied(0))
     second = pools.use(proxied(1))

@@ -29,7 +29,7 @@ from scrapy.http import HtmlResponse
 from scrapy.settings import Settings
 from scrapy.signalmanager import SignalManager
 
-from dugong import ConnectionClosed
+from dugong import ConnectionClosed, ConnectionPool, PoolClosed
 from dugong.adapters import scrapy as adapter
 from dugong.adapters.scrapy import DugongDownloadHandler
 from tests.support.client import Page, Place
@@ -299,17 +299,22 @@ def test_closing_lets_what_is_under_way_end(fails: bool) -> None:
         assert closed.wait(TIMEOUT)
         name_target(peer, request)
 
-    async def main(request: scrapy.Request) -> None:
+    async def main(request: scrapy.Request) -> ConnectionPool:
         handler = DugongDownloadHandler(crawler_of())
         task = asyncio.create_task(handler.download_request(request))
         await asyncio.to_thread(asked.wait, TIMEOUT)
+        (pool,) = handler._bridges
         await handler.close()
         closed.set()
         assert (await task).body == b"/a"
+        return pool
 
     with ScriptedServer(script) as server:
         meta = {"download_fail_on_dataloss": fails}
-        asyncio.run(main(scrapy.Request(url(server, "/a"), meta=meta)))
+        pool = asyncio.run(main(scrapy.Request(url(server, "/a"), meta=meta)))
+        with pytest.raises(PoolClosed):
+            pool.get(url(server))
+        pool.close()  # which waits for its threads
 
 
 # --- sizes ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dugong.connection.peer import NO_PEER
 from dugong.testing import MockPool
 from tests.support.pool import OpenSite, each, name_target, open_site
 from tests.support.proxies import HttpProxy, UnixServer
-from tests.support.server import ScriptedServer
+from tests.support.server import Peer, ScriptedServer
 
 URL = "http://origin.test/"
 
@@ -44,6 +44,24 @@ def test_a_response_tells_of_tls_with_the_server(
     assert (peer.tls_version, peer.address) == ("TLSv1.3", "127.0.0.1")
     assert peer.cipher is not None
     assert peer.cipher.startswith("TLS_")
+
+
+def test_a_connection_that_resumes_a_session_has_the_certificate_of_that(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    resumed: list[bool | None] = []
+
+    def script(peer: Peer) -> None:
+        assert isinstance(peer.sock, ssl.SSLSocket)
+        resumed.append(peer.sock.session_reused)
+        peer.request()
+        peer.respond(headers="Connection: close\r\n")
+
+    contexts = {"server_context": server_context, "client_context": client_context}
+    with open_site(script, repeat=True, **contexts) as here:
+        first, second = (here.pool.get(here.url()).peer for _ in range(2))
+    assert resumed == [False, True]
+    assert first.certificate == second.certificate is not None
 
 
 def test_there_is_a_certificate_though_it_was_not_verified(server_context: ssl.SSLContext) -> None:

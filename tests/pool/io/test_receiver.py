@@ -335,6 +335,9 @@ def test_a_body_that_is_too_large_is_refused_and_its_neighbours_are_not(
         with pytest.raises(ResponseTooLarge, match=str(size - 1)) as caught:
             futures[1].result()
         assert caught.value.delivery is Delivery.ANSWER_STARTED
+        assert caught.value.is_announced == (kind == "length")
+        assert caught.value.size is not None
+        assert caught.value.size >= size  # what ends with the connection has the next response, too
         assert futures[2].result().body == b"/2"
         assert here.goes_on()
 
