@@ -39,7 +39,7 @@ from dugong.errors import (
     ProxyError,
     ResponseTooLarge,
 )
-from dugong.pool.request import ElaborateHeaders, Request
+from dugong.pool.request import ElaborateHeaders, Request, public_url
 
 try:
     from pydispatch.dispatcher import getAllReceivers, liveReceivers
@@ -219,8 +219,8 @@ class DugongDownloadHandler(BaseDownloadHandler):
 
     def _error(self, exc: DugongError, download: _Download) -> Exception:
         """Return what Scrapy raises where *exc* was raised."""
-        if isinstance(exc, ResponseTooLarge) and exc.size is not None:
-            return download.too_large(exc.size, exc.is_announced)
+        if isinstance(exc, ResponseTooLarge) and download.is_too_large(exc.size or 0):
+            return download.too_large(exc.size or 0, exc.is_announced)
         if isinstance(exc, ConnectionClosed) and exc.delivery is Delivery.ANSWER_STARTED:
             if not self._has_warned_of_dataloss:
                 self._has_warned_of_dataloss = True
@@ -236,9 +236,13 @@ class DugongDownloadHandler(BaseDownloadHandler):
 class _Download:
     """One download of a handler: what the settings and the meta keys of *request* say of it."""
 
+    # Since `begin`:
+    _received: Received
+    headers: Headers
+    expected: int | None  # how many bytes the head has announced
+
     def __init__(self, handler: DugongDownloadHandler, request: scrapy.Request) -> None:
         meta = request.meta
-        # None of these changes.
         self._handler = handler
         self._request = request
         self._max_size: int = meta.get("download_maxsize", handler._max_size)
@@ -246,7 +250,7 @@ class _Download:
         self.fails_on_dataloss: bool = meta.get(
             "download_fail_on_dataloss", handler._fail_on_dataloss
         )
-        self._has_warned = False
+        self._has_warned = False  # of its size
 
     def needs_stream(self) -> bool:
         """Return whether code of Scrapy's may have to see a part of the body."""
@@ -263,7 +267,6 @@ class _Download:
         """Note the head of the response, which *received* has; *length* is that of the body."""
         self._received = received
         self.headers = Headers(list(received.headers.items()))
-        #: How many bytes the head has announced.
         self.expected = length if "Content-Length" in self.headers else None
         self._request.meta["download_latency"] = received._seconds
         peer = received.peer
@@ -289,8 +292,12 @@ class _Download:
 
     def check_size(self, size: int, is_announced: bool) -> None:
         """Raise DownloadCancelledError if *size* bytes are too many."""
-        if self._max_size and size > self._max_size:
+        if self.is_too_large(size):
             raise self.too_large(size, is_announced)
+
+    def is_too_large(self, size: int) -> bool:
+        """Return whether *size* bytes are too many."""
+        return 0 < self._max_size < size
 
     def too_large(self, size: int, is_announced: bool) -> errors.DownloadCancelledError:
         """Return what a download of *size* bytes fails with, and log it."""
@@ -300,7 +307,7 @@ class _Download:
 
     def warn_of_size(self, size: int, is_announced: bool) -> None:
         """Log, once, that *size* bytes are very many, if they are."""
-        if self._warn_size and size > self._warn_size and not self._has_warned:
+        if 0 < self._warn_size < size and not self._has_warned:
             self._has_warned = True
             _logger.warning(self._of_size(size, is_announced, "warn", self._warn_size))
 
@@ -308,7 +315,7 @@ class _Download:
         said = "Expected to receive" if is_announced else "Received"
         return (
             f"{said} {size} bytes which is larger than download {kind} size ({limit}) "
-            f"in request {self._request}."
+            f"in {self._request.method} {public_url(self._request.url)}"
         )
 
     def response(
