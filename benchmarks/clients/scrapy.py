@@ -75,6 +75,13 @@ def begin() -> asyncio.AbstractEventLoop:
     return asyncio.get_event_loop()
 
 
+def end() -> None:
+    """End the threads of the reactor, which keep the process from its end."""
+    from twisted.internet import reactor
+
+    reactor.fireSystemEvent("shutdown")
+
+
 LOOP = begin()
 
 
@@ -90,3 +97,4 @@ main(
         "scrapy-far-dugong": partial(work, "far_port", ADAPTED),
     }
 )
+end()
