@@ -28,7 +28,9 @@ from dugong import RetryPolicy
 from dugong.pool import many
 from dugong.pool.core import connections, host, pipelining, room, scheduler, traffic
 from dugong.pool.io import receiver
+from tests.support.client import Place
 from tests.support.proxies import SocksProxy, UnixServer
+from tests.support.s3 import S3Site
 from tests.support.server import ScriptedServer
 from tests.support.site import Site
 
@@ -139,19 +141,23 @@ def _example_com(
 ) -> Iterator[None]:
     """Let the names of the examples lead to a local site, and trust its certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("www.example.com").configure_cert(context)
+    authority.issue_cert("www.example.com", "s3.example.com").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     monkeypatch.setenv("DUGONG_TRACEFILE", "")
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     monkeypatch.chdir(tmp_path)
     site = Site(context)
+    bucket = S3Site()
+    bucket.scheme = "https"
+    storage = Place(bucket, context)
     with (
         socket.socket() as silent,
         ScriptedServer(site, repeat=True) as plain,
         ScriptedServer(site, repeat=True, context=context) as tls,
         ScriptedServer(SocksProxy(plain.address), repeat=True) as socks,
         UnixServer(tmp_path / "server.sock", site, repeat=True),
+        storage.server,
     ):
         silent.bind(("127.0.0.1", 0))
         addresses = {
@@ -160,6 +166,7 @@ def _example_com(
             ("www.example.com", 8080): silent.getsockname(),  # which refuses connections
             ("proxy.example.com", 3128): plain.address,
             ("socks.example.com", 1080): socks.address,
+            ("s3.example.com", 443): storage.server.address,
         }
         getaddrinfo = socket.getaddrinfo
         monkeypatch.setattr(

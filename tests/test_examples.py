@@ -8,13 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from ssl import SSLContext
 
 import pytest
 
 from dugong import ConnectionPool
+from tests.support.client import Page, Place
+from tests.support.s3 import S3Site
 from tests.support.server import Peer, ReceivedRequest, Script, ScriptedServer
 from tests.support.site import Site
 
@@ -401,16 +402,11 @@ def test_many_says_what_has_failed_and_how_far_it_had_got(site: str) -> None:
 
 
 class Bucket:
-    """A script for a server that stores objects as S3 does, and looks at signatures.
-
-    `stored` has the bodies, by target. The first PUT of a target that ends with "busy" is refused
-    with a 503.
-    """
+    """A script for a server that stores objects as S3 does. `stored` has the bodies, by target."""
 
     def __init__(self) -> None:
         # Each is used by the thread of one connection at a time, for one target.
-        self.stored: dict[str, tuple[bytes, dict[str, str]]] = {}
-        self.signatures: dict[str, list[str]] = {}
+        self.stored: dict[str, bytes] = {}
 
     def __call__(self, peer: Peer) -> None:
         try:
@@ -420,22 +416,9 @@ class Bucket:
             pass  # the client has gone
 
     def _respond(self, peer: Peer, request: ReceivedRequest) -> None:
-        body, fields = self.stored.get(request.target, (b"", {}))
-        signatures = self.signatures.setdefault(f"{request.method} {request.target}", [])
-        signatures.append(request.headers["authorization"])
-        if request.method == "HEAD":
-            status = "200 OK" if fields else "404 Not Found"
-            digest = fields.get("x-amz-meta-sha256", "")
-            head = f"Content-Length: {len(body)}\r\nx-amz-meta-sha256: {digest}\r\n"
-            peer.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode())
-            return
-        if request.target.endswith("busy") and len(signatures) == 1:
-            peer.respond(status="503 Slow Down", headers="Retry-After: 1\r\nConnection: close\r\n")
-            return
         if "expect" in request.headers:
             peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = peer.exactly(int(request.headers["content-length"]))
-        self.stored[request.target] = body, request.headers
+        self.stored[request.target] = peer.exactly(int(request.headers["content-length"]))
         peer.respond()
 
 
@@ -459,56 +442,77 @@ def test_s3backup_stores_signed_files_and_only_those_that_have_changed(tmp_path:
     contents = {"deep/a b": b"a", "empty": b"", "busy": bytes(1_000_000)}
     for name, content in contents.items():
         (root / name).write_bytes(content)
-    bucket = Bucket()
-    with ScriptedServer(bucket, repeat=True) as server:
-        first = run("s3backup.py", str(root), server.url("/bucket/pre"))
+    site = S3Site()
+    site.faults.append(
+        lambda request: (
+            Page(status="503 Slow Down", headers="Retry-After: 1\r\n")
+            if request.target.endswith("busy")
+            else None
+        )
+    )
+    place = Place(site)
+    with place.server:
+        first = run("s3backup.py", str(root), place.url("/bucket"), "pre")
         (root / "empty").write_bytes(b"no more")
-        second = run("s3backup.py", str(root), server.url("/bucket/pre"))
+        second = run("s3backup.py", str(root), place.url("/bucket"), "pre")
     assert first.stderr == ""
     assert first.stdout.splitlines() == [
-        "uploaded busy",
-        "uploaded deep/a b",
-        "uploaded empty",
+        "uploaded pre/busy",
+        "uploaded pre/deep/a b",
+        "uploaded pre/empty",
         "3 files uploaded, 0 unchanged, 0 failed",
     ]
     assert second.stdout.splitlines() == [
-        "uploaded empty",
+        "uploaded pre/empty",
         "1 files uploaded, 2 unchanged, 0 failed",
     ]
     assert (first.returncode, second.returncode) == (0, 0)
-    stored = {target: body for target, (body, _) in bucket.stored.items()}
-    assert stored == {
-        "/bucket/pre/deep/a%20b": b"a",
-        "/bucket/pre/empty": b"no more",
-        "/bucket/pre/busy": bytes(1_000_000),
+    assert {key: stored.body for key, stored in site.objects.items()} == {
+        "pre/deep/a b": b"a",
+        "pre/empty": b"no more",
+        "pre/busy": bytes(1_000_000),
     }
-    for body, fields in bucket.stored.values():
-        assert fields["x-amz-content-sha256"] == sha256(body).hexdigest()
-        assert "/eu-north-1/s3/aws4_request" in fields["authorization"]
+    assert site.refused == []  # as it verifies signatures
     # The second attempt came a second later, so its signature is another one.
-    refused, accepted = bucket.signatures["PUT /bucket/pre/busy"]
+    refused, accepted = (
+        each.headers["authorization"]
+        for each in place.requests
+        if (each.method, each.target) == ("PUT", "/bucket/pre/busy")
+    )
     assert refused != accepted
 
 
 @pytest.mark.usefixtures("_credentials")
 def test_s3backup_says_what_was_refused(tmp_path: Path) -> None:
     needs("s3backup.py")
-    (tmp_path / "file").write_bytes(b"a file")
-
-    def script(peer: Peer) -> None:
-        try:
-            while True:
-                peer.head()
-                peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-        except EOFError:
-            pass  # the client has gone
-
-    with ScriptedServer(script, repeat=True) as server:
-        result = run("s3backup.py", str(tmp_path), server.url("/bucket"))
+    root = tmp_path / "files"
+    root.mkdir()
+    (root / "bad").write_bytes(b"a file")
+    (root / "good").write_bytes(b"a file")
+    site = S3Site()
+    site.faults.append(
+        lambda request: Page(status="403 Forbidden") if request.target.endswith("bad") else None
+    )
+    place = Place(site)
+    with place.server:
+        result = run("s3backup.py", str(root), place.url("/bucket"))
+    url = place.url("/bucket/bad")
     assert result.stdout.splitlines() == [
-        "failed file: HTTPStatusError('403 Forbidden')",
-        "0 files uploaded, 0 unchanged, 1 failed",
+        "uploaded good",
+        f"failed {root / 'bad'}: 403 Forbidden for PUT {url}",
+        "1 files uploaded, 0 unchanged, 1 failed",
     ]
+    assert result.returncode == 1
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_s3backup_says_why_it_cannot_begin(tmp_path: Path) -> None:
+    needs("s3backup.py")
+    (tmp_path / "file").write_bytes(b"a file")
+    place = Place(lambda request: Page(status="403 Forbidden"))
+    with place.server:
+        result = run("s3backup.py", str(tmp_path), place.url("/bucket"))
+    assert result.stderr == f"s3backup.py: 403 Forbidden for GET {place.url('/bucket/')}\n"
     assert result.returncode == 1
 
 

@@ -1,0 +1,102 @@
+"""An object is written to a file, in several ranges at a time if it is large.
+
+Guarantees: the file is whole and verified, or it is as it was before; no ranges of two versions of
+an object are put together. Memory holds no more than a few ranges.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from dugong.client.ranges import content_range
+from dugong.s3.checksums import verifier
+from dugong.s3.documents import invalid
+from dugong.s3.errors import ChecksumError, check
+from dugong.s3.service import Object, Service, object_of, under_way
+
+if TYPE_CHECKING:
+    from dugong.pool.future import ResponseFuture
+    from dugong.pool.response import Response
+
+__all__ = ["ASK_CHECKSUM", "download", "verified"]
+
+ASK_CHECKSUM = (("x-amz-checksum-mode", "ENABLED"),)
+_PIECE = 2**20
+
+
+def verified(response: Response) -> Response:
+    """Return *response*, that to a GET; raise `ChecksumError` if its body is not as it promises."""
+    verify = verifier(response.headers)
+    if verify is not None and not verify((response.body,)):
+        raise _wrong(response)
+    return response
+
+
+def download(
+    service: Service,
+    key: str,
+    path: str,
+    part_size: int,
+    progress: Callable[[int, int], object] | None,
+) -> Object:
+    """Write the object *key* to *path*; see `Bucket.download`."""
+    head = service.send("HEAD", key, headers=ASK_CHECKSUM)
+    found = object_of(key, head)
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.{token_hex(4)}.part")
+    with open(part, "xb") as file:
+        try:
+            done = 0
+            for future in under_way(_ranges(service, found, part_size)):
+                data = _data_of(future.result(), found, *future.request.context)
+                os.pwrite(file.fileno(), data, future.request.context[0])
+                done += len(data)
+                if progress is not None:
+                    progress(done, found.size)
+            verify = verifier(head.headers)
+            if verify is not None and not verify(_pieces_of(part)):
+                raise _wrong(head)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+    return found
+
+
+def _ranges(service: Service, found: Object, part_size: int) -> Iterator[ResponseFuture]:
+    """Submit a request for each range of the object *found*."""
+    is_strong = found.etag[:1] == '"'
+    if not is_strong:
+        part_size = max(found.size, 1)  # nothing would tell ranges of two versions apart
+    for start in range(0, found.size, part_size):
+        size = min(part_size, found.size - start)
+        headers = [("Range", f"bytes={start}-{start + size - 1}")]
+        if is_strong:
+            headers.append(("If-Match", found.etag))
+        yield service.submit("GET", found.key, headers=headers, context=(start, size))
+
+
+def _data_of(response: Response, found: Object, start: int, size: int) -> bytes:
+    """Return the range of *size* bytes of *found* from *start*, for which *response* is."""
+    check(response)
+    # Some servers send a range with the status 200.
+    given = content_range(response.headers) or (0, len(response.body))
+    is_same = response.headers.get("ETag", found.etag) == found.etag
+    if given != (start, found.size) or len(response.body) != size or not is_same:
+        raise invalid(response, "the server sent another range than it was asked for")
+    return response.body
+
+
+def _pieces_of(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _wrong(response: Response) -> ChecksumError:
+    error = ChecksumError("the checksum of what the server sent is wrong")
+    error.request, error.attempts = response.request, response.attempts
+    return error

@@ -1,0 +1,151 @@
+"""A directory is stored below a prefix: only the files that differ.
+
+Guarantees: nothing is taken for stored that the server does not have with the same size and MD5,
+and nothing is stored that it has. A file that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from dugong.errors import DugongError
+from dugong.pool.filepart import FilePart
+from dugong.s3.checksums import Sums, expected_of, hash_of_etag, sums_of, whole_of
+from dugong.s3.errors import SyncError, check, may_pass
+from dugong.s3.parts import cut
+from dugong.s3.service import check_key
+from dugong.s3.upload import store, stored
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+
+    from dugong.pool.request import Request
+    from dugong.s3.service import Object, Service
+
+__all__ = ["Synced", "sync"]
+
+
+class Synced(NamedTuple):
+    """What `Bucket.sync` has done: the keys of the files that were stored, in the order in which
+    they were, and how many there were already.
+    """
+
+    stored: list[str]
+    unchanged: int
+
+
+class _File(NamedTuple):
+    path: str
+    key: str
+    sums: Sums | None = None  # of a file that one request stores
+
+
+def sync(
+    service: Service, directory: str, prefix: str, there: Iterable[Object], part_size: int
+) -> Synced:
+    """Store what differs in *directory* from *there*; see `Bucket.sync`."""
+    with os.scandir(directory):
+        pass  # now, so that what cannot be read is no empty directory
+    run = _Sync(service, part_size, {each.key: (each.size, each.etag) for each in there})
+    with closing(service.client.as_completed(run.requests(directory, prefix))) as futures:  # type: ignore[type-var]  # it is a generator
+        for future in futures:
+            file: _File = future.request.context
+            assert file.sums is not None
+            try:
+                stored(file.key, expected_of(file.sums), check(future.result()))
+            except (DugongError, OSError, ValueError) as exc:
+                run.failed(file, exc)
+            else:
+                run.stored.append(file.key)
+    for file in run.left:
+        run.store(file)
+    result = Synced(run.stored, run.unchanged)
+    if run.failures:
+        raise SyncError(result.stored, result.unchanged, run.failures)
+    return result
+
+
+def _opened(path: str) -> BufferedReader:
+    return open(path, "rb")
+
+
+class _Sync:
+    """Finds out what differs from what is *there*: sizes and ETags by keys. For one thread."""
+
+    def __init__(self, service: Service, part_size: int, there: dict[str, tuple[int, str]]) -> None:
+        self._service = service
+        self._part_size = part_size
+        self._there = there
+        self.stored: list[str] = []
+        self.unchanged: int = 0
+        self.failures: dict[str, Exception] = {}
+        self.left: list[_File] = []  # to be stored by themselves
+
+    def requests(self, directory: str, prefix: str) -> Iterator[Request]:
+        """Yield a request for each file that differs and is small, and note those that are not."""
+        for path, key in self._files(directory, prefix):
+            try:
+                with open(path, "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if self._is_there(file, check_key(key), size):
+                        self.unchanged += 1
+                        continue
+                    if size > self._part_size:
+                        self.left.append(_File(path, key))
+                        continue
+                    sums = sums_of(FilePart(file), self._service.is_signed)
+            except (OSError, ValueError) as exc:
+                self.failures[path] = exc
+                continue
+            headers = (("Content-Length", str(sums.size)), *sums.fields)
+            body = partial(_opened, path)
+            context = _File(path, key, sums)
+            yield self._service.request("PUT", key, (), headers, body, context=context)
+
+    def _files(self, directory: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield the path and the key of each file."""
+
+        def failed(exc: OSError) -> None:
+            self.failures[exc.filename] = exc
+
+        for parent, directories, names in os.walk(directory, onerror=failed):
+            directories.sort()
+            below = os.path.relpath(parent, directory)
+            start = prefix if below == os.curdir else f"{prefix}{below}/"
+            for name in sorted(names):
+                path = os.path.join(parent, name)
+                # What is a pipe or a device is none, and a link that leads nowhere fails.
+                if os.path.isfile(path) or not os.path.exists(path):
+                    yield path, start + name
+
+    def _is_there(self, file: BufferedReader, key: str, size: int) -> bool:
+        known_size, etag = self._there.get(key, (-1, ""))
+        known = hash_of_etag(etag)
+        if known_size != size or known is None:
+            return False
+        if "-" not in known:
+            return sums_of(FilePart(file), is_signed=False).md5.hex() == known
+        _, parts = cut(file, self._part_size)
+        return whole_of([sums_of(part, is_signed=False) for part in parts]).etag == known
+
+    def failed(self, file: _File, exc: Exception) -> None:
+        """Note that *file* was not stored because of *exc*, or store it once more."""
+        # It may have changed since its checksums were calculated, and so may its size.
+        if isinstance(exc, ValueError) or (isinstance(exc, DugongError) and may_pass(exc)):
+            self.left.append(file)
+        else:
+            self.failures[file.path] = exc
+
+    def store(self, file: _File) -> None:
+        """Store *file* by itself."""
+        try:
+            with open(file.path, "rb") as body:
+                store(self._service, file.key, body, (), self._part_size, None)
+        except (DugongError, OSError, ValueError) as exc:
+            self.failures[file.path] = exc
+        else:
+            self.stored.append(file.key)

@@ -1,0 +1,153 @@
+"""Downloads: in ranges, verified, and never torn."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from dugong import ResponseTooLarge
+from dugong.errors import InvalidResponse
+from dugong.s3 import ChecksumError, S3Error
+from tests.support.client import Page
+from tests.support.s3 import S3Site, Stored, dropped, md5, open_bucket
+from tests.support.server import ReceivedRequest
+
+DATA = random.Random(7).randbytes(4500)  # five ranges of 1000 bytes
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 4500])
+def test_a_file_has_the_content_of_the_object(size: int, tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA[:size])
+        told: list[tuple[int, int]] = []
+        found = here.bucket.download(
+            "key", tmp_path / "file", progress=lambda done, total: told.append((done, total))
+        )
+        assert (tmp_path / "file").read_bytes() == DATA[:size]
+        assert found.size == size
+        assert len(here.received("GET /bucket/key")) == -(-size // 1000)
+        assert told[-1:] == ([(size, size)] if size else [])
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def test_ranges_are_of_one_version_of_the_object(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"as before")
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+
+        def replaced(request: ReceivedRequest) -> None:
+            if "bytes=2000-" in request.headers.get("range", ""):
+                here.site.objects["key"] = Stored(bytes(4500), md5(bytes(4500)), {})
+
+        here.site.faults.append(replaced)
+        with pytest.raises(S3Error, match="PreconditionFailed"):
+            here.bucket.download("key", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == b"as before"
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def test_without_an_entity_tag_there_is_one_range(tmp_path: Path) -> None:
+    """Nothing would tell those of two versions apart."""
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        page = Page(DATA, headers='ETag: W/"weak"\r\n')
+        here.site.faults.append(lambda request: page if request.method == "HEAD" else None)
+        here.site.faults.append(lambda request: page if request.method == "GET" else None)
+        here.bucket.download("key", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == DATA
+        (request,) = here.received("GET /bucket/key")
+        assert request.headers["range"] == "bytes=0-4499"
+        assert "if-match" not in request.headers
+
+
+def test_a_range_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        here.site.faults.append(
+            lambda request: dropped(request) if "range" in request.headers else None
+        )
+        here.bucket.download("key", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == DATA
+        assert len(here.received("GET /bucket/key")) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ("Content-Range: bytes 0-999/9999\r\n", 1000),
+        ("Content-Range: bytes 1000-1999/4500\r\n", 1000),
+        ("Content-Range: bytes 0-998/4500\r\n", 999),
+        ("", 1000),
+        ('Content-Range: bytes 0-999/4500\r\nETag: "other"\r\n', 1000),
+    ],
+)
+def test_another_range_is_no_part_of_the_file(fields: str, size: int, tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        page = Page(bytes(size), "206 Partial Content", fields)
+        here.site.faults.append(
+            lambda request: page if "bytes=0-" in request.headers.get("range", "") else None
+        )
+        with pytest.raises(InvalidResponse, match="another range"):
+            here.bucket.download("key", tmp_path / "file")
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", ["200 OK", "206 Partial Content"])
+def test_a_range_may_come_with_any_success(status: str, tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        page = Page(DATA[:1000], status, "Content-Range: bytes 0-999/4500\r\n")
+        here.site.faults.append(
+            lambda request: page if "bytes=0-" in request.headers.get("range", "") else None
+        )
+        here.bucket.download("key", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_what_comes_damaged_is_no_file(tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        page = Page(bytes(1000), "206 Partial Content", "Content-Range: bytes 0-999/4500\r\n")
+        here.site.faults.append(
+            lambda request: page if "bytes=0-" in request.headers.get("range", "") else None
+        )
+        with pytest.raises(ChecksumError):
+            here.bucket.download("key", tmp_path / "file")
+        assert os.listdir(tmp_path) == []
+
+
+def test_an_object_that_is_not_there_makes_no_file(tmp_path: Path) -> None:
+    with open_bucket() as here, pytest.raises(S3Error, match="404 NotFound"):
+        here.bucket.download("key", tmp_path / "file")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        with pytest.raises(FileNotFoundError):
+            here.bucket.download("key", tmp_path / "nowhere" / "file")
+        with pytest.raises(OSError, match="directory"):
+            here.bucket.download("key", tmp_path)
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_path_needs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        here.bucket.download("key", "file")
+    assert Path("file").read_bytes() == DATA
+
+
+def test_what_is_too_large_for_memory_can_be_downloaded(tmp_path: Path) -> None:
+    with open_bucket(S3Site(), max_body_size=2000) as here:
+        here.bucket.put("key", DATA)
+        with pytest.raises(ResponseTooLarge):
+            here.bucket.get("key")
+        here.bucket.download("key", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == DATA

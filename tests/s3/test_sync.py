@@ -1,0 +1,163 @@
+"""Sync: what differs is stored, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+
+from dugong.s3 import S3Error, SyncError
+from tests.support.client import Page
+from tests.support.s3 import S3Site, Stored, Upload, error, md5, open_bucket
+from tests.support.server import ReceivedRequest
+
+LARGE = random.Random(7).randbytes(4500)  # five parts of 1000 bytes
+FILES = {
+    "a b": b"a",
+    "deep/er/ä": b"b" * 999,
+    "empty": b"",
+    "large": LARGE,
+    "deep/full": bytes(1000),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory with some files."""
+    for name, content in FILES.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "root"
+
+
+def bodies(site: S3Site) -> dict[str, bytes]:
+    return {key: each.body for key, each in site.objects.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "pre", "pre/"])
+def test_a_directory_is_stored_once(prefix: str, root: Path) -> None:
+    start = "pre/" if prefix else ""
+    with open_bucket(S3Site(page_size=2)) as here:
+        result = here.bucket.sync(root, prefix)
+        assert bodies(here.site) == {start + name: content for name, content in FILES.items()}
+        assert sorted(result.stored) == sorted(here.site.objects)
+        assert result.unchanged == 0
+        sent = len(here.received("PUT|POST"))
+        assert here.bucket.sync(root, prefix) == ([], 5)
+        assert len(here.received("PUT|POST")) == sent
+        assert here.site.refused == []
+
+
+def test_what_differs_is_stored_again(root: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.sync(root)
+        (root / "a b").write_bytes(b"A")  # of the same size
+        (root / "empty").write_bytes(b"no more")
+        changed = bytearray(LARGE)
+        changed[2500] ^= 1
+        (root / "large").write_bytes(changed)
+        (root / "new").write_bytes(b"new")
+        result = here.bucket.sync(root)
+        assert sorted(result.stored) == ["a b", "empty", "large", "new"]
+        assert result.unchanged == 2
+        assert bodies(here.site)["large"] == changed
+
+
+def test_what_is_there_with_another_kind_of_etag_is_known_by_its_md5(root: Path) -> None:
+    with open_bucket() as here:
+        here.site.objects["large"] = Stored(LARGE, md5(LARGE), {})
+        here.site.objects["empty"] = Stored(b"", "no hash", {})
+        result = here.bucket.sync(root)
+        assert "large" not in result.stored
+        assert "empty" in result.stored
+
+
+def test_what_is_not_in_the_directory_stays(root: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("pre/old", b"old")
+        here.bucket.put("prefix", b"other")
+        here.bucket.sync(root, "pre")
+        assert bodies(here.site)["pre/old"] == b"old"
+        assert bodies(here.site)["prefix"] == b"other"
+
+
+def test_a_file_that_fails_does_not_stop_the_others(root: Path) -> None:
+    (root / "gone").symlink_to(root / "nowhere")
+    (root / "link").symlink_to(root / "a b")
+    os.mkfifo(root / "pipe")
+
+    with open_bucket() as here:
+        for key in ("deep/full", "large"):
+            here.site.faults.append(
+                lambda request, key=key: (
+                    error("403 Forbidden", "AccessDenied")
+                    if request.method != "GET" and request.target.startswith(f"/bucket/{key}")
+                    else None
+                )
+            )
+        with pytest.raises(SyncError, match="3 files could not be stored") as caught:
+            here.bucket.sync(root)
+        exc = caught.value
+        assert sorted(exc.stored) == ["a b", "deep/er/ä", "empty", "link"]
+        assert exc.failures.keys() == {str(root / name) for name in ("gone", "deep/full", "large")}
+        assert isinstance(exc.failures[str(root / "gone")], FileNotFoundError)
+        assert isinstance(exc.failures[str(root / "large")], S3Error)
+        assert pickle.loads(pickle.dumps(exc)).stored == exc.stored
+        assert here.site.uploads == {}
+
+
+def test_a_name_that_is_no_text_fails(root: Path) -> None:
+    with open(os.path.join(os.fsencode(root), b"\xff"), "wb") as file:
+        file.write(b"content")
+    with open_bucket() as here, pytest.raises(SyncError) as caught:
+        here.bucket.sync(root)
+    (exc,) = caught.value.failures.values()
+    assert isinstance(exc, ValueError)
+
+
+def test_a_file_that_has_shrunk_since_it_was_hashed_is_stored_as_it_is_now(root: Path) -> None:
+    with open_bucket() as here:
+
+        def shrink(request: ReceivedRequest) -> Page | None:
+            """Have the file opened once more, when it has another size than was announced."""
+            if "full" not in request.target:
+                return None
+            (root / "deep/full").write_bytes(b"c" * 999)
+            return error("503 Slow Down", "SlowDown")
+
+        here.site.faults.append(shrink)
+        assert "deep/full" in here.bucket.sync(root).stored
+        assert bodies(here.site)["deep/full"] == b"c" * 999
+
+
+def test_a_file_that_has_changed_since_it_was_hashed_is_stored_as_it_is_now(root: Path) -> None:
+    with open_bucket(max_connections_per_host=1) as here:
+
+        def change(request: ReceivedRequest) -> Page | None:
+            """Change the file between its first reading and the second, which this refuses."""
+            if "full" not in request.target:
+                return None
+            (root / "deep/full").write_bytes(b"c" * 1000)
+            return error("400 Bad Request", "BadDigest")
+
+        here.site.faults.append(change)
+        assert "deep/full" in here.bucket.sync(root).stored
+        assert bodies(here.site)["deep/full"] == b"c" * 1000
+
+
+def test_a_sync_goes_on_with_what_was_left_open(root: Path) -> None:
+    site = S3Site()
+    site.uploads["u00"] = Upload("large", {}, {1: LARGE[:1000], 2: LARGE[1000:2000]})
+    with open_bucket(site) as here:
+        here.bucket.sync(root)
+        assert len(here.received("PUT .*partNumber")) == 3
+        assert site.uploads == {}
+
+
+def test_a_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    with open_bucket() as here, pytest.raises(FileNotFoundError):
+        here.bucket.sync(tmp_path / "nowhere")
