@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import pairwise
@@ -24,7 +26,8 @@ from dugong import (
     Request,
     RetryPolicy,
 )
-from dugong.testing import MockPool, MockRequest, MockResponse
+from dugong.pool.core import adaptive
+from dugong.testing import MockPool, MockRequest, MockResponse, Peer, Server
 from tests.support.byhand import HandServer, settle
 from tests.support.clock import StoppedClock
 from tests.support.pool import wait_until
@@ -569,3 +572,81 @@ def test_the_starts_of_requests_are_as_far_apart_as_they_should_be(policy: HostP
     assert gaps[0] > 0.095 or policy.rate
     assert sum(gaps) > 0.95
     assert gaps[len(gaps) // 2] < 0.105
+
+
+# --- a rate that is found, by the real clock ------------------------------------------------------
+
+
+class Limited:
+    """A server that allows *rate* requests a second, and refuses all others at once."""
+
+    def __init__(self, rate: float, headers: str) -> None:
+        self.outcomes: list[tuple[float, bool]] = []  # when, and whether it was accepted
+        self._rate = rate
+        self._headers = headers
+        self._lock = threading.Lock()
+        self._tokens = self._burst = rate / 5
+        self._then = time.monotonic()
+
+    def __call__(self, peer: Peer) -> None:
+        for request in peer.requests():
+            if self._accepts():
+                peer.respond(request.target.encode())
+            else:
+                peer.respond(status="429 Too Many Requests", headers=self._headers)
+
+    def _accepts(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
+            self._then = now
+            is_accepted = self._tokens >= 1
+            self._tokens -= is_accepted
+            self.outcomes.append((now, is_accepted))
+            return is_accepted
+
+    def is_found(self, since: float) -> bool:
+        """Return True if nine tenths of what it allows were used, and next to nothing refused."""
+        outcomes = [is_accepted for when, is_accepted in list(self.outcomes) if when >= since]
+        accepted, seconds = sum(outcomes), time.monotonic() - since
+        return accepted >= 0.9 * self._rate * seconds and accepted > 0.95 * len(outcomes)
+
+
+@pytest.mark.parametrize("headers", ["", "Retry-After: 1\r\n"], ids=["plain", "retry-after"])
+@pytest.mark.parametrize("rate", [50, 500])
+def test_an_adaptive_policy_finds_what_a_server_allows(
+    monkeypatch: pytest.MonkeyPatch, rate: float, headers: str
+) -> None:
+    monkeypatch.setattr(adaptive, "FIRST_RATE", rate / 2)  # to get there sooner
+    heard: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if event.kind == "learned":
+            heard.append(event.reason)
+
+    server = Limited(rate, headers)
+    policy = HostPolicy(adaptive=True)
+    with (
+        Server(server, repeat=True) as place,
+        ConnectionPool(
+            host_policy=lambda origin: policy,
+            on_event=on_event,
+            retry=RetryPolicy(attempts=100, backoff=0.01),
+        ) as pool,
+    ):
+        done = pool.as_completed(place.url(f"/{i}") for i in itertools.count())
+        began = since = time.monotonic()
+        # A machine that is busy may spoil one stretch of time, or some.
+        for future in done:
+            assert future.result().text == future.request.target
+            if (now := time.monotonic()) - since >= 1.5:
+                if heard and server.is_found(since):
+                    break
+                since = now
+            assert now - began < 60
+        (host,) = pool.statistics().hosts.values()
+        assert host.rate is not None
+        assert 0.6 * rate < host.rate < 1.6 * rate
+        assert host.policy == policy
+        assert "429 Too Many Requests: no more than" in heard[0]
+        done.close()  # type: ignore[attr-defined]  # it is a generator

@@ -12,7 +12,7 @@ from dugong.pool.core import connections
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
-from tests.support.parts import Rig, SchedulerRig, make_host, make_response
+from tests.support.parts import NO_RETRY, Rig, SchedulerRig, make_host, make_response
 
 NOTHING = HostPolicy()
 
@@ -482,7 +482,7 @@ def test_another_end_of_a_connection_makes_nothing_fall(rig: Rig, adaptive: Host
 
 
 def test_requests_start_at_the_rate_that_was_found(rig: Rig, adaptive: Host) -> None:
-    jobs = rig.submit(adaptive, "/a", "/b", "/c")
+    jobs = rig.submit(adaptive, "/a", "/b", "/c", retry=NO_RETRY)
     (connection,) = adaptive.connections
     assert rig.look_for_work(connection) == jobs[:1]
     rig.respond(connection, jobs[0], status=429)
