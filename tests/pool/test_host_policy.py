@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -25,6 +26,7 @@ from dugong import (
     PoolClosed,
     Request,
     RetryPolicy,
+    StateError,
 )
 from dugong.pool.core import adaptive
 from dugong.testing import MockPool, MockRequest, MockResponse, Peer, Server
@@ -564,14 +566,16 @@ def test_the_starts_of_requests_are_as_far_apart_as_they_should_be(policy: HostP
             starts.append(event.when)
 
     with MockPool(ok, host_policy=lambda origin: policy, on_event=on_event) as pool:
-        futures = [pool.submit("GET", f"http://a/{i}") for i in range(11)]
-        for future in futures:
-            future.result(TIMEOUT)
-    gaps = sorted(after - before for before, after in pairwise(starts))
-    # A busy machine may make any of them longer, but none shorter than the policy wants.
-    assert gaps[0] > 0.095 or policy.rate
-    assert sum(gaps) > 0.95
-    assert gaps[len(gaps) // 2] < 0.105
+        for _ in range(20):  # a machine that is busy may spoil some
+            starts.clear()
+            futures = [pool.submit("GET", f"http://a/{i}") for i in range(8)]
+            for future in futures:
+                future.result(TIMEOUT)
+            gaps = [after - before for before, after in pairwise(starts)]
+            if all(0.095 <= gap <= 0.105 for gap in gaps):
+                break
+        else:
+            pytest.fail(f"they were never as far apart as they should be: {gaps}")
 
 
 # --- a rate that is found, by the real clock ------------------------------------------------------
@@ -589,11 +593,12 @@ class Limited:
         self._then = time.monotonic()
 
     def __call__(self, peer: Peer) -> None:
-        for request in peer.requests():
-            if self._accepts():
-                peer.respond(request.target.encode())
-            else:
-                peer.respond(status="429 Too Many Requests", headers=self._headers)
+        with contextlib.suppress(ConnectionError):  # the client may go at any time
+            for request in peer.requests():
+                if self._accepts():
+                    peer.respond(request.target.encode())
+                else:
+                    peer.respond(status="429 Too Many Requests", headers=self._headers)
 
     def _accepts(self) -> bool:
         with self._lock:
@@ -650,3 +655,19 @@ def test_an_adaptive_policy_finds_what_a_server_allows(
         assert host.policy == policy
         assert "429 Too Many Requests: no more than" in heard[0]
         done.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+def test_a_request_that_would_wait_for_its_own_thread_is_refused() -> None:
+    def begin(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbeginning")
+        peer.until_eof()
+
+    policy = HostPolicy(max_in_flight=1)
+    with (
+        Server(begin) as place,
+        ConnectionPool(host_policy=lambda origin: policy) as pool,
+        pool.stream("GET", place.url()),
+        pytest.raises(StateError, match="it would wait for itself"),
+    ):
+        pool.get(place.url())

@@ -23,6 +23,7 @@ __all__ = [
     "capacity",
     "connection_limit",
     "has_capacity",
+    "holding_limit",
     "needs_unused_connection",
     "should_refill",
     "take",
@@ -66,6 +67,15 @@ def connection_limit(host: Host, limit: int) -> int:
     if policy is None or policy.max_connections is None:
         return limit
     return policy.max_connections
+
+
+def holding_limit(host: Host, limit: int) -> int:
+    """Return how many requests to *host* may hold a connection each, as of `connection_limit`."""
+    most = connection_limit(host, limit)
+    policy = None if host.gate is None else host.gate.policy
+    if policy is None or policy.max_in_flight is None:
+        return most
+    return min(most, policy.max_in_flight)
 
 
 def wants_connection(host: Host, limit: int, now: float) -> bool:

@@ -44,6 +44,7 @@ class Gate:
         "_due",
         "_filled_at",
         "_interval",
+        "_is_rate_due",
         "_last",
         "_late",
         "_spare",
@@ -69,7 +70,9 @@ class Gate:
         self._spare = 0.0
         self._filled_at = 0.0
         self._late = 0.0  # seconds that are made up for, at most
-        self._due: float | None = None  # since when requests wait that might have started then
+        # When requests that wait may start, as far as the time decides, and if the rate says so.
+        self._due: float | None = None
+        self._is_rate_due = False
 
     def follow(self, policy: HostPolicy) -> None:
         """Follow *policy* from now on. What has started counts as before."""
@@ -128,14 +131,14 @@ class Gate:
 
         Any thread may ask, without the lock: what it reads may not belong together.
         """
-        policy = self.policy
+        policy, step = self.policy, self._step
         if policy is None:
             return _FEW
         lead = math.inf
         if policy.min_interval:
             lead = _FEW + LEAD_TIME / policy.min_interval
-        if self._step:
-            lead = min(lead, _FEW + policy.burst + LEAD_TIME / self._step)
+        if step:
+            lead = min(lead, _FEW + policy.burst + LEAD_TIME / step)
         if policy.max_in_flight is not None:
             lead = min(lead, _MANY + policy.max_in_flight)
         return int(lead) if lead < sys.maxsize else None
@@ -165,7 +168,7 @@ class Gate:
     def started(self, count: int, now: float) -> None:
         """*count* requests start now."""
         self._last = max(self._last, now)
-        if self.adaptive is not None and self._due is not None:
+        if self.adaptive is not None and self._due is not None and self._is_rate_due:
             self.adaptive.waited(now)
         if self._step:
             self._filled_at = self._filled(now) + count * self._step
@@ -177,10 +180,12 @@ class Gate:
             return max(self._filled_at, now)
         return max(self._filled_at, now - min(now - self._due, self._late))
 
-    def wait(self) -> float:
+    def wait(self, now: float) -> float:
         """Requests wait at the gate, which is shut; return when it opens, as `opens_at`."""
-        self._due = self.opens_at()
-        return self._due
+        opens_at = self.opens_at()
+        self._due = opens_at if opens_at > now else None  # or else it is a response that opens it
+        self._is_rate_due = opens_at == self._filled_at - self._spare
+        return opens_at
 
     def pass_by(self) -> None:
         """No request waits any more."""

@@ -151,13 +151,14 @@ class Politeness:
         """Requests wait at the gate of *host*, which is shut: look when it opens."""
         gate = host.gate
         assert gate is not None
-        when = gate.wait()
+        now = monotonic()
+        when = gate.wait(now)
         if gate.timer is not None:
             if gate.timer.when <= when:
                 return  # it will look again, if that is too early
             self._maintenance.cancel_locked(gate.timer)
             gate.timer = None
-        if when > monotonic():  # or else it is a response that opens the gate
+        if when > now:  # or else it is a response that opens the gate
             gate.timer = self._maintenance.at_locked(when, partial(self._look_again_locked, host))
 
     @locked

@@ -28,7 +28,7 @@ from dugong.errors import (
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Heads, Limits, Nested, Outcome, PoolCore, do_nothing, locked
-from dugong.pool.core.dispatch import connection_limit
+from dugong.pool.core.dispatch import holding_limit
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
@@ -506,7 +506,7 @@ class Scheduler:
         # What this thread has counts among these. So where there is room, it need not be looked
         # for, which takes longer the more streams there are.
         is_full = core.connections >= limits.max_connections
-        limit = connection_limit(job.host, limits.max_connections_per_host)
+        limit = holding_limit(job.host, limits.max_connections_per_host)
         if not is_full and len(job.host.connections) < limit:
             return
         mine = [

@@ -116,7 +116,7 @@ class Simulation:
             if count := min(self.gate.allowed(self.now, len(self._in_flight)), 100):
                 self._start(count)
                 continue
-            wakes_at = self.gate.wait() + self._chance.uniform(0.0001, 0.002)
+            wakes_at = self.gate.wait(self.now) + self._chance.uniform(0.0001, 0.002)
             if self._in_flight and self._in_flight[0][0] <= wakes_at:
                 self.now, _, began, is_accepted = heapq.heappop(self._in_flight)
                 self._end(began, is_accepted)

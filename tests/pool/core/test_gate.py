@@ -29,7 +29,7 @@ def pass_through(gate: Gate, now: float, until: float) -> list[float]:
             gate.started(1, now)
             starts.append(now)
         else:
-            now = gate.wait()
+            now = gate.wait(now)
     return starts
 
 
@@ -83,7 +83,7 @@ def test_the_next_request_starts_an_interval_after_the_start_of_the_last() -> No
 def test_an_interval_is_never_shorter_though_the_one_before_it_was_longer() -> None:
     gate = gate_of(min_interval=2.0)
     gate.started(1, NOW)
-    gate.wait()
+    gate.wait(NOW)
     gate.started(1, NOW + 2.5)
     assert gate.opens_at() == NOW + 4.5
 
@@ -141,24 +141,24 @@ def test_in_any_time_there_are_no_more_than_the_rate_and_the_burst_allow(
 def test_what_a_timer_was_late_by_is_made_up_for() -> None:
     gate = gate_of(rate=10.0)
     gate.started(1, NOW)
-    assert gate.wait() == NOW + 0.1
+    assert gate.wait(NOW) == NOW + 0.1
     gate.started(1, NOW + 0.105)
-    assert gate.wait() == pytest.approx(NOW + 0.2)
+    assert gate.wait(NOW) == pytest.approx(NOW + 0.2)
 
 
 @pytest.mark.parametrize(("rate", "most"), [(2.0, LATE), (10.0, 0.005), (20.0, LATE)])
 def test_only_a_little_lateness_is_made_up_for(rate: float, most: float) -> None:
     gate = gate_of(rate=rate)
     gate.started(1, NOW)
-    gate.wait()
+    gate.wait(NOW)
     gate.started(1, NOW + 2)
-    assert gate.wait() == pytest.approx(NOW + 2 + 1 / rate - most)
+    assert gate.wait(NOW) == pytest.approx(NOW + 2 + 1 / rate - most)
 
 
 def test_what_no_request_was_late_for_is_not_made_up_for() -> None:
     gate = gate_of(rate=10.0)
     gate.started(1, NOW)
-    gate.wait()
+    gate.wait(NOW)
     gate.pass_by()
     gate.started(1, NOW + 0.11)
     assert gate.opens_at() == pytest.approx(NOW + 0.21)
@@ -167,7 +167,7 @@ def test_what_no_request_was_late_for_is_not_made_up_for() -> None:
 def test_at_a_high_rate_those_that_are_late_start_together() -> None:
     gate = gate_of(rate=1000.0)
     gate.started(1, NOW)
-    gate.wait()
+    gate.wait(NOW)
     assert gate.allowed(NOW + 0.011, 0) == 11
     assert gate.allowed(NOW + 60, 0) == 1000 * LATE + 1
 
@@ -213,10 +213,30 @@ def test_extreme_rates_overflow_nothing(rate: float, burst: int) -> None:
     gate = gate_of(rate=rate, burst=burst)
     assert gate.allowed(NOW, 0) >= 1
     gate.started(1, NOW)
-    gate.wait()
+    gate.wait(NOW)
     assert gate.allowed(NOW + 1e6 + 1, 0) >= 1
     assert math.isfinite(gate.opens_at())
 
 
 def test_a_gate_can_be_looked_at() -> None:
     assert repr(gate_of(rate=2.0)) == "<Gate HostPolicy(rate=2.0)>"
+
+
+def test_what_waits_for_a_response_is_not_late() -> None:
+    gate = gate_of(max_in_flight=1, rate=1000.0)
+    gate.started(1, NOW)
+    assert gate.wait(NOW + 1) <= NOW + 1
+    assert gate.allowed(NOW + 2, 0) == 1
+    gate.started(1, NOW + 2)
+    assert gate.opens_at() == pytest.approx(NOW + 2.001)
+
+
+@pytest.mark.parametrize("policy", [{"min_interval": 0.5}, {"max_in_flight": 1}])
+def test_a_rate_is_not_found_while_something_else_delays_requests(policy: dict[str, Any]) -> None:
+    gate = gate_of(adaptive=True, **policy)
+    rate = gate.rate
+    for i in range(100):
+        gate.wait(NOW + i - 0.9)
+        gate.started(1, NOW + i)
+        gate.accepted(NOW + i, NOW + i, 1)
+    assert gate.rate == rate
