@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from dugong import AsyncClient, ConnectError, ConnectionPool, PoolClosed, PoolFull, Request
+from dugong import (
+    AsyncClient,
+    ConnectError,
+    ConnectionPool,
+    HostPolicy,
+    PoolClosed,
+    PoolFull,
+    Request,
+)
 from dugong.client.aioloop import LoopBridge
 from tests.support.aio import Gate, came, open_async
 from tests.support.client import Page, Place, moved
@@ -30,6 +38,18 @@ def _asyncio_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[
     yield
     gc.collect()
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_the_policy_of_a_host_can_be_set() -> None:
+    async def main() -> None:
+        async with open_async({}, host_policy=lambda origin: None) as (client, [here]):
+            policy = HostPolicy(headers={"X-A": "1"})
+            client.set_host_policy(here.origin, policy)
+            await client.get(here.url("/a"))
+            assert here.requests[0].headers["x-a"] == "1"
+            assert client.statistics().hosts[here.origin].policy == policy
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("method", METHODS)
