@@ -257,6 +257,14 @@ WORKS = [
         ours="scrapy, dugong",
     ),
     Work(
+        "httpx",
+        "httpx: 1 KiB GETs, 16 threads",
+        2000,
+        11,
+        [Line(RATE, "httpx", 1.0, 2.0), Line(CPU, "httpx", 1.0)],
+        ours="httpx, dugong",
+    ),
+    Work(
         "boto3",
         "boto3: 200 objects of 1 KiB, 16 threads",
         200,
@@ -421,6 +429,7 @@ _PROGRAMS = {
     "pyreqwest": ("pyreqwest", ""),
     "requests": ("requests", ""),
     "requests, dugong": ("requests", "-dugong"),
+    "httpx, dugong": ("httpx", "-dugong"),
     "dugong get": ("commands", "-dugong"),
     "curl --parallel": ("commands", "-curl"),
     "wget": ("commands", "-wget"),

@@ -65,6 +65,7 @@ PAGES = (
     "docs/testing.rst",
     "docs/adapters-fsspec.rst",
     "docs/adapters-requests.rst",
+    "docs/adapters-httpx.rst",
     "docs/adapters-botocore.rst",
     "docs/adapters-scrapy.rst",
     *COMPARISONS,

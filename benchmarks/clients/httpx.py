@@ -1,4 +1,7 @@
-"""httpx: its blocking client; in eight threads where many requests are to be made."""
+"""httpx: its blocking client; in eight threads where many requests are to be made.
+
+And in sixteen, with its own transport or with that of dugong.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from clients.worker import (
     main,
     small_urls,
 )
+from dugong.adapters.httpx import DugongTransport
 
 
 def serial(server: Server) -> Round:
@@ -29,6 +33,23 @@ def serial(server: Server) -> Round:
             check(response.status_code, len(response.content))
 
     return perform
+
+
+def sixteen(server: Server, client: httpx.Client) -> Round:
+    def get(url: str) -> None:
+        response = client.get(url)
+        check(response.status_code, len(response.content), SMALL_SIZE)
+
+    urls = small_urls(server.port)
+    return lambda count: in_threads(get, urls[:count], 16)
+
+
+def plain(server: Server) -> Round:
+    return sixteen(server, httpx.Client())
+
+
+def adapted(server: Server) -> Round:
+    return sixteen(server, httpx.Client(transport=DugongTransport()))
 
 
 def threads(server: Server, path: str = SMALL, size: int = SMALL_SIZE) -> Round:
@@ -46,4 +67,13 @@ def coded(server: Server) -> Round:
     return threads(server, CODED, len(CODED_TEXT))
 
 
-main({"serial": serial, "client-map": threads, "client-gzip": coded, "client-get": serial})
+main(
+    {
+        "serial": serial,
+        "client-map": threads,
+        "client-gzip": coded,
+        "client-get": serial,
+        "httpx": plain,
+        "httpx-dugong": adapted,
+    }
+)

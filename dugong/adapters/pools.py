@@ -7,9 +7,10 @@ the pools. Reads the files that it is told. Any thread may use it.
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dugong.client.trust import context_of
 from dugong.pool.pool import ConnectionPool
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dugong.pool.io.stream import Stream
     from dugong.pool.response import Attempt, StreamedResponse
 
-__all__ = ["MAX_POOLS", "ONLY_LOST", "OwnPools", "PoolKey", "Trust", "Use", "trust_of"]
+__all__ = ["MAX_POOLS", "ONLY_LOST", "UNLIMITED", "OwnPools", "PoolKey", "Trust", "Use", "trust_of"]
 
 
 def _lost_by_another(attempt: Attempt) -> bool:
@@ -32,6 +33,15 @@ def _lost_by_another(attempt: Attempt) -> bool:
 #: Sends again only what was lost because of another request on the same connection: without
 #: pipelining, it would not have been. All other failures are the library's to retry.
 ONLY_LOST = RetryPolicy(attempts=2, backoff=0, statuses=(), should_retry=_lost_by_another)
+
+#: Options of a pool for what has its own limits, and tries again by itself.
+UNLIMITED: Final[dict[str, Any]] = {
+    "timeout": None,
+    "connect_timeout": None,
+    "min_rate": None,
+    "retry": ONLY_LOST,
+    "max_body_size": sys.maxsize,
+}
 
 #: Pools of an adapter. When there is another one, the oldest is closed.
 MAX_POOLS = 32

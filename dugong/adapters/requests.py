@@ -11,10 +11,9 @@ Any thread may use an adapter, as any session may that has it.
 from __future__ import annotations
 
 import io
-import sys
 from typing import TYPE_CHECKING, Any
 
-from dugong.adapters.pools import ONLY_LOST, OwnPools, PoolKey, Use, trust_of
+from dugong.adapters.pools import UNLIMITED, OwnPools, PoolKey, Use, trust_of
 from dugong.errors import (
     ConnectError,
     ConnectionTimedOut,
@@ -29,6 +28,7 @@ from dugong.errors import (
     StateError,
     TLSError,
 )
+from dugong.pool.core.waiting import Patience
 from dugong.pool.request import POOL_DEFAULT, ElaborateHeaders, Request
 from dugong.pool.url import PLAIN_URL
 
@@ -67,16 +67,8 @@ if TYPE_CHECKING:
 __all__ = ["DugongAdapter", "mount"]
 
 
-#: What programs expect of requests: it has no limits, tries nothing again, and lets no request wait
-#: for another one (so many connections are all that a pool has).
-_DEFAULTS: dict[str, Any] = {
-    "timeout": None,
-    "connect_timeout": None,
-    "min_rate": None,
-    "retry": ONLY_LOST,
-    "max_body_size": sys.maxsize,
-    "max_connections_per_host": 256,
-}
+#: requests lets no request wait for another one: so many connections are all that a pool has.
+_DEFAULTS = UNLIMITED | {"max_connections_per_host": 256}
 
 #: By these, it was the proxy that could not be reached, if there is one.
 _NOT_REACHED = (ConnectError, DNSUnavailable, HostnameNotResolvable)
@@ -150,12 +142,12 @@ class DugongAdapter(BaseAdapter):
         proxy = _proxy_for(request, proxies)
         made = self._made(request, read, proxy)
         use = self._use(request, verify, cert, proxy)
+        patience = Patience(connect, connect)
         try:
             if stream:
-                use.stream = use.pool._stream(made)
-                use.stream.connect_timeout = connect
+                use.stream = use.pool._stream(made, patience)
                 return self.build_response(request, entered(use))
-            response = use.pool._request(made, connect)
+            response = use.pool._request(made, patience)
         except (DugongError, OSError) as exc:
             use.end()
             raise _error(exc, request, stream, proxy) from exc

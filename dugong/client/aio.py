@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Unpack, cast
-from weakref import WeakValueDictionary
 
 from dugong.client.aiobody import blocking_body
-from dugong.client.aioloop import LoopBridge, running_loop, running_token
+from dugong.client.aioloop import Bridges, running_loop
 from dugong.client.aiomany import Requests, futures_of
 from dugong.client.aiostream import AsyncStream
 from dugong.client.client import Client
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from dugong.client.aioloop import LoopBridge
     from dugong.client.aiostream import AsyncStreamedResponse
     from dugong.client.calls import ClientOptions
     from dugong.client.cookies import Cookies
@@ -64,13 +64,7 @@ class AsyncClient:
         # None of these changes.
         self._client = client = Client(**options)
         self._pool = client._pool
-        # Of the loop that has made the last call. Replaced as a whole, which is atomic in
-        # free-threaded CPython, too; what waits knows its own.
-        self._bridge: LoopBridge | None = None
-        # Those with calls under way, by the token of their loop. Only the thread of a loop gets and
-        # sets what is for that; single operations of a dict are atomic in free-threaded CPython,
-        # too. A lock might be left taken in a forked child.
-        self._bridges: WeakValueDictionary[object, LoopBridge] = WeakValueDictionary()
+        self._bridges = Bridges(self._pool)
 
     @property
     def cookies(self) -> Cookies:
@@ -179,14 +173,7 @@ class AsyncClient:
 
     def _bridged(self) -> LoopBridge:
         """Return what brings futures into the running loop."""
-        bridge = self._bridge
-        token = running_token()
-        if bridge is None or bridge.loop.token is not token:
-            bridge = self._bridges.get(token)  # all that wait for room in a loop are in one line
-            if bridge is None:
-                bridge = self._bridges[token] = LoopBridge(self._pool)
-            self._bridge = bridge
-        return bridge
+        return self._bridges.current()
 
     # --- the client itself ------------------------------------------------------------------------
 

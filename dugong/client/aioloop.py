@@ -19,6 +19,7 @@ from contextvars import Context
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from dugong.errors import PoolFull
 from dugong.pool.core.readers import begin_call
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.response import Response
 
-__all__ = ["Loop", "LoopBridge", "Task", "Waiter", "call_in", "running_loop", "running_token"]
+__all__ = [
+    "Bridges",
+    "Loop",
+    "LoopBridge",
+    "Task",
+    "Waiter",
+    "call_in",
+    "running_loop",
+    "running_token",
+]
 
 T = TypeVar("T")
 
@@ -304,6 +314,31 @@ class LoopBridge:
             return future.result()
         finally:
             del future  # whose exception refers to this frame
+
+
+class Bridges:
+    """The bridges between *pool* and the event loops in which it is used: one for each."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool  # never changes
+        # Of the loop that has made the last call. Replaced as a whole, which is atomic in
+        # free-threaded CPython, too; what waits knows its own.
+        self._latest: LoopBridge | None = None
+        # Those with calls under way, by the token of their loop. Only the thread of a loop gets and
+        # sets what is for that; single operations of a dict are atomic in free-threaded CPython,
+        # too. A lock might be left taken in a forked child.
+        self._by_token: WeakValueDictionary[object, LoopBridge] = WeakValueDictionary()
+
+    def current(self) -> LoopBridge:
+        """Return the one into the running loop."""
+        bridge = self._latest
+        token = running_token()
+        if bridge is None or bridge.loop.token is not token:
+            bridge = self._by_token.get(token)  # all that wait for room in a loop are in one line
+            if bridge is None:
+                bridge = self._by_token[token] = LoopBridge(self._pool)
+            self._latest = bridge
+        return bridge
 
 
 def _wake(waiter: Waiter, _future: object = None) -> None:

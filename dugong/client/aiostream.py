@@ -8,11 +8,10 @@ and that step with it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from dugong.pool.hints import no_attribute
 from dugong.pool.response import Received
@@ -23,28 +22,53 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.client.aioloop import LoopBridge
-    from dugong.client.drivers import Streaming
+    from dugong.deadline import Deadline
     from dugong.headers import Headers
+    from dugong.pool.io.stream import Stream
     from dugong.pool.response import Response, StreamedResponse
 
-__all__ = ["AsyncStream", "AsyncStreamedResponse"]
+__all__ = ["AsyncStream", "AsyncStreamedResponse", "Steps"]
 
 T = TypeVar("T")
 _PIECE = 256 * 1024  # bytes
 
 
-class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
-    """The flow of a call whose final response is read in an `async with` block. For one task."""
+class Steps(Protocol):
+    """What leads to the final response, in as many requests as are needed: see `Streaming`."""
 
-    def __init__(self, streaming: Streaming, bridge: LoopBridge, readers: Executor) -> None:
+    @property
+    def stream(self) -> Stream:
+        """That of the request that is under way, or is to be."""
+
+    def deadline(self) -> Deadline: ...
+    def is_at_hand(self, received: StreamedResponse, /) -> bool: ...
+
+    def advance(
+        self, received: StreamedResponse, history: list[Response], deadline: Deadline, /
+    ) -> StreamedResponse | None: ...
+
+    def abort(self, exc: BaseException, /) -> None: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> object: ...
+
+
+class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
+    """A call whose final response is read in an `async with` block. For one task."""
+
+    def __init__(self, streaming: Steps, bridge: LoopBridge, readers: Executor) -> None:
         # None of these changes.
         self._streaming = streaming
         self._bridge = bridge
         self._readers = readers
         self._line = bridge.loop.create_lock()  # of the task that makes a step; owner: the loop
         self._turn = Lock()  # of the thread that makes a step; guards `_streaming`
-        # All of the response has come, is not to be decoded, and no caller is asked about it: no
-        # step waits, or takes long. Belongs to the task.
+        # No step waits, or takes long. Belongs to the task.
         self._is_at_hand = False
 
     async def __aenter__(self) -> AsyncStreamedResponse:
@@ -57,11 +81,7 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
             try:
                 await bridge.wait(await bridge.submit(stream.begin()))
                 received = stream.received()
-                self._is_at_hand = (
-                    not streaming.calls_callers_code
-                    and isinstance(received._source, io.BytesIO)
-                    and "Content-Encoding" not in received.headers
-                )
+                self._is_at_hand = streaming.is_at_hand(received)
             except BaseException as exc:
                 streaming.abort(exc)
                 raise

@@ -7,6 +7,7 @@ known, whatever that is.
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -291,10 +292,16 @@ class Streaming(UnenteredStream):
             if response is not None:
                 return response
 
-    @property
-    def calls_callers_code(self) -> bool:
-        """Whether the flow calls what a caller has given."""
-        return self._call.calls_callers_code
+    def is_at_hand(self, received: StreamedResponse) -> bool:
+        """Return True if nothing that is done with *received* waits, or takes long.
+
+        So it is if all of it has come, it is not to be decoded, and no caller is asked about it.
+        """
+        return (
+            not self._call.calls_callers_code
+            and isinstance(received._source, io.BytesIO)
+            and "Content-Encoding" not in received.headers
+        )
 
     def deadline(self) -> Deadline:
         """Return the deadline of all the requests, if the first is sent now."""

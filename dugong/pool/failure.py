@@ -32,6 +32,7 @@ __all__ = [
     "Abandoned",
     "BodyError",
     "BodyInterrupted",
+    "UploadTimedOut",
     "as_exception",
     "connect_error",
     "describe",
@@ -53,6 +54,10 @@ class BodyInterrupted(ConnectionClosed):
     """The body of a request is not waited for any more, for its connection is not used any more."""
 
     msg: str = "the connection has been given up while the body was waited for"
+
+
+class UploadTimedOut(ConnectionClosed):
+    """The rest of the body of a request could not be sent in time, after the response had begun."""
 
 
 class BodyError(Exception):
@@ -116,7 +121,8 @@ def incomplete_upload(response: Response, reason: Exception) -> ConnectionClosed
     *reason* is what kept the rest of its body from being sent.
     """
     text = f"the server responded {status_text(response)} before the body was sent as a whole"
-    error = ConnectionClosed(f"{text}, and the rest could not be sent: {describe(reason)}")
+    kind = UploadTimedOut if isinstance(reason, ConnectionTimedOut) else ConnectionClosed
+    error = kind(f"{text}, and the rest could not be sent: {describe(reason)}")
     error.response = response
     return error
 

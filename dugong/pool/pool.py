@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from dugong.connection.transport import Transport
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
+    from dugong.pool.core.waiting import Patience
     from dugong.pool.events import Event
     from dugong.pool.io.engine import Engine
     from dugong.pool.prepare import ProxyChooser
@@ -325,11 +326,8 @@ class ConnectionPool:
         job = self._preparer.prepare(made, self)
         return scheduler.protect(self._make, scheduler.abandon, job)
 
-    def _make(self, job: Job, connect_timeout: float | None = None) -> Response:
-        """Make the request of *job*, which nothing else knows of; return its response.
-
-        It may wait for a connection for *connect_timeout* seconds (None: without a limit).
-        """
+    def _make(self, job: Job) -> Response:
+        """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
         connection = None
         if (
@@ -343,8 +341,6 @@ class ConnectionPool:
         if connection is None:
             future = job.future
             scheduler.submit(job)
-            if connect_timeout is not None:
-                scheduler.await_connection(job, connect_timeout)
             return future.result()
         response = caller_runs.perform(scheduler.traffic, connection, job)
         return job.future.result() if response is None else response
@@ -394,15 +390,14 @@ class ConnectionPool:
         )
         return self._submit(self._preparer.prepare(made, self), block)
 
-    # The layers above the pool use these, too: with jobs that have a flow, or with a limit of their
-    # own for the connection.
+    # The layers above the pool use these, too: with jobs that have a flow, or limits of their own.
 
-    def _request(self, request: Request, connect_timeout: float | None) -> Response:
+    def _request(self, request: Request, patience: Patience) -> Response:
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(request, self)
-        make = partial(self._make, connect_timeout=connect_timeout)
-        return scheduler.protect(make, scheduler.abandon, job)
+        job.patience = patience
+        return scheduler.protect(self._make, scheduler.abandon, job)
 
     def _prepare(self, request: Request) -> Job:
         return self._preparer.prepare(request, self)
@@ -410,8 +405,9 @@ class ConnectionPool:
     def _prepare_item(self, item: str | Request) -> Job:
         return self._preparer.prepare(request_of(item), self)
 
-    def _stream(self, request: Request) -> Stream:
+    def _stream(self, request: Request, patience: Patience | None = None) -> Stream:
         job = self._preparer.prepare(request, self)
+        job.patience = patience
         job.exclusive = job.streamed = True
         job.hedge = None
         return Stream(self._scheduler, job)

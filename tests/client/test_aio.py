@@ -231,8 +231,7 @@ def test_a_failure_that_comes_when_the_task_is_cancelled_is_not_logged() -> None
             task = asyncio.create_task(client.get(here.url("/a")))
             await asyncio.sleep(0)
             go_on.set()
-            bridge = client._bridge
-            assert bridge is not None
+            bridge = client._bridged()
             wait_until(client._pool, lambda: bridge._calls)  # the loop has no turn meanwhile
             task.cancel()
             await asyncio.wait([task])

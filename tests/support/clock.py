@@ -25,6 +25,7 @@ from dugong.pool.core import (
     room,
     scheduler,
     traffic,
+    waiting,
 )
 from dugong.pool.retry import policy
 from tests.support.pool import wait_for
@@ -46,6 +47,7 @@ DECIDING = (
     room,
     scheduler,
     traffic,
+    waiting,
 )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
+from dugong.pool.request import POOL_DEFAULT
 
 if TYPE_CHECKING:
     from dugong.connection.encode import RequestBuilder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
     from dugong.pool.core.timers import Timer
+    from dugong.pool.core.waiting import Patience
     from dugong.pool.io.receiver import ConnectionBody
     from dugong.pool.progress import ProgressCall
     from dugong.pool.request import HeaderPairs, Request
@@ -165,6 +167,7 @@ class Job:
         "make_head",
         "needs_fresh_connection",
         "owner",
+        "patience",
         "place",
         "pool",
         "request",
@@ -236,6 +239,8 @@ class Job:
         #: Of the sending that no event has ended yet: when it began, `time.time`, and how many were
         #: before it.
         self.sending: tuple[float, int] | None = None
+        #: Limits of its own; set by the thread that makes the job.
+        self.patience: Patience | None = None
         self.trace: object = None  # what is noted of the call; set by the thread that makes the job
         #: The job that goes on with its future; set once. If that has the same request, this one
         #: stays with its connection, for the response that is dropped.
@@ -401,6 +406,14 @@ class Job:
     def number(self) -> int:
         """The number of the attempt that is next, or under way; only charged attempts count."""
         return 1 + sum(attempt.charged for attempt in self.attempts)
+
+    @property
+    def write_timeout(self) -> float | None:
+        """For how many seconds sending may go without any progress."""
+        patience = self.patience
+        if patience is None or patience.write is POOL_DEFAULT:
+            return self.timeout
+        return patience.write
 
     @property
     def is_rewindable(self) -> bool:

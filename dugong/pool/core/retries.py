@@ -132,6 +132,8 @@ class RetryEngine:
             outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         if job.upload is not None and not isinstance(outcome, StreamedResponse):
             job.release_body()  # before its caller can see that it is done
+        if job.patience is not None and job.patience.timer is not None:
+            self._maintenance.cancel_locked(job.patience.timer)
         # Before the job changes its place: an interrupt in between must not lose the future.
         self._core.settle_locked(job.future, outcome)
         if isinstance(outcome, StreamedResponse):

@@ -39,6 +39,7 @@ from dugong.pool.core.readers import Readers
 from dugong.pool.core.recovery import Recovery
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.traffic import Traffic
+from dugong.pool.core.waiting import Waiting
 from dugong.pool.events import Event
 from dugong.pool.failure import Abandoned, failure
 from dugong.pool.io.engine import Engine
@@ -99,6 +100,7 @@ class Scheduler:
             core, self._maintenance, self._retries, self._connections, run_receiver
         )
         self.lending: Lending = self.traffic.lending
+        self._waiting = Waiting(core, self._maintenance, self._take_out_locked)
         self._run_sender = run_sender
         self._retries.servers = politeness.servers = self._connections
         self._retries.enqueue_locked = self._enqueue_locked
@@ -262,6 +264,8 @@ class Scheduler:
                     core.heads.rebuild(job)
         host.append(job)
         core.queued += 1
+        if job.patience is not None and not job.attempts:
+            self._waiting.begin_locked(job, job.patience)
 
     @locked
     def _wait_for_room_locked(self, job: Job, block: bool, deadline: float | None) -> None:
@@ -439,25 +443,6 @@ class Scheduler:
                 return
         self._core.emit_of("gave up", job, "", error.msg, error)
         self._take_out_locked(job, error)
-
-    def await_connection(self, job: Job, seconds: float) -> None:
-        """Wait until *job*, which was submitted, is on a connection or done, or for *seconds*.
-
-        After those, it ends with `ConnectionTimedOut` if nothing of it was ever on a connection.
-        """
-        try:
-            job.future.exception(seconds)
-            return
-        except TimeoutError:
-            pass
-        with self._core.transaction():
-            if job.place in (Place.QUEUED, Place.RESERVED) and not job.attempts:
-                host = job.host
-                message = f"no connection to {host.name} within {seconds} s"
-                message = f"{message}; {describe_holders(host, monotonic())}"
-                error = _timed_out(message, Delivery.UNSENT, job.request)
-                self._core.emit_of("gave up", job, "", error.msg, error)
-                self._take_out_locked(job, error)
 
     @locked
     def _holders_locked(self, host: Host) -> str:

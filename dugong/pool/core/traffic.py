@@ -406,6 +406,7 @@ class Traffic:
                     if (
                         response.status < 400
                         and job.timer is None
+                        and job.patience is None
                         and (job.flow is None or job.is_accepted)
                     ):
                         # What `complete_locked` comes to, in fewer steps.

@@ -133,7 +133,7 @@ class Http1Engine:
         if recorder is not None:
             recorder.begin(exchanges, heads)
         try:
-            self._sender.send_requests(exchanges, heads, last.timeout, begun)
+            self._sender.send_requests(exchanges, heads, last.write_timeout, begun)
         except BaseException:
             if recorder is not None:
                 recorder.request_ended()
@@ -180,19 +180,19 @@ class Http1Engine:
             with blaming_body():
                 file_range = segment.file_range
             if file_range is not None and transport is not None and transport.can_send_files:
-                self._send_file(segment, file_range, job.timeout, meter)
+                self._send_file(segment, file_range, job.write_timeout, meter)
             else:
                 for part in _blaming(segment.pieces()):
                     with part:  # or an exception would keep it, and a bytearray its size
                         if meter is None:
-                            eval_coroutine(sender.co_write(part), job.timeout)
+                            eval_coroutine(sender.co_write(part), job.write_timeout)
                         else:
-                            self._send_metered(part, job.timeout, meter)
+                            self._send_metered(part, job.write_timeout, meter)
         trailers = b""
         if job.upload.make_trailers is not None:
             with blaming_body("what makes the trailers of a request"):
                 trailers = trailer_lines(job.upload.make_trailers())
-        eval_coroutine(sender.co_write_eof(trailers), job.timeout)
+        eval_coroutine(sender.co_write_eof(trailers), job.write_timeout)
         if meter is not None:
             meter.finish()
 

@@ -48,17 +48,12 @@ class Stream(UnenteredStream):
     def __init__(self, scheduler: Scheduler, job: Job) -> None:
         self._scheduler = scheduler  # never changes
         self._job = job  # never changes
-        #: For how many seconds it may wait for a connection; None: no limit. Set before entering.
-        self.connect_timeout: float | None = None
         self._response: StreamedResponse | None = None  # once the block is entered
 
     def __enter__(self) -> StreamedResponse:
         self.check_may_enter()
         try:
-            job = self.begin()
-            self._scheduler.submit(job)
-            if self.connect_timeout is not None:
-                self._scheduler.await_connection(job, self.connect_timeout)
+            self._scheduler.submit(self.begin())
             return self.received()
         except BaseException as exc:
             self.abort(exc)

@@ -756,23 +756,3 @@ def test_no_thread_waits_for_the_connection_that_it_has_borrowed(rig: SchedulerR
     rig.scheduler.check_may_wait_for(rig.job(rig.host(name="another"), "/"))
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         executor.submit(rig.scheduler.check_may_wait_for, inner).result()
-
-
-# --- a request that may wait for a connection only so long ----------------------------------------
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_request_that_gets_no_connection_in_time_ends_unless_it_was_on_one(
-    rig: SchedulerRig, place: str
-) -> None:
-    placed = Placed(rig, place)
-    before = placed.job.place
-    rig.scheduler.await_connection(placed.job, 0)
-    if before not in (Place.QUEUED, Place.RESERVED):
-        assert placed.job.place is before
-        return
-    error = placed.job.future.exception(0)
-    assert isinstance(error, ConnectionTimedOut)
-    assert error.delivery is Delivery.UNSENT
-    assert "no connection" in str(error)
-    assert not placed.job.host.queued

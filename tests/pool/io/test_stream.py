@@ -13,6 +13,7 @@ import pytest
 from dugong import ConnectionPool, ConnectionTimedOut, Delivery, Request, StateError
 from dugong.deadline import Deadline
 from dugong.pool.core.lending import Lending
+from dugong.pool.core.waiting import Patience
 from tests.support.points import Interrupt
 from tests.support.pool import Site, each, name_target, open_site, url
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
@@ -135,14 +136,12 @@ def test_what_is_taken_for_a_response_says_what_it_is() -> None:
 def test_a_stream_waits_for_a_connection_no_longer_than_it_may() -> None:
     with site() as here, ThreadPoolExecutor(1) as executor:
         with here.pool.stream("GET", here.url("/long")) as response:
-            stream = here.pool._stream(Request("GET", here.url("/2")))
-            stream.connect_timeout = 0.05
+            stream = here.pool._stream(Request("GET", here.url("/2")), Patience(0.05, 0.05))
             failed = executor.submit(stream.__enter__).exception(TIMEOUT)
             assert isinstance(failed, ConnectionTimedOut)
             assert failed.delivery is Delivery.UNSENT
             assert response.read() == LONG
-        stream = here.pool._stream(Request("GET", here.url("/3")))
-        stream.connect_timeout = TIMEOUT
+        stream = here.pool._stream(Request("GET", here.url("/3")), Patience(TIMEOUT, TIMEOUT))
         with stream as response:
             assert response.read() == b"/3"
 
