@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dugong.pool.filepart import FilePart
     from dugong.pool.future import ResponseFuture
     from dugong.pool.host_policy import HostPolicy
+    from dugong.pool.many import RequestSource
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.progress import Progress
     from dugong.pool.recording import RecordedExchange
@@ -128,6 +129,7 @@ __all__ = [
     "RecordedExchange",
     "RedirectError",
     "Request",
+    "RequestSource",
     "Response",
     "ResponseFuture",
     "ResponseTooLarge",
@@ -185,6 +187,7 @@ _LAZY = {
     "Progress": "dugong.pool.progress",
     "RecordedExchange": "dugong.pool.recording",
     "Request": "dugong.pool.request",
+    "RequestSource": "dugong.pool.many",
     "Response": "dugong.pool.response",
     "ResponseFuture": "dugong.pool.future",
     "RetryPolicy": "dugong.pool.retry.policy",

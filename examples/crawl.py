@@ -1,142 +1,26 @@
 """Crawl web sites: fetch pages, and the pages that they link to on the same hosts.
 
-    python examples/crawl.py [--store DIRECTORY] [--pages N] URL...
+    python examples/crawl.py [--state FILE] [--store DIRECTORY] [--pages N] [--delay S] URL...
 
 Prints the status and the size of each page, or the error, as soon as it is known, and in the end
-how many there were. With --store, writes the pages below DIRECTORY. Keeps to each site's
-robots.txt; follows links and redirects, but never to another host; skips what has
-rel="nofollow". Fetches from all hosts at the same time, with at most two connections to each; the
-requests to a host are pipelined. The exit status is 0 if no page has failed.
+how many there were. With --state, a crawl that was stopped or killed goes on where it stood. With
+--store, writes the pages below DIRECTORY. Keeps to each site's robots.txt and its crawl delay;
+follows links and redirects, but never to another host; skips what has rel="nofollow". Fetches from
+all hosts at the same time, with at most two connections to each. The exit status is 0 if no page
+has failed. `dugong crawl` does the same, and more.
 """
 
 import argparse
 import sys
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import Counter
 from hashlib import sha256
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import quote, urldefrag, urljoin
-from urllib.robotparser import RobotFileParser
+from urllib.parse import quote
 
-from dugong import ConnectionPool, DugongError, Request, Response, RetryPolicy
+from dugong import Client, DugongError, HostPolicy, Request, Response, RetryPolicy
+from dugong.crawl import Frontier, Robots, links
 
 AGENT = "an-example"
-MAX_PAGE_SIZE = 4 * 1024 * 1024
-
-
-class Site:
-    """One origin: its robots.txt, and the pages that wait until that has come."""
-
-    def __init__(self) -> None:
-        self.rules: RobotFileParser | None = None
-        self.waiting: list[Request] = []
-
-    def learn(self, robots: Response | None) -> None:
-        """The response to the request for robots.txt is *robots*; None if that has failed."""
-        self.rules = RobotFileParser()
-        if robots is None or robots.status >= 500:
-            self.rules.disallow_all = True  # as RFC 9309 wants it: the site may forbid everything
-        elif robots.status >= 400:
-            self.rules.allow_all = True
-        else:
-            self.rules.parse(robots.text.splitlines())
-
-
-class Frontier:
-    """The requests to make next: each URL once, if it has the origin of one of the first *urls*.
-
-    The pool calls `next()` again after each page, even after a StopIteration.
-    """
-
-    def __init__(self, urls: Iterable[str], most: int) -> None:
-        self._queue: deque[Request] = deque()
-        self._sites: dict[object, Site] = {}
-        self._seen: set[str] = set()
-        self._most = most
-        self.forbidden = 0
-        requests = [Request("GET", url) for url in urls]
-        for request in requests:
-            if request.origin not in self._sites:
-                self._sites[request.origin] = Site()
-                robots = urljoin(request.url, "/robots.txt")
-                self._queue.append(Request("GET", robots, context="robots"))
-        for request in requests:
-            self.add(request.url)
-
-    def add(self, url: str) -> None:
-        """Add *url*, unless it is known, has another origin, or is invalid."""
-        if url in self._seen or len(self._seen) >= self._most:
-            return
-        try:
-            request = Request("GET", url)
-        except ValueError:
-            return
-        site = self._sites.get(request.origin)
-        if site is None:
-            return
-        self._seen.add(url)
-        if site.rules is None:
-            site.waiting.append(request)
-        elif site.rules.can_fetch(AGENT, url):
-            self._queue.append(request)
-        else:
-            self.forbidden += 1
-
-    def learn(self, request: Request, robots: Response | None) -> None:
-        """*robots* is the response to *request*, or None."""
-        site = self._sites[request.origin]
-        site.learn(robots)
-        waiting, site.waiting = site.waiting, []
-        for each in waiting:
-            self._seen.discard(each.url)
-            self.add(each.url)
-
-    def __iter__(self) -> "Frontier":
-        return self
-
-    def __next__(self) -> Request:
-        if not self._queue:
-            raise StopIteration
-        return self._queue.popleft()
-
-
-class Links(HTMLParser):
-    """Collects the URLs that a page links to."""
-
-    def __init__(self, page: Response) -> None:
-        super().__init__()
-        self._base = page.url
-        self.urls: list[str] = []
-        self.feed(page.text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        target = found.get("href")
-        if not target or "nofollow" in (found.get("rel") or "").lower().split():
-            return
-        try:
-            if tag == "base":
-                self._base = urljoin(self._base, target.strip())
-            elif tag == "a":
-                self.urls.append(absolute(self._base, target))
-        except ValueError:
-            return  # not a URL
-
-
-def absolute(base: str, target: str) -> str:
-    """Return *target*, which a page at *base* has named, as a URL that can be sent."""
-    url = urldefrag(urljoin(base, target.strip())).url
-    return quote(url, safe="!#$%&'()*+,/:;=?@[]~")
-
-
-def links(page: Response) -> list[str]:
-    """Return the URLs that *page* leads to."""
-    if 300 <= page.status < 400 and page.headers["Location"]:
-        return [absolute(page.url, page.headers["Location"])]
-    if page.status == 200 and page.headers.get_content_type() == "text/html":
-        return Links(page).urls
-    return []
 
 
 def store(page: Response, directory: Path) -> None:
@@ -147,49 +31,66 @@ def store(page: Response, directory: Path) -> None:
     (directory / name).write_bytes(page.body)
 
 
-def main(urls: list[str], directory: Path | None, most: int) -> int:
+def same_hosts(urls: list[str], page: Response) -> list[str]:
+    """Return the links of *page* to the hosts of *urls*."""
+    origins = {Request("GET", url).origin for url in urls}
+    found = []
+    for url in links(page):
+        try:
+            if Request("GET", url).origin in origins:
+                found.append(url)
+        except ValueError:
+            pass  # pages have links of all kinds
+    return found
+
+
+def main(options: argparse.Namespace) -> int:
     count: Counter[str] = Counter()
-    frontier = Frontier(urls, most)
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-    with ConnectionPool(
-        max_connections_per_host=2,
-        max_body_size=MAX_PAGE_SIZE,
-        headers={"User-Agent": AGENT},
-        retry=RetryPolicy(attempts=3, budget=0.1),
-    ) as pool:
-        for future in pool.as_completed(frontier):
-            exc = future.exception()
-            if future.request.context == "robots":
-                frontier.learn(future.request, None if exc else future.result())
-                continue
-            if exc is not None:
-                if not isinstance(exc, DugongError):
-                    raise exc
+    if options.store is not None:
+        options.store.mkdir(parents=True, exist_ok=True)
+    policy = HostPolicy(max_connections=2, min_interval=options.delay)
+    with (
+        Client(
+            headers={"User-Agent": AGENT},
+            host_policy=lambda origin: policy,
+            follow_redirects=False,  # they are links: a robots.txt may forbid where they lead
+            max_body_size=4 * 1024 * 1024,
+            retry=RetryPolicy(attempts=3, budget=0.1),
+        ) as client,
+        Frontier(
+            options.state, max_per_host=options.pages, robots=Robots(client, AGENT)
+        ) as frontier,
+    ):
+        frontier.add(options.urls)
+        for future in client.as_completed(frontier):
+            try:
+                page = future.result()
+            except DugongError as exc:
                 print("failed", future.request.url, repr(exc))
                 count["failed"] += 1
+                frontier.done(future.request)
                 continue
-            page = future.result()
             print(page.status, len(page.body), page.url)
             count["fetched"] += 1
-            if directory is not None and page.status == 200:
-                store(page, directory)
-            for url in links(page):
-                frontier.add(url)
-    print(
-        f"{count['fetched']} pages fetched, {count['failed']} failed, "
-        f"{frontier.forbidden} forbidden by robots.txt"
-    )
+            if options.store is not None and page.status == 200:
+                store(page, options.store)
+            # Together: what kills the program leaves no page without its links.
+            frontier.done(future.request, same_hosts(options.urls, page))
+        print(
+            f"{count['fetched']} pages fetched, {count['failed']} failed, "
+            f"{frontier.forbidden} forbidden by robots.txt"
+        )
     return 1 if count["failed"] or not count["fetched"] else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="crawl.py", description="Crawl web sites.")
     parser.add_argument("urls", nargs="+", metavar="URL")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="go on with this")
     parser.add_argument("--store", type=Path, metavar="DIRECTORY")
-    parser.add_argument("--pages", type=int, default=10_000, metavar="N", help="at most so many")
-    options = parser.parse_args()
+    parser.add_argument("--pages", type=int, default=10_000, metavar="N", help="of a host, at most")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="between requests")
     try:
-        sys.exit(main(options.urls, options.store, options.pages))
+        sys.exit(main(parser.parse_args()))
     except ValueError as error:  # one of the URLs
         sys.exit(f"crawl.py: {error}")

@@ -40,6 +40,7 @@ TUTORIALS = (
     "docs/authentication.rst",
     "docs/cookies.rst",
     "docs/crawling.rst",
+    "docs/crawler.rst",
     "docs/backup.rst",
     "docs/futures.rst",
     "docs/transfers.rst",

@@ -255,6 +255,19 @@ def test_crawl_stores_what_it_has_fetched(tmp_path: Path) -> None:
     assert sorted(texts) == sorted(contents.values())
 
 
+def test_crawl_goes_on_with_its_state(tmp_path: Path) -> None:
+    contents = {"/": '<a href="/1">first</a>', "/1": "the first"}
+    server: ScriptedServer
+
+    def script(peer: Peer) -> None:
+        pages(server, contents)(peer)
+
+    with ScriptedServer(script, repeat=True) as server:
+        options = ["--state", str(tmp_path / "state"), server.url("/")]
+        assert len(run("crawl.py", *options).stdout.splitlines()) == 3
+        assert run("crawl.py", *options).stdout.startswith("0 pages fetched")
+
+
 def test_crawl_says_which_url_is_none() -> None:
     result = run("crawl.py", "example.com")
     assert result.stderr.startswith("crawl.py: invalid URL 'example.com'")

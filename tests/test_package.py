@@ -30,8 +30,8 @@ NAMES = """
     Client AsyncClient AsyncStreamedResponse Cookies Auth BasicAuth BearerAuth DigestAuth
     get head options post put patch delete request
     BodyLike HeadersLike HeadersMaker Options ClientOptions POOL_DEFAULT PoolDefault
+    HostStatistics ConnectionStatistics Holding RequestSource RecordedExchange
     HostPolicy
-    HostStatistics ConnectionStatistics Holding RecordedExchange
 """.split()
 
 METHODS = """

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dugong.cli import streams
+from dugong.cli.crawl_arguments import CRAWL, add_crawl, crawl
 from dugong.cli.errors import UsageError
+from dugong.cli.values import count, count_or_none, header, rate, seconds
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--version", action=_Version, nargs=0, help="show the version of dugong and exit"
     )
-    commands = made.add_subparsers(required=True, metavar="demo|get|put|sync", prog="dugong")
+    commands = made.add_subparsers(required=True, metavar="demo|get|put|sync|crawl", prog="dugong")
     demo = commands.add_parser(
         "demo",
         help="show what pipelining gains, against a server of its own",
@@ -108,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Formatter,
     )
     demo.set_defaults(run=_demo, parser=demo)
-    _add_get(_add(commands, "get", "fetch URLs to files or to standard output", _GET, _get))
+    get = _add(commands, "get", "fetch URLs to files or to standard output", _GET, _get)
+    _add_get(get)
     put = _add(commands, "put", "upload files", _PUT, _put)
     put.add_argument("files", nargs="+", metavar="FILE", help="what to upload")
     put.add_argument("url", metavar="URL", help="where to")
@@ -119,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument(
         "--by-time", action="store_true", help="compare the times if there is no MD5 to compare"
     )
+    description = "crawl web sites, politely, and go on where it was stopped"
+    add_crawl(_add(commands, "crawl", description, CRAWL, _crawl, connections=2))
+    for parser in (get, put, sync):
+        _add_transfers(parser)
     return made
 
 
@@ -128,8 +133,9 @@ def _add(
     summary: str,
     description: str,
     run: Callable[[argparse.Namespace], int],
+    connections: int = 6,
 ) -> argparse.ArgumentParser:
-    """Add a command that sends requests."""
+    """Add a command that sends requests, over *connections* to a host unless it is told."""
     made: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -141,25 +147,10 @@ def _add(
     add(
         "-j",
         "--connections",
-        type=_count,
-        default=6,
+        type=count,
+        default=connections,
         metavar="N",
-        help="open up to N connections to a host (default: 6)",
-    )
-    add(
-        "-H",
-        "--header",
-        type=_header,
-        action="append",
-        default=[],
-        metavar="'NAME: VALUE'",
-        help="send this field, but not to where a redirect leads (may be repeated)",
-    )
-    add(
-        "-u",
-        "--user",
-        metavar="USER[:PASSWORD]",
-        help="authenticate; without PASSWORD, it is asked for",
+        help=f"open up to N connections to a host (default: {connections})",
     )
     add(
         "-x",
@@ -174,6 +165,43 @@ def _add(
         action="store_true",
         help="trust every server, so that an attacker can be it",
     )
+    add(
+        "--retries",
+        type=count_or_none,
+        default=2,
+        metavar="N",
+        help="retry a temporary failure up to N times (default: 2)",
+    )
+    add(
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="fail after so many seconds without progress (default: 30)",
+    )
+    add("-q", "--quiet", action="store_true", help="say nothing but what has failed")
+    add("-v", "--verbose", action="store_true", help="say what happens on each connection")
+    return made
+
+
+def _add_transfers(made: argparse.ArgumentParser) -> None:
+    """Add what commands have that are for certain URLs."""
+    add = made.add_argument
+    add(
+        "-H",
+        "--header",
+        type=header,
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="send this field, but not to where a redirect leads (may be repeated)",
+    )
+    add(
+        "-u",
+        "--user",
+        metavar="USER[:PASSWORD]",
+        help="authenticate; without PASSWORD, it is asked for",
+    )
     add("-L", "--location", dest="location", action="store_true", default=True)
     add(
         "--no-location",
@@ -182,34 +210,17 @@ def _add(
         help="do not follow redirects: they are failures then (-L, the default, does)",
     )
     add(
-        "--retries",
-        type=_count_or_none,
-        default=2,
-        metavar="N",
-        help="retry a temporary failure up to N times (default: 2)",
-    )
-    add(
-        "--timeout",
-        type=_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="fail after so many seconds without progress (default: 30)",
-    )
-    add(
         "--deadline",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="fail what is not done so many seconds after the start",
     )
     add(
         "--limit-rate",
-        type=_rate,
+        type=rate,
         metavar="RATE",
         help="send and receive up to RATE bytes a second, all in all; K, M or G may follow",
     )
-    add("-q", "--quiet", action="store_true", help="say nothing but what has failed")
-    add("-v", "--verbose", action="store_true", help="say what happens on each connection")
-    return made
 
 
 def _add_get(get: argparse.ArgumentParser) -> None:
@@ -247,44 +258,6 @@ def _add_get(get: argparse.ArgumentParser) -> None:
     )
 
 
-# --- values ---------------------------------------------------------------------------------------
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text!r}")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to 9999, not {text!r}")
-    return int(text)
-
-
-def _count_or_none(text: str) -> int:
-    return 0 if text == "0" else _count(text)
-
-
-def _rate(text: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)", text)
-    rate = float(match[1]) * 1024 ** " kmg".index(match[2].lower() or " ") if match else 0
-    if not 1 <= rate < math.inf:
-        raise argparse.ArgumentTypeError(f"must be bytes a second, as in 500K, not {text!r}")
-    return rate
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError("must be a field as in 'NAME: VALUE'")
-    return name.strip(), value.strip()
-
-
 # --- commands -------------------------------------------------------------------------------------
 
 
@@ -295,6 +268,16 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
+    return _network(arguments)._replace(
+        headers=tuple(arguments.header),
+        auth=_credentials(arguments.user),
+        follow_redirects=arguments.location,
+        rate=arguments.limit_rate,
+        deadline=arguments.deadline,
+    )
+
+
+def _network(arguments: argparse.Namespace) -> Settings:
     from dugong.cli.settings import Settings
 
     if arguments.insecure and arguments.cacert is not None:
@@ -303,13 +286,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         connections=arguments.connections,
         timeout=arguments.timeout,
         retries=arguments.retries,
-        headers=tuple(arguments.header),
-        auth=_credentials(arguments.user),
         proxy=arguments.proxy,
         verify=not arguments.insecure if arguments.cacert is None else arguments.cacert,
-        follow_redirects=arguments.location,
-        rate=arguments.limit_rate,
-        deadline=arguments.deadline,
         verbose=arguments.verbose,
         quiet=arguments.quiet,
     )
@@ -388,6 +366,10 @@ def _sync(arguments: argparse.Namespace) -> int:
     from dugong.cli.sync import sync
 
     return sync(arguments.directory, arguments.url, _settings(arguments), arguments.by_time)
+
+
+def _crawl(arguments: argparse.Namespace) -> int:
+    return crawl(arguments, _network(arguments))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

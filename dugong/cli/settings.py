@@ -73,41 +73,42 @@ class TimeLimit:
         return {"deadline": left}
 
 
-def make_client(settings: Settings, max_body_size: int) -> Client:
+def make_client(settings: Settings, max_body_size: int, **options: Any) -> Client:
     """Return a client for *settings*, which keeps up to *max_body_size* bytes of a body in memory.
 
-    Bodies are not decoded, and the server is asked for them as they are. Raises `UsageError` if the
-    options cannot be used.
+    Bodies are not decoded, and the server is asked for them as they are, unless *options* of a
+    `Client` say something else. Raises `UsageError` if the options cannot be used.
     """
     try:
-        return _client(settings, max_body_size)
+        return _client(settings, max_body_size, options)
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
     except OSError as exc:  # ssl.SSLError is one
         raise UsageError(f"--cacert {settings.verify}: {exc.strerror or exc}") from exc
 
 
-def _client(settings: Settings, max_body_size: int) -> Client:
+def _client(settings: Settings, max_body_size: int, options: dict[str, Any]) -> Client:
     proxy: Any = settings.proxy
     if proxy == "":
         proxy = {}
     elif proxy is not None and "://" not in proxy:
         proxy = f"http://{proxy}"
-    return Client(
-        decode=False,
-        headers=settings.headers or None,
-        auth=settings.auth,
-        proxy=proxy,
-        verify=settings.verify,
-        follow_redirects=settings.follow_redirects,
-        max_connections_per_host=settings.connections,
-        timeout=settings.timeout,
-        retry=settings.policy,
-        max_body_size=max_body_size,
-        on_event=_tell if settings.verbose else None,
-        upload_rate=settings.rate,
-        download_rate=settings.rate,
-    )
+    made: dict[str, Any] = {
+        "decode": False,
+        "headers": settings.headers or None,
+        "auth": settings.auth,
+        "proxy": proxy,
+        "verify": settings.verify,
+        "follow_redirects": settings.follow_redirects,
+        "max_connections_per_host": settings.connections,
+        "timeout": settings.timeout,
+        "retry": settings.policy,
+        "max_body_size": max_body_size,
+        "on_event": _tell if settings.verbose else None,
+        "upload_rate": settings.rate,
+        "download_rate": settings.rate,
+    }
+    return Client(**made | options)
 
 
 def _tell(event: Event) -> None:

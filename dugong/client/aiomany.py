@@ -8,15 +8,24 @@ generator is closed. For one task at a time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+)
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dugong.pool.many import AHEAD, Allowance, check_is_iterable
+from dugong.client.aioloop import call_in
+from dugong.pool.many import AHEAD, Allowance, CallWhenMore, check_is_iterable, more_of
 from dugong.pool.request import Request
 from dugong.pool.response import Response
 
 if TYPE_CHECKING:
-    from dugong.client.aioloop import LoopBridge
+    from dugong.client.aioloop import Loop, LoopBridge
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
 
@@ -40,13 +49,30 @@ def futures_of(
     """
     if not isinstance(requests, AsyncIterable):
         check_is_iterable(requests)
-        requests = _each(requests)
+        items = iter(requests)
+        more = more_of(items)
+        requests = _each(items) if more is None else _each_in_time(items, more, bridge.loop)
     return _UnderWay(requests, prepare, bridge, max_size, ordered).futures()
 
 
-async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
+async def _each(items: Iterator[Any]) -> AsyncIterator[Any]:
     for item in items:
         yield item
+
+
+async def _each_in_time(
+    items: Iterator[Any], call_when_more: CallWhenMore, loop: Loop
+) -> AsyncIterator[Any]:
+    """Yield each of *items*, a `RequestSource`, and wait for more."""
+    news = loop.create_event()
+    tell = partial(call_in, loop, news.set)
+    while True:
+        news.clear()
+        for item in items:
+            yield item
+        if not call_when_more(tell):
+            break
+        await news.wait()  # the source ends this
 
 
 class _UnderWay:

@@ -23,6 +23,7 @@ __all__ = [
     "quoted",
     "resolve",
     "with_params",
+    "without_dots",
 ]
 
 #: The value of a parameter, or of a field of a form.
@@ -110,7 +111,7 @@ def resolve(url: str, location: str) -> str:
             query_mark, query = base_mark, base_query
     elif path[0] != "/":
         path = f"{base_path[: base_path.rfind('/') + 1]}{path}"
-    rest = f"{_without_dots(path)}{query_mark}{query}{fragment_mark}{fragment}"
+    rest = f"{without_dots(path)}{query_mark}{query}{fragment_mark}{fragment}"
     return f"{prefix}{_escaped(rest)}"
 
 
@@ -250,7 +251,7 @@ def _percent_encoded(match: re.Match[str]) -> str:
     return f"%{match[0].encode('utf-8', 'surrogateescape').hex('%').upper()}"
 
 
-def _without_dots(path: str) -> str:
+def without_dots(path: str) -> str:
     """Return *path*, which begins with a slash, without dot segments (RFC 3986 §5.2.4)."""
     kept: list[str] = []
     for segment in path.split("/")[1:]:

@@ -19,7 +19,8 @@ waited for. What follows from this:
 - While there is no response to give, the source is called, though one may come in the meantime. It
   is given as soon as that call is over.
 - A source that has nothing more is asked again when half of what is under way is left; for each
-  response, if that is few.
+  response, if that is few. A `RequestSource` says when it has more, and is asked then; what ends a
+  wait for it is the call that it makes.
 
 What `as_completed` takes for a host that lets few requests start is parked (`dugong.pool.parking`)
 and does not count as under way.
@@ -29,10 +30,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from operator import attrgetter
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from dugong.pool.parking import Parking, gate_of
 from dugong.pool.request import Request, make_request
@@ -45,6 +47,8 @@ __all__ = [
     "AHEAD",
     "AHEAD_SIZE",
     "Allowance",
+    "CallWhenMore",
+    "RequestSource",
     "Submit",
     "Supply",
     "as_completed",
@@ -52,6 +56,7 @@ __all__ = [
     "check_is_iterable",
     "each_of",
     "in_order",
+    "more_of",
     "request_of",
     "sizes_of",
 ]
@@ -77,7 +82,33 @@ _KEPT = 15 / 16
 T = TypeVar("T")
 #: Submits at least the first of a list, removes from it what it has submitted, and returns that.
 Submit = Callable[[list[T]], "list[ResponseFuture]"]
+#: Has a source make a call when it has more: `RequestSource.call_when_more`.
+CallWhenMore = Callable[[Callable[[], object]], bool]
 _outcome_of = attrgetter("_outcome")
+
+
+class RequestSource(Protocol):
+    """An iterator of URLs and Requests that may have nothing for a moment, and more later.
+
+    `map` and `as_completed` of a pool and of a client wait for it. It is what `iter()` returns for
+    their *requests*; any iterator with this method is one.
+    """
+
+    def __iter__(self) -> Iterator[str | Request]: ...
+
+    def __next__(self) -> str | Request:
+        """Return the next one, without waiting for it; StopIteration: there is none at the moment.
+
+        It may be called again after that.
+        """
+
+    def call_when_more(self, call: Callable[[], object], /) -> bool:
+        """Have *call* called once, when it is worth to call `__next__` again; return True.
+
+        That is when there is more, or when there will never be more. It may be called at once, and
+        by any thread; it is quick, raises nothing, and may be called too often. To ask for the same
+        *call* twice is to ask once. Return False if there will never be more: nothing is called.
+        """
 
 
 def each_of(items: Iterable[str | Request], make: Callable[[str | Request], T]) -> Iterator[T]:
@@ -101,6 +132,11 @@ def check_is_iterable(items: object) -> None:
 def request_of(item: str | Request) -> Request:
     """Return *item*, or the GET of that URL. Raises what `Request` raises."""
     return item if isinstance(item, Request) else make_request(Request, "GET", item)
+
+
+def more_of(items: Iterator[str | Request]) -> CallWhenMore | None:
+    """Return `RequestSource.call_when_more` of *items*; None if they are no such source."""
+    return getattr(items, "call_when_more", None)
 
 
 def batch_of(items: Iterable[str | Request]) -> int:
@@ -159,6 +195,7 @@ class Supply(Generic[T]):
         "_parking",
         "_rest_until",
         "_source",
+        "exhausted",
         "low",
         "taken",
     )
@@ -184,6 +221,8 @@ class Supply(Generic[T]):
         self._rest_until = 0.0  # when the source may be called though there is a response to give
         #: `more` is to be called when no more than this are under way.
         self.low: int = 0
+        #: Whether the source had nothing more when `more` was called last.
+        self.exhausted: bool = False
 
     def more(
         self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
@@ -196,6 +235,7 @@ class Supply(Generic[T]):
         *came* returns the sizes of the bodies that have come (0 for a failure); *is_ready* returns
         whether there is a response to give. Raises what the source raises.
         """
+        self.exhausted = False
         clock = self._clock
         began = clock()
         if began < self._rest_until and is_ready():
@@ -257,6 +297,7 @@ class Supply(Generic[T]):
                         continue
                 batch.append(item)
         except StopIteration:
+            self.exhausted = True
             return False
         except Exception as exc:
             self._failure = exc
@@ -277,12 +318,16 @@ def in_order(
     check_may_wait: Callable[[], None],
     max_size: int = AHEAD_SIZE,
     batch: int = 1,
+    call_when_more: CallWhenMore | None = None,
 ) -> Iterator[Response]:
     """Submit what *source* gives, and yield the responses in its order.
 
     *check_may_wait* raises in a thread that must not wait; each step may be in another thread.
-    *max_size* is as for `Supply`.
+    *max_size* is as for `Supply`, *call_when_more* as of a `RequestSource`.
     """
+    news: SimpleQueue[None] = SimpleQueue()  # *source* has more
+    tell = partial(news.put, None)
+    is_over = call_when_more is None
     ahead: deque[ResponseFuture] = deque()
     supply = Supply(source, max_size, batch=batch)
     failed: Exception | None = None  # what *source* ends with, after all that came before
@@ -300,10 +345,15 @@ def in_order(
                 try:
                     for items in supply.more(len(ahead), came, is_ready):
                         ahead += submit(items)
+                    if call_when_more is not None:
+                        is_over = supply.exhausted and not call_when_more(tell)
                 except Exception as exc:
                     failed = exc
             if not ahead:
-                break
+                if is_over or failed is not None:
+                    break
+                news.get()  # ended by *source*
+                continue
             low = 0 if failed is not None else min(supply.low, len(ahead) - 1)
             size, count = 0, len(ahead) - low
             for _ in range(count):
@@ -328,13 +378,17 @@ def as_completed(
     check_may_wait: Callable[[], None],
     max_size: int = AHEAD_SIZE,
     batch: int = 1,
+    call_when_more: CallWhenMore | None = None,
     parking: Parking | None = None,
 ) -> Iterator[ResponseFuture]:
     """Submit what *source* gives, and yield the futures as they are done.
 
-    *check_may_wait* and *max_size* are as for `in_order`. *parking* is as for `Supply`.
+    *check_may_wait*, *max_size* and *call_when_more* are as for `in_order`, *parking* is as for
+    `Supply`.
     """
-    done: SimpleQueue[Any] = SimpleQueue()
+    done: SimpleQueue[Any] = SimpleQueue()  # futures; None: *source* has more
+    tell = partial(done.put, None)
+    is_over = call_when_more is None
     ready: deque[ResponseFuture] = deque()  # taken from `done`
     pending: set[ResponseFuture] = set()
     supply = Supply(source, max_size, batch=batch, parking=parking)
@@ -342,7 +396,8 @@ def as_completed(
 
     def came() -> list[int]:
         while not done.empty():
-            ready.append(done.get())
+            if (future := done.get()) is not None:  # or the source is asked, as it is to be
+                ready.append(future)
         return sizes_of(ready)
 
     def is_ready() -> bool:
@@ -359,19 +414,26 @@ def as_completed(
                         for future in futures:
                             future.add_done_callback(done.put)
                         del future, futures  # which would keep their bodies in memory
+                    if call_when_more is not None:
+                        is_over = supply.exhausted and not call_when_more(tell)
                 except Exception as exc:
                     failed = exc
                     for future in pending:  # one is not told of, if a signal handler has raised
                         future.add_done_callback(done.put)
-            if not pending:
+            if not pending and (is_over or failed is not None):
                 break
             low = 0 if failed is not None else min(supply.low, len(pending) - 1)
             size = count = 0
             while len(pending) > low:
                 if not ready:
                     if done.empty():
-                        next(iter(pending))._check_may_wait()
-                    ready.append(done.get())
+                        (next(iter(pending))._check_may_wait if pending else check_may_wait)()
+                    future = done.get()  # ended by a response, or by *source*
+                    if future is None:
+                        if failed is None:
+                            break
+                        continue
+                    ready.append(future)
                 future = ready.popleft()
                 if future not in pending:
                     continue  # it was told of twice

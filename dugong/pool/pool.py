@@ -30,11 +30,14 @@ from dugong.pool.io.http1 import Http1Engine
 from dugong.pool.io.stream import Stream
 from dugong.pool.many import (
     AHEAD_SIZE,
+    CallWhenMore,
     Submit,
     as_completed,
     batch_of,
+    check_is_iterable,
     each_of,
     in_order,
+    more_of,
     request_of,
 )
 from dugong.pool.parking import Parking
@@ -464,10 +467,11 @@ class ConnectionPool:
         `future.request` says which request it is for. Takes from *requests* only so much that there
         is enough under way, and *max_ahead_size* is the same as for `map`. Beside these, it takes
         up to 32768 requests to hosts whose `HostPolicy` lets them start one by one, and submits a
-        few of each host at a time, so that they do not keep requests to other hosts waiting. A
-        request that cannot be made raises here, as does what *requests* raise, once there is a
-        future for all that came before. Raises TypeError or ValueError at the call if the arguments
-        make no sense, and `StateError` in a callback: at the call, and in each step.
+        few of each host at a time, so that they do not keep requests to other hosts waiting. Waits
+        for a `RequestSource` that has nothing at the moment. A request that cannot be made raises
+        here, as does what *requests* raise, once there is a future for all that came before. Raises
+        TypeError or ValueError at the call if the arguments make no sense, and `StateError` in a
+        callback: at the call, and in each step.
         """
         return self._as_completed(requests, self._prepare_item, max_ahead_size)
 
@@ -484,13 +488,21 @@ class ConnectionPool:
         requests: Iterable[str | Request],
         prepare: Callable[[str | Request], Job],
         max_ahead_size: int,
-    ) -> tuple[Iterator[Job], Submit[Job], Callable[[], None], int, int]:
+    ) -> tuple[Iterator[Job], Submit[Job], Callable[[], None], int, int, CallWhenMore | None]:
         """Return what `in_order` and `as_completed` take."""
-        jobs = each_of(requests, prepare)
+        check_is_iterable(requests)
+        source = iter(requests)
         check_counts(max_ahead_size=max_ahead_size)
         check_may_wait = self._scheduler.check_may_wait
         check_may_wait()
-        return jobs, self._submit_some, check_may_wait, max_ahead_size, batch_of(requests)
+        return (
+            each_of(source, prepare),
+            self._submit_some,
+            check_may_wait,
+            max_ahead_size,
+            batch_of(requests),
+            more_of(source),
+        )
 
     def stream(
         self,

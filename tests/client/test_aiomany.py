@@ -110,6 +110,49 @@ def test_responses_come_while_an_async_source_has_nothing() -> None:
     asyncio.run(main())
 
 
+class Growing:
+    """A source that has what was put into it, and is over when there is `last`."""
+
+    def __init__(self, *urls: str) -> None:
+        self.urls = list(urls)
+        self.last: str | None = None
+        self.call: Any = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if not self.urls:
+            raise StopIteration
+        return self.urls.pop(0)
+
+    def call_when_more(self, call: Any, /) -> bool:
+        if self.last is not None:
+            return False
+        self.call = call
+        return True
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+def test_a_source_that_may_have_more_is_waited_for(name: str) -> None:
+    async def main() -> None:
+        async with open_async({}) as (client, [here]):
+            source = Growing(here.url("/1"))
+            results = getattr(client, name)(source)
+            await anext(results)
+            waiting = asyncio.ensure_future(anext(results))
+            while source.call is None:
+                await asyncio.sleep(0)
+            source.last = here.url("/2")
+            source.urls.append(source.last)
+            await asyncio.to_thread(source.call)  # any thread may
+            result = await waiting
+            assert (result if name == "map" else result.result()).text == "/2"
+            assert [each async for each in results] == []
+
+    asyncio.run(main())
+
+
 def test_an_endless_source_is_taken_from_only_as_far_as_needed() -> None:
     async def main() -> None:
         async with open_async({}) as (client, [here]):

@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from dugong import ConnectionPool, DugongError, Headers, Request, Response, ResponseFuture
+from dugong import (
+    ConnectionPool,
+    DugongError,
+    Headers,
+    HostPolicy,
+    Request,
+    Response,
+    ResponseFuture,
+)
 from dugong.pool import many
 from dugong.pool.many import Supply, as_completed, each_of, in_order, request_of
 from tests.support.pool import Held, discard_rest, each, name_target, url
-from tests.support.server import Peer, ReceivedRequest, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 NOWHERE = "http://127.0.0.1:9/"  # a URL that no test asks for
 
@@ -588,3 +598,147 @@ def test_the_bound_may_be_given(name: str) -> None:
             next(responses)
             assert int(repr(numbers)[6:-1]) == given + 1
         responses.close()
+
+
+class Growing:
+    """A source that has what was put into it, and is over when it is told so."""
+
+    def __init__(self, *urls: str) -> None:
+        self.urls = list(urls)
+        self.is_over = False
+        self.failure: Exception | None = None
+        self.call: Callable[[], object] | None = None
+        self.waited_for = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.failure is not None:
+            raise self.failure
+        if not self.urls:
+            raise StopIteration
+        return self.urls.pop(0)
+
+    def call_when_more(self, call: Callable[[], object], /) -> bool:
+        if self.is_over:
+            return False
+        self.call = call
+        self.waited_for.set()
+        return True
+
+    def change(self, *urls: str, is_over: bool = False) -> None:
+        self.urls += urls
+        self.is_over = is_over
+        assert self.call is not None
+        self.call()
+
+
+def texts(results: Any) -> Iterator[str]:
+    """Yield the texts of responses, or of the futures of responses."""
+    for result in results:
+        yield result.text if isinstance(result, Response) else result.result().text
+
+
+def later(source: Growing, change: Callable[[], object]) -> threading.Thread:
+    """Make *change* in a thread, when *source* is waited for."""
+
+    def run() -> None:
+        assert source.waited_for.wait(TIMEOUT)
+        change()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+def test_a_source_that_may_have_more_is_waited_for(name: str) -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        source = Growing(url(server, "/1"))
+        found = texts(getattr(pool, name)(source))
+        assert next(found) == "/1"
+        thread = later(source, lambda: source.change(url(server, "/2")))
+        assert next(found) == "/2"
+        thread.join()
+        source.waited_for.clear()
+        thread = later(source, lambda: source.change(is_over=True))
+        assert list(found) == []
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+def test_a_source_that_is_over_is_not_waited_for(name: str) -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        source = Growing(url(server, "/1"), url(server, "/2"))
+        source.is_over = True
+        assert sorted(texts(getattr(pool, name)(source))) == ["/1", "/2"]
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+def test_what_a_source_raises_ends_the_wait_for_it(name: str) -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        source = Growing(url(server, "/1"))
+        found = texts(getattr(pool, name)(source))
+        assert next(found) == "/1"
+
+        def fail() -> None:
+            source.failure = ZeroDivisionError()
+            source.change()
+
+        thread = later(source, fail)
+        with pytest.raises(ZeroDivisionError):
+            next(found)
+        thread.join()
+
+
+def test_what_a_source_has_is_sent_though_others_are_waited_for() -> None:
+    is_over = threading.Event()
+
+    def wait(peer: Peer) -> None:
+        peer.request()
+        assert is_over.wait(TIMEOUT)
+
+    with (
+        ScriptedServer(wait, repeat=True) as slow,
+        ScriptedServer(serve, repeat=True) as quick,
+        ConnectionPool() as pool,
+    ):
+        source = Growing(*(url(slow, f"/slow/{n}") for n in range(30)), url(quick, "/1"))
+        done = pool.as_completed(source)
+        assert next(done).result().text == "/1"
+        for n in range(20):  # of 31, more than half are under way all the time
+            source.waited_for.clear()
+            thread = later(source, partial(source.change, url(quick, f"/{n}")))
+            assert next(done).result().text == f"/{n}"
+            thread.join()
+        is_over.set()
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+def test_a_source_may_call_at_once_and_too_often(name: str) -> None:
+    class Hasty(Growing):
+        calls = 0
+
+        def call_when_more(self, call: Callable[[], object], /) -> bool:
+            self.calls += 1
+            call()
+            call()
+            return self.calls < 9
+
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        source = Hasty(url(server, "/1"))
+        assert list(texts(getattr(pool, name)(source))) == ["/1"]
+        assert source.calls >= 9
+
+
+def test_a_source_that_may_have_more_is_waited_for_though_a_host_lets_few_start() -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        pool.set_host_policy(url(server), HostPolicy(min_interval=0.01))
+        source = Growing(*(url(server, f"/{n}") for n in range(40)))
+        found = texts(pool.as_completed(source))
+        assert sorted(next(found) for _ in range(40)) == sorted(f"/{n}" for n in range(40))
+        source.waited_for.clear()
+        thread = later(source, lambda: source.change(url(server, "/last"), is_over=True))
+        assert list(found) == ["/last"]
+        thread.join()

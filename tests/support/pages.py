@@ -158,5 +158,6 @@ PAGE_MAKERS: dict[str, Callable[[ReceivedRequest], Page]] = {
     "/mail": _at(moved("mailto:ada@example.com")),
     "/moved": _at(moved("/hello", "301 Moved Permanently")),
     "/private": _private,
+    "/robots.txt": _at(Page(b"User-agent: *\nDisallow: /birds/dodo\n")),
     "/story": _story,
 }

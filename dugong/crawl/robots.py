@@ -1,0 +1,208 @@
+"""`Robots`: what the robots.txt of each site allows (RFC 9309), by `protego`.
+
+Guarantees: the robots.txt of an origin is asked for once a day, or every few minutes while it
+cannot be had, whatever asks for it; it comes through the same pool as the pages. Until it is known,
+nothing is allowed. Memory is bounded. Starts no threads; what comes is read in a thread of the
+pool. Any thread may call any method.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from dugong.client.aio import AsyncClient
+from dugong.client.client import Client
+from dugong.client.urls import resolve
+from dugong.errors import DugongError
+from dugong.pool.host_policy import HostPolicy
+from dugong.pool.pool import ConnectionPool
+from dugong.pool.request import Request
+
+try:
+    from protego import Protego
+except ImportError:
+    raise ImportError(
+        "dugong.crawl.Robots needs the package protego: pip install dugong[crawl]", name="protego"
+    ) from None
+
+if TYPE_CHECKING:
+    from dugong.pool.response import Response
+    from dugong.pool.url import Origin
+
+__all__ = ["Robots", "Rules"]
+
+#: Seconds for which a robots.txt counts that could be had.
+LIFETIME = 24 * 3600.0
+#: Seconds after which one is asked for again that could not.
+LATER = 300.0
+#: Bytes of a robots.txt that count.
+MAX_SIZE = 500 * 1024
+#: The longest crawl delay that is kept to, in seconds: a site that wants more gets this.
+MAX_DELAY = 300.0
+_REDIRECTS = 5
+_HOSTS = 10_000  # origins that are remembered
+
+_EVERYTHING = Protego.parse("")
+
+
+class Rules:
+    """What the robots.txt of an origin says to one robot. It never changes.
+
+    Attributes: *is_known*: whether the robots.txt could be had, or there is none; if not, nothing
+    is allowed for the time being. *crawl_delay*: how many seconds there are to be between two
+    requests, or None. *expires*: when it is to be asked for again, by `time.monotonic`.
+    """
+
+    __slots__ = ("_agent", "_parser", "crawl_delay", "expires", "is_known")
+
+    def __init__(self, parser: Protego | None, agent: str) -> None:
+        self._parser = parser
+        self._agent = agent
+        self.is_known: bool = parser is not None
+        self.crawl_delay: float | None = None if parser is None else parser.crawl_delay(agent)
+        self.expires: float = monotonic() + (LATER if parser is None else LIFETIME)
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it is to be asked for again."""
+        return monotonic() >= self.expires
+
+    def allows(self, url: str) -> bool:
+        """Return whether *url*, which is one of the origin's, may be requested."""
+        return self._parser is not None and self._parser.can_fetch(url, self._agent)
+
+
+class Robots:
+    """Asks for the robots.txt of each site through *client*, and says what it allows.
+
+    *client* is a `Client`, an `AsyncClient` or a `ConnectionPool`. *user_agent* is the name that
+    robots.txt files know the robot by, or the text of its User-Agent field that begins with it.
+
+    A response 2xx is read, up to 500 KiB. Up to five redirects are followed, to other hosts, too.
+    With a response 4xx, or more redirects, everything is allowed. With 429, 5xx and what cannot be
+    reached, nothing is, and after five minutes it is asked for again. The `RetryPolicy` of *client*
+    counts before that. A robots.txt is remembered for a day, and those of up to 10,000 origins are.
+
+    If a robots.txt names a crawl delay that is longer than the *min_interval* that *host_policy* of
+    the pool gives the origin, the origin gets that policy with the delay (up to five minutes) as
+    *min_interval*; it replaces one that `set_host_policy` has set.
+
+    Raises TypeError if the arguments make no sense, and ImportError without the package protego
+    (``pip install dugong[crawl]``).
+    """
+
+    def __init__(
+        self, client: Client | AsyncClient | ConnectionPool, user_agent: str = "dugong"
+    ) -> None:
+        if not isinstance(client, (Client, AsyncClient, ConnectionPool)):
+            kind = type(client).__name__
+            raise TypeError(f"client must be a client or a ConnectionPool, not {kind}")
+        if not isinstance(user_agent, str):
+            raise TypeError(f"user_agent must be a str, not {user_agent!r}")
+        # None of these changes.
+        self._agent = user_agent
+        self._pool = client if isinstance(client, ConnectionPool) else client._pool
+        options: dict[str, Any] = {}
+        if not isinstance(client, ConnectionPool):
+            options = {"follow_redirects": False, "auth": None}
+        if not isinstance(client, AsyncClient):
+            options["block"] = False
+        self._submit = partial(client.submit, "GET", **options)
+        self._lock = Lock()
+        # Guarded by the lock. By origin; those that were used last are at the end.
+        self._cache: OrderedDict[Origin, Future[Rules]] = OrderedDict()
+
+    def allows(self, url: str) -> bool:
+        """Return whether *url* may be requested; wait for its robots.txt if that is not known.
+
+        Raises ValueError or TypeError for an invalid URL, `StateError` in a callback of the pool,
+        and what *host_policy* raises.
+        """
+        self._pool._scheduler.check_may_wait()
+        return self.rules(url).result().allows(url)
+
+    def rules(self, url: str) -> Future[Rules]:
+        """Return a future of the `Rules` for the origin of *url*; it is never cancelled.
+
+        Does not wait. Raises ValueError or TypeError for an invalid URL. The future raises what
+        *host_policy* raises.
+        """
+        origin = Request("GET", url).origin
+        with self._lock:
+            future = self._cache.get(origin)
+            if future is not None and not (
+                future.done() and (future.exception() is not None or future.result().is_expired)
+            ):
+                self._cache.move_to_end(origin)
+                return future
+            future = self._cache[origin] = Future()
+            future.set_running_or_notify_cancel()
+            self._cache.move_to_end(origin)
+            if len(self._cache) > _HOSTS:
+                self._cache.popitem(last=False)
+        self._ask(origin, future, f"{origin}/robots.txt", _REDIRECTS)
+        return future
+
+    def _ask(self, origin: Origin, future: Future[Rules], url: str, redirects: int) -> None:
+        """Ask for *url*, of which the rules of *origin* come; resolve *future* when it has come."""
+        try:
+            response = self._submit(url)
+        except DugongError:  # the pool is full, or closed
+            self._learn(origin, future, None)
+        except BaseException:
+            self._learn(origin, future, None)
+            raise
+        else:
+            response.add_done_callback(partial(self._came, origin, future, url, redirects))
+
+    def _came(
+        self,
+        origin: Origin,
+        future: Future[Rules],
+        url: str,
+        redirects: int,
+        outcome: Future[Response],
+    ) -> None:
+        try:
+            response = outcome.result()
+        except (DugongError, CancelledError):
+            self._learn(origin, future, None)
+            return
+        except BaseException as exc:  # of a function of the caller's, such as host_policy
+            future.set_exception(exc)
+            return
+        status = response.status
+        location = response.headers["Location"]
+        if 300 <= status < 400 and location is not None and redirects:
+            try:
+                target = Request("GET", resolve(url, location)).url
+            except ValueError:
+                pass  # it leads nowhere
+            else:
+                self._ask(origin, future, target, redirects - 1)
+                return
+        if status == 429 or status >= 500:
+            self._learn(origin, future, None)
+        elif 200 <= status < 300:
+            text = response.body[:MAX_SIZE].decode("utf-8-sig", "replace")
+            self._learn(origin, future, Protego.parse(text))
+        else:
+            self._learn(origin, future, _EVERYTHING)
+
+    def _learn(self, origin: Origin, future: Future[Rules], parser: Protego | None) -> None:
+        try:
+            rules = Rules(parser, self._agent)
+            delay = min(rules.crawl_delay or 0.0, MAX_DELAY)
+            if delay > 0:
+                policy = self._pool._preparer.policy_of(origin) or HostPolicy()
+                if delay > policy.min_interval:
+                    self._pool.set_host_policy(origin, policy.replace(min_interval=delay))
+        except BaseException as exc:  # of host_policy: or nothing would resolve the future
+            future.set_exception(exc)
+            return
+        future.set_result(rules)

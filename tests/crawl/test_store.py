@@ -1,0 +1,85 @@
+"""The file of a frontier: what can be opened, and by how many."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from dugong import StateError
+from dugong.crawl.store import Store
+
+
+def test_one_store_at_a_time_has_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    store = Store(path)
+    with pytest.raises(StateError, match="in use"):
+        Store(path)
+    store.close()
+    Store(path).close()
+
+
+def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("no database" * 1000)
+    with pytest.raises(ValueError, match="not the file of a Frontier"):
+        Store(path)
+    assert path.read_text() == "no database" * 1000
+
+
+def test_another_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE page (id)")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not the file of a Frontier"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_path_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot open"):
+        Store(tmp_path / "missing" / "crawl.db")
+
+
+def test_what_an_exception_leaves_is_not_stored() -> None:
+    store = Store(None)
+    with contextlib.suppress(ZeroDivisionError), store:
+        store.insert("http://a", "/", 0, 0)
+        raise ZeroDivisionError
+    with store:
+        assert list(store.load()) == []
+        assert store.known == 0
+        assert store.insert("http://a", "/", 0, 0) is not None
+        assert store.insert("http://a", "/", 0, 0) is None
+    store.close()
+
+
+def test_an_interrupt_that_kept_a_change_from_its_end_harms_no_later_one() -> None:
+    store = Store(None)
+    store.__enter__()
+    store.insert("http://a", "/", 0, 0)
+    with store:
+        assert store.insert("http://a", "/", 0, 0) is not None
+    store.close()
+
+
+def test_what_is_taken_is_so_until_the_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    store = Store(path)
+    with store:
+        host = store.insert("http://a", "/", 0, 0)
+        assert host is not None
+    with store:
+        key = store.take(host)[0]
+    with store:
+        assert list(store.load()) == [(host, "http://a", 0, 1)]
+    store.close()
+    store = Store(path)
+    with store:
+        assert list(store.load()) == [(host, "http://a", 1, 0)]
+        assert store.take(host)[0] == key
+    store.close()
