@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from dugong import HostPolicy
 from dugong.pool.core.dispatch import (
     capacity,
+    connection_limit,
     has_capacity,
+    holding_limit,
     needs_unused_connection,
     should_refill,
     take,
@@ -419,3 +422,27 @@ def test_a_host_that_can_be_reached_is_connected_to_several_times_at_once() -> N
     queue(host, *["/"] * 5)
     make_connection(host, is_open=False)
     assert wants_connection(host, 3, now=0.0)
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def test_a_policy_says_how_many_connections_there_are_and_how_many_requests_hold_one() -> None:
+    host = make_host()
+    assert (connection_limit(host, 6), holding_limit(host, 6)) == (6, 6)
+    hold(host)
+    assert (connection_limit(host, 6), holding_limit(host, 6)) == (6, 6)
+    assert host.gate is not None
+    host.gate.follow(HostPolicy(max_in_flight=2))
+    assert (connection_limit(host, 6), holding_limit(host, 6)) == (6, 2)
+    host.gate.follow(HostPolicy(max_in_flight=20, max_connections=9))
+    assert (connection_limit(host, 6), holding_limit(host, 6)) == (9, 9)
+
+
+def test_a_sender_is_not_woken_while_the_gate_is_shut() -> None:
+    host = make_host()
+    connection = make_connection(host)
+    queue(host, "/a")
+    assert should_refill(host, connection)
+    hold(host)
+    assert not should_refill(host, connection)
