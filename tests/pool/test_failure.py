@@ -16,8 +16,10 @@ from dugong import (
     ConnectionTimedOut,
     Delivery,
     DugongError,
+    Headers,
     HostnameNotResolvable,
     Request,
+    Response,
     TLSError,
     is_temp_network_error,
 )
@@ -25,12 +27,14 @@ from dugong.errors import is_out_of_descriptors, is_tls_refusal
 from dugong.pool.failure import (
     Abandoned,
     BodyError,
+    UploadTimedOut,
     as_exception,
     connect_error,
     describe,
     ends_program,
     failure,
     forget_frames,
+    incomplete_upload,
 )
 
 REQUEST = Request("GET", "https://host:81/path?signature=secret")
@@ -301,3 +305,17 @@ def test_what_would_end_the_program_is_told_of_by_an_exception() -> None:
     wrapped = as_exception(SystemExit(3), "a hook")
     assert str(wrapped) == "a hook has raised SystemExit(3)"
     assert isinstance(wrapped.__cause__, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [(ConnectionTimedOut("nothing sent for 5 s"), UploadTimedOut), (OSError(), ConnectionClosed)],
+)
+def test_an_upload_that_has_stopped_is_told_from_one_that_has_failed(
+    reason: Exception, kind: type[ConnectionClosed]
+) -> None:
+    response = Response(200, "OK", Headers(), b"", REQUEST)
+    error = incomplete_upload(response, reason)
+    assert type(error) is kind
+    assert error.response is response
+    assert "200 OK before the body was sent" in str(error)
