@@ -1,4 +1,4 @@
-"""Requests from many machines: `map` has the workers of a Dask cluster send them.
+"""Requests from many machines: `map` and `crawl` have the workers of a Dask cluster send them.
 
 Guarantees: each request has one `Result`. All requests of an origin belong to one shard, and a
 shard is worked on by one worker at a time, so what a pool does for the sake of a host (its limits,
@@ -18,12 +18,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from dugong.client.client import Client
+from dugong.crawl.delays import keep_to_delay
 from dugong.errors import Delivery, DugongError
-from dugong.pool.many import check_is_iterable, request_of
+from dugong.pool.many import check_is_iterable, more_of, request_of
 from dugong.pool.pool import ConnectionPool, check_counts
 from dugong.pool.request import Request
 from dugong.pool.response import Response
@@ -36,7 +40,10 @@ except ImportError as exc:
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["Result", "WorkerLost", "map"]
+    from dugong.crawl.frontier import Frontier
+    from dugong.pool.url import Origin
+
+__all__ = ["Result", "WorkerLost", "crawl", "map"]
 
 #: How many requests a worker is given at once: of a shard that begins, and at most.
 FIRST_BATCH = 16
@@ -77,13 +84,11 @@ class Result:
         return getattr(self.error, "delivery", None)
 
 
-class Sender(Protocol):
-    """What sends the requests of a worker: a `ConnectionPool` or a `Client`."""
+#: What sends the requests of a worker.
+Sender = ConnectionPool | Client
 
-    def submit(self, method: Request, /) -> Future[Response]: ...
-
-    def close(self) -> None: ...
-
+#: Returns how many seconds there are to be between two requests to an origin, or None.
+DelayOf = Callable[["Origin"], float | None]
 
 # What a worker is given: an index and a request each, and if the request may be sent once more.
 _Item = tuple[int, Request, bool]
@@ -117,6 +122,48 @@ def map(  # noqa: A001  # as that of a pool is
     raise, and a TypeError for a request that cannot be sent elsewhere, is raised behind the results
     of all requests before it. For one thread at a time.
     """
+    return _results(client, requests, shards, key or _origin_of, pool)
+
+
+def crawl(
+    client: distributed.Client,
+    frontier: Frontier,
+    *,
+    shards: int | None = None,
+    pool: Callable[[], Sender] = Client,
+) -> Iterator[Result]:
+    """Have the workers of *client* fetch the URLs of *frontier*; yield a `Result` for each.
+
+    Mark the request of each result as `done`, with the links of its page::
+
+        for result in dugong.dask.crawl(client, frontier):
+            page = result.response
+            frontier.done(result.request, [] if page is None else links(page))
+
+    The iterator waits while the frontier has nothing to give, and ends when all is done. *shards*
+    and *pool* are as for `map`, and so is all else; each worker makes a `Client` by default. If the
+    frontier has `Robots`, each robots.txt is asked for from here, and the workers keep to the crawl
+    delays: the policy of the host gets the delay as its *min_interval*, if that is longer.
+
+    Raises TypeError or ValueError at the call if the arguments make no sense, and what iterating
+    over the frontier raises. For one thread at a time.
+    """
+    robots = frontier.robots
+
+    def delay_of(origin: Origin) -> float | None:
+        return None if robots is None else robots.rules(str(origin)).result().crawl_delay
+
+    return _results(client, frontier, shards, _origin_of, pool, delay_of)
+
+
+def _results(
+    client: distributed.Client,
+    requests: Iterable[str | Request],
+    shards: int | None,
+    key: Callable[[Request], str],
+    pool: Callable[[], Sender],
+    delay_of: DelayOf | None = None,
+) -> Iterator[Result]:
     check_is_iterable(requests)
     if shards is not None:
         check_counts(shards=shards)
@@ -125,12 +172,11 @@ def map(  # noqa: A001  # as that of a pool is
     count = shards or sum(client.nthreads().values())
     if not count:
         raise ValueError("the cluster has no workers yet: wait_for_workers() waits for some")
-    return _Run(client, iter(requests), count, key or _origin_of, pool).results()
+    return _Run(client, iter(requests), count, key, pool, delay_of).results()
 
 
 def _origin_of(request: Request) -> str:
-    origin = request.origin
-    return f"{origin.scheme}://{origin.host}:{origin.port}"
+    return str(request.origin)
 
 
 class _Shard:
@@ -140,6 +186,7 @@ class _Shard:
         # All of these belong to the thread that iterates.
         self.waiting: deque[tuple[int, Request]] = deque()
         self.batch_size = FIRST_BATCH
+        self.is_busy = False  # a worker has a batch of it
         self.worker: str | None = None  # that had the last batch, and has the connections
 
 
@@ -153,9 +200,12 @@ class _Run:
         shards: int,
         key: Callable[[Request], str],
         pool: Callable[[], Sender],
+        delay_of: DelayOf | None,
     ) -> None:
         self._client = client
         self._source = source
+        self._call_when_more = more_of(source)
+        self._delay_of = delay_of
         self._key = key
         self._name = f"dugong-{uuid.uuid4().hex}"
         self._pool = pool
@@ -164,29 +214,35 @@ class _Run:
         self._taken = 0  # requests, from the source
         self._failure: Exception | None = None  # what the source ended with
         self._is_over = False  # the source has ended
+        self._is_dry = False  # it has nothing at the moment
+        #: Batches that are done; None: the source has more. Any thread may put something.
+        self._news: SimpleQueue[Any] = SimpleQueue()
+        self._tell = partial(self._news.put, None)
         # What is under way: the shard, what it was given, and what marks that it has begun.
         self._live: dict[Any, tuple[_Shard, list[tuple[int, Request]], distributed.Event | None]]
         self._live = {}
 
     def results(self) -> Iterator[Result]:
         self._client.register_plugin(_Pools(self._pool), name=self._name)
-        done = distributed.as_completed(loop=self._client.loop)
         try:
             while True:
                 self._take()
                 for shard in self._shards:
-                    if shard.waiting and all(
-                        shard is not busy for busy, _, _ in self._live.values()
-                    ):
-                        done.add(self._begin(shard))
+                    if shard.waiting and not shard.is_busy:
+                        self._begin(shard)
                 if not self._live and self._is_over:
                     break
-                if self._live and (self._has_enough() or done.has_ready()):
-                    yield from self._end(next(done))
+                if self._has_enough() or not self._news.empty():
+                    future = self._news.get()  # ended by a worker, or by the source
+                    if future is None:
+                        self._is_dry = False
+                    else:
+                        yield from self._end(future)
             if self._failure is not None:
                 raise self._failure
         finally:
             self._failure = None  # which refers to this frame
+            self._source = iter(())
             self._client.cancel(list(self._live))
             for _, _, event in self._live.values():
                 if event is not None:
@@ -197,6 +253,7 @@ class _Run:
         """Return True if nothing is to be taken from the source for now."""
         return (
             self._is_over
+            or self._is_dry
             or self._waiting >= AHEAD
             or all(len(shard.waiting) >= shard.batch_size for shard in self._shards)
         )
@@ -209,7 +266,9 @@ class _Run:
                 request = _portable(request_of(next(self._source)))
                 shard = self._shards[crc32(self._key(request).encode()) % len(self._shards)]
             except StopIteration:
-                self._is_over = True
+                more = self._call_when_more
+                self._is_dry = more is not None and more(self._tell)
+                self._is_over = not self._is_dry
             except Exception as exc:
                 self._is_over, self._failure = True, exc
             else:
@@ -217,8 +276,8 @@ class _Run:
                 self._taken += 1
                 self._waiting += 1
 
-    def _begin(self, shard: _Shard) -> Any:
-        """Have a worker send the next requests of *shard*; return the future of Dask for that."""
+    def _begin(self, shard: _Shard) -> None:
+        """Have a worker send the next requests of *shard*."""
         size = min(shard.batch_size, len(shard.waiting))
         batch = [shard.waiting.popleft() for _ in range(size)]
         self._waiting -= size
@@ -234,16 +293,27 @@ class _Run:
             self._name,
             None if event is None else event.name,
             items,
+            self._delays(batch),
             pure=False,
             workers=None if shard.worker is None else [shard.worker],
             allow_other_workers=shard.worker is not None,
         )
+        shard.is_busy = True
         self._live[future] = shard, batch, event
-        return future
+        future.add_done_callback(self._news.put)
+
+    def _delays(self, batch: list[tuple[int, Request]]) -> list[tuple[Origin, float]]:
+        """Return the delays that the origins of *batch* ask for."""
+        if self._delay_of is None:
+            return []
+        origins = dict.fromkeys([request.origin for _, request in batch])
+        delays = [(origin, self._delay_of(origin)) for origin in origins]
+        return [(origin, delay) for origin, delay in delays if delay]
 
     def _end(self, future: Any) -> Iterator[Result]:
         """Yield the results of a batch."""
         shard, batch, event = self._live.pop(future)
+        shard.is_busy = False
         if event is not None:
             event.clear()
         if future.status == "finished":
@@ -302,14 +372,20 @@ class _Pools(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed has
         threading.Thread(target=self.pool.close, name="dugong-close", daemon=True).start()
 
 
-def _perform(name: str, event: str | None, items: list[_Item]) -> tuple[str, float, list[bytes]]:
-    """Send *items*; return the address of the worker, how long it took, and all outcomes, pickled.
+def _perform(
+    name: str, event: str | None, items: list[_Item], delays: list[tuple[Origin, float]]
+) -> tuple[str, float, list[bytes]]:
+    """Send *items*, with *delays* between those of an origin.
+
+    Returns the address of the worker, how long it took, and all outcomes, pickled.
 
     Called once more by another worker if this one is lost. The *event* then says so.
     """
     began = monotonic()
     worker = distributed.get_worker()
     pool: Sender = worker.plugins[name].pool
+    for origin, delay in delays:
+        keep_to_delay(pool, origin, delay)
     is_repeated = False
     if event is not None:
         mark = distributed.Event(event)

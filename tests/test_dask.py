@@ -89,6 +89,19 @@ def test_what_is_idempotent_is_sent_by_another_worker(seen: dict[str, Any]) -> N
     assert seen["a_worker_is_lost"]["others"] == [200] * 7
 
 
+def test_the_workers_crawl_what_a_frontier_gives_until_all_is_done(seen: dict[str, Any]) -> None:
+    found = seen["a_frontier_is_crawled"]
+    assert found["statuses"] == [200] * 8
+    assert found["left"] == 0
+    once = [f"GET /{number}" for number in range(4)]
+    assert found["seen"] == {**dict.fromkeys(once, 2), "GET /robots.txt": 2}
+
+
+def test_the_workers_keep_to_the_crawl_delays_of_the_sites(seen: dict[str, Any]) -> None:
+    # Of one host four pages, one after the other; of both at the same time.
+    assert seen["a_frontier_is_crawled"]["time"] > 3 * 0.2 * 0.95
+
+
 def test_the_examples_of_the_page_print_what_they_say(seen: dict[str, Any]) -> None:
     found = seen["the_page_on_clusters"]
     assert found["said"]

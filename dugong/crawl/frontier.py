@@ -378,6 +378,11 @@ class Frontier:
             return under_way + len(self._postponed)
 
     @property
+    def robots(self) -> Robots | None:
+        """What says which URLs are given."""
+        return self._robots
+
+    @property
     def under_way(self) -> int:
         """How many of these were taken."""
         with self._change():

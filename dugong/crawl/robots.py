@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from dugong.client.aio import AsyncClient
 from dugong.client.client import Client
 from dugong.client.urls import resolve
+from dugong.crawl.delays import keep_to_delay
 from dugong.errors import DugongError
-from dugong.pool.host_policy import HostPolicy
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request
 
@@ -42,8 +42,6 @@ LIFETIME = 24 * 3600.0
 LATER = 300.0
 #: Bytes of a robots.txt that count.
 MAX_SIZE = 500 * 1024
-#: The longest crawl delay that is kept to, in seconds: a site that wants more gets this.
-MAX_DELAY = 300.0
 _REDIRECTS = 5
 _HOSTS = 10_000  # origins that are remembered
 
@@ -197,11 +195,8 @@ class Robots:
     def _learn(self, origin: Origin, future: Future[Rules], parser: Protego | None) -> None:
         try:
             rules = Rules(parser, self._agent)
-            delay = min(rules.crawl_delay or 0.0, MAX_DELAY)
-            if delay > 0:
-                policy = self._pool._preparer.policy_of(origin) or HostPolicy()
-                if delay > policy.min_interval:
-                    self._pool.set_host_policy(origin, policy.replace(min_interval=delay))
+            if rules.crawl_delay:
+                keep_to_delay(self._pool, origin, rules.crawl_delay)
         except BaseException as exc:  # of host_policy: or nothing would resolve the future
             future.set_exception(exc)
             return

@@ -21,6 +21,7 @@ from dugong import (
 )
 from dugong.crawl import Robots
 from dugong.crawl import robots as module
+from dugong.crawl.delays import MAX_DELAY
 from dugong.testing import MockPool, MockResponse
 from tests.support.server import TIMEOUT
 
@@ -204,7 +205,7 @@ def test_what_is_no_delay_changes_nothing(delay: str) -> None:
 
 
 def test_a_delay_is_bounded() -> None:
-    assert policy_set("86400") == HostPolicy(min_interval=module.MAX_DELAY)
+    assert policy_set("86400") == HostPolicy(min_interval=MAX_DELAY)
 
 
 def test_the_rest_of_the_policy_of_a_host_stays() -> None:

@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
@@ -22,10 +23,14 @@ from unittest import mock
 import distributed
 
 import dugong.dask
-from dugong import ConnectionPool, Headers, Request
+from dugong import Client, ConnectionPool, Headers, Request
+from dugong.crawl import Frontier, Robots
 from dugong.testing import Peer, Server
 
 HOSTS = 3
+#: What the servers say to robots.
+DELAY = 0.2
+ROBOTS = f"User-agent: *\nDisallow: /forbidden\nCrawl-delay: {DELAY}\n".encode()
 #: Seconds that anything here may take.
 TIME = 40
 
@@ -35,7 +40,9 @@ class Hosts:
 
     def __init__(self, stack: ExitStack) -> None:
         self.lock = threading.Lock()
-        self.seen: Counter[str] = Counter()  # guarded by the lock
+        # Guarded by the lock: how often what was asked for, and when.
+        self.seen: Counter[str] = Counter()
+        self.times: list[tuple[str, float]] = []
         self.held = threading.Event()  # a request for /hold has come
         self.released = threading.Event()  # it may be responded to
         self.servers = [stack.enter_context(Server(self._serve, repeat=True)) for _ in range(HOSTS)]
@@ -44,13 +51,13 @@ class Hosts:
         for request in peer.requests():
             with self.lock:
                 self.seen[f"{request.method} {request.target}"] += 1
+                self.times.append((request.target, time.monotonic()))
             if request.target == "/hold" and not self.held.is_set():
                 self.held.set()
                 self.released.wait(TIME)
+            body = ROBOTS if request.target == "/robots.txt" else request.target.encode()
             try:
-                peer.respond(
-                    request.target.encode(), headers=f"By: {request.headers.get('by', '')}\r\n"
-                )
+                peer.respond(body, headers=f"By: {request.headers.get('by', '')}\r\n")
             except OSError:
                 return
 
@@ -178,6 +185,27 @@ def the_source_is_endless(client: distributed.Client, hosts: Hosts) -> Any:
     return {"some": set(some) == {200}, "taken": taken < 100_000, "plugins": sum(plugins.values())}
 
 
+def a_frontier_is_crawled(client: distributed.Client, hosts: Hosts) -> Any:
+    links = {"/0": ["/1", "/forbidden", "/2"], "/1": ["/2", "/3"]}
+    with Client() as asking, Frontier(robots=Robots(asking)) as frontier:
+        for host in range(2):
+            frontier.add(hosts.url(host, "/0"))
+        statuses = []
+        for result in dugong.dask.crawl(client, frontier):
+            statuses.append(result.response.status)
+            base = result.request.url.removesuffix(result.request.target)
+            found = [base + link for link in links.get(result.request.target, ())]
+            frontier.done(result.request, found)
+        left = len(frontier)
+    times = [when for target, when in hosts.times if target != "/robots.txt"]
+    return {
+        "statuses": statuses,
+        "left": left,
+        "seen": dict(hosts.seen),
+        "time": max(times) - min(times),
+    }
+
+
 def the_page_on_clusters(client: distributed.Client, hosts: Hosts) -> Any:
     """Run the examples of the page, and return what they print and what they say that they do."""
     from tests.test_docs import examples_of
@@ -201,6 +229,7 @@ SCENARIOS: list[Callable[[distributed.Client, Hosts], Any]] = [
     what_cannot_be_sent_elsewhere,
     what_cannot_come_back,
     the_source_is_endless,
+    a_frontier_is_crawled,
     the_page_on_clusters,
     a_worker_is_lost,  # last, for the other worker begins anew
 ]
