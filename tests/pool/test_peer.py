@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dugong import AsyncClient, ConnectionPool, HTTPStatusError, PeerInfo
+from dugong import AsyncClient, ConnectionPool, HTTPConnection, HTTPStatusError, PeerInfo
 from dugong.connection.peer import NO_PEER
 from dugong.testing import MockPool
 from tests.support.pool import OpenSite, each, name_target, open_site
@@ -38,9 +38,9 @@ def test_a_response_tells_of_tls_with_the_server(
     contexts = {"server_context": server_context, "client_context": client_context}
     with open_site(each(name_target), repeat=True, **contexts) as here:
         peer = here.pool.get(here.url()).peer
-        assert peer.certificate == ssl.PEM_cert_to_DER_cert(
-            ssl.get_server_certificate(here.server.address)
-        )
+        with HTTPConnection("127.0.0.1", here.server.port, client_context) as conn:
+            conn.connect()
+            assert peer.certificate == conn.get_ssl_peercert(binary_form=True)
     assert (peer.tls_version, peer.address) == ("TLSv1.3", "127.0.0.1")
     assert peer.cipher is not None
     assert peer.cipher.startswith("TLS_")

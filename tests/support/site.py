@@ -39,8 +39,8 @@ class Site:
         try:
             while self._respond(peer, peer.head()):
                 pass
-        except (EOFError, ConnectionError):
-            pass  # the client has gone, as it may at any time
+        except (EOFError, ConnectionError, TimeoutError):
+            pass  # the client has gone, as it may at any time, or is idle
 
     def _respond(self, peer: Peer, request: ReceivedRequest) -> bool:
         """Respond to *request*, whose body is not read yet; return True if another may follow."""
