@@ -15,7 +15,6 @@ trio the asynchronous one.
 
 from __future__ import annotations
 
-import io
 import sys
 from functools import lru_cache
 from importlib import import_module
@@ -24,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dugong.adapters.pools import UNLIMITED
 from dugong.client.aiobody import AsyncBody
 from dugong.client.aioloop import Bridges, running_loop
-from dugong.client.aiostream import AsyncStream
-from dugong.deadline import Deadline
+from dugong.client.aiostream import AsyncStream, OneRequest
 from dugong.errors import (
     ConnectionClosed,
     ConnectionTimedOut,
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
     from dugong.client.aiostream import AsyncStreamedResponse
     from dugong.pool.io.stream import Stream
     from dugong.pool.request import HeaderPairs, PoolDefault
-    from dugong.pool.response import Received, Response, StreamedResponse
+    from dugong.pool.response import Received, StreamedResponse
 
     class _SyncBase(httpx.BaseTransport, httpx2.BaseTransport):
         def handle_request(self, request: Any) -> Any: ...
@@ -222,7 +220,7 @@ class AsyncDugongTransport(_Transport, _AsyncBase):
         package = _package_of(request)
         bridge = self._bridges.current()
         plain = self._stream(request, package, lambda body: AsyncBody(aiter(body), bridge.loop))
-        stream = AsyncStream(_Steps(plain), bridge, self._pool._scheduler.readers)
+        stream = AsyncStream(OneRequest(plain), bridge, self._pool._scheduler.readers)
         try:
             response = await stream.__aenter__()
         except DugongError as exc:
@@ -376,35 +374,6 @@ class _AsyncBody:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.__aexit__(None, None, None)
-
-
-class _Steps:
-    """One request, whose response is the final one: see `dugong.client.aiostream.Steps`."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream  # never changes
-
-    def deadline(self) -> Deadline:
-        return Deadline(None)
-
-    def is_at_hand(self, received: StreamedResponse) -> bool:
-        return isinstance(received._source, io.BytesIO)
-
-    def advance(
-        self, received: StreamedResponse, history: list[Response], deadline: Deadline
-    ) -> StreamedResponse:
-        return received
-
-    def abort(self, exc: BaseException) -> None:
-        self.stream.abort(exc)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stream.__exit__(exc_type, exc, traceback)
 
 
 # --- httpx, or httpx2 -----------------------------------------------------------------------------

@@ -17,15 +17,14 @@ import base64
 import logging
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from dugong.adapters.pools import OwnPools, PoolKey, Use
 from dugong.adapters.scrapy_settings import local_address, options_of
 from dugong.client.aioloop import LoopBridge, running_loop
-from dugong.client.aiostream import AsyncStream
-from dugong.client.drivers import Streaming
+from dugong.client.aiostream import AsyncStream, OneRequest
 from dugong.errors import (
     ConnectError,
     ConnectionClosed,
@@ -63,9 +62,8 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from dugong.client.aiostream import AsyncStreamedResponse
-    from dugong.pool.io.stream import Stream
     from dugong.pool.pool import ConnectionPool
-    from dugong.pool.response import Received, StreamedResponse
+    from dugong.pool.response import Received
 
 __all__ = ["DugongDownloadHandler"]
 
@@ -152,8 +150,8 @@ class DugongDownloadHandler(BaseDownloadHandler):
 
     async def _stream(self, download: _Download, made: Request, pool: ConnectionPool) -> Response:
         """Download it piece by piece, so that it can be stopped, and what has come be kept."""
-        streaming = cast(Streaming, _RawStreaming(pool._stream(made)))
-        async with AsyncStream(streaming, self._bridge(pool), pool._scheduler.readers) as response:
+        steps = OneRequest(pool._stream(made))
+        async with AsyncStream(steps, self._bridge(pool), pool._scheduler.readers) as response:
             download.begin(response, response.length)
             return await self._read(download, response)
 
@@ -344,27 +342,6 @@ class _Download:
                 stop.response = response
                 raise stop
         return response
-
-
-class _RawStreaming:
-    """*stream* as an `AsyncStream` drives it: one request, whose response is the final one."""
-
-    calls_callers_code = False
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream: Stream = stream  # never changes
-
-    def deadline(self) -> None:
-        """Return nothing: no request follows."""
-
-    def advance(self, received: StreamedResponse, *_: object) -> StreamedResponse:
-        return received
-
-    def abort(self, exc: BaseException) -> None:
-        self.stream.abort(exc)
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self.stream.__exit__(*exc_info)
 
 
 def _made(request: scrapy.Request, deadline: float | None) -> Request:

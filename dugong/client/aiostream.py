@@ -8,11 +8,13 @@ and that step with it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from dugong.deadline import Deadline
 from dugong.pool.hints import no_attribute
 from dugong.pool.response import Received
 from dugong.pool.text import Lines
@@ -22,12 +24,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dugong.client.aioloop import LoopBridge
-    from dugong.deadline import Deadline
     from dugong.headers import Headers
     from dugong.pool.io.stream import Stream
     from dugong.pool.response import Response, StreamedResponse
 
-__all__ = ["AsyncStream", "AsyncStreamedResponse", "Steps"]
+__all__ = ["AsyncStream", "AsyncStreamedResponse", "OneRequest", "Steps"]
 
 T = TypeVar("T")
 _PIECE = 256 * 1024  # bytes
@@ -56,6 +57,35 @@ class Steps(Protocol):
         traceback: TracebackType | None,
         /,
     ) -> object: ...
+
+
+class OneRequest:
+    """The `Steps` of one request, whose response is the final one."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream: Stream = stream  # never changes
+
+    def deadline(self) -> Deadline:
+        return Deadline(None)
+
+    def is_at_hand(self, received: StreamedResponse) -> bool:
+        return isinstance(received._source, io.BytesIO)
+
+    def advance(
+        self, received: StreamedResponse, history: list[Response], deadline: Deadline
+    ) -> StreamedResponse:
+        return received
+
+    def abort(self, exc: BaseException) -> None:
+        self.stream.abort(exc)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stream.__exit__(exc_type, exc, traceback)
 
 
 class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
