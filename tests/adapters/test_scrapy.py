@@ -618,7 +618,8 @@ def test_a_crawl(mode: str) -> None:
             check=False,
         )
     assert "20 finished 20" in done.stdout.splitlines(), done.stdout
-    assert sorted(targets) == sorted(f"/{number}" for number in range(20))
+    # What waits behind a slow response may have been sent a second time (`pipeline_rescue`).
+    assert set(targets) == {f"/{number}" for number in range(20)}
 
 
 def test_a_handler_that_was_closed_is_collected() -> None:
