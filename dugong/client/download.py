@@ -276,7 +276,7 @@ class _Download:
         self._note_digests(response)  # which may stand behind the body, too
         if end in (None, offset):
             digests = self._digests_in(response, "Content-Digest")
-            if response.status != _PARTIAL_CONTENT:  # of which part it is then, nobody agrees on
+            if response.status != _PARTIAL_CONTENT:  # servers differ in what it is of then
                 digests += self._digests_in(response, "Content-MD5")
             self._check(digests, part.pieces(start, offset))
         self._last = response._whole()
