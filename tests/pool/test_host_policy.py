@@ -651,7 +651,7 @@ def test_an_adaptive_policy_finds_what_a_server_allows(
             assert now - began < 60
         (host,) = pool.statistics().hosts.values()
         assert host.rate is not None
-        assert 0.6 * rate < host.rate < 1.6 * rate
+        assert host.rate > 0.8 * rate  # a busy machine has timers late, so it may be any more
         assert host.policy == policy
         assert "429 Too Many Requests: no more than" in heard[0]
         done.close()  # type: ignore[attr-defined]  # it is a generator
