@@ -332,15 +332,7 @@ class ConnectionPool:
     def _make(self, job: Job) -> Response:
         """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
-        connection = None
-        if (
-            job.deadline is None
-            and job.upload is None
-            and job.make_head is None
-            and job.download is None
-            and job.hedge is None
-        ):
-            connection = scheduler.lending.borrow(job)
+        connection = scheduler.lending.borrow(job) if job.needs_no_thread else None
         if connection is None:
             future = job.future
             scheduler.submit(job)

@@ -408,6 +408,17 @@ class Job:
         return 1 + sum(attempt.charged for attempt in self.attempts)
 
     @property
+    def needs_no_thread(self) -> bool:
+        """True if the thread that asks for it may make it by itself on an idle connection."""
+        return (
+            self.deadline is None
+            and self.upload is None
+            and self.make_head is None
+            and self.download is None
+            and self.hedge is None
+        )
+
+    @property
     def write_timeout(self) -> float | None:
         """For how many seconds sending may go without any progress."""
         patience = self.patience

@@ -65,7 +65,6 @@ class Lending:
                 return False
             job.body_source = source
             source.rate = self._rate.watch_locked(connection)
-            connection.streaming = True
             connection.receiving = False
             connection.host.accepted += 1
             if connection.host.gate is not None:
@@ -76,6 +75,8 @@ class Lending:
                     reason = f"{status_text(response)}; its body is too long to be let go of"
                     self._core.emit_of("gave up", job, connection.name, reason, response)
             self._retries.complete_locked(job, response)
+            # Last, or an interrupt of a caller would leave a connection whose stream never ends.
+            connection.streaming = True
         return True
 
     def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:

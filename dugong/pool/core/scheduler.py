@@ -347,6 +347,8 @@ class Scheduler:
             job.cancelled = not was_decided
             self._connections.fail_locked(lent, Abandoned("a request was interrupted"))
             lent.borrower = None
+            # The connection may have been handed over to a stream that has not begun.
+            lent.streaming = job.place is Place.STREAMING
             self._connections.finish_closing_locked(lent)
         if job.is_decided:
             return not was_decided

@@ -24,8 +24,9 @@ __all__ = ["perform"]
 def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Response | None:
     """Do *job* on *connection*, which has been borrowed for it, and give that back.
 
-    Returns the response, or None if the future of *job* knows more: it has failed, or the request
-    has gone back to the queue. After an exception, `Scheduler.abandon` gives the connection back.
+    Returns the response, or None if the future of *job* knows more: it has failed, the request has
+    gone back to the queue, or the caller is to read the body of the response from the connection.
+    After an exception, `Scheduler.abandon` gives the connection back.
     """
     engine = connection.engine
     try:
@@ -41,7 +42,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
             exchange, status, reason, headers, _, body = completions[0]
             if (
                 body is not None
-                and len(body) <= traffic.limits.max_body_size
+                and (len(body) <= traffic.limits.max_body_size or job.streamed)
                 and status >= 200
                 and (status < 400 or not traffic.may_be_retried(job, status))
             ):
@@ -60,7 +61,11 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
                 in_time = traffic.lending.responded_to_caller(connection, job, response)
                 return response if in_time else None
         receiver.handle(traffic, connection, completions, failed)
-    while connection.in_flight and not connection.is_closing and engine.has_unread:
+    while (
+        connection.in_flight
+        and not (connection.is_closing or connection.streaming)
+        and engine.has_unread
+    ):
         receiver.receive(traffic, connection)
     traffic.lending.give_back(connection, error)
     return None

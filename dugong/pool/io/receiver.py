@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
@@ -26,6 +26,8 @@ from dugong.pool.io.metering import MeteredSource, download_meter, is_metered
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dugong.headers import Headers
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.job import Job
@@ -45,6 +47,12 @@ LONG = 256 * 1024
 _DRAINED = 64 * 1024
 #: Seconds that this may take.
 DRAIN_TIME = 1.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: What has come of a body, and again if that is all of it (else None).
+_Beginning = tuple[bytes, bytes | None]
 
 _FIRST_PIECE = 16 * 1024  # bytes received at a time of a body whose length is not known,
 _PIECE = 256 * 1024  # and once it is known to be larger than that
@@ -91,37 +99,36 @@ def handle(
             or (len(body) > limit and not job.streamed)
         ):
             job.response_started = True
-            try:
-                if job.is_decided and connection.lost_requests:
-                    raise Abandoned  # a late response: what came before it must not wait for that
-                if body is not None and len(body) > limit and not job.streamed:
-                    raise _too_large(len(body), limit, length is not None)
-                if job.streamed and (body is None or is_early):
-                    beginning, body = buffered or b"", None
-                    if traffic.may_be_retried(job, status):
-                        beginning, body = _receive_beginning(traffic, connection, job, length)
-                    if body is None:
-                        if _hand_over(traffic, connection, completion, beginning, now):
-                            return
-                        body = buffered
-                meter = None
-                if job.download is not None and not job.streamed:
-                    known = length if body is None or length is None else len(body)
-                    meter = download_meter(job, status, known)
+            if job.is_decided and connection.lost_requests:
+                error = Abandoned()  # a late response: what came before it must not wait for that
+                break
+            if body is not None and len(body) > limit and not job.streamed:
+                error = _too_large(len(body), limit, length is not None)
+                break
+            if job.streamed and (body is None or is_early):
+                beginning: _Beginning | Exception = (buffered or b"", None)
+                if traffic.may_be_retried(job, status):
+                    beginning = _outcome_of(
+                        job, _receive_beginning, traffic, connection, job, length
+                    )
+                if isinstance(beginning, Exception):
+                    error = beginning
+                    break
+                start, body = beginning
+                # In the thread of a caller, what a signal handler raises here is no fault of the
+                # connection.
                 if body is None:
-                    body = _receive_body(traffic, connection, job, length, meter)
-                elif meter is not None:
-                    meter.add(len(body))
-                if meter is not None:
-                    meter.finish()
-                now = monotonic()
-            except BodyError as exc:
-                forget_frames(exc)
-                error = job.fatal_error = exc
+                    if _hand_over(traffic, connection, completion, start, now):
+                        return
+                    body = buffered
+            received = _outcome_of(
+                job, _finish_body, traffic, connection, job, status, length, body
+            )
+            if isinstance(received, Exception):
+                error = received
                 break
-            except Exception as exc:
-                error = exc
-                break
+            body = received
+            now = monotonic()
         whole = Response(
             status,
             reason,
@@ -140,6 +147,42 @@ def handle(
     if isinstance(error, ConnectionTimedOut) and not done and traffic.sends_body(connection):
         return  # as long as there is progress in the other direction, this is no time-out
     traffic.responded(connection, done, error)
+
+
+def _outcome_of(
+    job: Job, step: Callable[P, T], *args: P.args, **keywords: P.kwargs
+) -> T | Exception:
+    """Return what *step* returns, or what it raises: what the connection, or *job*, fails with."""
+    try:
+        return step(*args, **keywords)
+    except BodyError as exc:
+        forget_frames(exc)
+        job.fatal_error = exc
+        return exc
+    except Exception as exc:
+        return exc
+
+
+def _finish_body(
+    traffic: Traffic,
+    connection: PooledConnection,
+    job: Job,
+    status: int,
+    length: int | None,
+    body: bytes | None,
+) -> bytes:
+    """Return the whole body of a response, which is *body* if that is not None."""
+    meter = None
+    if job.download is not None and not job.streamed:
+        known = length if body is None or length is None else len(body)
+        meter = download_meter(job, status, known)
+    if body is None:
+        body = _receive_body(traffic, connection, job, length, meter)
+    elif meter is not None:
+        meter.add(len(body))
+    if meter is not None:
+        meter.finish()
+    return body
 
 
 def _hand_over(
@@ -196,7 +239,7 @@ def _receive(
 
 def _receive_beginning(
     traffic: Traffic, connection: PooledConnection, job: Job, length: int | None
-) -> tuple[bytes, bytes | None]:
+) -> _Beginning:
     """Return what can be kept of a body, and again if that is all of it (else None).
 
     So a response that is streamed can be let go of for another attempt, and handed over otherwise.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dugong.errors import StateError
 from dugong.pool.core.job import Place
 from dugong.pool.hints import stream_hint
-from dugong.pool.io import receiver
+from dugong.pool.io import caller_runs, receiver
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,12 +52,25 @@ class Stream(UnenteredStream):
 
     def __enter__(self) -> StreamedResponse:
         self.check_may_enter()
+        scheduler = self._scheduler
         try:
-            self._scheduler.submit(self.begin())
-            return self.received()
-        except BaseException as exc:
+            return scheduler.protect(self._enter, scheduler.end_stream, self._job)
+        except BaseException as exc:  # which may have come when nothing protects it any more
             self.abort(exc)
             raise
+
+    def _enter(self, job: Job) -> StreamedResponse:
+        scheduler = self._scheduler
+        connection = scheduler.lending.borrow(job) if job.needs_no_thread else None
+        if connection is None:
+            scheduler.submit(self.begin())
+            return self.received()
+        whole = caller_runs.perform(scheduler.traffic, connection, job)
+        if whole is None:
+            scheduler.begin_stream(job, self)
+            return self.received()
+        self._response = response = receiver.streamed(whole)
+        return response
 
     # The steps of that, for what waits in another way.
 

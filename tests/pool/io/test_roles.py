@@ -115,7 +115,7 @@ def test_each_kind_of_request_is_made_though_the_threads_have_ended(
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("kind", [submitted, with_deadline, streamed])
+@pytest.mark.parametrize("kind", [submitted, with_deadline])
 def test_a_request_starts_one_thread_at_most(
     server: ScriptedServer, starts: Starts, kind: Callable[[ConnectionPool, str], str]
 ) -> None:
