@@ -21,17 +21,16 @@ NAMES = """
     MAX_LINE_SIZE MAX_HEADER_SIZE DNS_TEST_HOSTNAMES BUFFER_SIZE
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
-    BodyLike HeadersLike HeadersMaker Options ClientOptions TransferOptions UploadOptions
-    POOL_DEFAULT PoolDefault HostPolicy
-    HostStatistics ConnectionStatistics Holding RecordedExchange
+    ConnectError TLSError
+    ConnectionPool Request Response StreamedResponse ResponseFuture PeerInfo PoolStatistics
     RetryPolicy retrying Attempt Event FilePart Progress
     Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError
-    RedirectError TooManyRedirects
+    RedirectError TooManyRedirects IntegrityError Downloaded
     Client AsyncClient AsyncStreamedResponse Cookies Auth BasicAuth BearerAuth DigestAuth
     get head options post put patch delete request
-    BodyLike HeadersLike HeadersMaker Options ClientOptions POOL_DEFAULT PoolDefault
-    HostStatistics ConnectionStatistics Holding RequestSource RecordedExchange
-    HostPolicy
+    BodyLike HeadersLike HeadersMaker Options ClientOptions TransferOptions UploadOptions
+    POOL_DEFAULT PoolDefault HostPolicy RequestSource
+    HostStatistics ConnectionStatistics Holding RecordedExchange
 """.split()
 
 METHODS = """

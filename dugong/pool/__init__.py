@@ -7,7 +7,7 @@ filepart.py    FilePart                          bodybase.py    what they have i
 future.py      ResponseFuture                    oneshot.py     bodies that were used up
 hints.py       what other clients call things    many.py        map() and as_completed()
 prepare.py     a Request becomes a Job           dialer.py      how to connect
-host_policy.py HostPolicy
+host_policy.py HostPolicy                        settings.py    settings that never change
 events.py      what on_event is told             statistics.py  frozen snapshots
 recording.py   what record is given
 failure.py     what a request fails with         fork.py        the child of a fork starts afresh

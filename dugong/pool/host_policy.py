@@ -7,11 +7,11 @@ a header value. Touches nothing.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from dugong.pool.request import HeaderPairs, check_bool, default_headers
+from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
@@ -23,7 +23,7 @@ _MIN_RATE = 1 / TIMEOUT_MAX
 _MAX_RATE = 1e9
 
 
-class HostPolicy:
+class HostPolicy(Settings):
     """How a pool treats one host. Times are in seconds.
 
     * *max_connections*: how many connections there are at most; None: *max_connections_per_host* of
@@ -56,6 +56,7 @@ class HostPolicy:
         "adaptive",
         "max_in_flight",
     )
+    _names = __slots__
 
     max_connections: int | None
     pipeline_depth: int | None
@@ -94,48 +95,16 @@ class HostPolicy:
         if burst != 1 and rate is None:
             raise ValueError("burst says how a rate is kept, so it needs a rate")
         check_bool("adaptive", adaptive)
-        fields = {
-            "max_connections": max_connections,
-            "pipeline_depth": pipeline_depth,
-            "min_interval": min_interval,
-            "rate": rate,
-            "burst": burst,
-            "headers": default_headers(headers).fixed,
-            "adaptive": adaptive,
-            "max_in_flight": max_in_flight,
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a HostPolicy never changes: replace({name}=...) makes another")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a HostPolicy never changes: replace() makes another")
-
-    def _fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in HostPolicy.__slots__}
-
-    def replace(self, **changes: Any) -> HostPolicy:
-        """Return a policy like this one but for *changes*, which are parameters of `HostPolicy`.
-
-        Raises what `HostPolicy` raises.
-        """
-        return type(self)(**(self._fields() | changes))
-
-    __replace__ = replace  # for `copy.replace`
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._fields()), ()
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        assert isinstance(other, HostPolicy)
-        return self._fields() == other._fields()
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._fields().values()))
+        self._set(
+            max_connections=max_connections,
+            pipeline_depth=pipeline_depth,
+            min_interval=min_interval,
+            rate=rate,
+            burst=burst,
+            headers=default_headers(headers).fixed,
+            adaptive=adaptive,
+            max_in_flight=max_in_flight,
+        )
 
     def __repr__(self) -> str:
         """Show what differs from the defaults, and of the headers the names alone."""

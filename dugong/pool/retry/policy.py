@@ -12,9 +12,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Set
-from functools import partial
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from dugong.connection.head import check_method
 from dugong.errors import (
@@ -24,6 +23,7 @@ from dugong.errors import (
     is_temp_network_error,
     is_tls_refusal,
 )
+from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:
     from dugong.headers import Headers
@@ -83,7 +83,7 @@ def _checked_methods(values: Iterable[str]) -> frozenset[str]:
     return frozenset(methods)
 
 
-class RetryPolicy:
+class RetryPolicy(Settings):
     """What is tried again, how often, and after how long. Times are in seconds.
 
     * *attempts*: how often a request is tried at most, the first time included. An attempt that was
@@ -119,6 +119,7 @@ class RetryPolicy:
         "budget",
         "should_retry",
     )
+    _names = __slots__
 
     attempts: int
     backoff: float
@@ -158,52 +159,17 @@ class RetryPolicy:
             _check_number("budget", budget)
         if should_retry is not None and not callable(should_retry):
             raise TypeError(f"should_retry must be callable, not {should_retry!r}")
-        fields = {
-            "attempts": attempts,
-            "backoff": backoff,
-            "max_backoff": max_backoff,
-            "statuses": _checked_statuses(statuses),
-            "methods": _checked_methods(methods),
-            "retry_after": retry_after,
-            "max_retry_after": max_retry_after,
-            "budget": budget,
-            "should_retry": should_retry,
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a RetryPolicy never changes: replace({name}=...) makes another")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a RetryPolicy never changes: replace() makes another")
-
-    def _fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in RetryPolicy.__slots__}
-
-    def replace(self, **changes: Any) -> RetryPolicy:
-        """Return a policy like this one but for *changes*, which are parameters of `RetryPolicy`.
-
-        Raises what `RetryPolicy` raises.
-        """
-        return type(self)(**(self._fields() | changes))
-
-    __replace__ = replace  # for `copy.replace`
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._fields()), ()
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        assert isinstance(other, RetryPolicy)
-        return self._fields() == other._fields()
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._fields().values()))
-
-    def __repr__(self) -> str:
-        return f"RetryPolicy({', '.join(f'{n}={v!r}' for n, v in self._fields().items())})"
+        self._set(
+            attempts=attempts,
+            backoff=backoff,
+            max_backoff=max_backoff,
+            statuses=_checked_statuses(statuses),
+            methods=_checked_methods(methods),
+            retry_after=retry_after,
+            max_retry_after=max_retry_after,
+            budget=budget,
+            should_retry=should_retry,
+        )
 
     def repeats(self, request: Request) -> bool:
         """Return whether *request* may be sent again though the server may have processed it."""
