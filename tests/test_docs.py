@@ -142,8 +142,9 @@ def _example_com(
     authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
     """Let the names of the examples lead to a local site, and trust its certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("www.example.com", "s3.example.com").configure_cert(context)
+    context, of_storage = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
+    authority.issue_cert("www.example.com").configure_cert(context)
+    authority.issue_cert("s3.example.com").configure_cert(of_storage)
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     monkeypatch.setenv("DUGONG_TRACEFILE", "")
@@ -152,7 +153,7 @@ def _example_com(
     site = Site(context)
     bucket = S3Site()
     bucket.scheme = "https"
-    storage = Place(bucket, context)
+    storage = Place(bucket, of_storage)
     with (
         socket.socket() as silent,
         ScriptedServer(site, repeat=True) as plain,

@@ -45,7 +45,9 @@ from dugong.errors import (
     printable,
 )
 from dugong.pool.core.core import Entering, Nested
-from dugong.pool.failure import Abandoned, BodyInterrupted
+from dugong.pool.core.waiting import NoConnectionFree
+from dugong.pool.failure import Abandoned, BodyInterrupted, UploadTimedOut
+from dugong.s3.errors import ChecksumError, S3Error, SyncError
 
 PLAIN = [
     DugongError,
@@ -73,6 +75,8 @@ MADE = {
     ProxyError: lambda: ProxyError(407, "Proxy Authentication Required"),
     HTTPStatusError: lambda: HTTPStatusError(NOT_FOUND),
     ConnectError: lambda: ConnectError("connecting to host:81 (refused)", errno.ECONNREFUSED),
+    S3Error: lambda: S3Error(NOT_FOUND, "NoSuchKey", "there is none"),
+    SyncError: lambda: SyncError(["a"], 1, {"b": OSError("cannot be read")}),
     TLSError: lambda: TLSError("certificate verify failed", "CERTIFICATE_VERIFY_FAILED"),
 }
 
@@ -95,7 +99,8 @@ def made(cls: type[DugongError]) -> DugongError:
 def test_every_exception_of_the_module_is_a_dugong_error() -> None:
     names = [name for name in errors.__all__ if name[0].isupper() and name != "Delivery"]
     classes = [getattr(errors, name) for name in names]
-    assert set(EVERY_CLASS) == {*classes, Abandoned, BodyInterrupted, Entering, Nested}
+    internal = {Abandoned, BodyInterrupted, Entering, Nested, NoConnectionFree, UploadTimedOut}
+    assert set(EVERY_CLASS) == {*classes, *internal, ChecksumError, S3Error, SyncError}
     assert all(issubclass(cls, DugongError) for cls in classes)
 
 
@@ -201,7 +206,7 @@ def test_a_copy_holds_all_that_the_exception_does(
     assert own.attempts == exc.attempts
     assert own.request is not None
     assert (own.request.method, own.request.url, own.request.body) == ("PUT", ASKED.url, b"body")
-    assert own.__notes__ == ["a note"]
+    assert own.__notes__ == exc.__notes__
     assert own.of_the_caller == ["anything"]  # type: ignore[attr-defined]
     assert repr(own.__cause__) == repr(exc.__cause__)
     for name in ("name", "status", "reason", "errno", "strerror", "filename"):

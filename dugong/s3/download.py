@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from dugong.client.ranges import content_range
+from dugong.client.ranges import ContentRange, content_range
 from dugong.s3.checksums import verifier
 from dugong.s3.documents import invalid
 from dugong.s3.errors import ChecksumError, check
@@ -83,9 +83,10 @@ def _data_of(response: Response, found: Object, start: int, size: int) -> bytes:
     """Return the range of *size* bytes of *found* from *start*, for which *response* is."""
     check(response)
     # Some servers send a range with the status 200.
-    given = content_range(response.headers) or (0, len(response.body))
+    length = len(response.body)
+    given = content_range(response.headers) or ContentRange(0, length - 1, length)
     is_same = response.headers.get("ETag", found.etag) == found.etag
-    if given != (start, found.size) or len(response.body) != size or not is_same:
+    if given != (start, start + size - 1, found.size) or length != size or not is_same:
         raise invalid(response, "the server sent another range than it was asked for")
     return response.body
 

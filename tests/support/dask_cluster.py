@@ -206,6 +206,28 @@ def a_frontier_is_crawled(client: distributed.Client, hosts: Hosts) -> Any:
     }
 
 
+class NoWorkers:
+    """A client of a cluster that has none."""
+
+    def nthreads(self) -> dict[str, int]:
+        return {}
+
+
+def what_makes_no_sense(client: distributed.Client, hosts: Hosts) -> Any:
+    errors = []
+    for requests, options in (
+        (hosts.url(0, "/"), {}),
+        ([], {"shards": 0}),
+        ([], {"pool": None}),
+        ([], {}),
+    ):
+        try:
+            dugong.dask.map(NoWorkers(), requests, **options)
+        except Exception as exc:
+            errors.append(f"{type(exc).__name__}: {exc}")
+    return errors
+
+
 def the_page_on_clusters(client: distributed.Client, hosts: Hosts) -> Any:
     """Run the examples of the page, and return what they print and what they say that they do."""
     from tests.test_docs import examples_of
@@ -226,6 +248,7 @@ def the_page_on_clusters(client: distributed.Client, hosts: Hosts) -> Any:
 SCENARIOS: list[Callable[[distributed.Client, Hosts], Any]] = [
     every_request_has_a_result,
     a_failure_is_a_result,
+    what_makes_no_sense,
     what_cannot_be_sent_elsewhere,
     what_cannot_come_back,
     the_source_is_endless,

@@ -126,12 +126,13 @@ def test_a_request_starts_one_thread_at_most(
         assert len(starts.names) == 10
 
 
+@pytest.mark.parametrize("kind", [requested, streamed])
 def test_a_request_of_an_idle_connection_that_its_caller_makes_starts_none(
-    server: ScriptedServer, starts: Starts
+    server: ScriptedServer, starts: Starts, kind: Callable[[ConnectionPool, str], str]
 ) -> None:
     with ConnectionPool() as pool:
         for i in range(10):
-            assert pool.get(url(server, f"/{i}")).text == f"/{i}"
+            assert kind(pool, url(server, f"/{i}")) == f"/{i}"
             wait_until(pool, lambda: pool._scheduler._core.idle)
         assert len(starts.names) == 1
 
