@@ -62,7 +62,9 @@ def write_output(text: str) -> None:
     require_output()
     encoding = sys.stdout.encoding
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        # In one piece, though Python may be told not to buffer: what is killed leaves whole lines.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
     except OSError as exc:
         raise _output_error(exc) from exc
 
@@ -91,9 +93,10 @@ def flush_output() -> None:
 def report(message: str) -> None:
     """Write the line *message* to standard error, or do nothing if that cannot be written."""
     if sys.stderr is None:
-        return  # print() would take standard output instead
+        return
     try:
-        print(message, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
     except OSError:
         _discard_buffered(sys.stderr)
 

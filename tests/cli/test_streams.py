@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dugong.cli import streams
 from tests.support.server import Peer, ScriptedServer
 
 TIMEOUT = 30
@@ -31,6 +33,30 @@ def respond(peer: Peer) -> None:
 
 def url(server: ScriptedServer, path: str) -> str:
     return "http://{}:{}{}".format(*server.address, path)
+
+
+class Writes(io.StringIO):
+    """A stream that keeps what it is given at a time."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.seen.append(text)
+        return len(text)
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = Writes(), Writes()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    streams.write_output("a page")
+    streams.report("an error")
+    assert out.seen == ["a page\n"]
+    assert err.seen == ["an error\n"]
 
 
 def run(arguments: str, redirections: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -355,7 +355,8 @@ def test_a_file_that_changes_is_stored_as_it_is_when_it_is_accepted(tmp_path: Pa
         ) -> Page | None:
             if not request.body.endswith(content[-100:]):
                 return None
-            path.write_bytes(changed)
+            with path.open("r+b") as file:  # other parts of it are being read at this moment
+                file.write(changed)
             return error("400 Bad Request", "BadDigest")
 
         with open_bucket() as here:
