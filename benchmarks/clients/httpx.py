@@ -35,21 +35,17 @@ def serial(server: Server) -> Round:
     return perform
 
 
-def sixteen(server: Server, client: httpx.Client) -> Round:
+def sixteen(port: int, client: httpx.Client) -> Round:
     def get(url: str) -> None:
         response = client.get(url)
         check(response.status_code, len(response.content), SMALL_SIZE)
 
-    urls = small_urls(server.port)
+    urls = small_urls(port)
     return lambda count: in_threads(get, urls[:count], 16)
 
 
-def plain(server: Server) -> Round:
-    return sixteen(server, httpx.Client())
-
-
-def adapted(server: Server) -> Round:
-    return sixteen(server, httpx.Client(transport=DugongTransport()))
+def adapted() -> httpx.Client:
+    return httpx.Client(transport=DugongTransport())
 
 
 def threads(server: Server, path: str = SMALL, size: int = SMALL_SIZE) -> Round:
@@ -73,7 +69,9 @@ main(
         "client-map": threads,
         "client-gzip": coded,
         "client-get": serial,
-        "httpx": plain,
-        "httpx-dugong": adapted,
+        "httpx": lambda server: sixteen(server.port, httpx.Client()),
+        "httpx-dugong": lambda server: sixteen(server.port, adapted()),
+        "httpx-far": lambda server: sixteen(server.far_port, httpx.Client()),
+        "httpx-far-dugong": lambda server: sixteen(server.far_port, adapted()),
     }
 )

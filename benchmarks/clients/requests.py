@@ -5,7 +5,7 @@ from __future__ import annotations
 import requests
 from requests.adapters import HTTPAdapter
 
-from clients.worker import SMALL_SIZE, Round, Server, check, in_threads, main, small_urls
+from clients.worker import SMALL_SIZE, Round, check, in_threads, main, small_urls
 from dugong.adapters.requests import mount
 
 THREADS = 16
@@ -28,14 +28,17 @@ def plain_session() -> requests.Session:
     return session
 
 
-def plain(server: Server) -> Round:
-    return threads(plain_session(), server.port)
-
-
-def adapted(server: Server) -> Round:
+def adapted_session() -> requests.Session:
     session = requests.Session()
     mount(session)
-    return threads(session, server.port)
+    return session
 
 
-main({"requests": plain, "requests-dugong": adapted})
+main(
+    {
+        "requests": lambda server: threads(plain_session(), server.port),
+        "requests-dugong": lambda server: threads(adapted_session(), server.port),
+        "requests-far": lambda server: threads(plain_session(), server.far_port),
+        "requests-far-dugong": lambda server: threads(adapted_session(), server.far_port),
+    }
+)
