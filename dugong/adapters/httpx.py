@@ -79,7 +79,13 @@ RawHeaders = list[tuple[bytes, bytes]]
 class _Transport:
     """What both transports do. Any thread may use it."""
 
-    def __init__(self, pool: ConnectionPool | None, deadline: float | None, options: Any) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool | None = None,
+        *,
+        deadline: float | None = None,
+        **options: Any,
+    ) -> None:
         if pool is not None and options:
             raise TypeError(f"{', '.join(sorted(options))}: a pool that exists has its options")
         Request("GET", "http://localhost/", deadline=deadline)  # which checks it
@@ -150,15 +156,6 @@ class DugongTransport(_Transport, _SyncBase):
         made: Self = object.__new__(_adopted(cls, "BaseTransport"))
         return made
 
-    def __init__(
-        self,
-        pool: ConnectionPool | None = None,
-        *,
-        deadline: float | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(pool, deadline, options)
-
     def handle_request(self, request: Any) -> Any:
         """Send *request*, and return the response, whose body is read as it is asked for.
 
@@ -209,7 +206,7 @@ class AsyncDugongTransport(_Transport, _AsyncBase):
         deadline: float | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(pool, deadline, options)
+        super().__init__(pool, deadline=deadline, **options)
         self._bridges = Bridges(self._pool)  # never changes
 
     async def handle_async_request(self, request: Any) -> Any:

@@ -69,6 +69,7 @@ class ConnectionManager:
         self.admit_locked = room.admit_locked
         self.taken_locked = politeness.taken_locked
         self.responded_locked = politeness.responded_locked
+        self.timed_out_locked = politeness.timed_out_locked
         self.close_locked = closing.close_locked
         self.fail_locked = closing.fail_locked
         self.finish_closing_locked = closing.finish_closing_locked
@@ -87,11 +88,6 @@ class ConnectionManager:
         """Mend what an interrupt between two steps has left; the counts are right again."""
         self._room.repair_locked()
         self._closing.repair_locked()
-
-    @locked
-    def timed_out_locked(self, host: Host, error: Exception) -> None:
-        """A request has timed out with *error* on a connection of *host*."""
-        self._politeness.timed_out_locked(host, error)
 
     # --- hosts ------------------------------------------------------------------------------------
 
