@@ -19,7 +19,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Final
 
-__all__ = ["CHECKPOINT", "Part"]
+__all__ = ["CHECKPOINT", "Part", "move", "open_locked", "remove"]
 
 #: Seconds between two times that it is noted what of the file is on the disk.
 CHECKPOINT = 2.0
@@ -66,7 +66,7 @@ class Part:
     def __enter__(self) -> Part:
         if os.path.isdir(self.path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
-        self._fd = self._open()
+        self._fd = open_locked(self._name, self.path)
         try:
             if self._resume:
                 self._read_state()
@@ -77,27 +77,6 @@ class Part:
             raise
         self._noted = monotonic()
         return self
-
-    def _open(self) -> int:
-        """Open the file under its lock; return the descriptor."""
-        while True:
-            fd = os.open(self._name, _FLAGS, 0o666)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # What had the lock may have given the file its name since, or removed it.
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(fd), os.lstat(self._name)):
-                        return fd
-            except OSError as exc:
-                os.close(fd)
-                if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                text = "another download to this file is under way"
-                raise BlockingIOError(errno.EWOULDBLOCK, text, self.path) from None
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
 
     # --- what there is ----------------------------------------------------------------------------
 
@@ -166,7 +145,7 @@ class Part:
         """Give the file its name; it is whole."""
         with self._errors_named():
             os.fsync(self._fd)
-        os.replace(self._name, self.path)
+        move(self._fd, self._name, self.path)
         self._is_complete = True
         self._forget()
 
@@ -184,7 +163,7 @@ class Part:
                     self._note()
             else:
                 self._forget()
-                _remove(self._name)
+                remove(self._fd, self._name)
         finally:
             # A forked child may have the file open, and would keep the lock.
             fcntl.flock(self._fd, fcntl.LOCK_UN)
@@ -196,6 +175,9 @@ class Part:
         """Note what there is, once it is on the disk."""
         self._noted = monotonic()
         if not (self._resume and self.validator):
+            return
+        if not _is_at(self._name, self._fd):
+            self._forget()  # or a later run would take over what is in another file
             return
         state = {
             "url": self._url,
@@ -243,6 +225,50 @@ class Part:
             if exc.filename is None:
                 exc.filename = self._name
             raise
+
+
+def open_locked(name: str, path: str) -> int:
+    """Open the file *name*, which is to be *path* once it is whole, under a lock; return its fd.
+
+    It may be there, from a process that was killed. Raises BlockingIOError if it is in use.
+    """
+    while True:
+        fd = os.open(name, _FLAGS, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # What had the lock may have given the file its name since, or removed it.
+            if _is_at(name, fd):
+                return fd
+        except OSError as exc:
+            os.close(fd)
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            text = "another download to this file is under way"
+            raise BlockingIOError(errno.EWOULDBLOCK, text, path) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def move(fd: int, name: str, path: str) -> None:
+    """Have the open file *name* be called *path*. Raises OSError if *name* is another one now."""
+    if not _is_at(name, fd):
+        raise OSError(errno.ESTALE, "another file has taken its place", name)
+    os.replace(name, path)
+
+
+def remove(fd: int, name: str) -> None:
+    """Remove the open file *name*, unless that is another one now."""
+    if _is_at(name, fd):
+        _remove(name)
+
+
+def _is_at(name: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(name))
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: str) -> None:

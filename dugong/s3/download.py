@@ -1,16 +1,18 @@
 """An object is written to a file, in several ranges at a time if it is large.
 
 Guarantees: the file is whole and verified, or it is as it was before; no ranges of two versions of
-an object are put together. Memory holds no more than a few ranges.
+an object are put together. Memory holds no more than a few ranges. What is left of a download whose
+process was killed is one hidden file, which the next download to the same path takes over.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from secrets import token_hex
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, BinaryIO
 
+from dugong.client.part import move, open_locked, remove
 from dugong.client.ranges import ContentRange, content_range
 from dugong.s3.checksums import verifier
 from dugong.s3.documents import invalid
@@ -45,10 +47,10 @@ def download(
     """Write the object *key* to *path*; see `Bucket.download`."""
     head = service.send("HEAD", key, headers=ASK_CHECKSUM)
     found = object_of(key, head)
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.{token_hex(4)}.part")
-    with open(part, "xb") as file:
+    part = _part_of(path)
+    with open(open_locked(part, path), "r+b") as file:
         try:
+            file.truncate(0)
             done = 0
             for future in under_way(_ranges(service, found, part_size)):
                 data = _data_of(future.result(), found, *future.request.context)
@@ -57,13 +59,20 @@ def download(
                 if progress is not None:
                     progress(done, found.size)
             verify = verifier(head.headers)
-            if verify is not None and not verify(_pieces_of(part)):
+            if verify is not None and not verify(_pieces_of(file)):
                 raise _wrong(head)
-            os.replace(part, path)
+            move(file.fileno(), part, path)
         except BaseException:
-            os.unlink(part)
+            remove(file.fileno(), part)
             raise
     return found
+
+
+def _part_of(path: str) -> str:
+    """Return what the file is called until it is whole: always the same, and never too long."""
+    folder, name = os.path.split(path)
+    token = sha256(os.fsencode(name)).hexdigest()[:16]
+    return os.path.join(folder, f".{name[:50]}.{token}.part")
 
 
 def _ranges(service: Service, found: Object, part_size: int) -> Iterator[ResponseFuture]:
@@ -91,10 +100,10 @@ def _data_of(response: Response, found: Object, start: int, size: int) -> bytes:
     return response.body
 
 
-def _pieces_of(path: str) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
+def _pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(_PIECE):
+        yield piece
 
 
 def _wrong(response: Response) -> ChecksumError:

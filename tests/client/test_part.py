@@ -351,3 +351,20 @@ def test_a_link_in_place_of_the_part_is_not_followed(path: str, tmp_path: Path) 
     with pytest.raises(OSError, match="symbolic"):
         Part(path, URL, True).__enter__()
     assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(
+    path: str, resume: bool
+) -> None:
+    """So it is if ``file`` and ``file.part`` are downloaded at the same time."""
+    other = Path(f"{path}.other")
+    with Part(path, URL, resume) as part:
+        part.begin(TAG, 2)
+        part.write(0, b"ab")
+        other.write_bytes(b"another file")
+        other.replace(f"{path}.part")
+        with pytest.raises(OSError, match="another file has taken its place"):
+            part.complete()
+    assert Path(f"{path}.part").read_bytes() == b"another file"
+    assert names_beside(path) == ["file.part"]  # and no state, which would be of that

@@ -151,3 +151,59 @@ def test_what_is_too_large_for_memory_can_be_downloaded(tmp_path: Path) -> None:
             here.bucket.get("key")
         here.bucket.download("key", tmp_path / "file")
         assert (tmp_path / "file").read_bytes() == DATA
+
+
+def part_beside(path: Path) -> Path:
+    """Return the file that a download to *path* has, which is under way."""
+    (part,) = (each for each in path.parent.iterdir() if each.name.endswith(".part"))
+    return part
+
+
+def test_what_a_download_has_left_that_was_killed_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    parts: list[Path] = []
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        here.bucket.download("key", path, progress=lambda *_: parts.append(part_beside(path)))
+        parts[0].write_bytes(bytes(9999))
+        here.bucket.download("key", path)
+    assert path.read_bytes() == DATA
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127, "🐘" * 63])
+def test_a_name_may_be_as_long_as_the_system_allows(name: str, tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        here.bucket.download("key", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == DATA
+
+
+def test_one_download_at_a_time_writes_to_a_file(tmp_path: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+
+        def another(*_: int) -> None:
+            with pytest.raises(BlockingIOError, match="another download"):
+                here.bucket.download("key", tmp_path / "file")
+
+        here.bucket.download("key", tmp_path / "file", progress=another)
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(tmp_path: Path) -> None:
+    """So it is if a part that was left has been backed up, and is restored at the same time."""
+    path, other = tmp_path / "file", tmp_path / "other"
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+
+        def replace(done: int, total: int) -> None:
+            if done == total:
+                other.write_bytes(b"another file")
+                other.replace(part_beside(path))
+
+        with pytest.raises(OSError, match="another file has taken its place"):
+            here.bucket.download("key", path, progress=replace)
+        assert not path.exists()
+        assert part_beside(path).read_bytes() == b"another file"
