@@ -207,7 +207,8 @@ class Bucket:
         once; and what KMS encrypts is stored again each time, for its ETag is no MD5.
 
         All objects below the prefix are listed first. Small files are sent many at a time, large
-        ones in parts as by `put`. Nothing is deleted. Links to files are followed, those to
+        ones in parts as by `put`. Nothing is deleted; but an upload in parts that was left open of
+        a file that is there without it is aborted. Links to files are followed, those to
         directories are not; what is no file is left out.
 
         Returns which were stored. Raises `SyncError` if some files could not be read or stored,

@@ -1,24 +1,26 @@
 """A directory is stored below a prefix: only the files that differ.
 
 Guarantees: nothing is taken for stored that the server does not have with the same size and MD5,
-and nothing is stored that it has. A file that fails does not stop the others.
+and nothing is stored that it has. A file that fails does not stop the others. No upload is left
+open of a file that is there: not even if it was begun by a process that was killed, and the file
+has become small since.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.errors import DugongError
 from dugong.pool.filepart import FilePart
 from dugong.s3.checksums import Sums, expected_of, hash_of_etag, sums_of, whole_of
-from dugong.s3.errors import SyncError, check, may_pass
+from dugong.s3.errors import S3Error, SyncError, check, may_pass
 from dugong.s3.parts import cut
 from dugong.s3.service import check_key
-from dugong.s3.upload import store, stored
+from dugong.s3.upload import OpenUpload, abort, open_uploads, store, stored
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -50,7 +52,11 @@ def sync(
     """Store what differs in *directory* from *there*; see `Bucket.sync`."""
     with os.scandir(directory):
         pass  # now, so that what cannot be read is no empty directory
-    run = _Sync(service, part_size, {each.key: (each.size, each.etag) for each in there})
+    known = {each.key: (each.size, each.etag) for each in there}
+    left_open: list[OpenUpload] = []
+    with suppress(S3Error):  # not every server tells them, and not everyone
+        left_open += open_uploads(service, prefix)
+    run = _Sync(service, part_size, known, {each.key for each in left_open})
     with closing(service.client.as_completed(run.requests(directory, prefix))) as futures:  # type: ignore[type-var]  # it is a generator
         for future in futures:
             file: _File = future.request.context
@@ -63,6 +69,11 @@ def sync(
                 run.stored.append(file.key)
     for file in run.left:
         run.store(file)
+    run.settled.update(run.stored)
+    for upload in left_open:
+        if upload.key in run.settled:
+            with suppress(DugongError):  # all is stored, and the next sync aborts it
+                abort(service, upload.key, upload.id)
     result = Synced(run.stored, run.unchanged)
     if run.failures:
         raise SyncError(result.stored, result.unchanged, run.failures)
@@ -74,12 +85,23 @@ def _opened(path: str) -> BufferedReader:
 
 
 class _Sync:
-    """Finds out what differs from what is *there*: sizes and ETags by keys. For one thread."""
+    """Finds out what differs from what is *there*: sizes and ETags by keys. For one thread.
 
-    def __init__(self, service: Service, part_size: int, there: dict[str, tuple[int, str]]) -> None:
+    `settled` are the keys, of those in *left_open*, that are there already.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        part_size: int,
+        there: dict[str, tuple[int, str]],
+        left_open: set[str],
+    ) -> None:
         self._service = service
         self._part_size = part_size
         self._there = there
+        self._left_open = left_open
+        self.settled: set[str] = set()
         self.stored: list[str] = []
         self.unchanged: int = 0
         self.failures: dict[str, Exception] = {}
@@ -93,6 +115,8 @@ class _Sync:
                     size = os.fstat(file.fileno()).st_size
                     if self._is_there(file, check_key(key), size):
                         self.unchanged += 1
+                        if key in self._left_open:
+                            self.settled.add(key)
                         continue
                     if size > self._part_size:
                         self.left.append(_File(path, key))

@@ -158,6 +158,49 @@ def test_a_sync_goes_on_with_what_was_left_open(root: Path) -> None:
         assert site.uploads == {}
 
 
+def test_a_sync_aborts_what_was_left_open_of_files_that_are_there_without_it(root: Path) -> None:
+    """A process was killed while a file was large, which is small now, or is as it was before."""
+    site = S3Site(page_size=1)
+    with open_bucket(site) as here:
+        here.bucket.sync(root)
+        (root / "a b").write_bytes(b"changed")
+        keys = ["a b", "large", "large", "empty", "not/there"]
+        site.uploads |= {f"u0{n}": Upload(key, {}, {1: b"x"}) for n, key in enumerate(keys)}
+        assert here.bucket.sync(root).stored == ["a b"]
+        assert [each.key for each in here.bucket.uploads()] == ["not/there"]
+        assert bodies(site)["large"] == LARGE
+
+
+def test_an_upload_of_a_file_that_could_not_be_stored_is_left_open(root: Path) -> None:
+    site = S3Site()
+    site.uploads["u00"] = Upload("a b", {}, {1: b"x"})
+    with open_bucket(site) as here:
+        site.faults.append(
+            lambda request: (
+                error("403 Forbidden", "AccessDenied") if "/a%20b" in request.target else None
+            )
+        )
+        with pytest.raises(SyncError):
+            here.bucket.sync(root)
+        assert [each.key for each in here.bucket.uploads()] == ["a b"]
+
+
+@pytest.mark.parametrize("line", ["?uploads", "DELETE"])
+def test_without_the_right_to_abort_what_is_open_all_is_stored(line: str, root: Path) -> None:
+    site = S3Site()
+    site.uploads["u00"] = Upload("a b", {}, {1: b"x"})
+    with open_bucket(site) as here:
+        site.faults.append(
+            lambda request: (
+                error("403 Forbidden", "AccessDenied")
+                if line in f"{request.method} {request.target}"
+                else None
+            )
+        )
+        assert len(here.bucket.sync(root).stored) == len(FILES)
+        assert site.uploads.keys() == {"u00"}
+
+
 def test_a_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
     with open_bucket() as here, pytest.raises(FileNotFoundError):
         here.bucket.sync(tmp_path / "nowhere")
