@@ -18,6 +18,7 @@ test-pythons:
 SECONDS ?= 120
 soak: .venv/installed-test
 	.venv/bin/python -X dev -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -X dev -m tests.soak.backup $(if $(SEED),--seed $(SEED))
 
 lint: .venv/installed-lint
 	.venv/bin/ruff check .

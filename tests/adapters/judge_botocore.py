@@ -40,6 +40,7 @@ START_TIME = 60.0  # seconds that a server may take to start
 SCENARIO_TIME = 120.0  # seconds that a scenario may take
 NO_END = "has not ended"
 LARGE = 48 * 2**20  # bytes
+SOCKETS = Path("/tmp")  # where SeaweedFS makes its own, which stay when it is killed
 ODD_KEYS = (
     "a b",
     "a+b",
@@ -117,7 +118,8 @@ class RealServer:
         parts = zip(("master", "volume", "filer"), self._inner_ports, strict=True)
         ports = [f"-{part}.port={port}" for part, port in parts]
         return [
-            *(str(bin_folder / "weed"), "server", "-ip=127.0.0.1", f"-dir={folder}", *ports),
+            *(str(bin_folder / "weed"), "-logtostderr=true", "server", "-ip=127.0.0.1"),
+            *(f"-dir={folder}", *ports, "-master.electionTimeout=1s", "-master.telemetry=false"),
             *("-volume.max=300", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.port={self.port}"),
             *(f"-s3.config={config}", "-s3.iam=false", *(tls if certificate[0] else ())),
         ]
@@ -150,6 +152,10 @@ class RealServer:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+        for port in (self.port, *self._inner_ports):
+            for each in (port, port + 10_000):
+                for path in SOCKETS.glob(f"seaweedfs-*-{each}.sock"):
+                    path.unlink()
 
 
 @contextmanager

@@ -10,4 +10,6 @@ events.py        the events of the pools, which are compared with the outcomes
 questions.py     the requests, the retry policies, and the check of a response
 clients.py       the threads that make the requests, in all ways that a pool has
 soak.py          rounds of pools with different limits, and the verdict
+
+backup.py        a backup and a restore, which are killed, with backup_*.py
 """
