@@ -129,9 +129,10 @@ class RealServer:
         with open(log, "ab") as file:
             self._process = subprocess.Popen(self._command(), stdout=file, stderr=file)
         deadline = time.monotonic() + START_TIME
+        client = self.client(retries=False)
         while True:
             try:
-                self.client(retries=False).list_buckets()
+                client.list_buckets()
                 return
             except Exception as exc:
                 if time.monotonic() > deadline or self._process.poll() is not None:

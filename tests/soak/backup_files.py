@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,9 +62,11 @@ class Tree:
         offsets = [self._dice.randrange(_POOL) for _ in range(count)]
         for folder in {os.path.dirname(name) for name in names}:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(os.cpu_count()) as executor:
-            for name, file in executor.map(self._write, names, sizes, offsets):
-                self.files[name] = file
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as executor,
+            closing(executor.map(self._write, names, sizes, offsets)) as made,  # type: ignore[type-var]  # it is a generator
+        ):
+            self.files.update(made)
 
     def change(self, count: int, also: str = "") -> list[str]:
         """Change *count* small files, and the large file *also*; add one.

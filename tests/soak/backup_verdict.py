@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +58,11 @@ def in_tree(expected: Mapping[str, File], root: Path) -> Iterator[str]:
     yield from (f"the file {name!r} was not restored" for name in expected.keys() - found)
     yield from (f"the file {name!r} was left behind" for name in found - expected.keys())
     both = sorted(expected.keys() & found)
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        for name, file in zip(both, executor.map(lambda n: contents(root / n), both), strict=True):
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as executor,
+        closing(executor.map(lambda name: contents(root / name), both)) as read,  # type: ignore[type-var]  # it is a generator
+    ):
+        for name, file in zip(both, read, strict=True):
             if file != expected[name]:
                 yield f"the file {name!r} is restored as {file}, not {expected[name]}"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +58,20 @@ def test_a_small_backup_balances(tmp_path: Path) -> None:
     assert done.stdout.endswith("all is well: it balances\n")
     for line in ("server killed at", "back-up: 0.0 MiB sent", "fetched, killed"):
         assert line in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("seaweedfs")
+def test_nothing_is_left_when_it_is_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.soak.backup", "--files", "5000", "--bytes", "500MiB"]
+    with subprocess.Popen(
+        [*command, "--directory", str(tmp_path)], cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        _, said = process.communicate()
+    assert (process.returncode, said) == (1, "ended by SIGTERM\n")
     assert os.listdir(tmp_path) == []
 
 
