@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AHEAD",
     "AHEAD_SIZE",
+    "AtHand",
     "Allowance",
     "CallWhenMore",
     "RequestSource",
@@ -139,8 +140,26 @@ def more_of(items: Iterator[str | Request]) -> CallWhenMore | None:
     return getattr(items, "call_when_more", None)
 
 
+class AtHand(Iterator[T]):
+    """Gives *items*, which are made without waiting, so that *at_once* may be submitted together.
+
+    That takes much less time than to submit them one by one. For one thread.
+    """
+
+    __slots__ = ("_items", "at_once")
+
+    def __init__(self, items: Iterable[T], at_once: int) -> None:
+        self._items = iter(items)
+        self.at_once = at_once  # never changes
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+
 def batch_of(items: Iterable[str | Request]) -> int:
     """Return how many of *items* may be submitted at once: more than one if all are there."""
+    if isinstance(items, AtHand):
+        return items.at_once
     return _BATCH if type(items) in (list, tuple, set, frozenset, dict, deque) else 1
 
 

@@ -179,7 +179,6 @@ class Preparer:
         needs_connection = (
             close
             or upload is not None
-            or headers.make is not None
             or told.download is not None  # if that raises, it is to harm no other request
         )
         job.exclusive = needs_connection or not request.is_idempotent

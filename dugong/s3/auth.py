@@ -7,14 +7,14 @@ reads to find credentials, and asks the services that it asks for temporary ones
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.client.auth import Auth
 
 try:
     from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 except ImportError as exc:
     raise ImportError(
@@ -76,6 +76,8 @@ class S3Auth(Auth):
         # Neither changes; botocore has a lock for what it renews.
         self._credentials = credentials
         self.region: str = region
+        # Of the last signature. Any thread replaces it as a whole, which is one atomic operation.
+        self._key = _SigningKey("", "", b"")
 
     def flow(self, request: Request) -> Generator[Request, Response | StreamedResponse, None]:
         """Have the credentials renewed if that is due, in the thread of the call; yield *request*.
@@ -95,22 +97,70 @@ class S3Auth(Auth):
             if name.startswith("x-amz-") or name in _SIGNED
         }
         signed["host"] = fields.get("host", request.origin.netloc)
-        url = request.url.partition("#")[0]
-        made = AWSRequest(request.method, url, signed)
+        made = _ToSign(request.method, request.url.partition("#")[0], signed)
         digest = fields.get(_HASH) or _hash_of(request.body)
-        _Signer(self._credentials.get_frozen_credentials(), self.region, digest).add_auth(made)
-        return [(name, str(made.headers[name])) for name in _MADE if name in made.headers]
+        signer = _Signer(self._credentials.get_frozen_credentials(), self.region, digest, self._key)
+        signer.add_auth(made)
+        self._key = signer.key
+        return [(name, made.headers[name]) for name in _MADE if name in made.headers]
+
+
+class _ToSign:
+    """What a signer of botocore uses of an AWSRequest, whose headers are slow.
+
+    The names of *headers* are in lower case; the signer adds those of `_MADE`.
+    """
+
+    __slots__ = ("context", "headers", "method", "params", "url")
+
+    def __init__(self, method: str, url: str, headers: dict[str, str]) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.params: None = None
+        self.context: dict[str, Any] = {}
+
+
+class _SigningKey(NamedTuple):
+    """What signs all requests of one *day*, derived from the *secret* of the credentials."""
+
+    secret: str
+    day: str
+    key: bytes
 
 
 class _Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
-    """The signer of one request, the hash of whose body is *digest*."""
+    """The signer of one request, the hash of whose body is *digest*.
 
-    def __init__(self, credentials: Any, region: str, digest: str) -> None:
+    *key* is that of an earlier request, and that of this one once it is signed.
+    """
+
+    def __init__(self, credentials: Any, region: str, digest: str, key: _SigningKey) -> None:
         super().__init__(credentials, "s3", region)
         self._digest = digest
+        self.key = key
 
     def payload(self, request: Any) -> str:
         return self._digest
+
+    # These do the same as those of botocore, in a fraction of the time.
+
+    def headers_to_sign(self, request: Any) -> dict[str, str]:
+        return {name.lower(): value for name, value in request.headers.items()}
+
+    def canonical_headers(self, headers_to_sign: dict[str, str]) -> str:
+        return "\n".join(
+            f"{name}:{' '.join(value.split())}" for name, value in sorted(headers_to_sign.items())
+        )
+
+    def signature(self, string_to_sign: str, request: Any) -> str:
+        secret, day = self.credentials.secret_key, request.context["timestamp"][:8]
+        if (secret, day) != self.key[:2]:
+            key = f"AWS4{secret}".encode()
+            for part in (day, self._region_name, "s3", "aws4_request"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self.key = _SigningKey(secret, day, key)
+        return hmac.digest(self.key.key, string_to_sign.encode(), "sha256").hex()
 
 
 def _hash_of(body: object) -> str:

@@ -113,8 +113,9 @@ class Bucket:
         one. An upload with *headers* always begins anew, because a server does not tell those of an
         open upload.
 
-        The server verifies the MD5 and the CRC32 of each request, without TLS also a signed
-        SHA-256; and what it says that it has stored is verified here. The *body* is read twice.
+        The server verifies the CRC32 of each request, without TLS also a signed SHA-256, and the
+        MD5 unless it is known to return the CRC32; and what it says that it has stored is verified
+        here. The *body* is read twice.
 
         Raises OSError for a file that cannot be read, and ValueError and TypeError for a body that
         cannot be sent.

@@ -29,10 +29,13 @@ _POLYNOMIAL = 0xEDB88320  # that of zlib.crc32, the highest power last
 
 
 class Expected(NamedTuple):
-    """What a server should say of an object: its hash as in an ETag, and its CRC32 in base64."""
+    """What a server should say of an object: its hash as in an ETag, and its CRC32 in base64.
+
+    The hash is None if it is not known.
+    """
 
     size: int
-    etag: str
+    etag: str | None
     crc32: str
 
     def contradicts(self, etag: str, crc32: str | None, headers: Headers) -> bool:
@@ -44,62 +47,76 @@ class Expected(NamedTuple):
         if crc32 is not None and "-" not in crc32:
             return crc32 != self.crc32
         known = hash_of_etag(etag, headers)
-        return known is not None and known != self.etag
+        return None not in (known, self.etag) and known != self.etag
 
 
 class Sums(NamedTuple):
-    """The checksums of a body. `sha256` is in hex, or stands for none."""
+    """The checksums of a body. `sha256` is in hex, or stands for none; `md5` may not be known."""
 
     size: int
-    md5: bytes
+    md5: bytes | None
     crc32: int
     sha256: str
 
     @property
     def fields(self) -> tuple[tuple[str, str], ...]:
         """The header fields by which the server verifies it."""
-        return (
-            ("Content-MD5", base64.b64encode(self.md5).decode()),
-            (CRC32, _in_base64(self.crc32)),
-            ("x-amz-content-sha256", self.sha256),
-        )
+        fields = ((CRC32, _in_base64(self.crc32)), ("x-amz-content-sha256", self.sha256))
+        if self.md5 is None:
+            return fields
+        return (("Content-MD5", base64.b64encode(self.md5).decode()), *fields)
 
 
-def sums_of(body: BodyLike, is_signed: bool) -> Sums:
+def sums_of(body: BodyLike, is_signed: bool, with_md5: bool = True) -> Sums:
     """Return the checksums of *body*, which can be read more than once.
 
-    With *is_signed*, they have a SHA-256.
+    With *is_signed*, they have a SHA-256. The MD5 takes more time than all others together.
     """
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    size = crc32 = 0
+    if isinstance(body, bytes):
+        return _sums((body,), is_signed, with_md5)
     made = request_body(body)
     assert made is not None
     made.rewind()
     try:
-        for piece in made.pieces():
-            size += len(piece)
-            md5.update(piece)
-            crc32 = zlib.crc32(piece, crc32)
-            if is_signed:
-                sha256.update(piece)
+        return _sums(made.pieces(), is_signed, with_md5)
     finally:
         made.end_sending()
-    return Sums(size, md5.digest(), crc32, sha256.hexdigest() if is_signed else UNSIGNED_PAYLOAD)
+
+
+def _sums(pieces: Iterable[Any], is_signed: bool, with_md5: bool) -> Sums:
+    md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+    sha256 = hashlib.sha256() if is_signed else None
+    size = crc32 = 0
+    for piece in pieces:
+        size += len(piece)
+        crc32 = zlib.crc32(piece, crc32)
+        if md5 is not None:
+            md5.update(piece)
+        if sha256 is not None:
+            sha256.update(piece)
+    digest = None if md5 is None else md5.digest()
+    return Sums(size, digest, crc32, UNSIGNED_PAYLOAD if sha256 is None else sha256.hexdigest())
 
 
 def expected_of(sums: Sums) -> Expected:
     """Return what a server should say of an object with *sums*, stored by one request."""
-    return Expected(sums.size, sums.md5.hex(), _in_base64(sums.crc32))
+    etag = None if sums.md5 is None else sums.md5.hex()
+    return Expected(sums.size, etag, _in_base64(sums.crc32))
 
 
 def whole_of(parts: Sequence[Sums]) -> Expected:
     """Return what a server should say of an object that was stored in *parts*."""
-    md5 = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
     size = crc32 = 0
+    md5s: list[bytes] = []
     for part in parts:
         size += part.size
         crc32 = _times(_power(8 * part.size), crc32) ^ part.crc32
-    return Expected(size, f"{md5.hexdigest()}-{len(parts)}", _in_base64(crc32))
+        if part.md5 is not None:
+            md5s.append(part.md5)
+    etag = None
+    if len(md5s) == len(parts):
+        etag = f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(parts)}"
+    return Expected(size, etag, _in_base64(crc32))
 
 
 def hash_of_etag(etag: str | None, headers: Headers | None = None) -> str | None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from dugong.errors import DugongError
 from dugong.headers import Headers
 from dugong.pool.request import Request
+from dugong.s3.checksums import Sums, sums_of
 from dugong.s3.documents import invalid
 from dugong.s3.errors import check, may_pass
 
@@ -83,7 +84,8 @@ def bucket_url(name: str, endpoint: str | None, region: str) -> str:
 class Service:
     """Sends the requests of one bucket, and repeats what the pool cannot repeat, as *retry* says.
 
-    *is_signed* says whether the hash of a body is signed.
+    *is_signed* says whether the hash of a body is signed. *tells_crc32* says whether the server has
+    told the CRC32 of what it has stored last; then nothing needs the MD5 of what is sent next.
     """
 
     def __init__(self, client: Client, url: str, retry: RetryPolicy) -> None:
@@ -92,6 +94,8 @@ class Service:
         self.url: str = url
         self.retry: RetryPolicy = retry
         self.is_signed: bool = not url.lower().startswith("https:")
+        # Any thread may set it, and read it; what is sent with the MD5 or without is verified.
+        self.tells_crc32: bool = False
 
     def request(
         self,
@@ -115,6 +119,10 @@ class Service:
     def submit(self, *args: Any, **options: Any) -> ResponseFuture:
         """Submit the `request` of these."""
         return self.client.submit(self.request(*args, **options))
+
+    def sums_of(self, body: BodyLike) -> Sums:
+        """Return the checksums that *body* is sent with now."""
+        return sums_of(body, self.is_signed, with_md5=not self.tells_crc32)
 
     def repeated(self, attempt: Callable[[], T]) -> T:
         """Return what *attempt* returns, which is called again if its error may pass."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.errors import DugongError
 from dugong.pool.filepart import FilePart
+from dugong.pool.many import AtHand
 from dugong.s3.checksums import Sums, expected_of, hash_of_etag, sums_of, whole_of
 from dugong.s3.errors import S3Error, SyncError, check, may_pass
 from dugong.s3.parts import cut
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from dugong.s3.service import Object, Service
 
 __all__ = ["Synced", "sync"]
+
+
+#: Bytes of a file that is kept in memory until it is stored. There may be a thousand of these.
+SMALL = 16 * 2**10
+#: Files that are read before their requests are queued together.
+TOGETHER = 64
 
 
 class Synced(NamedTuple):
@@ -57,12 +64,13 @@ def sync(
     with suppress(S3Error):  # not every server tells them, and not everyone
         left_open += open_uploads(service, prefix)
     run = _Sync(service, part_size, known, {each.key for each in left_open})
-    with closing(service.client.as_completed(run.requests(directory, prefix))) as futures:  # type: ignore[type-var]  # it is a generator
+    requests = AtHand(run.requests(directory, prefix), TOGETHER)
+    with closing(service.client.as_completed(requests)) as futures:  # type: ignore[type-var]  # it is a generator
         for future in futures:
             file: _File = future.request.context
             assert file.sums is not None
             try:
-                stored(file.key, expected_of(file.sums), check(future.result()))
+                stored(service, file.key, file.sums, check(future.result()))
             except (DugongError, OSError, ValueError) as exc:
                 run.failed(file, exc)
             else:
@@ -121,12 +129,18 @@ class _Sync:
                     if size > self._part_size:
                         self.left.append(_File(path, key))
                         continue
-                    sums = sums_of(FilePart(file), self._service.is_signed)
+                    # What is small is sent with its head, and so can be pipelined.
+                    small = file.read(size) if size <= SMALL else None
+                    sums = self._service.sums_of(FilePart(file) if small is None else small)
             except (OSError, ValueError) as exc:
                 self.failures[path] = exc
                 continue
-            headers = (("Content-Length", str(sums.size)), *sums.fields)
-            body = partial(_opened, path)
+            headers, body = sums.fields, small or b""
+            if small is None:
+                headers, body = (
+                    (("Content-Length", str(sums.size)), *headers),
+                    partial(_opened, path),
+                )
             context = _File(path, key, sums)
             yield self._service.request("PUT", key, (), headers, body, context=context)
 
@@ -152,7 +166,7 @@ class _Sync:
         if known_size != size or known is None:
             return False
         if "-" not in known:
-            return sums_of(FilePart(file), is_signed=False).md5.hex() == known
+            return expected_of(sums_of(FilePart(file), is_signed=False)).etag == known
         _, parts = cut(file, self._part_size)
         return whole_of([sums_of(part, is_signed=False) for part in parts]).etag == known
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dugong.errors import DugongError
 from dugong.pool.body import can_be_sent_again
-from dugong.s3.checksums import CRC32, Sums, expected_of, sums_of, whole_of
+from dugong.s3.checksums import CRC32, Sums, expected_of, hash_of_etag, sums_of, whole_of
 from dugong.s3.documents import completion, document, invalid, number_in, text_of
 from dugong.s3.errors import ChecksumError, S3Error, check, error_of, is_error, may_pass
 from dugong.s3.parts import MAX_PARTS, cut
@@ -75,27 +75,41 @@ def _stored_once(
         return _Multipart(service, key, headers, told).run(chain((first, second), parts))
 
     def attempt() -> Object:
-        sums = sums_of(first, service.is_signed)  # a file may have changed since the last attempt
+        sums = service.sums_of(first)  # a file may have changed since the last attempt
         response = service.send("PUT", key, headers=(*headers, *sums.fields), body=first)
-        return stored(key, expected_of(sums), response)
+        return stored(service, key, sums, response)
 
     made = service.repeated(attempt)
     _Progress(progress, made.size).add(made.size)
     return made
 
 
-def stored(key: str, expected: Expected, response: Response) -> Object:
-    """Return the `Object` *key*, if *response*, that to its PUT, says that it is as *expected*."""
+def stored(service: Service, key: str, sums: Sums, response: Response) -> Object:
+    """Return the `Object` *key*, if *response*, that to its PUT, says that it has *sums*."""
+    _check_stored(service, sums, response)
     etag = response.headers.get("ETag", "")
-    _check_same(expected, etag, response.headers.get(CRC32), response)
-    return Object(key, expected.size, etag, None, response.headers)
+    return Object(key, sums.size, etag, None, response.headers)
+
+
+def _check_stored(service: Service, sums: Sums, response: Response) -> None:
+    """Raise `ChecksumError` unless *response* says that what was sent with *sums* is stored."""
+    etag, crc32 = response.headers.get("ETag", ""), response.headers.get(CRC32)
+    service.tells_crc32 = crc32 is not None
+    _check_same(expected_of(sums), etag, crc32, response)
+    if crc32 is None and sums.md5 is None and hash_of_etag(etag, response.headers) is not None:
+        # The server has told the CRC32 before. If this is tried again, the MD5 is calculated.
+        raise _checksum_error("the server does not say what it has stored as before", response)
 
 
 def _check_same(expected: Expected, etag: str, crc32: str | None, response: Response) -> None:
     if expected.contradicts(etag, crc32, response.headers):
-        error = ChecksumError("the server has stored something else than was sent")
-        error.request, error.attempts = response.request, response.attempts
-        raise error
+        raise _checksum_error("the server has stored something else than was sent", response)
+
+
+def _checksum_error(text: str, response: Response) -> ChecksumError:
+    error = ChecksumError(text)
+    error.request, error.attempts = response.request, response.attempts
+    return error
 
 
 class _Progress:
@@ -239,9 +253,12 @@ class _Multipart:
                 raise ValueError(
                     f"an object has at most {MAX_PARTS} parts: give a larger part_size"
                 )
-            sums = sums_of(body, self._service.is_signed)
-            self._sums.append(sums)
             there = self._stored.pop(number, None)
+            if there is None:
+                sums = self._service.sums_of(body)
+            else:
+                sums = sums_of(body, self._service.is_signed)
+            self._sums.append(sums)
             if there is not None and there.size == sums.size and _is_md5(there.etag, sums):
                 self._stored[number] = there
                 self._told.add(sums.size)
@@ -256,8 +273,11 @@ class _Multipart:
         """Note that the server has stored the part *number*."""
         check(response)
         sums = self._sums[number - 1]
+        _check_stored(self._service, sums, response)
         etag, crc32 = response.headers.get("ETag", ""), response.headers.get(CRC32)
-        _check_same(expected_of(sums), etag, crc32, response)
+        if sums.md5 is None and (md5 := hash_of_etag(etag, response.headers)) and "-" not in md5:
+            # What the server has is verified; this is for the ETag of the whole.
+            self._sums[number - 1] = sums._replace(md5=bytes.fromhex(md5))
         self._stored[number] = _Part(sums.size, etag, crc32)
         self._told.add(sums.size)
 
@@ -266,7 +286,7 @@ class _Multipart:
 
         def attempt() -> None:
             # A file may have changed since the last attempt.
-            self._sums[number - 1] = sums_of(body, self._service.is_signed)
+            self._sums[number - 1] = self._service.sums_of(body)
             self._note(self._service.send(*self._arguments(number, body)), number)
 
         self._service.repeated(attempt)
@@ -310,7 +330,7 @@ class _Multipart:
 
 
 def _is_md5(etag: str, sums: Sums) -> bool:
-    return etag.strip('"').lower() == sums.md5.hex()
+    return etag.strip('"').lower() == expected_of(sums).etag
 
 
 def open_uploads(service: Service, prefix: str, exact: bool = False) -> Iterator[OpenUpload]:

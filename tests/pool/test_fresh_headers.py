@@ -154,16 +154,77 @@ def test_what_the_callable_raises_fails_its_request_alone_and_is_not_tried_again
     assert len(calls) == 1
 
 
-def test_nothing_is_sent_behind_such_a_request_before_its_response() -> None:
+def test_requests_with_such_headers_are_pipelined() -> None:
     with one_connection(None) as pool, HandServer() as server:
         peer = warm_up(pool, server)
-        fresh = pool.submit("GET", server.url("/fresh"), headers=lambda request: {})
-        others = [pool.submit("GET", server.url(target)) for target in ("/a", "/b")]
-        assert peer.burst() == ["/fresh"]
+        targets = ["/a", "/b", "/plain", "/c"]
+        futures = [
+            pool.submit(
+                "GET",
+                server.url(target),
+                headers=None if target == "/plain" else lambda request: {},
+            )
+            for target in targets
+        ]
+        assert peer.targets(4) == targets
+        peer.responds(*targets)
+        assert [future.result(TIMEOUT).text for future in futures] == targets
+
+
+def test_one_that_is_not_idempotent_is_alone_on_its_connection() -> None:
+    with one_connection(None) as pool, HandServer() as server:
+        peer = warm_up(pool, server)
+        posted = pool.submit("POST", server.url("/post"), headers=lambda request: {})
+        other = pool.submit("GET", server.url("/a"), headers=lambda request: {})
+        assert peer.burst() == ["/post"]
         settle(pool)
         assert peer.is_silent()
-        peer.responds("/fresh")
-        assert fresh.result(TIMEOUT).body == b"/fresh"
+        peer.responds("/post")
+        assert posted.result(TIMEOUT).body == b"/post"
+        assert peer.burst() == ["/a"]
+        peer.responds("/a")
+        assert other.result(TIMEOUT).text == "/a"
+
+
+def test_a_callable_that_raises_harms_no_request_that_is_sent_together_with_its_own() -> None:
+    def make(request: Request) -> dict[str, str]:
+        if request.target == "/bad":
+            raise LookupError("no key")
+        return {"X-Made": "yes"}
+
+    with one_connection(None) as pool, HandServer() as server:
+        peer = warm_up(pool, server)
+        before = pool.submit("GET", server.url("/before"))
+        assert peer.burst() == ["/before"]
+        requests = [
+            Request("GET", server.url(target), headers=make) for target in ("/a", "/bad", "/b")
+        ]
+        futures = pool.as_completed(requests)
+        bad = next(futures)
+        with pytest.raises(LookupError, match="no key") as caught:
+            bad.result()
+        assert bad.request is requests[1]
+        assert caught.value.delivery is Delivery.UNSENT  # type: ignore[attr-defined]  # as of each
         assert peer.targets(2) == ["/a", "/b"]
-        peer.responds("/a", "/b")
-        assert [future.result(TIMEOUT).text for future in others] == ["/a", "/b"]
+        peer.responds("/before", "/a", "/b")
+        assert before.result(TIMEOUT).text == "/before"
+        assert [future.result().text for future in futures] == ["/a", "/b"]
+        assert server.is_left_alone()
+        statistics = pool.statistics()
+        assert (statistics.in_flight, statistics.queued, statistics.resent) == (0, 0, 0)
+
+
+def test_if_no_callable_of_what_is_sent_together_succeeds_the_connection_can_be_used() -> None:
+    def make(request: Request) -> dict[str, str]:
+        raise LookupError("no key")
+
+    with one_connection(None) as pool, HandServer() as server:
+        peer = warm_up(pool, server)
+        requests = [Request("GET", server.url("/bad"), headers=make) for _ in range(3)]
+        errors = [type(future.exception()) for future in pool.as_completed(requests)]
+        assert errors == [LookupError] * 3
+        future = pool.submit("GET", server.url("/next"))
+        assert peer.burst() == ["/next"]
+        peer.responds("/next")
+        assert future.result(TIMEOUT).text == "/next"
+        assert server.is_left_alone()

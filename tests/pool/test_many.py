@@ -575,6 +575,14 @@ def test_an_empty_body_says_that_bodies_are_small() -> None:
     assert len(network.submitted) - 500 >= many.AHEAD // 2
 
 
+def test_what_is_at_hand_is_submitted_in_batches_and_what_may_have_to_wait_is_not() -> None:
+    requests = [Request("GET", NOWHERE) for _ in range(5)]
+    assert list(many.AtHand(iter(requests), 3)) == requests
+    assert many.batch_of(many.AtHand(iter(requests), 3)) == 3
+    assert many.batch_of(iter(requests)) == 1
+    assert many.batch_of(requests) > 1
+
+
 def test_responses_keep_their_order_over_many_batches() -> None:
     network = Network()
     requests = [Request("GET", NOWHERE) for _ in range(3 * many.AHEAD + 7)]

@@ -8,10 +8,12 @@ from typing import Any
 
 import botocore.auth
 import pytest
-from botocore.credentials import RefreshableCredentials
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials, RefreshableCredentials
 
 from dugong import Client, Request
-from dugong.s3 import S3Auth
+from dugong.s3 import S3Auth, S3Error
 from tests.support.client import Page, Place, moved
 from tests.support.s3 import KEY, QUICK, REGION, SECRET, S3Site, error, open_bucket
 
@@ -84,6 +86,48 @@ def test_each_attempt_has_a_signature_of_its_time(monkeypatch: pytest.MonkeyPatc
     assert first.headers["x-amz-date"] == "20261127T070001Z"
     assert second.headers["x-amz-date"] == "20261127T070002Z"
     assert first.headers["authorization"] != second.headers["authorization"]
+
+
+def test_a_signature_is_of_its_day_and_of_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = iter((27, 27, 28))
+    monkeypatch.setattr(
+        botocore.auth,
+        "get_current_datetime",
+        lambda **_: datetime(2026, 11, next(days), tzinfo=UTC),
+    )
+
+    class Changing:
+        secret = SECRET
+
+        def get_frozen_credentials(self) -> Credentials:
+            return Credentials(KEY, self.secret)
+
+    credentials = Changing()
+    with open_bucket(credentials=credentials) as here:
+        here.bucket.put("key", b"content")
+        credentials.secret = "another"
+        with pytest.raises(S3Error, match="the signature is wrong"):
+            here.bucket.put("key", b"content")
+        credentials.secret = SECRET
+        here.bucket.put("key", b"content")
+        assert [each.headers["x-amz-date"][6:8] for each in here.received("PUT")] == [
+            "27",
+            "27",
+            "28",
+        ]
+
+
+def test_the_signature_is_that_of_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever white space and names the header fields have."""
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda **_: now)
+    headers = {"X-Amz-Meta-B": " a  b ", "x-amz-meta-a": "", "Content-Type": "text/plain", "A": "b"}
+    mine = made(S3Auth((KEY, SECRET, "token"), REGION), Request("PUT", URL, headers, body=b"abc"))
+    signed = {name: value for name, value in headers.items() if name != "A"}
+    request = AWSRequest("PUT", URL, {**signed, "host": "h:9000"}, b"abc")
+    S3SigV4Auth(Credentials(KEY, SECRET, "token"), "s3", REGION).add_auth(request)
+    assert mine == {name: request.headers[name] for name in mine}
+    assert len(mine) == 4
 
 
 def test_temporary_credentials_are_renewed_by_botocore() -> None:

@@ -38,6 +38,7 @@ def test_the_sums_of_a_body_are_those_of_its_bytes(tmp_path: Path) -> None:
         part = sums_of(FilePart(file, 100, 50), is_signed=False)
         assert part.md5 == hashlib.md5(DATA[100:150]).digest()
         assert part.sha256 == "UNSIGNED-PAYLOAD"
+        assert "Content-MD5" not in dict(sums_of(DATA, True, with_md5=False).fields)
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=6))
@@ -48,6 +49,12 @@ def test_the_sums_of_parts_make_those_of_the_whole(parts: list[bytes]) -> None:
     assert whole.size == len(data)
     assert whole.crc32 == b64(zlib.crc32(data).to_bytes(4))
     assert whole.etag == f"{hashlib.md5(md5s).hexdigest()}-{len(parts)}"
+
+
+def test_a_whole_has_no_hash_if_a_part_has_none() -> None:
+    parts = [sums_of(b"a", False), sums_of(b"b", False, with_md5=False)]
+    assert whole_of(parts).etag is None
+    assert not whole_of(parts).contradicts(f'"{hashlib.md5(b"x").hexdigest()}-2"', None, Headers())
 
 
 def test_a_crc_counts_before_an_etag() -> None:

@@ -119,7 +119,25 @@ def test_a_name_that_is_no_text_fails(root: Path) -> None:
     assert isinstance(exc, ValueError)
 
 
-def test_a_file_that_has_shrunk_since_it_was_hashed_is_stored_as_it_is_now(root: Path) -> None:
+def test_a_small_file_is_stored_as_it_was_when_it_was_read(root: Path) -> None:
+    with open_bucket() as here:
+
+        def change(request: ReceivedRequest) -> Page | None:
+            if "full" not in request.target:
+                return None
+            (root / "deep/full").write_bytes(b"c" * 999)
+            return error("503 Slow Down", "SlowDown")
+
+        here.site.faults.append(change)
+        assert "deep/full" in here.bucket.sync(root).stored
+        assert bodies(here.site)["deep/full"] == FILES["deep/full"]
+        assert here.bucket.sync(root).stored == ["deep/full"]
+
+
+def test_a_file_that_has_shrunk_since_it_was_hashed_is_stored_as_it_is_now(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dugong.s3.sync.SMALL", -1)
     with open_bucket() as here:
 
         def shrink(request: ReceivedRequest) -> Page | None:
@@ -134,7 +152,11 @@ def test_a_file_that_has_shrunk_since_it_was_hashed_is_stored_as_it_is_now(root:
         assert bodies(here.site)["deep/full"] == b"c" * 999
 
 
-def test_a_file_that_has_changed_since_it_was_hashed_is_stored_as_it_is_now(root: Path) -> None:
+@pytest.mark.parametrize("small", [-1, 2000])
+def test_a_file_that_has_changed_since_it_was_hashed_is_stored_as_it_is_now(
+    small: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dugong.s3.sync.SMALL", small)
     with open_bucket(max_connections_per_host=1) as here:
 
         def change(request: ReceivedRequest) -> Page | None:

@@ -67,7 +67,8 @@ def test_what_fits_is_stored_by_one_request() -> None:
 
 def test_parts_are_sent_at_the_same_time_but_not_too_many() -> None:
     together = threading.Barrier(4, timeout=10)
-    with open_bucket(max_connections_per_host=4) as here:
+    size = 70_000  # smaller parts may be pipelined
+    with open_bucket(max_connections_per_host=4, part_size=size) as here:
         answer = here.place._serve
 
         def serve(request: ReceivedRequest) -> Page:
@@ -84,10 +85,10 @@ def test_parts_are_sent_at_the_same_time_but_not_too_many() -> None:
                 given += 1
                 stored = sum(len(each.parts) for each in here.site.uploads.values())
                 assert given - stored <= AT_ONCE + 4 + 2  # 4: stored, and not looked at yet
-                yield bytes(1000)
+                yield bytes(size)
 
         here.bucket.put("key", pieces())
-        assert here.site.objects["key"].body == bytes(40_000)
+        assert here.site.objects["key"].body == bytes(40 * size)
 
 
 def test_a_part_that_fails_is_sent_again_by_itself() -> None:
@@ -400,3 +401,79 @@ def test_a_server_that_is_gone_is_an_error_of_the_pool() -> None:
         here.site.faults += on("", dropped, 100)
         with pytest.raises(DugongError):
             here.bucket.put("key", DATA)
+
+
+# --- a server that tells the CRC32 ----------------------------------------------------------------
+
+
+def has_md5(here: S3Place, text: str) -> list[bool]:
+    return ["content-md5" in request.headers for request in here.received(text)]
+
+
+def test_the_md5_is_sent_until_the_server_tells_the_crc32() -> None:
+    with open_bucket() as here:
+        for _ in range(3):
+            here.bucket.put("key", b"content")
+        assert has_md5(here, "PUT") == [True, False, False]
+        here.bucket.put("key", DATA)
+        assert has_md5(here, "PUT .*partNumber") == [False] * 5
+        check_stored(here)
+    with open_bucket(S3Site(knows_checksums=False)) as here:
+        for _ in range(2):
+            here.bucket.put("key", b"content")
+        assert has_md5(here, "PUT") == [True, True]
+
+
+def test_what_a_server_stores_that_tells_no_crc32_any_more_is_verified_by_its_md5() -> None:
+    with open_bucket() as here:
+        here.bucket.put("first", b"content")
+        here.site.knows_checksums = False
+        here.bucket.put("key", b"content")
+        assert has_md5(here, "PUT") == [True, False, True]
+        here.bucket.put("key", DATA)
+        check_stored(here)
+
+
+def test_what_is_wrong_is_no_success_without_an_md5() -> None:
+    with open_bucket(retry=None) as here:
+        here.bucket.put("first", b"content")
+        page = Page(headers=f'ETag: "{md5(b"x")}"\r\nx-amz-checksum-crc32: AAAAAA==\r\n')
+        here.site.faults += on("PUT /bucket/key", page)
+        with pytest.raises(ChecksumError, match="something else"):
+            here.bucket.put("key", b"content")
+        here.bucket.put("first", b"content")
+        here.site.faults += on("PUT /bucket/key", Page(headers=f'ETag: "{md5(b"x")}"\r\n'))
+        with pytest.raises(ChecksumError, match="as before"):
+            here.bucket.put("key", b"content")
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_whole_without_a_crc32_is_verified_by_the_etags_of_its_parts(is_right: bool) -> None:
+    def complete(request: ReceivedRequest) -> Page | None:
+        here.site.knows_checksums = False
+        if is_right:
+            return None
+        etag = f"<ETag>{md5(b'x')}-5</ETag>"
+        return Page(
+            f"<CompleteMultipartUploadResult>{etag}</CompleteMultipartUploadResult>".encode()
+        )
+
+    with open_bucket() as here:
+        here.bucket.put("first", b"content")
+        here.site.faults += on("POST /bucket/key?uploadId", complete)
+        if is_right:
+            here.bucket.put("key", DATA)
+            check_stored(here)
+        else:
+            with pytest.raises(ChecksumError, match="something else"):
+                here.bucket.put("key", DATA)
+        assert has_md5(here, "PUT .*partNumber") == [False] * 5
+
+
+def test_an_open_upload_is_gone_on_with_though_no_md5_is_sent() -> None:
+    with open_bucket() as here:
+        here.bucket.put("first", b"content")
+        here.site.uploads["u00"] = Upload("key", {}, {1: PARTS[0], 2: PARTS[1]})
+        here.bucket.put("key", DATA)
+        assert len(here.received("PUT .*partNumber")) == 3
+        check_stored(here)

@@ -242,7 +242,8 @@ class Host:
     def pop(self, most: int) -> list[Job]:
         """Remove and return the next jobs of the queue: up to *most*, or one that is exclusive.
 
-        An exclusive one is the last of them.
+        An exclusive one is the last of them. What makes heads may wait for other requests, so these
+        are not sent with it.
         """
         queue = self.queue
         jobs: list[Job] = []
@@ -251,6 +252,9 @@ class Host:
             if job.place is _DONE:
                 self.withdrawn -= 1
                 continue
+            if jobs and (job.make_head is None) is not (jobs[0].make_head is None):
+                queue.appendleft(job)
+                break
             self.queued -= 1
             jobs.append(job)
             if job.exclusive:

@@ -12,7 +12,7 @@ from threading import Condition
 from time import monotonic
 
 from dugong.deadline import Deadline
-from dugong.errors import ConnectionClosed, DugongError
+from dugong.errors import ConnectionClosed, Delivery, DugongError
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore, locked
@@ -23,7 +23,7 @@ from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import BodyRate, RateLimit
 from dugong.pool.core.retries import RetryEngine
-from dugong.pool.failure import describe
+from dugong.pool.failure import describe, failure
 from dugong.pool.response import Response
 
 __all__ = ["Traffic"]
@@ -265,6 +265,28 @@ class Traffic:
         elif not is_closed and type(connection.failure) is ConnectionClosed:
             # All that the receiver knows is that the connection was shut: by us, for this reason.
             connection.failure, connection.close_reason = error, describe(error)
+
+    def leave_out(self, connection: PooledConnection, job: Job, error: Exception) -> None:
+        """*job*, which *connection* has taken, fails with *error*, and is not sent."""
+        job.fatal_error = error
+        with self._core.transaction():
+            connection.take_off(job)
+            connection.dispatched -= 1
+            connection.host.in_flight -= 1
+            if not connection.in_flight:
+                connection.idle_since = monotonic()
+                connection.exclusive = False
+            if connection.uploading is job:
+                connection.uploading = None
+                job.end_upload(error)
+            if job.is_decided:
+                self._core.body_released.notify_all()
+                return
+            if job.cancelled:
+                self._retries.complete_locked(job, None)
+                return
+            own = failure(error, Delivery.UNSENT, job.request)
+            self._retries.give_up_locked(job, own, connection.name, "it cannot be tried again")
 
     @locked
     def _end_upload_locked(

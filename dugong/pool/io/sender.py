@@ -30,15 +30,33 @@ def run(traffic: Traffic, connection: PooledConnection) -> bool:
     return batch is None
 
 
+def _with_heads(
+    traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]
+) -> Sequence[Job]:
+    """Make the heads of *batch*, which code of the caller's does; return those that can be sent."""
+    ready = []
+    for job in batch:
+        assert job.make_head is not None
+        try:
+            with blaming_body("what makes the headers of a request"):
+                job.head = job.make_head(job)
+            ready.append(job)
+        except BodyError as exc:
+            forget_frames(exc)
+            traffic.leave_out(connection, job, exc)
+    return ready
+
+
 def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
+    if batch[0].make_head is not None:
+        batch = _with_heads(traffic, connection, batch)
+        if not batch:
+            return None
     last = batch[-1]
     body = None if last.upload is None else last.upload.body
     try:
         try:
-            if last.make_head is not None:
-                with blaming_body("what makes the headers of a request"):
-                    last.head = last.make_head(last)
             if body is not None:
                 with blaming_body():
                     body.rewind()

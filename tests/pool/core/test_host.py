@@ -48,6 +48,16 @@ def test_the_queue_gives_nothing_behind_a_request_that_has_to_be_exclusive() -> 
     assert (host.pop(3), host.queued) == (jobs[:2], 1)
 
 
+def test_what_has_its_head_made_is_not_given_together_with_what_has_not() -> None:
+    host = make_host()
+    jobs = queue(host, "/a", "/b", "/c", "/d", "/e")
+    for job in jobs[1:3]:
+        job.make_head = lambda job: b"head"
+    assert (host.pop(5), host.queued) == (jobs[:1], 4)
+    assert (host.pop(5), host.queued) == (jobs[1:3], 2)
+    assert (host.pop(5), host.queued) == (jobs[3:], 0)
+
+
 def test_what_is_put_back_comes_first_in_its_old_order() -> None:
     host = make_host()
     later = queue(host, "/c")
