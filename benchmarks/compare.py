@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import figures
 import posts
-from clients.worker import Cost
+from clients.worker import S3_LARGE_COUNT, S3_SMALL_COUNT, Cost
 from rig import HERE, ROUND_LIMIT, Client, Rig, RigError
 
 ROOT = HERE.parent
@@ -42,6 +42,7 @@ class Measure(NamedTuple):
 RATE = Measure("rate", lambda cost, count: count / cost.wall, lambda x: f"{x:,.0f}/s", True)
 CPU = Measure("CPU", lambda cost, count: cost.cpu / count, lambda x: f"{x * 1e6:.1f} us")
 CPU_GIB = Measure("CPU a GiB", lambda cost, count: cost.cpu / count * 2, lambda x: f"{x:.3f} s")
+CPU_S = Measure("CPU", lambda cost, _: cost.cpu, lambda x: f"{x:.3f} s")
 WALL = Measure("time", lambda cost, _: cost.wall, lambda x: f"{x * 1e3:.2f} ms")
 TIME = Measure("time each", lambda cost, count: cost.wall / count, lambda x: f"{x * 1e6:.1f} us")
 PEAK = Measure("peak memory", lambda cost, _: cost.peak / 2**20, lambda x: f"{x:.1f} MiB")
@@ -68,6 +69,7 @@ class Work(NamedTuple):
 
     *fewer* says who does another number of them, so that a slow peer does not take all day.
     *fresh*: each round has a process of its own, since a process does not give back all its memory.
+    *needs_seaweedfs*: it is left out without.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Work(NamedTuple):
     ours: str = "dugong"
     fewer: Mapping[str, int] = MappingProxyType({})
     fresh: bool = False
+    needs_seaweedfs: bool = False
 
     @property
     def clients(self) -> list[str]:
@@ -87,6 +90,13 @@ class Work(NamedTuple):
     def count_of(self, client: str) -> int:
         return self.fewer.get(client, self.count)
 
+
+#: Who uploads to S3, and the floor and the target for the time.
+_S3_PEERS: dict[str, tuple[float | None, float | None]] = {
+    "s3transfer": (1.0, None),
+    "rclone": (None, 0.9),
+    "obstore": (None, 0.9),
+}
 
 WORKS = [
     Work(
@@ -320,6 +330,25 @@ WORKS = [
         [Line(WALL, "boto3", 1.0), Line(CPU_GIB, "boto3", 1.0)],
         ours="boto3, dugong",
     ),
+    *(
+        Work(
+            f"s3-{size}{sink}",
+            f"s3: {title}, to {server}",
+            count,
+            rounds,
+            [
+                *(Line(WALL, peer, *limits) for peer, limits in _S3_PEERS.items()),
+                *(Line(CPU_S, peer) for peer in _S3_PEERS),
+            ],
+            ours="Bucket.sync",
+            needs_seaweedfs=not sink,
+        )
+        for size, title, count in [
+            ("small", "2000 files of 4 KiB", S3_SMALL_COUNT),
+            ("large", "4 files of 64 MiB", S3_LARGE_COUNT),
+        ]
+        for sink, server, rounds in [("", "SeaweedFS", 5), ("-sink", "a sink", 9)]
+    ),
     Work(
         "far",
         "pool: 1 KiB GETs, 40 ms away",
@@ -472,6 +501,10 @@ _PROGRAMS = {
     "fsspec, dugong": ("fsspec", "-dugong"),
     "boto3": ("boto3", ""),
     "boto3, dugong": ("boto3", "-dugong"),
+    "Bucket.sync": ("s3", "-dugong"),
+    "s3transfer": ("s3", "-s3transfer"),
+    "rclone": ("s3", "-rclone"),
+    "obstore": ("s3", "-obstore"),
 }
 
 
@@ -658,12 +691,15 @@ def main() -> int:
         return 0
     works = [work for work in WORKS if not options.only or work.name in options.only]
     try:
-        with Rig() as rig:
+        with Rig(any(work.name.startswith("s3-") for work in works)) as rig:
             print(f"{rig.cpus}; ratios are medians of paired rounds (with their quartiles)")
             print(f"Python {build_of(sys.executable)}; for dugong 3.8.2: {build_of(OLD_PYTHON)}")
             print(f"{version_of_pycurl()}\n")
             print_row(_HEAD)
             for work in works:
+                if work.needs_seaweedfs and not rig.has_seaweedfs:
+                    print(f"{work.name}: left out, for there is no SeaweedFS", file=sys.stderr)
+                    continue
                 rounds = options.rounds or (work.rounds // 3 if options.quick else work.rounds)
                 began, waited = time.monotonic(), rig.waited()
                 took = run(rig, work, max(1, rounds))

