@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 import trustme
+from clients import sites
 from clients.worker import (
     BUCKET,
     CODED,
@@ -64,7 +65,7 @@ http {{
     access_log off;
     keepalive_requests 1000000000;
     keepalive_timeout 1h;
-    open_file_cache max=10 inactive=1h;
+    open_file_cache max=100 inactive=1h;
     open_file_cache_valid 1h;
     output_buffers 4 256k;
     default_type application/octet-stream;
@@ -76,6 +77,8 @@ http {{
         location {large} {{ sendfile on; }}
         location /{bucket}/ {{ alias files/; sendfile on; }}
         location {coded} {{ add_header Content-Encoding gzip; }}
+        location /site/ {{ default_type text/html; charset utf-8; }}
+        location = /robots.txt {{ default_type text/plain; }}
         location {round_files} {{ try_files {small} =404; }}
     }}
     server {{
@@ -213,6 +216,10 @@ class Rig:
         (files / MEDIUM.strip("/")).write_bytes(os.urandom(MEDIUM_SIZE))
         (files / PAGE.strip("/")).write_text(PAGE_TEXT)
         (files / CODED.strip("/")).write_bytes(gzip.compress(CODED_TEXT, 6, mtime=0))
+        (files / "robots.txt").write_text(sites.ROBOTS)
+        (files / "site").mkdir()
+        for number in range(sites.PAGES):
+            (files / sites.path(number).strip("/")).write_text(sites.text(number))
         with open(files / LARGE.strip("/"), "wb") as file:
             file.truncate(LARGE_SIZE)  # a hole: no disk is needed, or read
         authority = trustme.CA()

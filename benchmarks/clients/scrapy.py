@@ -1,20 +1,23 @@
 """Scrapy: a crawl with its own download handler or with that of dugong, with the asyncio reactor.
 
-A round is a whole crawl, from the making of its crawler to the end of its engine.
+A round is a whole crawl, from the making of its crawler to the end of its engine. `crawl` is one
+from link to link.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
 import scrapy
 from scrapy.crawler import AsyncCrawlerRunner
 from scrapy.http import Response
+from scrapy.linkextractors import LinkExtractor
 from scrapy.utils.reactor import install_reactor
 
+from clients import sites
 from clients.worker import SMALL_SIZE, Round, Server, check, main, small_urls
 
 CONCURRENCY = 32
@@ -66,6 +69,53 @@ def crawls(loop: asyncio.AbstractEventLoop, port: int, settings: dict[str, Any])
     return perform
 
 
+#: Those that Scrapy's documentation advises for many sites ("Broad Crawls").
+BROAD: dict[str, Any] = {
+    "CONCURRENT_REQUESTS": 100,
+    "CONCURRENT_REQUESTS_PER_DOMAIN": sites.CONNECTIONS,
+    "COOKIES_ENABLED": False,
+    "REDIRECT_ENABLED": False,
+    "RETRY_ENABLED": False,
+    "ROBOTSTXT_OBEY": True,
+    "USER_AGENT": sites.AGENT,
+    "LOG_LEVEL": "ERROR",
+    "TELNETCONSOLE_ENABLED": False,
+}
+
+
+class SiteSpider(scrapy.Spider):
+    """Follows the links of pages to their own sites, from *urls* on."""
+
+    name = "sites"
+
+    async def start(self) -> AsyncIterator[scrapy.Request]:
+        self.received: list[tuple[str, int]] = []
+        self.extractor = LinkExtractor()
+        for url in self.urls:
+            yield scrapy.Request(url)
+
+    def parse(self, response: Response) -> Iterator[scrapy.Request]:
+        self.received.append((response.url, len(response.body)))
+        site = response.urljoin("/")
+        for link in self.extractor.extract_links(response):
+            if link.url.startswith(site):
+                yield scrapy.Request(link.url)
+
+
+def crawls_sites(loop: asyncio.AbstractEventLoop, port: int) -> Round:
+    def perform(count: int) -> None:
+        runner = AsyncCrawlerRunner(BROAD)
+        crawler = runner.create_crawler(SiteSpider)
+
+        async def crawl() -> None:
+            await runner.crawl(crawler, urls=sites.starts(port, count))
+
+        loop.run_until_complete(crawl())
+        sites.check(crawler.spider.received, count)
+
+    return perform
+
+
 def begin() -> asyncio.AbstractEventLoop:
     """Return the event loop, in which the reactor runs as often as that does."""
     install_reactor("twisted.internet.asyncioreactor.AsyncioSelectorReactor")
@@ -95,6 +145,8 @@ main(
         "scrapy-dugong": partial(work, "port", ADAPTED),
         "scrapy-far": partial(work, "far_port", {}),
         "scrapy-far-dugong": partial(work, "far_port", ADAPTED),
+        "crawl": lambda server: crawls_sites(LOOP, server.port),
+        "crawl-far": lambda server: crawls_sites(LOOP, server.far_port),
     }
 )
 end()

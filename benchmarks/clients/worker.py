@@ -62,6 +62,8 @@ MOST = 100_000
 
 #: Where nginx listens besides `HOST`, on the same port: a host of its own each.
 ORIGINS = [f"127.1.{number // 100}.{number % 100 + 1}" for number in range(301)]
+#: Those where the sites are that are crawled (see `clients.sites`), on `Server.far_port`, too.
+SITES = ORIGINS[:50]
 
 #: Pipelined requests are counted in batches, so that counting them costs next to nothing: at most
 #: `BATCHES` times `BATCH` requests are outstanding.

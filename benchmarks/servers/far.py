@@ -3,7 +3,7 @@
 Called as ``python -m servers.far PORT DELAY [RATE]``, with the port of the server, the seconds for
 each direction, and how many bytes a second the line takes from the server for all connections
 together (default: no limit). It passes on what has come in as few pieces as possible, so that it is
-not the bottleneck at the rates that are measured.
+not the bottleneck at the rates that are measured. It has the same port on the addresses of `SITES`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import sys
 from collections import deque
 
-from clients.worker import HOST
+from clients.worker import HOST, SITES
 
 
 class Line:
@@ -87,8 +87,10 @@ async def serve(port: int, delay: float, rate: float) -> None:
         return near
 
     async with await loop.create_server(accept, HOST, 0) as server:
-        print(server.sockets[0].getsockname()[1], flush=True)
-        await ended.wait()
+        own_port = server.sockets[0].getsockname()[1]
+        async with await loop.create_server(accept, SITES, own_port):
+            print(own_port, flush=True)
+            await ended.wait()
 
 
 asyncio.run(serve(int(sys.argv[1]), float(sys.argv[2]), float([*sys.argv, math.inf][3])))
