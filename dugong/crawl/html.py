@@ -1,4 +1,4 @@
-"""Where a page leads to: its links, by `html.parser`.
+"""Where a page leads to: its links.
 
 Guarantees: what a page says cannot make this fail. Touches nothing; any thread may call it.
 """
@@ -6,11 +6,11 @@ Guarantees: what a page says cannot make this fail. Touches nothing; any thread 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from dugong.client.urls import quoted, resolve
+from dugong.crawl.tags import tags
 from dugong.pool.url import known_origins, split_url
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ __all__ = ["links"]
 
 _TYPES = frozenset(("text/html", "application/xhtml+xml"))
 _BREAKS = re.compile("[\t\r\n]+")
+# A relative path without dot segments, but for the first one, and what may follow it.
+_is_below = re.compile(
+    r"(?:\./)?[\w~%-][^/?#:]*(?:/[^./?#][^/?#]*)*/?(?:[?#].*)?", re.ASCII
+).fullmatch
 
 
 def links(response: Response) -> list[str]:
@@ -39,44 +43,53 @@ def links(response: Response) -> list[str]:
     if not is_page or not 200 <= response.status < 300:
         return []
     page = _Page(response.url)
-    page.feed(response.text)
-    page.close()
+    for name, attributes in tags(response.text):
+        page.add(name, attributes)
     return [] if page.forbids else page.links
 
 
-class _Page(HTMLParser):
+class _Page:
     """Collects the links of the page at *url*."""
 
     def __init__(self, url: str) -> None:
-        super().__init__()
-        self._base = url
-        self._root = _root(url)
+        self._begin_at(url)
         self._has_base = False
         self.links: list[str] = []
         self.forbids = False  # whether no link is to be followed
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("a", "area", "base", "meta"):
-            return
-        found = {name: value or "" for name, value in reversed(attrs)}  # the first one counts
+    def add(self, tag: str, found: dict[str, str]) -> None:
+        """Read the next tag of `tags`."""
         if tag == "meta":
             if found.get("name", "").lower() == "robots":
                 said = re.split(r"[\s,]+", found.get("content", "").lower())
                 self.forbids |= not {"nofollow", "none"}.isdisjoint(said)
             return
         target = found.get("href")
-        if target is None or "nofollow" in found.get("rel", "").lower().split():
+        if target is None or ("rel" in found and "nofollow" in found["rel"].lower().split()):
             return
+        target = target.strip()
+        if not target.isprintable():
+            target = _BREAKS.sub("", target)
         try:
-            url = quoted(self._joined(_BREAKS.sub("", target.strip())))
+            url = self._joined(quoted(target))
         except ValueError:
             return  # it is none
         if tag != "base":
             self.links.append(url)
         elif not self._has_base:
             self._has_base = True
-            self._base = url
-            self._root = _root(url)
+            self._begin_at(url)
+
+    def _begin_at(self, url: str) -> None:
+        """Let *url* be what relative links are relative to."""
+        self._base = url.partition("#")[0]
+        try:
+            self._root, path = split_url(url)
+        except ValueError:  # it is not of http
+            self._root = self._directory = ""
+            return
+        path = path.partition("?")[0]
+        self._directory = "" if "/." in path else self._root + path[: path.rfind("/") + 1]
 
     def _joined(self, target: str) -> str:
         # Most links are such, and urljoin takes as long as all else.
@@ -85,12 +98,8 @@ class _Page(HTMLParser):
             return target
         if self._root and target[:1] == "/" and target[:2] != "//" and "/." not in target:
             return self._root + target
+        if self._root and target[:1] == "#":
+            return self._base + target
+        if self._directory and _is_below(target):
+            return self._directory + target.removeprefix("./")
         return urljoin(self._base, target)
-
-
-def _root(url: str) -> str:
-    """Return *url* without its path; empty if it is not of http."""
-    try:
-        return split_url(url)[0]
-    except ValueError:
-        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,19 @@ def test_what_is_no_page_leads_nowhere(content_type: str) -> None:
 
 def test_an_error_leads_nowhere() -> None:
     assert links_of('<a href="/a">', status=404) == []
+
+
+@given(
+    st.text("ab:/.?#%=&-", max_size=12).map(lambda text: text.replace("//", "/a/")),
+    st.sampled_from([URL, "http://host", "http://host/", "http://host/a/../b/c?d/e#f"]),
+)
+def test_links_are_joined_as_the_standard_library_does(target: str, base: str) -> None:
+    response: Any = type("", (), {})()
+    response.status, response.url, response.text = 200, base, f"<a href='{target}'>"
+    response.headers = type("", (), {"get_content_type": lambda _: "text/html"})()
+    (found,) = links(response)
+    # That drops an empty query and an empty fragment, which makes no other URL of it here.
+    assert urlsplit(found) == urlsplit(urljoin(base.partition("#")[0], target))
 
 
 @pytest.mark.parametrize(
