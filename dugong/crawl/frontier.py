@@ -201,7 +201,8 @@ class Frontier:
         priority = visit.priority if priority is None else priority
         _check_int("depth", depth)
         _check_int("priority", priority)
-        split = list(_valid(link for link in links if link not in self._recent))
+        new = dict.fromkeys(map(_without_fragment, links))
+        split = list(_valid(link for link in new if link not in self._recent))
         with self._change():
             added = self._add_locked(split, depth, priority)
             key = self._store.remove(visit.key, visit.url)
@@ -522,6 +523,12 @@ def _valid(links: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             yield link, *host_and_target(link)
         except ValueError:
             pass  # pages have links of all kinds
+
+
+def _without_fragment(link: str) -> str:
+    if isinstance(link, str) and "#" in link:
+        return link.partition("#")[0]
+    return link
 
 
 def _check_int(name: str, value: object) -> None:

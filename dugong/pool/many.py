@@ -29,7 +29,7 @@ and does not count as under way.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from operator import attrgetter
 from queue import SimpleQueue
@@ -244,7 +244,7 @@ class Supply(Generic[T]):
         self.exhausted: bool = False
 
     def more(
-        self, under_way: int, came: Callable[[], list[int]], is_ready: Callable[[], bool]
+        self, under_way: int, came: Callable[[], Collection[int]], is_ready: Callable[[], bool]
     ) -> Iterator[list[T]]:
         """Yield what is to be begun now, if *under_way* are under way, in batches.
 
@@ -409,15 +409,20 @@ def as_completed(
     tell = partial(done.put, None)
     is_over = call_when_more is None
     ready: deque[ResponseFuture] = deque()  # taken from `done`
+    sizes: deque[int] = deque()  # of their bodies; the source may be asked for each of them
     pending: set[ResponseFuture] = set()
     supply = Supply(source, max_size, batch=batch, parking=parking)
     failed: Exception | None = None  # what *source* ends with, after all that came before
 
-    def came() -> list[int]:
+    def add(future: ResponseFuture) -> None:
+        ready.append(future)
+        sizes.extend(sizes_of([future]) or [0])
+
+    def came() -> deque[int]:
         while not done.empty():
             if (future := done.get()) is not None:  # or the source is asked, as it is to be
-                ready.append(future)
-        return sizes_of(ready)
+                add(future)
+        return sizes
 
     def is_ready() -> bool:
         return bool(ready) or not done.empty()
@@ -452,8 +457,9 @@ def as_completed(
                         if failed is None:
                             break
                         continue
-                    ready.append(future)
+                    add(future)
                 future = ready.popleft()
+                sizes.popleft()
                 if future not in pending:
                     continue  # it was told of twice
                 pending.remove(future)
