@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from dugong.cli.errors import Failed
 from dugong.cli.names import Names, disposition_name
 from dugong.cli.settings import Settings, TimeLimit
 from dugong.cli.tally import Tally
+from dugong.errors import HTTPStatusError
 
 if TYPE_CHECKING:
-    from dugong.pool.response import Response, StreamedResponse
+    from dugong.pool.response import Response
 
 __all__ = ["Download", "Fetching", "check_status"]
 
@@ -62,16 +61,14 @@ class Fetching:
         self.method = method
         self.keeps_parts = keeps_parts
         self.tally: Tally = Tally(None) if tally is None else tally
-        #: Set when nothing is to be waited for any more.
-        self.ended: Event = Event()
         self.limit: TimeLimit = TimeLimit(settings.deadline)
         self._options = dict(options or {})
         #: Whether a request has no options, so that it costs the client the least.
         self.is_plain: bool = not self._options and settings.deadline is None
         self.names = names
-        #: Whether a request may be made twice.
-        self.may_repeat: bool = method in ("GET", "HEAD")
-        self.streams_all: bool = streams_all or settings.rate is not None or not self.may_repeat
+        # What is found to be large is asked for twice.
+        may_repeat = method in ("GET", "HEAD")
+        self.streams_all: bool = streams_all or settings.rate is not None or not may_repeat
         ranges = ("range", "if-range")
         #: Whether the rest of a body may be asked for.
         self.may_continue: bool = method == "GET" and not any(
@@ -82,7 +79,7 @@ class Fetching:
         """Return the options of a request that is made now. Raises `ConnectionTimedOut`."""
         return self._options | self.limit.options()
 
-    def names_for(self, response: Response | StreamedResponse) -> Iterator[str] | None:
+    def names_for(self, response: Response) -> Iterator[str] | None:
         """Return the names that the file of *response* may have, if the server has named it."""
         if self.names is None:
             return None
@@ -91,11 +88,7 @@ class Fetching:
         return None if name is None else self.names.each(name)
 
 
-def check_status(response: Response | StreamedResponse) -> None:
-    """Raise `Failed` unless *response* is a success."""
-    if response.status < 300:
-        return
-    error = f"{response.status} {response.reason}".rstrip()
-    if response.status < 400 and (location := response.headers["Location"]):
-        error += f", see {location} (redirects are not followed)"
-    raise Failed(error)
+def check_status(response: Response) -> None:
+    """Raise `HTTPStatusError` unless *response* is a success."""
+    if response.status >= 300:
+        raise HTTPStatusError(response)

@@ -1,8 +1,8 @@
 """Downloads over a client, into files.
 
 Guarantees: each download ends once, with a complete file or with an error, and leaves no partial
-file, unless it is told to. The number of attempts is bounded. Memory does not depend on the size or
-the number of the bodies: what is under way is what `Supply` allows for `MEMORY` bytes.
+file, unless it is told to. Memory does not depend on the size or the number of the bodies: what is
+under way is what `Supply` allows for `MEMORY` bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from dugong.cli.download import Download, Fetching, check_status
-from dugong.cli.errors import Failed
-from dugong.cli.files import FileError, save
 from dugong.cli.settings import describe, make_client
 from dugong.cli.sources import Urls
-from dugong.cli.streaming import Receiver
 from dugong.cli.workers import Workers
+from dugong.client.part import Part, save
 from dugong.errors import DugongError, ResponseTooLarge
 from dugong.pool.future import ResponseFuture
 from dugong.pool.many import Supply, sizes_of
@@ -59,27 +57,47 @@ def fetch(
     settings = fetching.settings
     client = make_client(settings, SMALL)
     events: SimpleQueue[_Event] = SimpleQueue()
-    receiver = Receiver(client, fetching)
     streams = max(settings.connections, _STREAMS)
     # `with` closes the client first, which ends the streams; then their threads can be waited for.
     with (
-        Workers(streams, "dugong-get", partial(_receive, receiver, events.put)) as workers,
+        Workers(streams, "dugong-get", partial(_receive, client, fetching, events.put)) as workers,
         client,
     ):
         run = _Run(client, fetching, workers, events)
         urls.notify(partial(events.put, None))
-        try:
-            yield from run.batches(urls, plan)
-        finally:
-            fetching.ended.set()
+        yield from run.batches(urls, plan)
 
 
-def _receive(receiver: Receiver, tell: Callable[[Download], None], download: Download) -> None:
+def _receive(
+    client: Client, fetching: Fetching, tell: Callable[[Download], None], download: Download
+) -> None:
+    """Receive *download*, whose body may be large, into its file as it comes."""
+    from dugong.client.download import FileReceiver  # which most runs do not need
+
+    transfer = fetching.tally.begin(download.text)
     try:
-        receiver.receive(download)
-    except (DugongError, OSError, FileError, Failed) as exc:
-        download.error = describe(exc)
+        receiver = FileReceiver(
+            client,
+            fetching.method,
+            download.url,
+            fetching.options(),
+            transfer.tell,
+            continues=fetching.may_continue,
+        )
+        url = receiver.request.url if fetching.keeps_parts else None
+        with Part(download.path, url, syncs=fetching.keeps_parts) as part:
+            got = receiver.into(part, fetching.names_for)
+        download.path, download.size = got.path, got.size
+    except (DugongError, OSError, ValueError) as exc:
+        download.error = _why(exc)
+    fetching.tally.end(transfer)
     tell(download)
+
+
+def _why(exc: Exception) -> str:
+    """Return why there is no file."""
+    is_of_file = isinstance(exc, OSError) and not isinstance(exc, DugongError)
+    return f"cannot write the file: {describe(exc)}" if is_of_file else describe(exc)
 
 
 class _Run:
@@ -182,14 +200,13 @@ class _Run:
         """Write the file of *download*, unless *future* shows that its body is large."""
         try:
             response = future.result()
-            if response.status >= 300:
-                check_status(response)
+            check_status(response)
             body = response.body
             download.path = save(body, download.path, self._fetching.names_for(response))
             download.size = len(body)
         except ResponseTooLarge:
             download.large = True
             return True
-        except (DugongError, OSError, FileError, Failed) as exc:
-            download.error = describe(exc)
+        except (DugongError, OSError) as exc:
+            download.error = _why(exc)
         return False

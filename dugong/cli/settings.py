@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dugong.cli import streams
 from dugong.cli.errors import UsageError
 from dugong.client.client import Client
-from dugong.errors import ConnectionTimedOut, DugongError, printable
+from dugong.errors import ConnectionTimedOut, DugongError, HTTPStatusError, printable
 from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -130,6 +130,10 @@ def describe(exc: Exception) -> str:
     """Return what *exc* means in one line, without the URL, which the caller names."""
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
+    if isinstance(exc, HTTPStatusError):
+        location = exc.response.headers["Location"] if exc.response.status < 400 else None
+        more = "" if location is None else f", see {location} (redirects are not followed)"
+        return exc.msg + more
     if isinstance(exc, DugongError):
         return exc.msg
     return str(exc) or type(exc).__name__

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.cli import streams
 from dugong.cli.download import check_status
-from dugong.cli.errors import Failed, UsageError
+from dugong.cli.errors import UsageError
 from dugong.cli.put import RESPONSE_SIZE, url_below
 from dugong.cli.settings import describe, make_client
 from dugong.cli.tally import Tally
@@ -90,7 +90,7 @@ class _Sync:
                 local: _Local = future.request.context
                 try:
                     differs = self._differs(local, future.result())
-                except (DugongError, OSError, Failed) as exc:
+                except (DugongError, OSError) as exc:
                     self._uploader.fail(local.upload.path, describe(exc))
                 else:
                     if differs:

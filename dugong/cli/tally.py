@@ -19,6 +19,10 @@ class Transfer:
         self.size: int | None = None
         self.done: int = 0
 
+    def tell(self, done: int, size: int | None) -> None:
+        """Note how far it is."""
+        self.done, self.size = done, size
+
 
 class Tally:
     """What has been done. The numbers are written by one thread, and read by any."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.cli import streams
 from dugong.cli.download import check_status
-from dugong.cli.errors import Failed
 from dugong.cli.progress import Display, can_display
 from dugong.cli.settings import TimeLimit, describe
 from dugong.errors import DugongError
@@ -69,7 +68,7 @@ class Uploader:
                 upload, size = future.request.context
                 try:
                     check_status(future.result())
-                except (DugongError, OSError, ValueError, Failed) as exc:
+                except (DugongError, OSError, ValueError) as exc:
                     self.fail(upload.path, describe(exc))
                 else:
                     self._tally.succeeded += 1

@@ -322,6 +322,7 @@ class Client:
 
         * *resume*: go on with what an earlier call, maybe of another process, has left there, and
           leave what this one has if it fails. *path* with ``.part.state`` appended says what it is.
+          If not, the file has a hidden name until it is complete.
         * *connections*: over how many a large file is received at a time, in parts of 4 MiB.
         * *digest*: of the file, such as ``"sha256:HEX"``, with an algorithm that `hashlib` has, or
           as in Repr-Digest, ``"sha-256=:BASE64:"``. Those of the server in Content-Digest,
@@ -331,13 +332,13 @@ class Client:
         * *deadline*: seconds for all of it.
         * all others: as of `request`.
 
-        No content coding is asked for. If there is one nevertheless, it is undone as in a
-        `Response`, and such a download cannot go on.
+        No content coding is asked for, and one that comes nevertheless is undone, unless the client
+        has *decode* off. A download that is decoded cannot go on.
 
         Raises what `stream` raises; `HTTPStatusError` for a status that is no success; and
         `IntegrityError` if a digest is wrong. Then nothing is kept. OSError for the file, which it
-        names; that is a BlockingIOError while another download writes to the same. Any thread may
-        call it.
+        names; that is a BlockingIOError while another download writes to the same. `PoolClosed` if
+        the client is closed, which ends the wait for another attempt, too. Any thread may call it.
         """
         from dugong.client.download import download
 

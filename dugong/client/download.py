@@ -1,4 +1,4 @@
-"""Downloads to files: what `Client.download` does.
+"""Downloads to files: what `Client.download` does, and `FileReceiver`, which does it.
 
 Guarantees: a file that has its name has all the bytes of one version of it, however often the
 download went on; if the server or the caller has told its digest, it has that. Nothing of a
@@ -9,10 +9,10 @@ is bounded by `SEGMENT` bytes for each connection. Starts no threads; touches th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from itertools import islice
-from time import sleep, time
+from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dugong.client.calls import ClientOptions, TransferOptions, check_options, elaborate
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dugong.pool.progress import ProgressCall
     from dugong.pool.request import Request
 
-__all__ = ["SEGMENT", "Downloaded", "download"]
+__all__ = ["SEGMENT", "Downloaded", "FileReceiver", "download"]
 
 #: Bytes that are asked for at a time where a file is received over several connections.
 SEGMENT = 4 * 1024 * 1024
@@ -89,8 +89,8 @@ def download(
     given = [] if digest is None else [parse_digest(digest)]
     told = progress_of(progress, has_body=False)
     call = told.download if told is not None and told.download is not None else _tell_nothing
-    run = _Download(client, url, connections, given, call, options)
-    with Part(os.fsdecode(path), run.request.url, resume) as part:
+    run = FileReceiver(client, "GET", url, options, call, connections=connections, given=given)
+    with Part(os.fsdecode(path), run.request.url if resume else None) as part:
         return run.into(part)
 
 
@@ -101,36 +101,51 @@ def _tell_nothing(done: int, total: int | None) -> None: ...
 _ALONE = Progress(download=_tell_nothing)
 
 
-class _Download:
-    """One download. For one thread."""
+class FileReceiver:
+    """Receives one file by requests of *method* for *url*. For one thread.
+
+    *options* are those of `Client.request`; *progress* is told as by `Client.download`, and
+    *connections* is as of that. The file is to have the digests *given*. Without *continues*, what
+    the server sends is the file, even if it calls it a part, and no request asks for the rest.
+
+    Attributes: *request* is the first request, but for what is added to its headers. Raises
+    ValueError and TypeError for what cannot be sent.
+    """
 
     def __init__(
         self,
         client: Client,
+        method: str,
         url: str,
-        connections: int,
-        given: list[Digest],
+        options: Mapping[str, Any],
         progress: ProgressCall,
-        options: TransferOptions,
+        *,
+        connections: int = 1,
+        given: Sequence[Digest] = (),
+        continues: bool = True,
     ) -> None:
         # None of these changes.
         self._client = client
+        self._method = method
         self._url = url
         self._connections = connections
         self._given = given
         self._progress = progress
+        self._continues = continues
+        self._decodes = client._decoder is not None
         # Each request reads them.
         kept: dict[str, Any] = {**options}
         for name in ("params", "headers", "cookies"):
             if isinstance(kept.get(name), Iterator):
                 kept[name] = list(kept[name])
-        self._options = cast(ClientOptions, kept)
-        self._headers = elaborate(self._options.get("headers"), IDENTITY)
+        self._options = kept
+        #: What asks for no coding. A client that does not decode leaves that to its caller.
+        self._identity: HeaderPairs = IDENTITY if self._decodes else ()
+        self._headers = elaborate(kept.get("headers"), self._identity)
         if self._headers.decided & {"range", "if-range"}:
             raise ValueError("a download asks for ranges by itself: leave out Range and If-Range")
         self._segment = max(1, min(SEGMENT, client._pool._scheduler.limits.max_body_size))
-        #: The first request, but for what is added to its headers.
-        self.request: Request = client._calls.call("GET", url, self._options).request
+        self.request: Request = client._calls.call(method, url, cast(ClientOptions, kept)).request
         self._deadline = Deadline(self.request.deadline)
         self._policy = _policy_of(client, self.request.retry)
         # All of these are the only thread's.
@@ -141,8 +156,14 @@ class _Download:
         self._expected: list[Digest] = []  # of the whole file, as the server says
         self._last: Response | None = None
 
-    def into(self, part: Part) -> Downloaded:
-        """Receive the file into *part*, and have that get its name."""
+    def into(
+        self, part: Part, names: Callable[[Response], Iterable[str] | None] = lambda last: None
+    ) -> Downloaded:
+        """Receive the file into *part*, and have that get its name, or one of *names*.
+
+        These are what *names* returns for the last response: see `Part.complete`. Raises what
+        `Client.download` raises.
+        """
         self._part = part
         most = self._resumed = part.received
         idle = 0  # how many attempts in a row have brought nothing
@@ -157,7 +178,7 @@ class _Download:
         size = cast(int, part.size)
         self._check([*self._expected, *self._given], part.pieces(0, size))
         self._told().finish()
-        part.complete()
+        part.complete(names(self._last))
         return Downloaded(part.path, size, self._resumed, self._last)
 
     def _rest_after(self, exc: DugongError, number: int) -> None:
@@ -166,13 +187,15 @@ class _Download:
         attempt = Attempt(
             time(), "", describe(exc), exc.delivery, number, exception=exc, request=self.request
         )
-        may_pass = is_temp_network_error(exc) and number < policy.attempts
-        if not may_pass or (policy.should_retry is not None and not policy.should_retry(attempt)):
+        may_pass = is_temp_network_error(exc) and policy.repeats(self.request)
+        if not may_pass or number >= policy.attempts:
+            raise exc
+        if policy.should_retry is not None and not policy.should_retry(attempt):
             raise exc
         delay, left = policy.delay(number), self._deadline.remaining()
         if left is not None and left <= delay:
             raise exc
-        sleep(delay)
+        self._client._pool._scheduler.pause(delay)
 
     # --- one request ------------------------------------------------------------------------------
 
@@ -185,7 +208,7 @@ class _Download:
             self._receive_segments(part.size)
             return None
         asked = self._first_missing()
-        with self._client.stream("GET", self._url, **self._options_for(asked)) as response:
+        with self._client.stream(self._method, self._url, **self._options_for(asked)) as response:
             came = self._accepted(response, asked)
             return None if came is None else self._read(response, *came)
         raise AssertionError("a stream has suppressed an exception")
@@ -217,10 +240,10 @@ class _Download:
             return came
         if response.status >= 300:
             raise HTTPStatusError(response._whole())
-        if response.status == _PARTIAL_CONTENT:
+        if response.status == _PARTIAL_CONTENT and self._continues:
             raise self._failure(InvalidResponse("a part came, and all of the file was asked for"))
-        validator = "" if codings_of(response.headers) else strong_validator(response.headers)
-        self._begin(validator, response.length)
+        may_continue = self._continues and not self._is_decoded(response)
+        self._begin(strong_validator(response.headers) if may_continue else "", response.length)
         self._note_digests(response)
         return 0, response.length
 
@@ -228,7 +251,7 @@ class _Download:
         """Return what of the file *response* has; None if it is no part that was *asked* for."""
         part = self._part
         came = content_range(response.headers)
-        if response.status != _PARTIAL_CONTENT or came is None or codings_of(response.headers):
+        if response.status != _PARTIAL_CONTENT or came is None or self._is_decoded(response):
             return None
         start, end = asked
         if came.first != start or (end is not None and came.last >= end):
@@ -328,7 +351,7 @@ class _Download:
 
     def _options_for(self, asked: _Range | None) -> Any:
         """Return the options of a request for what is *asked* for; None: all."""
-        fields: HeaderPairs = IDENTITY
+        fields = self._identity
         if asked is not None:
             start, end = asked
             fields += (("Range", f"bytes={start}-{'' if end is None else end - 1}"),)
@@ -367,9 +390,12 @@ class _Download:
 
     def _digests_in(self, response: Response | StreamedResponse, field: str) -> list[Digest]:
         """Return those in *field*, before or behind the body; none of a body that is decoded."""
-        if self._client._decoder is not None and codings_of(response.headers):
+        if self._is_decoded(response):
             return []
         return digests_in(response.headers, field) + digests_in(response.trailers, field)
+
+    def _is_decoded(self, response: Response | StreamedResponse) -> bool:
+        return self._decodes and bool(codings_of(response.headers))
 
     def _check(self, digests: list[Digest], pieces: Iterable[bytes]) -> None:
         """Raise `IntegrityError`, and forget what there is, unless *digests* are of *pieces*."""

@@ -5,14 +5,16 @@ Guarantees: no message quotes a digest. Touches nothing.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as BinasciiError
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.headers import Headers
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 __all__ = [
     "ALGORITHMS",
@@ -41,6 +43,8 @@ class Digest(NamedTuple):
 
 def hash_name(algorithm: str) -> str:
     """Return what hashlib calls *algorithm*, such as ``sha-256``. Raises ValueError for others."""
+    import hashlib
+
     name = algorithm.lower()
     for known in (name, name.replace("-", ""), name.replace("-", "_")):
         if known in hashlib.algorithms_guaranteed and not known.startswith("shake"):
@@ -65,7 +69,7 @@ def parse_digest(given: object) -> Digest:
         value = bytes.fromhex(match[2]) if in_field is None else b64decode(in_field[1])
     except ValueError:
         raise ValueError("the value of the digest must be hexadecimal, or :BASE64:") from None
-    if len(value) != hashlib.new(name, usedforsecurity=False).digest_size:
+    if len(value) != _hash(name).digest_size:
         raise ValueError(f"the value of the digest does not have the length of a {name}")
     return Digest(name, value, "that was given")
 
@@ -85,7 +89,7 @@ def digests_in(headers: Headers, field: str) -> list[Digest]:
         except BinasciiError:
             continue
         known = ALGORITHMS.get(name, name)
-        if len(digest) == hashlib.new(known, usedforsecurity=False).digest_size:
+        if len(digest) == _hash(known).digest_size:
             found.append(Digest(known, digest, f"in {field}"))
     return found
 
@@ -95,7 +99,7 @@ def mismatch(digests: Iterable[Digest], pieces: Iterable[bytes]) -> Digest | Non
 
     *pieces* are not asked for without a digest.
     """
-    wanted = [(each, hashlib.new(each.name, usedforsecurity=False)) for each in digests]
+    wanted = [(each, _hash(each.name)) for each in digests]
     if wanted:
         for piece in pieces:
             for _, made in wanted:
@@ -106,3 +110,9 @@ def mismatch(digests: Iterable[Digest], pieces: Iterable[bytes]) -> Digest | Non
 def field_value(algorithm: str, value: bytes) -> str:
     """Return what Content-Digest is for a digest *value* by *algorithm*, one of `ALGORITHMS`."""
     return f"{algorithm}=:{b64encode(value).decode()}:"
+
+
+def _hash(name: str) -> _Hash:
+    import hashlib
+
+    return hashlib.new(name, usedforsecurity=False)

@@ -1,58 +1,136 @@
-"""`Part`: the file of a download that is under way, ``PATH.part``, and what is known of it.
+"""Files that are written beside their place, and get their name when they are whole.
 
-Guarantees: the file gets its name, *path*, once it has all bytes and they are on the disk; until
-then, what has that name is not touched. What ``PATH.part.state`` says is in ``PATH.part``: that was
-on the disk before it was said, so it is true after a crash of the system, too. One `Part` at a time
-uses the files, over all processes of the system.
+`save` is for a body that is in memory, and `Part` for what comes bit by bit.
+
+Guarantees: a file has all of its bytes once it has its name; until then, what has that name is not
+touched. A link that has the name is replaced, not followed. What does not become whole is removed,
+but for what a `Part` leaves for a later one. What ``PATH.part.state`` says is in ``PATH.part``:
+that was on the disk before it was said, so it is true after a crash of the system, too. One `Part`
+at a time uses these, over all processes of the system.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from itertools import count
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
 
-__all__ = ["CHECKPOINT", "Part", "move", "open_locked", "remove"]
+__all__ = ["CHECKPOINT", "Part", "save"]
 
 #: Seconds between two times that it is noted what of the file is on the disk.
 CHECKPOINT = 2.0
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_HIDDEN: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_KEPT: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_STATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _PIECE = 1024 * 1024
 _LONGEST_STATE = 1024 * 1024
 
 #: Writes the data of a file to the disk; not all systems can do it without what they know of it.
 _sync = getattr(os, "fdatasync", os.fsync)
 
+# With the number of the process, no two files have the same hidden name.
+_token = os.urandom(8).hex()
+_numbers = count(1)  # next() of it is atomic, without the GIL, too
+
+
+def save(body: bytes, path: str, names: Iterable[str] | None = None) -> str:
+    """Write *body* to the file *path*; return that.
+
+    With *names*, it gets the first of these, in the directory of *path*, that no file has. Raises
+    OSError. Does not wait for the disk.
+    """
+    hidden = _hidden_beside(path)
+    try:
+        fd = os.open(hidden, _HIDDEN, 0o666)
+        try:
+            written = os.write(fd, body)
+            while written < len(body):
+                written += os.write(fd, body[written:])
+        finally:
+            os.close(fd)
+        return _place(hidden, path, names)
+    except BaseException:  # an interrupt, too
+        with suppress(OSError):
+            os.unlink(hidden)
+        raise
+
+
+def _directory_of(path: str) -> str:
+    """Return what *path* begins with, up to the last slash: faster than os.path does."""
+    return path[: path.rfind("/") + 1]
+
+
+def _hidden_beside(path: str) -> str:
+    return f"{_directory_of(path)}.dugong-{_token}-{os.getpid()}-{next(_numbers)}.part"
+
+
+def _hidden_for(path: str) -> str:
+    """Return a hidden name that follows from *path*, and is never too long."""
+    directory = _directory_of(path)
+    name = path[len(directory) :]
+    return f"{directory}.{name[:50]}.{_hash_of(name)[:16]}.part"
+
+
+def _place(name: str, path: str, names: Iterable[str] | None) -> str:
+    """Give the file *name* the name *path*, or one of *names* as `save` does; return its path."""
+    if names is None:
+        os.replace(name, path)
+        return path
+    directory = _directory_of(path)
+    for each in names:
+        path = directory + each
+        try:
+            os.link(name, path)  # which never replaces a file
+        except FileExistsError:
+            continue
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            if os.path.lexists(path):  # a file system without links
+                continue
+            os.rename(name, path)
+            return path
+        os.unlink(name)
+        return path
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
 
 class Part:
     """The part of a file that there is. A context manager; for one thread.
 
-    Parameters: *path* is that of the file; *url* what it is a download of. With *resume*, what an
-    earlier `Part` has left goes on, and what this one has goes on later, if it is known which
-    version of the file it is of. What cannot go on is removed when the block is left.
+    Parameters: *path* is that of the file. With *url*, that of which it is a download, what an
+    earlier `Part` of the same has left goes on; and what this one has goes on later, if it is known
+    which version of the file it is of. All else is removed when the block is left. With *alone*,
+    or an *url*, one `Part` at a time has the *path*, and a file that is left of a process that was
+    killed is used by the next one. With *syncs*, the file is on the disk before it gets its name.
 
     Attributes: *validator* names the version, for an If-Range; "" if no other request can ask for
     the same. *size* is how many bytes the file will have, or None. *received* is how many there
     are.
 
     All methods raise OSError, which names the file. Entering raises BlockingIOError while another
-    `Part` uses it.
+    `Part` has the path.
     """
 
-    def __init__(self, path: str, url: str, resume: bool) -> None:
-        self.path = path  # never changes
-        self._url = sha256(url.encode("utf-8", "surrogateescape")).hexdigest()  # it may be secret
-        self._resume = resume  # never changes
-        self._name = f"{path}.part"
+    def __init__(
+        self, path: str, url: str | None = None, *, alone: bool = False, syncs: bool = True
+    ) -> None:
+        self.path = path  # changes when it is complete, if it gets another name
+        self._goes_on = url is not None  # never changes, nor do the following
+        self._url = "" if url is None else _hash_of(url)
+        self._is_alone = alone or url is not None
+        self._syncs = syncs
+        if url is not None:
+            self._name = f"{path}.part"
+        else:
+            self._name = _hidden_for(path) if alone else _hidden_beside(path)
         self._state_name = f"{self._name}.state"
         self._new_state_name = f"{self._state_name}.new"
         self._fd = -1  # once it is entered
@@ -66,9 +144,12 @@ class Part:
     def __enter__(self) -> Part:
         if os.path.isdir(self.path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
-        self._fd = open_locked(self._name, self.path)
+        if not self._is_alone:
+            self._fd = os.open(self._name, _HIDDEN, 0o666)
+            return self
+        self._fd = self._open()
         try:
-            if self._resume:
+            if self._goes_on:
                 self._read_state()
             if not self._ranges:
                 self.begin("", None)
@@ -77,6 +158,26 @@ class Part:
             raise
         self._noted = monotonic()
         return self
+
+    def _open(self) -> int:
+        """Open the file under its lock; return the descriptor."""
+        while True:
+            fd = os.open(self._name, _KEPT, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # What had the lock may have given the file its name since, or removed it.
+                if _is_at(self._name, fd):
+                    return fd
+            except OSError as exc:
+                os.close(fd)
+                if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                text = "another download to this file is under way"
+                raise BlockingIOError(errno.EWOULDBLOCK, text, self.path) from None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
 
     # --- what there is ----------------------------------------------------------------------------
 
@@ -141,11 +242,14 @@ class Part:
 
     # --- its end ----------------------------------------------------------------------------------
 
-    def complete(self) -> None:
-        """Give the file its name; it is whole."""
-        with self._errors_named():
-            os.fsync(self._fd)
-        move(self._fd, self._name, self.path)
+    def complete(self, names: Iterable[str] | None = None) -> None:
+        """Give the file, which is whole, its name: *path*, or one of *names* as `save` does."""
+        if self._syncs:
+            with self._errors_named():
+                os.fsync(self._fd)
+        if not _is_at(self._name, self._fd):
+            raise OSError(errno.ESTALE, "another file has taken its place", self._name)
+        self.path = _place(self._name, self.path, names)
         self._is_complete = True
         self._forget()
 
@@ -158,15 +262,16 @@ class Part:
         try:
             if self._is_complete:
                 pass
-            elif self._resume and self.validator and self._ranges:
+            elif self._goes_on and self.validator and self._ranges:
                 with suppress(OSError):  # what was raised says more; what was noted stays true
                     self._note()
             else:
                 self._forget()
-                remove(self._fd, self._name)
+                if _is_at(self._name, self._fd):
+                    _remove(self._name)
         finally:
-            # A forked child may have the file open, and would keep the lock.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            if self._is_alone:  # a forked child may have the file open, and would keep the lock
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
 
     # --- what a later run is told -----------------------------------------------------------------
@@ -174,11 +279,13 @@ class Part:
     def _note(self) -> None:
         """Note what there is, once it is on the disk."""
         self._noted = monotonic()
-        if not (self._resume and self.validator):
+        if not (self._goes_on and self.validator):
             return
         if not _is_at(self._name, self._fd):
             self._forget()  # or a later run would take over what is in another file
             return
+        import json
+
         state = {
             "url": self._url,
             "validator": self.validator,
@@ -187,7 +294,7 @@ class Part:
         }
         with self._errors_named():
             _sync(self._fd)
-            fd = os.open(self._new_state_name, _NEW, 0o600)
+            fd = os.open(self._new_state_name, _STATE, 0o600)
             with open(fd, "w", encoding="utf-8") as file:
                 json.dump(state, file)
                 file.flush()
@@ -196,11 +303,14 @@ class Part:
 
     def _forget(self) -> None:
         """Have no later run know of what there is."""
-        _remove(self._state_name)
-        _remove(self._new_state_name)  # if a run was killed in the middle of noting
+        if self._goes_on:
+            _remove(self._state_name)
+            _remove(self._new_state_name)  # if a run was killed in the middle of noting
 
     def _read_state(self) -> None:
         """Take over what an earlier run has noted, if it is of the same URL and can be true."""
+        import json
+
         try:
             with open(self._state_name, encoding="utf-8") as file:
                 state: Any = json.loads(file.read(_LONGEST_STATE))
@@ -227,44 +337,8 @@ class Part:
             raise
 
 
-def open_locked(name: str, path: str) -> int:
-    """Open the file *name*, which is to be *path* once it is whole, under a lock; return its fd.
-
-    It may be there, from a process that was killed. Raises BlockingIOError if it is in use.
-    """
-    while True:
-        fd = os.open(name, _FLAGS, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # What had the lock may have given the file its name since, or removed it.
-            if _is_at(name, fd):
-                return fd
-        except OSError as exc:
-            os.close(fd)
-            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            text = "another download to this file is under way"
-            raise BlockingIOError(errno.EWOULDBLOCK, text, path) from None
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-
-
-def move(fd: int, name: str, path: str) -> None:
-    """Have the open file *name* be called *path*. Raises OSError if *name* is another one now."""
-    if not _is_at(name, fd):
-        raise OSError(errno.ESTALE, "another file has taken its place", name)
-    os.replace(name, path)
-
-
-def remove(fd: int, name: str) -> None:
-    """Remove the open file *name*, unless that is another one now."""
-    if _is_at(name, fd):
-        _remove(name)
-
-
 def _is_at(name: str, fd: int) -> bool:
+    """Return True if the open file *fd* is still the one that is called *name*."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(name))
     except FileNotFoundError:
@@ -274,3 +348,10 @@ def _is_at(name: str, fd: int) -> bool:
 def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def _hash_of(text: str) -> str:
+    """Return what stands for *text*, which may be secret or long."""
+    from hashlib import sha256
+
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

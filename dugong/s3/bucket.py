@@ -158,7 +158,7 @@ class Bucket:
         """
         check_key(key)
         size = min(self._part_size, PART_SIZE)
-        return download(self._service, key, os.fspath(path), size, progress)
+        return download(self._service, key, os.fsdecode(path), size, progress)
 
     def head(self, key: str) -> Object:
         """Return the object *key* without its content; its `headers` have all that is known of it.

@@ -7,12 +7,10 @@ process was killed is one hidden file, which the next download to the same path 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from hashlib import sha256
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from dugong.client.part import move, open_locked, remove
+from dugong.client.part import Part
 from dugong.client.ranges import ContentRange, content_range
 from dugong.s3.checksums import verifier
 from dugong.s3.documents import invalid
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["ASK_CHECKSUM", "download", "verified"]
 
 ASK_CHECKSUM = (("x-amz-checksum-mode", "ENABLED"),)
-_PIECE = 2**20
 
 
 def verified(response: Response) -> Response:
@@ -47,32 +44,17 @@ def download(
     """Write the object *key* to *path*; see `Bucket.download`."""
     head = service.send("HEAD", key, headers=ASK_CHECKSUM)
     found = object_of(key, head)
-    part = _part_of(path)
-    with open(open_locked(part, path), "r+b") as file:
-        try:
-            file.truncate(0)
-            done = 0
-            for future in under_way(_ranges(service, found, part_size)):
-                data = _data_of(future.result(), found, *future.request.context)
-                os.pwrite(file.fileno(), data, future.request.context[0])
-                done += len(data)
-                if progress is not None:
-                    progress(done, found.size)
-            verify = verifier(head.headers)
-            if verify is not None and not verify(_pieces_of(file)):
-                raise _wrong(head)
-            move(file.fileno(), part, path)
-        except BaseException:
-            remove(file.fileno(), part)
-            raise
+    with Part(path, alone=True) as part:
+        for future in under_way(_ranges(service, found, part_size)):
+            data = _data_of(future.result(), found, *future.request.context)
+            part.write(future.request.context[0], data)
+            if progress is not None:
+                progress(part.received, found.size)
+        verify = verifier(head.headers)
+        if verify is not None and not verify(part.pieces(0, found.size)):
+            raise _wrong(head)
+        part.complete()
     return found
-
-
-def _part_of(path: str) -> str:
-    """Return what the file is called until it is whole: always the same, and never too long."""
-    folder, name = os.path.split(path)
-    token = sha256(os.fsencode(name)).hexdigest()[:16]
-    return os.path.join(folder, f".{name[:50]}.{token}.part")
 
 
 def _ranges(service: Service, found: Object, part_size: int) -> Iterator[ResponseFuture]:
@@ -98,12 +80,6 @@ def _data_of(response: Response, found: Object, start: int, size: int) -> bytes:
     if given != (start, start + size - 1, found.size) or length != size or not is_same:
         raise invalid(response, "the server sent another range than it was asked for")
     return response.body
-
-
-def _pieces_of(file: BinaryIO) -> Iterator[bytes]:
-    file.seek(0)
-    while piece := file.read(_PIECE):
-        yield piece
 
 
 def _wrong(response: Response) -> ChecksumError:

@@ -7,7 +7,6 @@ under way than `AT_ONCE` says, and none when `under_way` has ended. Any thread m
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from email.utils import parsedate_to_datetime
@@ -132,7 +131,7 @@ class Service:
             except DugongError as exc:
                 if number >= self.retry.attempts or not may_pass(exc):
                     raise
-            time.sleep(self.retry.delay(number))
+            self.client._pool._scheduler.pause(self.retry.delay(number))
         raise AssertionError
 
 

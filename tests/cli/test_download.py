@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dugong import ConnectionTimedOut, Headers, Request, Response
+from dugong import ConnectionTimedOut, Headers, HTTPStatusError, Request, Response
 from dugong.cli.download import Fetching, check_status
-from dugong.cli.errors import Failed
 from dugong.cli.names import Names
 from dugong.cli.settings import Settings
 
@@ -21,19 +20,10 @@ def test_a_success_is_none_to_speak_of() -> None:
         check_status(response(status))
 
 
-@pytest.mark.parametrize(
-    ("status", "headers", "message"),
-    [
-        (404, {}, "404 Whatever"),
-        (500, {"Location": "/b"}, "500 Whatever"),
-        (304, {}, "304 Whatever"),
-        (301, {"Location": "/b"}, "301 Whatever, see /b (redirects are not followed)"),
-    ],
-)
-def test_all_else_is_a_failure(status: int, headers: dict[str, str], message: str) -> None:
-    with pytest.raises(Failed) as info:
-        check_status(response(status, headers))
-    assert str(info.value) == message
+@pytest.mark.parametrize("status", [304, 404, 500])
+def test_all_else_is_a_failure(status: int) -> None:
+    with pytest.raises(HTTPStatusError):
+        check_status(response(status))
 
 
 @pytest.mark.parametrize(
@@ -46,11 +36,11 @@ def test_all_else_is_a_failure(status: int, headers: dict[str, str], message: st
         ("PUT", (), False, False),
     ],
 )
-def test_what_may_be_done_twice(
+def test_what_may_be_asked_for_twice(
     method: str, headers: tuple[tuple[str, str], ...], repeats: bool, continues: bool
 ) -> None:
     fetching = Fetching(Settings(headers=headers), method)
-    assert (fetching.may_repeat, fetching.may_continue) == (repeats, continues)
+    assert fetching.may_continue is continues
     assert fetching.streams_all is not repeats
 
 

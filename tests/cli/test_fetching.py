@@ -7,17 +7,22 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from dugong import RetryPolicy
 from dugong.cli import fetching
 from dugong.cli.download import Download, Fetching
 from dugong.cli.fetching import fetch
+from dugong.cli.names import Names
 from dugong.cli.settings import Settings
 from dugong.cli.sources import Urls
+from dugong.client.part import Part
 from dugong.pool import many
-from tests.support.server import Peer, Script, ScriptedServer
+from dugong.pool.core.scheduler import Scheduler
+from tests.support.server import Peer, ReceivedRequest, Script, ScriptedServer
 
 TIMEOUT = 10.0
 LARGE = fetching.SMALL + 1
@@ -285,7 +290,8 @@ def test_a_large_body_that_is_cut_short_each_time_is_given_up(tmp_path: Path) ->
     with ScriptedServer(script, repeat=True) as server:
         (download,) = fetch_all(server.address, tmp_path, "/a")
     assert download.error == f"connection closed with {LARGE - 4} bytes of body to come"
-    assert server.connections == 1 + 3  # the first has shown how large it is
+    # The first has shown how large it is, the second has brought something, and three have not.
+    assert server.connections == 1 + 1 + 3
     assert files(tmp_path) == {}
 
 
@@ -327,6 +333,163 @@ def test_a_large_body_that_cannot_be_written_fails_and_the_others_are_fetched(
     assert bad.error == "cannot write the file: Is a directory"
     assert good.error is None
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+# --- bodies that are streamed, and go on ---------------------------------------------------------
+
+BODY = bytes(range(256)) * 40
+TAG = 'ETag: "1"\r\n'
+ONCE = Settings(timeout=TIMEOUT, retries=0)
+
+
+class Site:
+    """A server with one file, which closes after `cuts[n]` bytes of the body of response n.
+
+    `asked` are the Range and If-Range fields of the requests; `status` is that of all responses, if
+    it is not "".
+    """
+
+    def __init__(self, *cuts: int | None, headers: str = TAG) -> None:
+        self.cuts = list(cuts)
+        self.headers = headers
+        self.status = ""
+        self.asked: list[tuple[str | None, str | None]] = []
+
+    def __call__(self, peer: Peer) -> None:
+        with suppress(EOFError, ConnectionError):
+            while self.respond(peer, peer.request()):
+                pass
+
+    def respond(self, peer: Peer, request: ReceivedRequest) -> bool:
+        cut = self.cuts.pop(0) if self.cuts else None
+        asked = request.headers.get("range")
+        self.asked.append((asked, request.headers.get("if-range")))
+        status, first, more = "200 OK", 0, self.headers
+        if asked is not None:
+            first = int(asked.removeprefix("bytes=").partition("-")[0])
+            status = "206 Partial Content"
+            more += f"Content-Range: bytes {first}-{len(BODY) - 1}/{len(BODY)}\r\n"
+        body = BODY[first:]
+        if request.method == "HEAD":
+            cut = 0
+        head = f"HTTP/1.1 {self.status or status}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+        peer.send(head.encode() + body[:cut])
+        return cut is None or request.method == "HEAD"
+
+
+def stream(server: ScriptedServer, directory: Path, fetching: Fetching) -> Download:
+    """Fetch the file of a `Site`, streamed; return the download."""
+
+    def plan(url: str) -> Download:
+        download = Download(url, url, str(directory / "a"))
+        download.large = True
+        return download
+
+    ((download,),) = fetch(Urls([server.url("/a")]), plan, fetching)
+    return download
+
+
+def test_a_body_that_is_cut_short_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    site = Site(1000, 500)
+    with ScriptedServer(site, repeat=True) as server:
+        download = stream(server, tmp_path, Fetching(Settings(timeout=TIMEOUT)))
+    assert (download.error, download.size) == (None, len(BODY))
+    assert files(tmp_path) == {"a": BODY}
+    assert site.asked == [(None, None), ("bytes=1000-10239", '"1"'), ("bytes=1500-10239", '"1"')]
+
+
+def test_a_part_is_kept_for_the_next_run(tmp_path: Path) -> None:
+    site = Site(1000)
+    with ScriptedServer(site, repeat=True) as server:
+        first = stream(server, tmp_path, Fetching(ONCE, keeps_parts=True))
+        assert first.error == f"connection closed with {len(BODY) - 1000} bytes of body to come"
+        assert files(tmp_path)["a.part"] == BODY[:1000]
+        second = stream(server, tmp_path, Fetching(ONCE, keeps_parts=True))
+    assert (second.error, second.size) == (None, len(BODY))
+    assert files(tmp_path) == {"a": BODY}
+    assert site.asked == [(None, None), ("bytes=1000-10239", '"1"')]
+
+
+def test_a_part_of_no_known_version_is_not_kept(tmp_path: Path) -> None:
+    with ScriptedServer(Site(1000, headers=""), repeat=True) as server:
+        assert stream(server, tmp_path, Fetching(ONCE, keeps_parts=True)).error is not None
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "503 Service Unavailable"])
+def test_a_failure_keeps_the_part_and_says_the_status(tmp_path: Path, status: str) -> None:
+    site = Site(1000)
+    with ScriptedServer(site, repeat=True) as server:
+        stream(server, tmp_path, Fetching(ONCE, keeps_parts=True))
+        site.status = status
+        download = stream(server, tmp_path, Fetching(ONCE, keeps_parts=True))
+    assert download.error == status
+    assert files(tmp_path)["a.part"] == BODY[:1000]
+
+
+def test_two_runs_do_not_keep_a_part_of_the_same_file(tmp_path: Path) -> None:
+    site = Site()
+    with (
+        ScriptedServer(site, repeat=True) as server,
+        Part(str(tmp_path / "a"), server.url("/a")),
+    ):
+        download = stream(server, tmp_path, Fetching(ONCE, keeps_parts=True))
+    why = "another download to this file is under way"
+    assert (download.error, site.asked) == (f"cannot write the file: {why}", [])
+
+
+def test_what_is_no_get_is_not_asked_for_twice(tmp_path: Path) -> None:
+    site = Site(1000)
+    with ScriptedServer(site, repeat=True) as server:
+        fetching = Fetching(Settings(timeout=TIMEOUT), "POST", {"body": b"x"})
+        assert stream(server, tmp_path, fetching).error is not None
+        assert len(site.asked) == 1
+        assert stream(server, tmp_path, fetching).error is None
+    assert files(tmp_path) == {"a": BODY}
+
+
+def test_a_head_becomes_an_empty_file(tmp_path: Path) -> None:
+    with ScriptedServer(Site(), repeat=True) as server:
+        stream(server, tmp_path, Fetching(Settings(timeout=TIMEOUT), "HEAD"))
+    assert files(tmp_path) == {"a": b""}
+
+
+def test_a_range_of_the_user_is_left_alone(tmp_path: Path) -> None:
+    settings = Settings(timeout=TIMEOUT, headers=(("Range", "bytes=1000-"),))
+    site = Site(10)
+    with ScriptedServer(site, repeat=True) as server:
+        assert stream(server, tmp_path, Fetching(settings)).error is None
+    assert files(tmp_path) == {"a": BODY[1000:]}
+    assert site.asked == [("bytes=1000-", None)] * 2
+
+
+def test_a_server_may_choose_the_name_of_what_is_streamed(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"old")
+    field = "Content-Disposition: attachment; filename=../b\r\n"
+    with ScriptedServer(Site(headers=field), repeat=True) as server:
+        settings = Settings(timeout=TIMEOUT)
+        download = stream(server, tmp_path, Fetching(settings, names=Names()))
+    assert download.path == str(tmp_path / "b.1")
+    assert files(tmp_path) == {"b": b"old", "b.1": BODY}
+
+
+def test_a_limit_on_the_rate_lets_the_body_through(tmp_path: Path) -> None:
+    with ScriptedServer(Site(), repeat=True) as server:
+        stream(server, tmp_path, Fetching(Settings(timeout=TIMEOUT, rate=1e9)))
+    assert files(tmp_path) == {"a": BODY}
+
+
+def test_a_url_that_cannot_be_streamed_is_an_error(tmp_path: Path) -> None:
+    fetching = Fetching(Settings(timeout=TIMEOUT), streams_all=True)
+
+    def plan(url: str) -> Download:
+        download = Download(url, url, str(tmp_path / "a"))
+        download.large = True
+        return download
+
+    ((download,),) = fetch(Urls(["http://127.0.0.1:99999/a"]), plan, fetching)
+    assert download.error is not None
+    assert "port" in download.error
 
 
 # --- responses that are no success --------------------------------------------------------------
@@ -577,6 +740,43 @@ def test_closing_it_within_a_large_body_leaves_no_half_file(tmp_path: Path) -> N
     with ScriptedServer(script, repeat=True) as server:
         urls = Urls(urls_of(server.address, "/a", "/b"))
         ending = fetch(urls, planned(tmp_path), Fetching(Settings(timeout=TIMEOUT)))
+        (first,) = next(ending)
+        assert first.url.endswith("/a")
+        ending.close()
+    assert files(tmp_path) == {"a": b""}
+
+
+def test_closing_it_ends_the_wait_for_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+    pause = Scheduler.pause
+
+    def noted(self: Scheduler, seconds: float) -> None:
+        assert seconds == 1000
+        waits.set()
+        pause(self, seconds)
+
+    monkeypatch.setattr(Scheduler, "pause", noted)
+    monkeypatch.setattr(RetryPolicy, "delay", lambda self, number: 1000)
+
+    @serve
+    def script(peer: Peer, target: str) -> object:
+        if target == "/a":
+            assert waits.wait(TIMEOUT)
+            peer.respond()
+            return None
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        return StopIteration
+
+    def plan(url: str) -> Download:
+        download = planned(tmp_path)(url)
+        download.large = url.endswith("/b")
+        return download
+
+    with ScriptedServer(script, repeat=True) as server:
+        urls = Urls(urls_of(server.address, "/a", "/b"))
+        ending = fetch(urls, plan, Fetching(Settings(timeout=TIMEOUT)))
         (first,) = next(ending)
         assert first.url.endswith("/a")
         ending.close()

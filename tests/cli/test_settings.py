@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import trustme
 
-from dugong import ConnectError, ConnectionTimedOut, DugongError
+from dugong import (
+    ConnectError,
+    ConnectionTimedOut,
+    DugongError,
+    Headers,
+    HTTPStatusError,
+    Request,
+    Response,
+)
 from dugong.cli.errors import UsageError
 from dugong.cli.settings import Settings, TimeLimit, describe, make_client
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
@@ -145,6 +153,11 @@ def test_a_limit_on_the_time_is_that_of_all_requests() -> None:
         TimeLimit(1e-9).options()
 
 
+def response(status: int, **headers: str) -> Response:
+    request = Request("GET", "http://h/")
+    return Response(status, "Whatever", Headers(headers.items()), b"", request)
+
+
 @pytest.mark.parametrize(
     ("exc", "text"),
     [
@@ -153,6 +166,13 @@ def test_a_limit_on_the_time_is_that_of_all_requests() -> None:
         (OSError(2, "No such file"), "No such file"),
         (ValueError("wrong"), "wrong"),
         (ValueError(), "ValueError"),
+        (HTTPStatusError(response(404)), "404 Whatever"),
+        (HTTPStatusError(response(500, Location="/b")), "500 Whatever"),
+        (HTTPStatusError(response(304)), "304 Whatever"),
+        (
+            HTTPStatusError(response(301, Location="/b")),
+            "301 Whatever, see /b (redirects are not followed)",
+        ),
     ],
 )
 def test_an_error_is_described_in_a_line(exc: Exception, text: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -33,9 +34,10 @@ from dugong import (
 )
 from dugong.client import download as module
 from dugong.client import part
+from dugong.pool.core.scheduler import Scheduler
 from tests.support.nginx import Nginx, nginx
 from tests.support.pool import GONE, discard_rest, wait_for, wait_until
-from tests.support.server import Peer, ReceivedRequest, ScriptedServer
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 FILE = Random(1).randbytes(100_000)
 OTHER = Random(2).randbytes(100_000)
@@ -385,11 +387,48 @@ def test_the_waits_between_attempts_are_those_of_the_policy(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(module, "sleep", slept.append)
+    monkeypatch.setattr(Scheduler, "pause", lambda self, seconds: slept.append(seconds))
     monkeypatch.setattr(RetryPolicy, "delay", lambda self, number: 100.0 + number)
     with serving(cut(1000), cut(0), cut(0), cut(1)) as (_, client, url):
         client.download(url, path)
     assert slept == [101, 101, 102, 101]
+
+
+def test_a_client_that_is_closed_ends_the_wait_between_two_attempts(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "delay", lambda self, number: 1000.0)
+    with serving(cut(1000)) as (_, client, url), ThreadPoolExecutor(1) as threads:
+        waits = until_it_waits(client, monkeypatch)
+        download = threads.submit(client.download, url, path)
+        wait_for(waits)
+        client.close()
+        with pytest.raises(PoolClosed):
+            download.result(TIMEOUT)
+    assert os.path.getsize(f"{path}.part") == 1000
+
+
+def until_it_waits(client: Client, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return what is set when a thread waits for *client* to be closed."""
+    waits = threading.Event()
+    core = client._pool._scheduler._core
+    wait = core.wait
+
+    def noted(condition: threading.Condition, timeout: float | None = None) -> None:
+        if condition is core.room:
+            waits.set()
+        wait(condition, timeout)
+
+    monkeypatch.setattr(core, "wait", noted)
+    return waits
+
+
+def test_what_is_sent_once_is_not_asked_for_again(path: Path) -> None:
+    policy = QUICK.replace(methods=["HEAD"])
+    with serving(cut(1000)) as (files, client, url):
+        with pytest.raises(ConnectionClosed):
+            client.download(url, path, retry=policy)
+        assert len(files.requests) == 1
 
 
 def test_a_deadline_is_for_all_attempts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +547,7 @@ def test_a_file_that_has_changed_since_begins_anew(path: Path) -> None:
 def test_a_part_that_is_whole_is_not_trusted_without_a_question(
     path: Path, connections: int, changes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: part.Part) -> None:
+    def fail(self: part.Part, names: object) -> None:
         raise OSError("a fault")
 
     with serving() as (files, client, url):
@@ -533,7 +572,9 @@ def test_without_resume_nothing_is_left_and_nothing_is_taken(path: Path) -> None
         with pytest.raises(ConnectionClosed):
             client.download(url, path, retry=None, resume=False)
         assert files.asked == [None, None]
-        assert names_beside(path) == []
+        assert names_beside(path) == ["file.part", "file.part.state"]  # those of the first one
+        assert client.download(url, path, resume=False).resumed == 0
+    assert path.read_bytes() == FILE
 
 
 def test_a_part_of_another_url_is_of_no_use(path: Path) -> None:
@@ -909,6 +950,16 @@ def test_a_coded_body_that_was_cut_begins_anew(path: Path) -> None:
         client.download(url, path)
         assert files.asked == [None, None]
     assert path.read_bytes() == FILE
+
+
+def test_a_coded_body_that_is_not_decoded_goes_on(path: Path) -> None:
+    with serving(cut(1000), decode=False) as (files, client, url):
+        files.body = gzip.compress(FILE)
+        files.version = f"Content-Encoding: gzip\r\nETag: {TAG}\r\n"
+        client.download(url, path, headers={"Accept-Encoding": "gzip"})
+        assert files.asked == [None, f"bytes=1000-{len(files.body) - 1}"]
+        assert {request.headers["accept-encoding"] for request in files.requests} == {"gzip"}
+    assert path.read_bytes() == gzip.compress(FILE)
 
 
 def test_a_coded_body_that_is_broken_makes_no_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The part of a file that a download has, and what is known of it in a later run."""
+"""Files that are whole or not there: of what is in memory, and of a download, goes it on or not."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dugong.client import part as module
-from dugong.client.part import Part
+from dugong.client.part import Part, save
 
 URL = "http://host/file?signature=secret"
 TAG = '"v1"'
@@ -30,7 +31,7 @@ def names_beside(path: str) -> list[str]:
 
 def leave(path: str, *writes: tuple[int, bytes], size: int | None = 10, tag: str = TAG) -> None:
     """Leave a part with *writes* to a later run."""
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(tag, size)
         for offset, data in writes:
             part.write(offset, data)
@@ -41,9 +42,107 @@ def state_of(path: str) -> dict[str, Any]:
     return state
 
 
-def test_a_file_gets_its_name_when_it_is_complete(path: str) -> None:
+# --- what is in memory ----------------------------------------------------------------------------
+
+
+def test_a_body_becomes_a_file(path: str) -> None:
+    Path(path).write_bytes(b"an older one, which is longer")
+    assert save(b"body", path) == path
+    assert Path(path).read_bytes() == b"body"
+    assert names_beside(path) == ["file"]
+
+
+def test_a_file_has_the_permissions_that_the_user_wants(path: str) -> None:
+    before = os.umask(0o027)
+    try:
+        save(b"", path)
+        write_part(f"{path}2", None)
+    finally:
+        os.umask(before)
+    assert [os.stat(each).st_mode & 0o777 for each in (path, f"{path}2")] == [0o640] * 2
+
+
+@pytest.mark.parametrize("url", [None, URL])
+def test_a_link_is_replaced_and_not_followed(path: str, url: str | None) -> None:
+    precious = Path(path).with_name("precious")
+    for write in (lambda: save(b"body", path), lambda: write_part(path, url)):
+        precious.write_bytes(b"precious")
+        Path(path).unlink(missing_ok=True)
+        Path(path).symlink_to("precious")
+        write()
+        assert Path(path).read_bytes() == b"body"
+        assert precious.read_bytes() == b"precious"
+
+
+def test_what_cannot_be_written_leaves_nothing(path: str) -> None:
+    os.mkdir(path)
+    with pytest.raises(IsADirectoryError):
+        save(b"body", path)
+    with pytest.raises(FileNotFoundError):
+        save(b"body", f"{path}/b/c")
+    assert (names_beside(path), os.listdir(path)) == (["file"], [])
+
+
+def test_what_is_interrupted_leaves_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*names: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(b"body", path)
+    with pytest.raises(KeyboardInterrupt):
+        write_part(path, None)
+    assert names_beside(path) == []
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_first_name_that_no_file_has_is_taken(
+    path: str, in_memory: bool, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(f"{path}.a").write_bytes(b"old")
+    Path(f"{path}.b").symlink_to("nothing")
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    names = iter(["file.a", "file.b", "file.c", "file.d"])
+    assert (
+        save(b"body", path, names) if in_memory else write_part(path, None, names)
+    ) == path + ".c"
+    assert names_beside(path) == ["file.a", "file.b", "file.c"]
+    assert Path(f"{path}.a").read_bytes() == b"old"
+    assert Path(f"{path}.c").read_bytes() == b"body"
+
+
+def no_links(source: str, target: str) -> None:
+    """Stand for `os.link` on a file system without links."""
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def test_without_a_name_that_no_file_has_there_is_no_file(path: str) -> None:
+    Path(path).write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        save(b"body", path, iter(["file"]))
+    assert names_beside(path) == ["file"]
+
+
+# --- what comes bit by bit ------------------------------------------------------------------------
+
+
+def write_part(path: str, url: str | None, names: Iterator[str] | None = None) -> str:
+    """Write a file as a `Part`; return its path."""
+    with Part(path, url) as part:
+        part.begin("", 4)
+        part.write(0, b"body")
+        part.complete(names)
+    return part.path
+
+
+@pytest.mark.parametrize("url", [None, URL])
+def test_a_file_gets_its_name_when_it_is_complete(path: str, url: str | None) -> None:
     Path(path).write_bytes(b"an older one")
-    with Part(path, URL, True) as part:
+    with Part(path, url) as part:
         part.begin(TAG, 4)
         part.write(0, b"ab")
         assert not part.is_whole
@@ -56,7 +155,7 @@ def test_a_file_gets_its_name_when_it_is_complete(path: str) -> None:
 
 
 def test_the_gaps_are_what_is_not_there(path: str) -> None:
-    with Part(path, URL, False) as part:
+    with Part(path) as part:
         part.begin(TAG, 10)
         assert part.gaps() == [(0, 10)]
         part.write(4, b"ef")
@@ -73,7 +172,7 @@ def test_the_gaps_are_what_is_not_there(path: str) -> None:
 
 
 def test_without_a_size_the_last_gap_has_no_end(path: str) -> None:
-    with Part(path, URL, False) as part:
+    with Part(path) as part:
         part.begin(TAG, None)
         part.write(0, b"ab")
         assert part.gaps() == [(2, None)]
@@ -83,7 +182,7 @@ def test_without_a_size_the_last_gap_has_no_end(path: str) -> None:
 
 
 def test_an_empty_file_is_whole_at_once(path: str) -> None:
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin("", 0)
         assert part.is_whole
         part.complete()
@@ -92,7 +191,7 @@ def test_an_empty_file_is_whole_at_once(path: str) -> None:
 
 def test_what_is_left_goes_on_in_a_later_run(path: str) -> None:
     leave(path, (0, b"ab"), (6, b"gh"))
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         assert (part.validator, part.size) == (TAG, 10)
         assert part.gaps() == [(2, 6), (8, 10)]
         assert b"".join(part.pieces(6, 8)) == b"gh"
@@ -100,33 +199,36 @@ def test_what_is_left_goes_on_in_a_later_run(path: str) -> None:
 
 def test_what_begins_anew_does_not_go_on(path: str) -> None:
     leave(path, (0, b"abcd"))
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin('"v2"', 10)
         assert part.gaps() == [(0, 10)]
         assert os.path.getsize(f"{path}.part") == 0
         assert names_beside(path) == ["file.part"]
 
 
-@pytest.mark.parametrize(
-    ("resume", "tag", "data"), [(False, TAG, b"ab"), (True, "", b"ab"), (True, TAG, b"")]
-)
-def test_what_cannot_go_on_is_not_left(path: str, resume: bool, tag: str, data: bytes) -> None:
+@pytest.mark.parametrize(("tag", "data"), [("", b"ab"), (TAG, b"")])
+def test_what_cannot_go_on_is_not_left(path: str, tag: str, data: bytes) -> None:
     leave(path, (0, b"abcd"))
-    with Part(path, URL, resume) as part:
+    with Part(path, URL) as part:
         part.begin(tag, 4)
         part.write(0, data)
     assert names_beside(path) == []
 
 
-def test_without_resume_what_is_there_is_not_taken(path: str) -> None:
+def test_without_a_url_nothing_goes_on(path: str) -> None:
     leave(path, (0, b"abcd"))
-    with Part(path, URL, False) as part:
-        assert part.received == 0
+    with Part(path) as part, Part(path) as other:
+        assert part.received == other.received == 0
+        part.begin(TAG, 4)
+        part.write(0, b"xy")
+        assert [name[:8] for name in names_beside(path)] == [".dugong-"] * 2 + ["file.par"] * 2
+    assert names_beside(path) == ["file.part", "file.part.state"]
+    assert Path(f"{path}.part").read_bytes() == b"abcd"
 
 
 def test_a_part_of_another_url_is_not_taken(path: str) -> None:
     leave(path, (0, b"abcd"))
-    with Part(path, "http://host/other", True) as part:
+    with Part(path, "http://host/other") as part:
         assert part.received == 0
 
 
@@ -159,14 +261,14 @@ def test_a_state_that_cannot_be_true_is_as_if_there_was_none(path: str, damage: 
     assert "[[0, 4]]" in text
     state.write_text(DAMAGES[damage](text))
     assert state.read_text() != text
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         assert (part.received, part.validator, part.size) == (0, "", None)
 
 
 def test_a_state_without_its_file_is_as_if_there_was_none(path: str) -> None:
     leave(path, (0, b"abcd"))
     os.unlink(f"{path}.part")
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         assert part.received == 0
 
 
@@ -176,7 +278,7 @@ def test_what_is_noted_is_on_the_disk(path: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "_sync", lambda fd: (steps.append("data"), sync(fd)))
     monkeypatch.setattr(os, "replace", lambda *names: (steps.append("state"), replace(*names)))
     monkeypatch.setattr(module, "CHECKPOINT", 0)
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 10)
         part.write(0, b"ab")
         assert steps == ["data", "state"]
@@ -188,7 +290,7 @@ def test_what_is_noted_is_on_the_disk(path: str, monkeypatch: pytest.MonkeyPatch
 def test_a_part_is_noted_now_and_then(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(module, "monotonic", lambda: now)
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 10)
         part.write(0, b"ab")
         now += module.CHECKPOINT / 2
@@ -200,11 +302,11 @@ def test_a_part_is_noted_now_and_then(path: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_one_download_at_a_time_writes_to_a_file(path: str) -> None:
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 2)
         part.write(0, b"ab")
         with pytest.raises(BlockingIOError, match="another download") as caught:
-            Part(path, URL, True).__enter__()
+            Part(path, URL).__enter__()
         assert caught.value.filename == path
         part.complete()
     assert Path(path).read_bytes() == b"ab"
@@ -213,7 +315,7 @@ def test_one_download_at_a_time_writes_to_a_file(path: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_does_not_keep_the_lock(path: str) -> None:
     reading, writing = os.pipe()
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 4)
         part.write(0, b"ab")
         child = os.fork()
@@ -221,7 +323,7 @@ def test_a_forked_child_does_not_keep_the_lock(path: str) -> None:
             os.close(writing)
             os.read(reading, 1)  # until the parent has closed its end
             os._exit(0)
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         assert part.received == 2
     os.close(writing)
     os.close(reading)
@@ -231,15 +333,15 @@ def test_a_forked_child_does_not_keep_the_lock(path: str) -> None:
 def test_nothing_is_left_of_a_run_that_was_killed_while_it_noted(path: str) -> None:
     leave(path, (0, b"ab"))
     Path(f"{path}.part.state.new").write_text("{")
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.write(2, b"cdefghij")
         part.complete()
     assert names_beside(path) == ["file"]
 
 
 def test_another_process_is_another_download(path: str) -> None:
-    program = f"from dugong.client.part import Part\nPart({path!r}, {URL!r}, True).__enter__()"
-    with Part(path, URL, True):
+    program = f"from dugong.client.part import Part\nPart({path!r}, {URL!r}).__enter__()"
+    with Part(path, URL):
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False
         )
@@ -251,7 +353,7 @@ def test_a_file_that_ended_before_it_was_locked_is_not_touched(
     path: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking, another download ends."""
-    other = Part(path, URL, True)
+    other = Part(path, URL)
     other.__enter__()
     other.begin(TAG, 2)
     other.write(0, b"ab")
@@ -267,7 +369,7 @@ def test_a_file_that_ended_before_it_was_locked_is_not_touched(
         flock(fd, how)
 
     monkeypatch.setattr(module.fcntl, "flock", late)
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 2)
         part.write(0, b"AB")
         if ending == "gets its name":
@@ -283,17 +385,25 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("data"), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda *names: (steps.append("name"), replace(*names)))
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin("", 2)
         part.write(0, b"ab")
         part.complete()
     assert steps == ["data", "name"]
 
 
+def test_a_file_need_not_be_on_the_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", None)
+    with Part(path, syncs=False) as part:
+        part.begin("", 0)
+        part.complete()
+    assert Path(path).read_bytes() == b""
+
+
 def test_a_write_may_take_less_than_it_is_given(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset))
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 10)
         part.write(2, b"cdefghij")
         part.write(0, b"ab")
@@ -331,7 +441,7 @@ def test_an_error_of_the_disk_names_the_file(path: str) -> None:
 
 
 def test_a_file_that_is_cut_by_others_is_an_error(path: str) -> None:
-    with Part(path, URL, True) as part:
+    with Part(path, URL) as part:
         part.begin(TAG, 4)
         part.write(0, b"abcd")
         os.truncate(f"{path}.part", 2)
@@ -342,25 +452,25 @@ def test_a_file_that_is_cut_by_others_is_an_error(path: str) -> None:
 def test_a_directory_is_no_file(path: str) -> None:
     os.mkdir(path)
     with pytest.raises(IsADirectoryError, match="file"):
-        Part(path, URL, True).__enter__()
+        Part(path, URL).__enter__()
 
 
 def test_a_link_in_place_of_the_part_is_not_followed(path: str, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     os.symlink("precious", f"{path}.part")
     with pytest.raises(OSError, match="symbolic"):
-        Part(path, URL, True).__enter__()
+        Part(path, URL).__enter__()
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("noted", [TAG, ""])
 def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(
-    path: str, resume: bool
+    path: str, noted: str
 ) -> None:
     """So it is if ``file`` and ``file.part`` are downloaded at the same time."""
     other = Path(f"{path}.other")
-    with Part(path, URL, resume) as part:
-        part.begin(TAG, 2)
+    with Part(path, URL) as part:
+        part.begin(noted, 2)
         part.write(0, b"ab")
         other.write_bytes(b"another file")
         other.replace(f"{path}.part")
@@ -368,3 +478,30 @@ def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(
             part.complete()
     assert Path(f"{path}.part").read_bytes() == b"another file"
     assert names_beside(path) == ["file.part"]  # and no state, which would be of that
+
+
+def test_what_is_left_of_a_part_that_is_alone_is_used_again(path: str) -> None:
+    program = f"""if True:
+        import os
+        from dugong.client.part import Part
+        part = Part({path!r}, alone=True).__enter__()
+        part.write(0, b"left")
+        os._exit(0)"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert len(names_beside(path)) == 1
+    with Part(path, alone=True) as part:
+        part.write(0, b"ab")
+        with pytest.raises(BlockingIOError, match="another download"):
+            Part(path, alone=True).__enter__()
+        part.complete()
+    assert names_beside(path) == ["file"]
+    assert Path(path).read_bytes() == b"ab"
+
+
+def test_the_name_of_a_file_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    path = str(tmp_path / ("n" * 255))
+    for part in (Part(path, alone=True), Part(path)):
+        with part:
+            part.write(0, b"ab")
+            part.complete()
+        assert Path(path).read_bytes() == b"ab"

@@ -522,6 +522,22 @@ class Scheduler:
 
     # --- the end ----------------------------------------------------------------------------------
 
+    def pause(self, seconds: float) -> None:
+        """Wait so long between two requests of a caller. Raises `PoolClosed` if the pool is, first.
+
+        Raises StateError in a thread that must not wait for the pool.
+        """
+        self._core.check_may_wait()
+        self._core.protect(self._pause, do_nothing, monotonic() + seconds)
+
+    def _pause(self, end: float) -> None:
+        core = self._core
+        with core.transaction():
+            while not core.closed and (left := end - monotonic()) > 0:
+                core.wait(core.room, left)  # which closing wakes
+            if core.closed:
+                raise PoolClosed
+
     def close(self, wait: bool = True) -> None:
         """End everything; every future ends. With *wait*, see the threads end, if they do.
 
