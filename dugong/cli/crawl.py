@@ -45,6 +45,7 @@ class Crawl(NamedTuple):
     pages: int | None = None
     pages_per_host: int | None = None
     delay: float = 0.0
+    adaptive: bool = False
     robots: bool = True
     user_agent: str | None = None
     state: str | None = None
@@ -57,7 +58,7 @@ def crawl(what: Crawl) -> int:
     Raises `UsageError` for what cannot be used, OSError for files that cannot be opened or written,
     and `streams.StreamError`.
     """
-    policy = HostPolicy(min_interval=what.delay)
+    policy = HostPolicy(min_interval=what.delay, adaptive=what.adaptive)
     options: dict[str, Any] = {"decode": True, "follow_redirects": False}
     options["host_policy"] = lambda origin: policy
     if what.user_agent is not None:

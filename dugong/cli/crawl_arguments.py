@@ -53,6 +53,12 @@ def add_crawl(crawl: argparse.ArgumentParser) -> None:
         help="leave so many seconds between two requests to a host (default: 0), or what its "
         "robots.txt asks for, if that is more",
     )
+    add(
+        "--adaptive",
+        action="store_true",
+        help="find out how many requests a second each host takes, and send it a little less: it "
+        "gets fewer if it responds 429 or 503, or slowly",
+    )
     add("--no-robots", action="store_true", help="ask for no robots.txt: for your own sites")
     add(
         "-A",
@@ -82,6 +88,7 @@ def crawl(arguments: argparse.Namespace, settings: Settings) -> int:
             arguments.pages,
             arguments.pages_per_host,
             arguments.delay,
+            arguments.adaptive,
             not arguments.no_robots,
             arguments.user_agent,
             arguments.state,

@@ -199,6 +199,21 @@ def test_requests_to_a_host_are_apart() -> None:
         assert monotonic() - began >= 0.2
 
 
+@pytest.mark.parametrize("options", [[], ["--adaptive"]])
+def test_a_rate_is_found_if_it_is_to_be(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Busy(Site):
+        def respond(self, peer: Peer, target: str) -> None:
+            peer.respond(status="503 Service Unavailable")
+
+    site = Busy({})
+    with site.server:
+        assert crawl("--no-robots", "--verbose", *options, site.url()) == 0
+    is_found = "503 Service Unavailable: no more than" in capsys.readouterr().err
+    assert is_found is bool(options)
+
+
 def test_a_crawl_delay_of_robots_txt_counts() -> None:
     with serving({"/": ["/1"]}, "User-agent: *\nCrawl-delay: 0.1\n") as site:
         began = monotonic()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dugong import Client, ResponseFuture
-from dugong.s3.service import AT_ONCE, bucket_url, under_way
+from dugong import Client, PoolClosed, ResponseFuture, RetryPolicy
+from dugong.s3.errors import ChecksumError
+from dugong.s3.service import AT_ONCE, Service, bucket_url, under_way
 from tests.support.client import Page, Place
 from tests.support.server import ReceivedRequest
 
@@ -70,6 +71,18 @@ def test_all_are_done_when_the_source_fails() -> None:
         with pytest.raises(RuntimeError, match="the disk is gone"):
             list(under_way(source()))
         assert submitted[0].done()
+
+
+def test_the_wait_for_another_attempt_ends_with_the_pool() -> None:
+    client = Client()
+    service = Service(client, "http://h/bucket", RetryPolicy(backoff=1e6, max_backoff=1e6))
+
+    def attempt() -> None:
+        client.close()
+        raise ChecksumError
+
+    with pytest.raises(PoolClosed):
+        service.repeated(attempt)
 
 
 def test_the_url_of_a_bucket_keeps_its_path() -> None:

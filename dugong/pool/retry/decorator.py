@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
 from dugong.connection.connection import HTTPConnection
+from dugong.pool.request import check_seconds
 from dugong.pool.retry.policy import RetryPolicy
 from dugong.pool.retry.repeating import repeating
 
@@ -20,7 +21,10 @@ T = TypeVar("T")
 
 
 def retrying(
-    policy: RetryPolicy, *, connections: Iterable[HTTPConnection] = ()
+    policy: RetryPolicy,
+    *,
+    connections: Iterable[HTTPConnection] = (),
+    deadline: float | None = None,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a function that uses an `HTTPConnection`: it is called again after passing faults.
 
@@ -34,14 +38,16 @@ def retrying(
     The call is repeated after a wait, as *policy* says: its `attempts`, `backoff`, `max_backoff`
     and `should_retry` count. So the function must begin at the beginning, and do what may be done
     twice. When that is over, the exception of the last call is raised, whose `attempts` tell of the
-    earlier ones.
+    earlier ones. So it is, too, if the next call would begin more than *deadline* seconds after the
+    first one (None: no limit), without a wait for that time. How long a call takes is up to the
+    function, with the `timeout` of its connections.
 
     The function may also return a coroutine: that of an ``async def`` function, or one of dugong,
     as the ``co_*`` methods do and generators that yield `PollNeeded`. Neither blocks while it
     waits. Any other generator raises TypeError at what it yields, which would come again otherwise.
     Raises TypeError unless *policy* is a `RetryPolicy`, *connections* consist of `HTTPConnection`
-    objects, and the function can be called. The result may be called by any thread for which the
-    function may be.
+    objects, and the function can be called; TypeError or ValueError if *deadline* is no positive
+    number. The result may be called by any thread for which the function may be.
     """
     if not isinstance(policy, RetryPolicy):
         raise TypeError(f"retrying takes a RetryPolicy, not {policy!r}")
@@ -52,7 +58,10 @@ def retrying(
         if not isinstance(connection, HTTPConnection):
             raise TypeError(f"connections must consist of HTTPConnection, not of {connection!r}")
 
+    if deadline is not None:
+        check_seconds("deadline", deadline)
+
     def decorate(fn: Callable[P, T]) -> Callable[P, T]:
-        return repeating(policy, fn, named)
+        return repeating(policy, fn, named, deadline)
 
     return decorate

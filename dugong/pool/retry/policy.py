@@ -202,7 +202,8 @@ class RetryPolicy(Settings):
     def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call *fn*, again if it fails for a passing fault of the network; return its result.
 
-        See `retrying`, which says what is done for *fn* being a coroutine, too.
+        See `retrying`, which says what is done for *fn* being a coroutine, too, and which takes a
+        deadline: here the number of attempts and *max_backoff* alone say when it is over.
         """
         from dugong.pool.retry.repeating import repeating
 

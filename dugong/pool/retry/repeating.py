@@ -11,10 +11,12 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from dugong.connection.connection import HTTPConnection
 from dugong.connection.polling import Coroutine, PollNeeded, co_sleep
+from dugong.deadline import Deadline
 from dugong.errors import is_temp_network_error
 from dugong.pool.failure import describe
 from dugong.pool.response import Attempt
@@ -36,7 +38,10 @@ class Policy(Protocol):
 
 
 def repeating(
-    policy: Policy, fn: Callable[P, T], connections: tuple[HTTPConnection, ...] = ()
+    policy: Policy,
+    fn: Callable[P, T],
+    connections: tuple[HTTPConnection, ...] = (),
+    deadline: float | None = None,
 ) -> Callable[P, T]:
     """Return a function that calls *fn*, which may use *connections*, as `retrying` says.
 
@@ -45,14 +50,15 @@ def repeating(
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {fn!r}")
     wrap = _wrap_async if inspect.iscoroutinefunction(fn) else _wrap
-    return cast(Callable[P, T], functools.wraps(fn)(wrap(policy, fn, connections)))
+    return cast(
+        Callable[P, T],
+        functools.wraps(fn)(wrap(partial(_Calls, policy, fn, connections, deadline))),
+    )
 
 
-def _wrap(
-    policy: Policy, fn: Callable[..., Any], connections: tuple[HTTPConnection, ...]
-) -> Callable[..., Any]:
+def _wrap(begin: Callable[..., _Calls]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        calls = _Calls(policy, fn, connections, args, kwargs)
+        calls = begin(args, kwargs)
         while True:
             try:
                 result = calls.call()
@@ -66,12 +72,10 @@ def _wrap(
     return wrapper
 
 
-def _wrap_async(
-    policy: Policy, fn: Callable[..., Any], connections: tuple[HTTPConnection, ...]
-) -> Callable[..., Any]:
+def _wrap_async(begin: Callable[..., _Calls]) -> Callable[..., Any]:
     # An ``async def`` function, as *fn* is one, or frameworks would call it in another way.
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        calls = _Calls(policy, fn, connections, args, kwargs)
+        calls = begin(args, kwargs)
         return await calls.repeat(calls.call())
 
     return wrapper
@@ -85,13 +89,15 @@ class _Calls:
         policy: Policy,
         fn: Callable[..., Any],
         connections: tuple[HTTPConnection, ...],
+        deadline: float | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
         self._policy = policy
         self._named = connections
+        self._deadline = Deadline(deadline)
         self._earlier: tuple[Attempt, ...] = ()
-        self.call = functools.partial(fn, *args, **kwargs)
+        self.call = partial(fn, *args, **kwargs)
         self.delay = 0.0
 
     def repeating(self, result: Any) -> Any:
@@ -141,18 +147,24 @@ class _Calls:
             or number >= policy.attempts
             or (policy.should_retry is not None and not policy.should_retry(attempt))
         ):
-            exc.attempts = self._earlier  # type: ignore[attr-defined]  # any exception has a dict
-            return False
+            return self._ends_with(exc)
+        self.delay = policy.delay(number)
+        left = self._deadline.remaining()
+        if left is not None and left <= self.delay:
+            return self._ends_with(exc)
         _forget_frames(exc)
         self._earlier += (attempt,)
-        self.delay = policy.delay(number)
         return True
+
+    def _ends_with(self, exc: Exception) -> bool:
+        exc.attempts = self._earlier  # type: ignore[attr-defined]  # any exception has a dict
+        return False
 
     def _connections(self) -> list[HTTPConnection]:
         """Return the connections that the function may have used: see `retrying`."""
         fn: Any = self.call
         held: list[object] = list(self._named)
-        while isinstance(fn, functools.partial):
+        while isinstance(fn, partial):
             held += [*fn.args, *fn.keywords.values()]
             fn = fn.func
         held.append(getattr(fn, "__self__", None))

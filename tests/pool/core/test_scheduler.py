@@ -723,6 +723,22 @@ def test_a_pool_is_closed_without_a_wait_when_the_interpreter_exits(
     assert rig.core.closed
 
 
+def test_a_caller_waits_between_two_requests_until_the_pool_is_closed(rig: SchedulerRig) -> None:
+    rig.scheduler.pause(0.0)
+    with pytest.raises(WouldWait):
+        rig.scheduler.pause(1000.0)
+    rig.core.closed = True
+    for seconds in (0.0, 1000.0):
+        with pytest.raises(PoolClosed):
+            rig.scheduler.pause(seconds)
+
+
+def test_no_thread_of_the_pool_waits_between_two_requests(rig: SchedulerRig) -> None:
+    rig.core.threads.idents[threading.get_ident()] = None
+    with pytest.raises(StateError, match="callback"):
+        rig.scheduler.pause(1000.0)
+
+
 # --- what can be seen -----------------------------------------------------------------------------
 
 

@@ -30,3 +30,9 @@ def test_only_a_policy_decorates(policy: Any) -> None:
 def test_what_are_no_connections_is_a_type_error(connections: Any) -> None:
     with pytest.raises(TypeError, match="connections must"):
         retrying(RetryPolicy(), connections=connections)
+
+
+@pytest.mark.parametrize(("deadline", "error"), [("1", TypeError), (0, ValueError)])
+def test_a_deadline_that_makes_no_sense_is_an_error(deadline: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="deadline"):
+        retrying(RetryPolicy(), deadline=deadline)

@@ -224,6 +224,17 @@ def test_a_policy_of_one_attempt_makes_one_call(way: Way, waits: list[float]) ->
     assert waits == []
 
 
+def test_no_call_begins_after_the_deadline(way: Way, waits: list[float]) -> None:
+    script = Scripted(*[ConnectionClosed() for _ in range(4)], "too late")
+    fn = retrying(RetryPolicy(backoff=4000, max_backoff=20_000), deadline=3000)(way.of(script))
+    for count in (1, 2):  # each has the time for itself
+        with pytest.raises(ConnectionClosed) as caught:
+            way.run(fn)
+        assert len(caught.value.attempts) == 1
+        assert len(script.calls) == 2 * count
+        assert waits == [2000] * count  # the next would be 4000
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("bad"), HostnameNotResolvable("host"), InvalidResponse()], ids=repr
 )
