@@ -16,7 +16,7 @@ from dugong.pool.settings import Settings
 if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
 
-__all__ = ["HostPolicy"]
+__all__ = ["HostPolicy", "check_rates"]
 
 # Requests a second: what is beyond these is a mistake, and not to be calculated with.
 _MIN_RATE = 1 / TIMEOUT_MAX
@@ -38,6 +38,8 @@ class HostPolicy(Settings):
     * *adaptive*: find out by what the host responds how many requests a second it takes.
     * *max_in_flight*: how many requests may be unanswered, on all connections together; None: any
       number.
+    * *upload_rate*, *download_rate*: how many bytes a second all connections to the host send, and
+      receive, at most; None: *host_upload_rate* and *host_download_rate* of the pool.
 
     A request that may not start yet waits in the queue of the host, and holds no connection.
     Repetitions count as any other request.
@@ -55,6 +57,8 @@ class HostPolicy(Settings):
         "headers",
         "adaptive",
         "max_in_flight",
+        "upload_rate",
+        "download_rate",
     )
     _names = __slots__
 
@@ -66,6 +70,8 @@ class HostPolicy(Settings):
     headers: HeaderPairs
     adaptive: bool
     max_in_flight: int | None
+    upload_rate: float | None
+    download_rate: float | None
 
     def __init__(
         self,
@@ -78,6 +84,8 @@ class HostPolicy(Settings):
         headers: HeadersLike | None = None,
         adaptive: bool = False,
         max_in_flight: int | None = None,
+        upload_rate: float | None = None,
+        download_rate: float | None = None,
     ) -> None:
         for name, count in (
             ("max_connections", max_connections),
@@ -95,6 +103,7 @@ class HostPolicy(Settings):
         if burst != 1 and rate is None:
             raise ValueError("burst says how a rate is kept, so it needs a rate")
         check_bool("adaptive", adaptive)
+        check_rates(upload_rate=upload_rate, download_rate=download_rate)
         self._set(
             max_connections=max_connections,
             pipeline_depth=pipeline_depth,
@@ -104,6 +113,8 @@ class HostPolicy(Settings):
             headers=default_headers(headers).fixed,
             adaptive=adaptive,
             max_in_flight=max_in_flight,
+            upload_rate=upload_rate,
+            download_rate=download_rate,
         )
 
     def __repr__(self) -> str:
@@ -129,3 +140,14 @@ def _check_number(name: str, value: object, what: str, most: float) -> None:
         raise TypeError(f"{name} must be a number of {what}, not {value!r}")
     if not 0 <= value <= most:  # which no NaN passes
         raise ValueError(f"{name} must be between 0 and {most:g}, not {value!r}")
+
+
+def check_rates(**rates: float | None) -> None:
+    """Raise TypeError or ValueError unless each is None or a rate. The names are parameters."""
+    for name, rate in rates.items():
+        if rate is None:
+            continue
+        if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+            raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
+        if not 0 < rate <= sys.float_info.max:  # which no NaN passes
+            raise ValueError(f"{name} must be positive and finite, not {rate!r}")

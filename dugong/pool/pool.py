@@ -9,7 +9,6 @@ no threads itself; may be used by any thread, and in a forked child.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -23,7 +22,7 @@ from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
 from dugong.pool.hints import refuse_options
-from dugong.pool.host_policy import HostPolicy
+from dugong.pool.host_policy import HostPolicy, check_rates
 from dugong.pool.io import caller_runs, roles
 from dugong.pool.io.bandwidth import BandwidthLimits
 from dugong.pool.io.http1 import Http1Engine
@@ -124,8 +123,9 @@ class ConnectionPool:
       Returns addresses: each a str, or a tuple that begins with address and port. What it raises
       means that they cannot be found out, unless it is a `socket.gaierror` that says more.
     * *upload_rate*, *download_rate*: how many bytes a second all connections send, and receive, at
-      most; *host_upload_rate*, *host_download_rate*: those of each host. What counts is HTTP: heads
-      and bodies. None: any number. A wait for this is not one for *timeout* or *min_rate*.
+      most; *host_upload_rate*, *host_download_rate*: those of each host, unless its `HostPolicy`
+      says something else. What counts is HTTP: heads and bodies. None: any number. A wait for
+      this is not one for *timeout* or *min_rate*.
     * *hedge*: after so many seconds without a response, a GET, HEAD or OPTIONS request that has no
       body is sent once more, on another connection. The response that begins first counts. At most
       5 % of the recent requests to a host are, and three more. Not for `stream`. None: none is.
@@ -213,7 +213,7 @@ class ConnectionPool:
         check_ssl_context(ssl_context)
         check_ssl_context(proxy_ssl_context, "proxy_ssl_context")
         check_retry(retry)
-        _check_rates(
+        check_rates(
             min_rate=min_rate,
             upload_rate=upload_rate,
             download_rate=download_rate,
@@ -674,16 +674,6 @@ def check_counts(**counts: int) -> None:
             raise TypeError(f"{name} must be an int, not {count!r}")
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")
-
-
-def _check_rates(**rates: float | None) -> None:
-    for name, rate in rates.items():
-        if rate is None:
-            continue
-        if not isinstance(rate, (int, float)) or isinstance(rate, bool):
-            raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
-        if not 0 < rate <= sys.float_info.max:  # which no NaN passes
-            raise ValueError(f"{name} must be positive and finite, not {rate!r}")
 
 
 def _check_times(**times: float | None) -> None:

@@ -53,6 +53,8 @@ def test_a_policy_says_nothing_by_default() -> None:
         headers=None,
         adaptive=False,
         max_in_flight=None,
+        upload_rate=None,
+        download_rate=None,
     )
     assert repr(policy) == "HostPolicy()"
     assert policy.headers == ()
@@ -87,6 +89,11 @@ def test_a_policy_takes_its_parameters_by_name_alone() -> None:
         ("burst", 1.5, TypeError, ""),
         ("burst", 2, ValueError, ""),  # of what rate?
         ("adaptive", 1, TypeError, ""),
+        ("upload_rate", 0, ValueError, ""),
+        ("upload_rate", float("inf"), ValueError, ""),
+        ("download_rate", -1.0, ValueError, ""),
+        ("download_rate", "1K", TypeError, ""),
+        ("download_rate", True, TypeError, ""),
         ("headers", "User-Agent: me", TypeError, ""),
         ("headers", {"Bad Name": "x"}, ValueError, "header"),
         ("headers", {"Host": "other"}, ValueError, "host"),

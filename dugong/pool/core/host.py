@@ -99,7 +99,7 @@ class Host:
         #: Says when requests may start; None: at any time. A thread that looks at it once needs no
         #: lock, in free-threaded CPython, either.
         self.gate: Gate | None = None
-        #: What its connections share, if the pool has a limit; set when the first is made.
+        #: What its connections share; None: none of them has a limit. Set once, when one is made.
         self.bandwidth: Bandwidth | None = None
         # How far its connections may be pipelined.
         self.pipelining: PipeliningState = PipeliningState(depth)

@@ -20,6 +20,7 @@ from dugong.pool.response import status_text
 
 if TYPE_CHECKING:
     from dugong.pool.core.adaptive import Adaptive
+    from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.job import Job
     from dugong.pool.host_policy import HostPolicy
     from dugong.pool.request import Origin
@@ -39,6 +40,9 @@ class Servers(Protocol):
 
     def limit_locked(self, host: Host) -> None:
         """Have *host* keep no more connections than it may have."""
+
+    def retire_locked(self, connection: PooledConnection) -> None:
+        """Have *connection* take nothing more and end between responses."""
 
 
 class Politeness:
@@ -98,6 +102,12 @@ class Politeness:
             host.pipelining.set_depth(policy.pipeline_depth or self._core.limits.pipeline_depth)
         gate.follow(policy)
         host.gate = gate
+        rates = policy.upload_rate, policy.download_rate
+        if host.bandwidth is not None:
+            host.bandwidth.follow(*rates)
+        elif rates != (None, None):
+            for connection in [each for each in host.connections if not each.is_draining]:
+                self.servers.retire_locked(connection)  # it cannot be limited any more
 
     # --- a host that asks to be left alone --------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -82,15 +83,34 @@ class Bandwidth:
     """
 
     def __init__(self, upload: float | None, download: float | None) -> None:
-        # None of these changes.
-        self.upload: Bucket | None = None if upload is None else Bucket(upload)
-        self.download: Bucket | None = None if download is None else Bucket(download)
+        self._default = (upload, download)  # never changes
+        # Each is replaced as a whole, by one thread at a time, and read by any, in free-threaded
+        # CPython, too.
+        self.upload: Bucket | None = _bucket(None, upload)
+        self.download: Bucket | None = _bucket(None, download)
+
+    def follow(self, upload: float | None, download: float | None) -> None:
+        """Keep to these rates from now on; None: to that which this was made with.
+
+        Called by one thread at a time.
+        """
+        self.upload = _bucket(self.upload, self._default[0] if upload is None else upload)
+        self.download = _bucket(self.download, self._default[1] if download is None else download)
+
+
+def _bucket(bucket: Bucket | None, rate: float | None) -> Bucket | None:
+    """Return what keeps to *rate*: that is *bucket*, if there is one, so that its time goes on."""
+    if rate is None or bucket is None:
+        return None if rate is None else Bucket(rate)
+    bucket.rate = rate
+    return bucket
 
 
 class BandwidthLimits:
     """The limits of a pool: *whole* is for all of its connections, *host* for those of each host.
 
-    Both are pairs of a rate to send and a rate to receive, in bytes a second; None: no limit.
+    Both are pairs of a rate to send and a rate to receive, in bytes a second; None: no limit. What
+    the policy of a host says comes before *host*.
     """
 
     def __init__(
@@ -105,14 +125,18 @@ class BandwidthLimits:
         self, dial: Callable[[], Coroutine[Transport]], host: Host
     ) -> Callable[[], Coroutine[Transport]]:
         """Return what connects as *dial* does, to *host*, and keeps to the limits."""
-        if not self._exist:
-            return dial
-        if host.bandwidth is None:
-            host.bandwidth = Bandwidth(*self._host_rates)
-        shared = (self._whole, host.bandwidth)
+        shared = host.bandwidth
+        if shared is None:
+            policy = None if host.gate is None else host.gate.policy
+            rates = (policy.upload_rate, policy.download_rate) if policy else (None, None)
+            if not self._exist and rates == (None, None):
+                return dial
+            shared = host.bandwidth = Bandwidth(*self._host_rates)
+            shared.follow(*rates)
+        limits = (self._whole, shared)
 
         def co_dial() -> Coroutine[Transport]:
-            return LimitedTransport((yield from dial()), shared)
+            return LimitedTransport((yield from dial()), limits)
 
         return co_dial
 
@@ -151,10 +175,11 @@ class _Pause(PollNeeded):
 class _Direction:
     """One direction of a connection. For the thread that transfers in it."""
 
-    __slots__ = ("_buckets", "_due", "held_up_until", "pause")
+    __slots__ = ("_buckets", "_due", "_find", "held_up_until", "pause")
 
-    def __init__(self, fd: int, buckets: list[Bucket]) -> None:
-        self._buckets = buckets  # never changes
+    def __init__(self, fd: int, find: Callable[[], list[Bucket]]) -> None:
+        self._find = find  # returns the limits that there are; never changes
+        self._buckets: list[Bucket] = []  # those for what is transferred next
         self._due = 0.0  # when all that was transferred is in time
         self.pause: _Pause = _Pause(fd)  # never changes
         #: When the last wait ends, or has ended; -inf: there was none. Any thread may look at it.
@@ -162,6 +187,7 @@ class _Direction:
 
     def room(self) -> int | PollNeeded:
         """Return how many bytes may be transferred now, or what to wait for first."""
+        self._buckets = self._find()
         if not self._buckets or self.pause.has_ended:
             return sys.maxsize
         early = self._due - monotonic()
@@ -176,6 +202,14 @@ class _Direction:
         self._due = max([bucket.add(size) for bucket in self._buckets], default=0.0)
 
 
+def _uploads(limits: tuple[Bandwidth, ...]) -> list[Bucket]:
+    return [bucket for limit in limits if (bucket := limit.upload) is not None]
+
+
+def _downloads(limits: tuple[Bandwidth, ...]) -> list[Bucket]:
+    return [bucket for limit in limits if (bucket := limit.download) is not None]
+
+
 class LimitedTransport(TransportLayer):
     """Transfers over *inner* no faster than all of *limits* allow."""
 
@@ -184,10 +218,8 @@ class LimitedTransport(TransportLayer):
     def __init__(self, inner: Transport, limits: tuple[Bandwidth, ...]) -> None:
         super().__init__(inner)
         fd = inner.sock.fileno()
-        uploads = [limit.upload for limit in limits if limit.upload is not None]
-        downloads = [limit.download for limit in limits if limit.download is not None]
-        self._sending = _Direction(fd, uploads)  # the sending thread's
-        self._receiving = _Direction(fd, downloads)  # the receiving thread's
+        self._sending = _Direction(fd, partial(_uploads, limits))  # the sending thread's
+        self._receiving = _Direction(fd, partial(_downloads, limits))  # the receiving thread's
         #: How many bytes were to be sent before a wait for the socket, which are to be sent still.
         self._offered = 0  # the sending thread's
 

@@ -12,6 +12,7 @@ from dugong.pool.core import connections
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.io.bandwidth import Bandwidth
 from tests.support.parts import NO_RETRY, Rig, SchedulerRig, make_host, make_response
 
 NOTHING = HostPolicy()
@@ -30,6 +31,33 @@ def sent_by(rig: Rig, connection: PooledConnection) -> list[str]:
 
 def targets(jobs: list[Job]) -> list[str]:
     return [job.request.target for job in jobs]
+
+
+# --- what has no limit ----------------------------------------------------------------------------
+
+
+def test_connections_that_cannot_be_limited_end_once_there_is_a_limit(rig: Rig) -> None:
+    host = rig.host()
+    first, _ = rig.submit(host, "/a", "/b")
+    connection = rig.connect(host)
+    assert rig.look_for_work(connection)[0] is first
+    follow(rig, host, max_in_flight=100)
+    assert not connection.is_draining
+    follow(rig, host, download_rate=1000.0)
+    follow(rig, host, download_rate=2000.0)
+    assert connection.is_draining
+
+
+def test_connections_that_have_a_limit_get_another(rig: Rig) -> None:
+    host = rig.host()
+    host.bandwidth = Bandwidth(None, 3000.0)
+    rig.submit(host, "/a")
+    connection = rig.connect(host)
+    for rate in (1000.0, 2000.0, None):
+        follow(rig, host, download_rate=rate)
+        assert host.bandwidth.download is not None
+        assert host.bandwidth.download.rate == (rate or 3000.0)
+    assert not connection.is_draining
 
 
 # --- in the queue ---------------------------------------------------------------------------------

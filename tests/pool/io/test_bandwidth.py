@@ -21,6 +21,7 @@ from dugong import (
     ConnectionPool,
     ConnectionTimedOut,
     FilePart,
+    HostPolicy,
     PoolClosed,
     Progress,
 )
@@ -365,6 +366,86 @@ def test_a_host_may_have_a_limit_of_its_own(clock: WaitingClock) -> None:
     assert clock.seconds == pytest.approx(SECONDS, rel=TOLERANCE)
 
 
+# --- limits that a policy sets --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pools", [None, RATE / 10, RATE * 10])
+def test_the_rate_of_a_policy_comes_before_that_of_the_pool(
+    clock: WaitingClock, pools: float | None
+) -> None:
+    policy = HostPolicy(download_rate=RATE)
+    with open_site(
+        each(whole), host_policy=lambda origin: policy, host_download_rate=pools
+    ) as here:
+        assert len(here.pool.get(here.url()).body) == SIZE
+    assert clock.seconds == pytest.approx(SECONDS, rel=TOLERANCE)
+
+
+def test_a_policy_without_a_rate_leaves_that_of_the_pool(clock: WaitingClock) -> None:
+    policy = HostPolicy(upload_rate=RATE)
+    with open_site(each(whole), host_policy=lambda _: policy, host_download_rate=RATE) as here:
+        assert len(here.pool.get(here.url()).body) == SIZE
+    assert clock.seconds == pytest.approx(SECONDS, rel=TOLERANCE)
+
+
+def test_the_limit_of_the_pool_counts_as_well(clock: WaitingClock) -> None:
+    policy = HostPolicy(download_rate=RATE * 10)
+    with open_site(each(whole), host_policy=lambda origin: policy, download_rate=RATE) as here:
+        assert len(here.pool.get(here.url()).body) == SIZE
+    assert clock.seconds == pytest.approx(SECONDS, rel=TOLERANCE)
+
+
+def test_uploads_keep_to_the_rate_of_a_policy(clock: WaitingClock) -> None:
+    policy = HostPolicy(upload_rate=RATE)
+    with open_site(each(lambda peer, _: peer.respond()), host_policy=lambda _: policy) as here:
+        here.pool.put(here.url(), bytes(SIZE))
+    assert clock.seconds == pytest.approx(SECONDS, rel=TOLERANCE)
+
+
+def test_a_policy_that_is_set_limits_what_follows(clock: WaitingClock) -> None:
+    """The connection that there was without a limit takes nothing more."""
+    with open_site(each(whole), repeat=True) as here:
+        assert len(here.pool.get(here.url()).body) == SIZE
+        here.pool.set_host_policy(here.url(), HostPolicy(download_rate=RATE))
+        assert clock.seconds == 0
+        assert len(here.pool.get(here.url()).body) == SIZE
+        assert here.pool.statistics().opened == 2
+    assert clock.seconds == pytest.approx(SECONDS, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(RATE / 2, 1.5), (RATE * 10, 0.55), (None, 0.5)], ids=str
+)
+def test_a_policy_that_is_set_changes_the_limit_of_what_is_under_way(
+    clock: WaitingClock, rate: float | None, seconds: float
+) -> None:
+    policy = HostPolicy(download_rate=RATE)
+    with (
+        open_site(each(whole), host_policy=lambda origin: policy) as here,
+        here.pool.stream("GET", here.url()) as response,
+    ):
+        received = 0
+        while received < SIZE / 2:
+            received += len(response.read(SIZE // 2 - received))
+        assert clock.seconds == pytest.approx(SECONDS / 2, rel=TOLERANCE)
+        here.pool.set_host_policy(here.url(), HostPolicy(download_rate=rate))
+        received += sum(map(len, response))
+        assert here.pool.statistics().opened == 1
+    assert received == SIZE
+    assert clock.seconds == pytest.approx(SECONDS * seconds, rel=TOLERANCE)
+
+
+def test_a_rate_that_is_set_again_gives_no_credit(clock: WaitingClock) -> None:
+    share = Bandwidth(None, RATE)
+    bucket = share.download
+    assert bucket is not None
+    due = bucket.add(SIZE)
+    share.follow(None, RATE / 2)
+    share.follow(None, None)
+    assert share.download is bucket
+    assert bucket.add(SIZE) == pytest.approx(due + SECONDS)
+
+
 def a_host(name: str) -> Host:
     builder: Any = None
     return Host(Origin("http", name, 80), builder, None)
@@ -381,7 +462,7 @@ def test_the_connections_of_a_host_share_its_limit(
 
     def bucket(host: Host) -> Bucket:
         transport: Any = run(limits.apply_locked(dial, host)())
-        (found,) = transport._receiving._buckets
+        (found,) = transport._receiving._find()
         assert isinstance(found, Bucket)
         return found
 
