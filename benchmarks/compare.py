@@ -321,6 +321,15 @@ WORKS = [
         ours="fsspec, dugong",
     ),
     Work(
+        "fsspec-cat",
+        "fsspec: cat, 2000 of 1 KiB",
+        2000,
+        11,
+        [Line(RATE, "fsspec", 1.0), Line(CPU, "fsspec", 1.0)],
+        ours="fsspec, dugong",
+        fewer={"fsspec": 500},
+    ),
+    Work(
         "fsspec-far",
         "fsspec: the same, 40 ms away",
         2000,

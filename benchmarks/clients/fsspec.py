@@ -1,4 +1,4 @@
-"""fsspec: `cat_ranges` of many files, by its own file system for http or by that of dugong."""
+"""fsspec: `cat_ranges` and `cat` of many files, by its own file system or by that of dugong."""
 
 from __future__ import annotations
 
@@ -14,9 +14,18 @@ def ranges(fs: Any, port: int) -> Round:
     urls = small_urls(port)
 
     def perform(count: int) -> None:
-        # Not `cat`, which looks for each URL with a query whether it exists, one by one.
         for part in fs.cat_ranges(urls[:count], [0] * count, [SMALL_SIZE] * count):
             check(200, len(part))
+
+    return perform
+
+
+def whole(fs: Any, port: int) -> Round:
+    urls = small_urls(port)
+
+    def perform(count: int) -> None:
+        for body in fs.cat(urls[:count]).values():
+            check(200, len(body))
 
     return perform
 
@@ -25,6 +34,8 @@ main(
     {
         "fsspec": lambda server: ranges(HTTPFileSystem(), server.port),
         "fsspec-dugong": lambda server: ranges(DugongFileSystem(), server.port),
+        "fsspec-cat": lambda server: whole(HTTPFileSystem(), server.port),
+        "fsspec-cat-dugong": lambda server: whole(DugongFileSystem(), server.port),
         "fsspec-far": lambda server: ranges(HTTPFileSystem(), server.far_port),
         "fsspec-far-dugong": lambda server: ranges(DugongFileSystem(), server.far_port),
     }

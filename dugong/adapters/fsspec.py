@@ -312,6 +312,24 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
                     names.append(name)
         return list(dict.fromkeys(names))
 
+    async def _expand_path(
+        self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any
+    ) -> list[str]:
+        # fsspec takes the question mark of a query for a pattern, and would look if there is such a
+        # file, one after the other.
+        names = [path] if isinstance(path, str) else path
+        found = {name for name in names if "?" in name and _MAGIC.search(name) is None}
+        if recursive or maxdepth is not None:
+            found.clear()
+        others = [name for name in names if name not in found]
+        if others or not found:
+            try:
+                found.update(await super()._expand_path(others, recursive, maxdepth, **options))
+            except FileNotFoundError:
+                if not found:
+                    raise
+        return sorted(found)
+
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
         # A question mark begins the query here.
         if maxdepth is not None and maxdepth < 1:

@@ -100,6 +100,33 @@ def test_many_files_and_ranges_are_read_at_once() -> None:
         assert fs.cat_ranges([urls[0]] * 2, 1, [1, -1]) == [b"", DATA[1:-1]]
 
 
+def test_urls_with_a_query_are_asked_for_once_and_at_once() -> None:
+    paths = [f"/a?{number}" for number in range(100)]
+    with open_files(dict.fromkeys(paths, DATA)) as (fs, here, _):
+        urls = [here.url(path) for path in paths]
+        assert fs.cat(urls) == dict.fromkeys(urls, DATA)
+        assert sorted(request.target for request in here.requests) == sorted(paths)
+        assert {request.method for request in here.requests} == {"GET"}
+        assert fs.cat(urls[0]) == DATA
+
+
+def test_a_url_with_a_query_that_is_not_there_is_not_left_out() -> None:
+    with open_files({"/a?1": DATA}) as (fs, here, _):
+        urls = [here.url("/a?1"), here.url("/a?2")]
+        with pytest.raises(FileNotFoundError):
+            fs.cat(urls)
+        assert fs.cat(urls, on_error="omit") == {urls[0]: DATA}
+        with pytest.raises(FileNotFoundError):
+            fs.cat(urls[1])
+
+
+def test_what_no_file_fits_is_left_out_beside_a_url_with_a_query() -> None:
+    with open_files({"/a?1": DATA}) as (fs, here, _):
+        assert fs.cat([here.url("/a?1"), here.url("/d/*.none")]) == {here.url("/a?1"): DATA}
+        with pytest.raises(FileNotFoundError):
+            fs.cat([here.url("/d/*.none")])
+
+
 def test_a_range_that_fails_is_returned_or_raised() -> None:
     with open_files() as (fs, here, _):
         urls = [here.url("/a"), here.url("/none"), "no url"]
