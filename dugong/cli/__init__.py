@@ -65,5 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except streams.ReaderGone:
         return 141
     except (streams.StreamError, OSError) as exc:
-        streams.report(f"dugong: {exc}")
+        name, reason = getattr(exc, "filename", None), getattr(exc, "strerror", None)
+        streams.report(f"dugong: {streams.printable(f'{name}: {reason}') if name else exc}")
         return 1

@@ -202,12 +202,19 @@ def _add_transfers(made: argparse.ArgumentParser) -> None:
         metavar="USER[:PASSWORD]",
         help="authenticate; without PASSWORD, it is asked for",
     )
-    add("-L", "--location", dest="location", action="store_true", default=True)
+    add(
+        "-L",
+        "--location",
+        dest="location",
+        action="store_true",
+        default=True,
+        help="follow redirects (the default)",
+    )
     add(
         "--no-location",
         dest="location",
         action="store_false",
-        help="do not follow redirects: they are failures then (-L, the default, does)",
+        help="do not follow redirects: they are failures then",
     )
     add(
         "--deadline",

@@ -128,12 +128,12 @@ _SECRET = frozenset(("set-cookie", "authentication-info", "proxy-authentication-
 
 def describe(exc: Exception) -> str:
     """Return what *exc* means in one line, without the URL, which the caller names."""
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
     if isinstance(exc, HTTPStatusError):
         location = exc.response.headers["Location"] if exc.response.status < 400 else None
         more = "" if location is None else f", see {location} (redirects are not followed)"
         return exc.msg + more
     if isinstance(exc, DugongError):
         return exc.msg
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
     return str(exc) or type(exc).__name__

@@ -22,6 +22,9 @@ _PLAIN = re.compile(
 )
 
 
+_CREDENTIALS = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
+
+
 def checked_url(text: str) -> str:
     """Return the absolute http or https URL *text*, in which illegal characters are encoded.
 
@@ -29,6 +32,8 @@ def checked_url(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         return text
+    if _CREDENTIALS.match(text):
+        raise ValueError("a URL must not hold a user name or password: use -u")
     from urllib.parse import quote
 
     prefix, target = split_url(text)

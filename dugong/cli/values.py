@@ -39,7 +39,9 @@ def count(text: str) -> int:
 
 
 def count_or_none(text: str) -> int:
-    return 0 if text == "0" else count(text)
+    if not re.fullmatch(r"[0-9]{1,4}", text):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 9999, not {text!r}")
+    return int(text)
 
 
 def number(text: str) -> int:

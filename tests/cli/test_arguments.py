@@ -56,6 +56,24 @@ def test_a_wrong_command_line_is_status_2(
     assert f"\ndugong {arguments.partition(' ')[0]}: error: " in err
 
 
+def test_the_number_of_retries_may_be_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["get", URL, "--retries", "many"])
+    assert "must be a number from 0 to 9999, not 'many'" in capsys.readouterr().err
+
+
+def test_a_directory_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sync", "missing", URL]) == 1
+    assert capsys.readouterr().err == "dugong: missing: No such file or directory\n"
+
+
+def test_a_url_with_a_password_says_what_to_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["get", "http://user:secret@h/"]) == 1
+    assert capsys.readouterr().err == (
+        "dugong: http://...@h/: a URL must not hold a user name or password: use -u\n"
+    )
+
+
 def test_a_wrong_secret_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("-u", "-H"):
         with pytest.raises(SystemExit):
@@ -136,7 +154,7 @@ def test_a_password_that_is_missing_is_asked_for(
 
 def test_data_that_cannot_be_read_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["get", URL, "-d", "@/nonexistent"]) == 1
-    assert capsys.readouterr().err.startswith("dugong: [Errno 2]")
+    assert capsys.readouterr().err == "dugong: /nonexistent: No such file or directory\n"
 
 
 def test_one_url_goes_to_the_file_that_is_named(tmp_path: Path) -> None:

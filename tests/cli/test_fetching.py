@@ -683,7 +683,8 @@ def test_a_refused_connection_fails_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
     downloads = fetch_all(address, tmp_path, "/a", "/b")
-    assert [d.error for d in downloads] == ["Connection refused"] * 2
+    error = f"connecting to 127.0.0.1:{address[1]} (Connection refused)"
+    assert [d.error for d in downloads] == [error] * 2
 
 
 # --- files that cannot be written ---------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_each_failure_has_its_line_and_the_others_are_fetched(
         [
             "dugong: gopher://h/: a URL must begin with http:// or https://, as in http://host/path",
             f"dugong: {server}/missing: 404 Not Found",
-            f"dugong: {refused}: Connection refused",
+            f"dugong: {refused}: connecting to {refused[7:-2]} (Connection refused)",
         ]
     )
 

@@ -161,7 +161,7 @@ def response(status: int, **headers: str) -> Response:
 @pytest.mark.parametrize(
     ("exc", "text"),
     [
-        (ConnectError("no way", 111), "Connection refused"),
+        (ConnectError("the proxy h:1 (no way)", 111), "the proxy h:1 (no way)"),
         (DugongError("what happened"), "what happened"),
         (OSError(2, "No such file"), "No such file"),
         (ValueError("wrong"), "wrong"),
