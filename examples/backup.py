@@ -61,4 +61,7 @@ def main(directory: str, url: str) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: backup.py DIRECTORY URL")
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except ValueError as error:  # this is no URL
+        sys.exit(f"backup.py: {error}")

@@ -51,4 +51,7 @@ async def main(urls: Sequence[str]) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: coroutines.py URL...")
-    sys.exit(asyncio.run(main(sys.argv[1:])))
+    try:
+        sys.exit(asyncio.run(main(sys.argv[1:])))
+    except ValueError as error:  # one of these is no URL
+        sys.exit(f"coroutines.py: {error}")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from urls import connection_to, target
 
-from dugong import BodyFollowing, ConnectionClosed, HTTPConnection, HTTPResponse
+from dugong import BodyFollowing, ConnectionClosed, DugongError, HTTPConnection, HTTPResponse
 
 
 def receive(conn: HTTPConnection) -> tuple[HTTPResponse, int]:
@@ -49,4 +49,7 @@ def main(url: str) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: duplex.py URL")
-    sys.exit(main(sys.argv[1]))
+    try:
+        sys.exit(main(sys.argv[1]))
+    except (DugongError, OSError, ValueError) as error:
+        sys.exit(f"duplex.py: {error}")

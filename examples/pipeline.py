@@ -3,8 +3,7 @@
     python examples/pipeline.py URL...
 
 Prints the status, the size and the target of each response, and in the end how many connections
-there were. When the connection ends, the program
-connects again and sends the remaining requests.
+there were. When the connection ends, the program connects again and sends the remaining requests.
 """
 
 import sys
@@ -15,7 +14,7 @@ from threading import Event
 
 from urls import connection_to, origin, target
 
-from dugong import HTTPConnection, HTTPResponse, is_temp_network_error
+from dugong import DugongError, HTTPConnection, HTTPResponse, is_temp_network_error
 
 
 def fetch_all(conn: HTTPConnection, targets: Sequence[str]) -> Iterator[tuple[HTTPResponse, bytes]]:
@@ -69,4 +68,7 @@ def main(urls: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (DugongError, OSError, ValueError) as error:
+        sys.exit(f"pipeline.py: {error}")

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 from wsgiref.simple_server import WSGIServer, make_server
 
-from dugong import ConnectionPool, ConnectionTimedOut, DugongError, StreamedResponse
+from dugong import ConnectionPool, ConnectionTimedOut, DugongError, Request, StreamedResponse
 
 PIECE = 64 * 1024
 #: Fields that are for one connection only (RFC 9110 §7.6.1), and Host, which is the upstream's.
@@ -126,6 +126,7 @@ class Server(ThreadingMixIn, WSGIServer):
 
 
 def main(url: str, port: int = 0) -> None:
+    Request("GET", url)  # a ValueError, if this is none
     with ConnectionPool(max_connections_per_host=32) as pool:
         server = make_server("127.0.0.1", port, ReverseProxy(url, pool), server_class=Server)
         with server:
@@ -139,4 +140,7 @@ def main(url: str, port: int = 0) -> None:
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit("usage: proxy.py URL [PORT]")
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    try:
+        main(sys.argv[1], *map(int, sys.argv[2:]))
+    except (OSError, ValueError) as error:  # there is no such port, or this is no URL
+        sys.exit(f"proxy.py: {error}")

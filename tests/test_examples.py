@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,7 @@ def test_pipeline_gives_up_if_a_new_connection_does_not_help() -> None:
         urls = [f"http://{server.host}:{server.port}/{n}" for n in range(2)]
         result = run("pipeline.py", *urls)
     assert result.stdout == "200 1 /0\n"
-    assert "ConnectionClosed" in result.stderr
+    assert re.fullmatch(r"pipeline\.py: .*connect.*\n", result.stderr), result.stderr
     assert result.returncode == 1
 
 
@@ -380,6 +381,26 @@ def test_a_program_without_arguments_says_how_it_is_called(program: str) -> None
     assert result.stdout == ""
     assert result.stderr.startswith(f"usage: {program} ")
     assert result.returncode != 0
+
+
+@pytest.mark.parametrize("program", "backup coroutines crawl duplex pipeline proxy upload".split())
+def test_what_is_no_url_is_an_error_in_one_line(program: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    what = {"backup": [str(tmp_path)], "upload": [str(tmp_path / "file")]}
+    result = run(f"{program}.py", *what.get(program, []), "example.com")
+    assert result.stdout == ""
+    assert re.fullmatch(rf"{program}\.py: .*example\.com.*\n", result.stderr)
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("program", "duplex pipeline upload".split())
+def test_a_refused_connection_is_an_error_in_one_line(program: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    what = {"upload": [str(tmp_path / "file")]}
+    result = run(f"{program}.py", *what.get(program, []), "http://127.0.0.1:1/")
+    assert result.stdout == ""
+    assert re.fullmatch(rf"{program}\.py: .*Connection refused\n", result.stderr)
+    assert result.returncode == 1
 
 
 def test_upload_says_that_there_is_no_such_file(site: str, tmp_path: Path) -> None:
