@@ -9,17 +9,11 @@ here and passes with Scrapy's own handler, or if one that is named here passes.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
-import venv
 from pathlib import Path
-from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[2]
+from judging import Outcomes, compare, environment, main, run, source_of
+
 #: The version that the documentation is about.
 VERSION = "2.19.0"
 
@@ -108,88 +102,25 @@ class TestMitmProxy(Dugong, bases.TestMitmProxyBase):
 """
 
 
-def run(source: Path, tests: str) -> dict[str, str]:
-    """Run *tests* in *source*, and return the outcome of each: passed, failed or skipped."""
-    directory = source.parent
-    report = directory / f"{Path(tests).stem}.xml"
-    command = [directory / "venv/bin/python", "-m", "pytest", "-q", "--tb=short", tests]
-    options = ["-m", "not requires_internet", "--timeout=120", f"--junitxml={report}"]
+def judge(directory: Path, version: str) -> bool:
+    mitmdump = environment(directory / "mitmproxy", ["mitmproxy"]).with_name("mitmdump")
+    needs = "pytest pytest-rerunfailures pytest-timeout pytest-twisted".split()
+    python = environment(directory / "venv", [f"scrapy=={version}", *needs])
+    source = source_of("scrapy", version, directory, python)
+    (source / ADAPTED).write_text(TESTS)
+    options = ["-m", "not requires_internet", "--timeout=120"]
     # Newer versions of pytest say of what Scrapy's tests do that they will not support it.
     options += ["-W", "ignore::pytest.PytestRemovedIn10Warning"]
-    mitmdump = str(directory / "mitmproxy/bin/mitmdump")
-    with open(directory / f"{Path(tests).stem}.txt", "wb") as output:
-        subprocess.run(
-            [*command, *options],
-            check=False,
-            cwd=source,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "MITMDUMP": mitmdump},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    outcomes = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        kinds = {child.tag for child in case}
-        failed = kinds & {"failure", "error"}
-        outcome = "failed" if failed else "skipped" if "skipped" in kinds else "passed"
-        outcomes[f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"] = outcome
-    return outcomes
 
+    def outcomes(name: str, tests: str) -> Outcomes:
+        found = run(python, source, name, *options, tests=tests, MITMDUMP=str(mitmdump))
+        # The same classes are in another module each.
+        return {name.partition(".")[2]: outcome for name, outcome in found.items()}
 
-def install(directory: Path, *packages: str) -> list[str]:
-    """Make a virtual environment with *packages*; return the command of its pip."""
-    venv.create(directory, with_pip=True)
-    pip = [str(directory / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", *packages], check=True)
-    return pip
-
-
-def prepare(directory: Path, version: str) -> Path:
-    """Fetch what is needed into *directory*; return where Scrapy and its tests are."""
-    install(directory / "mitmproxy", "mitmproxy")
-    needs = "pytest pytest-rerunfailures pytest-timeout pytest-twisted".split()
-    pip = install(directory / "venv", f"scrapy=={version}", *needs)
-    source = [f"scrapy=={version}", "--no-deps", "--no-binary", "scrapy"]
-    subprocess.run([*pip, "download", *source, "--dest", directory], check=True)
-    with tarfile.open(directory / f"scrapy-{version}.tar.gz") as archive:
-        archive.extractall(directory, filter="data")
-    (directory / f"scrapy-{version}" / ADAPTED).write_text(TESTS)
-    return directory / f"scrapy-{version}"
-
-
-def judge(directory: Path, version: str) -> int:
-    source = prepare(directory, version)
-    plain = run(source, PLAIN)
-    adapted = run(source, ADAPTED)
-    for name, outcomes in (("Scrapy's own handler", plain), ("that of dugong", adapted)):
-        found = list(outcomes.values())
-        counts = ", ".join(
-            f"{found.count(kind)} {kind}" for kind in ("passed", "failed", "skipped")
-        )
-        print(f"{name}: {counts}")
-    failed = {name for name, outcome in adapted.items() if outcome == "failed"}
-    in_vain = {name for name in failed if plain.get(name) == "failed"}
-    for title, names in (
-        ("fails with Scrapy's own handler, too", in_vain),
-        ("fails, as expected", failed & EXPECTED),
-        ("FAILS", failed - in_vain - EXPECTED),
-        ("PASSES, though it is named as failing", EXPECTED - failed),
-    ):
-        for name in sorted(names):
-            print(f"{title}: {name}")
-    wrong = (failed - in_vain - EXPECTED) | (EXPECTED - failed)
-    if wrong or not adapted:
-        print(f"see {directory}")
-    return 1 if wrong or not adapted else 0
-
-
-def main() -> int:
-    version = sys.argv[1] if len(sys.argv) > 1 else VERSION
-    directory = Path(tempfile.mkdtemp(prefix="judge-scrapy-"))
-    status = judge(directory, version)
-    if status == 0:
-        shutil.rmtree(directory)
-    return status
+    plain = outcomes("without", PLAIN)
+    adapted = outcomes("with", ADAPTED)
+    return compare(("Scrapy's own handler", plain), ("that of dugong", adapted), EXPECTED)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("scrapy", VERSION, judge))
