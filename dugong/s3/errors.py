@@ -36,7 +36,7 @@ class S3Error(HTTPStatusError):
         super().__init__(response)
         self.code: str = code
         self.message: str = message
-        self.msg = f"{response.status} {code}" + (f" ({message})" if message else "")
+        self.msg: str = f"{response.status} {code}" + (f" ({message})" if message else "")
 
 
 class ChecksumError(DugongError):

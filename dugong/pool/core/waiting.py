@@ -51,9 +51,9 @@ class Patience:
         free: float | None,
         write: float | PoolDefault | None = POOL_DEFAULT,
     ) -> None:
-        self.connect = connect  # never changes
-        self.free = free  # never changes
-        self.write = write  # never changes
+        self.connect: float | None = connect  # never changes
+        self.free: float | None = free  # never changes
+        self.write: float | PoolDefault | None = write  # never changes
         self.timer: Timer | None = None  # looks at the first two; guarded by the pool's lock
 
 
