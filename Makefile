@@ -14,10 +14,11 @@ test: .venv/installed-test
 test-pythons:
 	.ci/test-pythons
 
-# Many threads and a hostile server, for minutes: make soak SECONDS=600 SEED=7
+# Many threads and a hostile server, for minutes, and a crawl: make soak SECONDS=600 SEED=7
 SECONDS ?= 120
 soak: .venv/installed-test
 	.venv/bin/python -X dev -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.soak.crawl $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -X dev -m tests.soak.backup $(if $(SEED),--seed $(SEED))
 
 lint: .venv/installed-lint
