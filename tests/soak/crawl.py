@@ -79,7 +79,9 @@ def main(arguments: list[str]) -> int:
         else:
             directory.mkdir()
         problems = _Soak(options, directory).run()
-    print(f"{time.monotonic() - began:9.1f} seconds")
+    times = os.times()
+    busy = sum(times[:4])  # of this process and its children
+    print(f"{time.monotonic() - began:9.1f} seconds, {busy:.1f} of processors")
     for problem in problems[:_MANY]:
         print(f"PROBLEM: {problem}")
     if len(problems) > _MANY:
@@ -121,6 +123,8 @@ class _Soak:
             complaint, _ = checking.communicate()
         if checking.returncode or complaint:
             problems.append(f"warcio check: {checking.returncode} {complaint[:1000]}")
+        if sum(run.was_killed for run in runs) != options.kills:
+            problems.append("the crawl had come to its end before it was killed")
         counts = verdict.counts
         counts["requests"] = len(seen)
         for run in runs:
@@ -200,7 +204,7 @@ class _Soak:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
                 fields = dict(line.split(":", 1) for line in status.splitlines())
-                memory = max(memory, int(fields["VmRSS"].split()[0]) / 1024)
+                memory = max(memory, int(fields["VmHWM"].split()[0]) / 1024)
                 threads = max(threads, int(fields["Threads"]))
             except (OSError, KeyError):
                 pass  # it has ended

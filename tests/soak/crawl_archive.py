@@ -40,13 +40,13 @@ def digest_of(block: bytes) -> bytes:
     return blake2b(block, digest_size=16).digest()
 
 
-def members(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def members(path: Path, at: int = 0) -> Iterator[tuple[int, int, bytes]]:
     """Yield where each whole gzip member of the file begins and ends, and what it holds.
 
-    What is not whole at the end is left out. Raises `zlib.error` for all else.
+    The first one begins *at* a place. What is not whole at the end is left out. Raises `zlib.error`
+    for all else.
     """
     with path.open("rb") as file:
-        at = 0
         while True:
             member, parts, end = zlib.decompressobj(31), [], at
             file.seek(at)
@@ -75,10 +75,13 @@ def cut_problems(whole: Path, cut: Path) -> list[str]:
             if file.read(len(piece)) != piece:
                 return ["what was in the archive before a kill has changed"]
             left -= len(piece)
-    following = next((member for at, _, member in members(whole) if at == end), b"")
-    if not following or record_of(end, following).kind != "warcinfo":
-        return [f"the archive does not go on at {end}, behind its last whole record"]
-    return []
+    try:
+        following = next(members(whole, end), None)
+        if following is not None and record_of(end, following[2]).kind == "warcinfo":
+            return []
+    except (ValueError, zlib.error):
+        pass
+    return [f"the archive does not go on at {end}, behind its last whole record"]
 
 
 def record_of(at: int, member: bytes) -> Record:
@@ -101,8 +104,11 @@ def record_of(at: int, member: bytes) -> Record:
 def records_in(path: Path) -> Iterator[Record]:
     """Yield the records of a WARC file, which must be whole. Raises ValueError if it is not."""
     end = 0
-    for at, end, member in members(path):  # noqa: B007  # it is used below
-        yield record_of(at, member)
+    try:
+        for at, end, member in members(path):  # noqa: B007  # it is used below
+            yield record_of(at, member)
+    except zlib.error as exc:
+        raise ValueError(f"behind {end}: {exc}") from exc
     if end != path.stat().st_size:
         raise ValueError(f"behind {end} there is no record")
 

@@ -156,8 +156,8 @@ class _Connection(asyncio.Protocol):
         if page.manner == "drip":
             size = -(-len(page.wire) // _DRIPS)
             for at in range(0, len(page.wire), size):
-                await self._send(page.wire[at : at + size])
                 await asyncio.sleep(_DRIP_TIME)
+                await self._send(page.wire[at : at + size])
             return True
         await self._send(page.wire)
         if page.manner == "stall":

@@ -123,7 +123,12 @@ class Verdict:
         self._killed = {run.number for run in evidence.runs if run.was_killed}
         self._by_url: dict[str, list[Seen]] = defaultdict(list)
         self._by_site: dict[tuple[int, int], list[Seen]] = defaultdict(list)
+        self._last: dict[int, Seen] = {}  # by connection
+        self._before: dict[Seen, Seen] = {}  # on the same connection
         for seen in evidence.seen:
+            if seen.connection in self._last:
+                self._before[seen] = self._last[seen.connection]
+            self._last[seen.connection] = seen
             if 0 <= seen.site < len(self._web.sites):
                 self._by_url[self._url(seen)].append(seen)
                 self._by_site[seen.site, seen.run].append(seen)
@@ -186,23 +191,13 @@ class Verdict:
             for seen in self._evidence.seen
             if seen.fault in ("reset", "cut and reset")
         }
-        last: dict[int, Seen] = {}  # by connection
-        behind: dict[Seen, Seen] = {}  # what came before it on its connection
-        for seen in self._evidence.seen:
-            if seen.connection in last:
-                behind[seen] = last[seen.connection]
-            last[seen.connection] = seen
         again: Counter[int] = Counter()  # by the run that was killed
         for url, asked in self._by_url.items():
             page = self._pages.get(url)
             is_robots = self._place(url)[1] in self._place(url)[0].robots
             for before, seen in pairwise(asked):
                 if before.run == seen.run:
-                    why = self._need(before, seen, resets)
-                    if not why and last[before.connection].time < seen.time:
-                        previous = behind.get(before)
-                        if previous and (previous.answered or math.inf) > before.time - LOST_TIME:
-                            why = _TAKEN_BACK
+                    why = self._need(before, seen, resets) or self._late_need(before, seen)
                     may_fail = page is not None and page.outcome in ("failed", "waits")
                     if why:
                         self.counts[why] += 1
@@ -238,6 +233,16 @@ class Verdict:
             since = resets[before.connection] - before.answered
             if -LOST_TIME < since < LOST_TIME:
                 return "again, for a reset has taken the response"
+        return ""
+
+    def _late_need(self, before: Seen, seen: Seen) -> str:
+        """Return why there seemed to be a need for a crawler or a server that was late."""
+        for one in (before, seen):  # which may have been the second one
+            previous = self._before.get(one)
+            came = previous is not None and (previous.answered or math.inf)
+            is_behind = came and came > one.time - LOST_TIME - self._evidence.late
+            if self._last[one.connection].time <= seen.time and (is_behind or not one.answered):
+                return _TAKEN_BACK
         return ""
 
     def _check_intervals(self) -> None:
@@ -365,13 +370,13 @@ class Verdict:
             return
         asked = self._by_url.get(url, [])
         right = digest_of(page.wire)
-        whole = sum(seen.answered is not None and not seen.fault for seen in asked)
+        most = sum(not seen.fault for seen in asked)
         if page.outcome in ("page", "unusable"):
             copies = found.pop(right, 0)
             if not copies and target not in site.robots:
                 self._say(f"{url} is not in the archive")
-            if copies > whole:
-                self._say(f"{url} is {copies} times in the archive, and was sent {whole} times")
+            if copies > most:
+                self._say(f"{url} is {copies} times in the archive, and was sent {most} times")
             self.counts["copies in the archive"] += copies
         for fault in ("500", "503", "429"):
             sent = sum(seen.fault == fault and seen.answered is not None for seen in asked)
