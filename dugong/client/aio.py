@@ -116,7 +116,8 @@ class AsyncClient:
     ) -> AsyncGenerator[ResponseFuture, None]:
         """Yield a future for each of *requests* (URLs for GET, or `Request`), when it is done.
 
-        As `Client.as_completed`, so its `result` does not wait; *requests* are as for `map`.
+        As `Client.as_completed`, so its `result` does not wait, and requests to hosts that let few
+        start keep no others waiting; *requests* are as for `map`.
         """
         return self._futures_of(requests, max_ahead_size, ordered=False)
 

@@ -4,6 +4,11 @@ Guarantees: each takes only so many requests from its source that there is enoug
 `dugong.pool.many`), and gives responses while it waits for the source. When one ends, however that
 happens, the requests that it has submitted are done or cancelled, and a source that is an async
 generator is closed. For one task at a time.
+
+A *supplier*, a task of its own, takes from the source what is submitted, or parked: what
+`as_completed` takes for a host that lets few requests start (see `dugong.pool.parking`). What is
+parked is submitted by the consumer, when it has taken another future of the same host: so it needs
+no room but what that has left.
 """
 
 from __future__ import annotations
@@ -20,7 +25,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dugong.client.aioloop import call_in
-from dugong.pool.many import AHEAD, Allowance, CallWhenMore, check_is_iterable, more_of
+from dugong.pool.many import Allowance, CallWhenMore, check_is_iterable, more_of
+from dugong.pool.parking import Parking, gate_of
 from dugong.pool.request import Request
 from dugong.pool.response import Response
 
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Requests", "futures_of"]
 
-_BATCH = 64  # how many are submitted before other tasks have their turn
+_BATCH = 64  # how many are taken from the source before other tasks have their turn
 
 Requests = Iterable[str | Request] | AsyncIterable[str | Request]
 
@@ -98,15 +104,19 @@ class _UnderWay:
         # Those that are done, with the sizes of their bodies; None for a failure.
         self._came: dict[ResponseFuture, int | None] = {}
         self._size = 0  # bytes of all of these
-        self._low = AHEAD  # the supplier goes on when no more than this are under way
-        self._is_over = False  # nothing more is submitted
-        self._is_stopped = False  # nothing more is wanted
+        self._parking = Parking()  # what is `apart` there is pending here
+        # The supplier goes on when no more than this are under way, but for what is apart.
+        self._low = 0
+        self._failure: Exception | None = None  # why what is parked could not be submitted
+        self._is_over = False  # nothing more is taken from the source
 
     async def futures(self) -> AsyncGenerator[ResponseFuture, None]:
         supplier = self._bridge.loop.create_task(self._supply())
         try:
             while True:
                 self._news.clear()
+                if self._parking.has_free:
+                    await self._submit_parked()
                 future = next(iter(self._pending if self._ordered else self._came), None)
                 if future in self._came:
                     self._take(future)
@@ -116,47 +126,88 @@ class _UnderWay:
                 else:
                     del future  # or its body stays in memory
                     await self._news.wait()  # a response, or the end of the source, ends this
+            if self._failure is not None:
+                raise self._failure
             await supplier  # which raises what the source has raised
         finally:
             if supplier.done() and not supplier.cancelled():
                 supplier.exception()  # or asyncio would log that nobody was told of it
-            self._is_stopped = True
+            self._failure = None  # which refers to this frame
+            self._is_over = True
             supplier.cancel()
             for future in self._pending:
                 future.cancel()
 
     def _take(self, future: ResponseFuture) -> None:
+        parking = self._parking
         del self._pending[future]
+        if parking.apart:
+            parking.took(future.request)
         size = self._came.pop(future)
         if size is not None:  # a failure says nothing about sizes
             self._size -= size
             self._allowance.taken(size)
-        if len(self._pending) <= self._low:
+        if len(self._pending) - parking.apart <= self._low:
             self._room.set()
+
+    async def _submit_parked(self) -> None:
+        """Submit what is parked and may be submitted now, as far as there is room."""
+        parking = self._parking
+        was_full = parking.is_full
+        try:
+            while self._has_room(1) and (job := parking.pop()) is not None:
+                await self._submit(job)
+            if was_full:
+                self._room.set()
+        except Exception as exc:  # the pool is closed: what came before comes first
+            self._failure = exc
+            self._parking = Parking()
+            self._is_over = True
 
     async def _supply(self) -> None:
         items: AsyncIterator[Any] | None = None
+        taken = 0
         try:
             items = aiter(self._source)
             async for item in items:
-                if self._is_stopped:  # the source has gone on though it was cancelled
+                if self._is_over:  # the source has gone on though it was cancelled
                     break
-                future = await self._bridge.submit(self._prepare(item))
-                self._pending[future] = None
-                self._bridge.when_done(future, self._note)
-                del item, future
-                most = self._allowance.most(len(self._came), self._size)
-                if len(self._pending) >= most:
-                    self._low = self._allowance.low(most)
-                    self._room.clear()
-                    await self._room.wait()  # the consumer ends this
-                elif len(self._pending) % _BATCH == 0:
+                job = self._prepare(item)
+                del item
+                if self._ordered or gate_of(job) is None or not self._parking.parks(job):
+                    await self._submit(job)
+                del job
+                taken += 1
+                if self._parking.is_full or not self._has_room():
+                    await self._wait_for_room()
+                elif taken % _BATCH == 0:
                     await self._bridge.loop.pause()  # others have waited for the loop
         finally:
             self._is_over = True
             self._news.set()
             if isinstance(items, AsyncGenerator):  # which trio wants to have an end
                 await items.aclose()
+
+    async def _submit(self, job: Job) -> None:
+        future = await self._bridge.submit(job)
+        self._pending[future] = None
+        self._bridge.when_done(future, self._note)
+
+    def _most(self, parked: int = 0) -> int:
+        """Return how many may be under way, if *parked* more are submitted."""
+        apart = self._parking.apart + parked
+        return self._allowance.most(len(self._came), self._size, apart)
+
+    def _has_room(self, parked: int = 0) -> bool:
+        return len(self._pending) < self._most(parked)
+
+    async def _wait_for_room(self) -> None:
+        parking = self._parking
+        while parking.is_full or not self._has_room():
+            under_way = min(self._most(), len(self._pending))
+            self._low = self._allowance.low(under_way - parking.apart)
+            self._room.clear()
+            await self._room.wait()  # the consumer ends this
 
     def _note(self, future: ResponseFuture) -> None:
         """Note that *future* is done."""

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from dugong import AsyncClient, HTTPStatusError, PoolClosed, RedirectError, Request
+from dugong import AsyncClient, HostPolicy, HTTPStatusError, PoolClosed, RedirectError, Request
+from dugong.pool import many, parking
 from dugong.pool.many import AHEAD
-from tests.support.aio import Gate, came, open_async
+from dugong.testing import MockPool, MockRequest
+from tests.support.aio import LIBRARIES, Gate, came, open_async, run
 from tests.support.client import Page, moved
 from tests.support.server import TIMEOUT
 
@@ -187,6 +189,197 @@ def test_few_large_bodies_are_under_way_at_a_time() -> None:
             assert taken == 100
 
     asyncio.run(main())
+
+
+# --- hosts that let few requests start ------------------------------------------------------------
+
+NEVER = HostPolicy(min_interval=1000.0)  # but for the first request, and one that waits
+
+
+def ok(request: MockRequest) -> str:
+    return request.target
+
+
+def policy_of(origin: Any) -> HostPolicy | None:
+    return NEVER if origin.host.startswith("slow") else None
+
+
+def urls(name: str, count: int) -> list[str]:
+    return [f"http://{name}/{i}" for i in range(count)]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("kind", [list, iter, each])
+def test_thousands_of_requests_to_a_slow_host_do_not_keep_others_out(
+    kind: Any, library: str
+) -> None:
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            source = urls("slow", 2 * AHEAD) + urls("fast", 2 * AHEAD)
+            async with aclosing(client.as_completed(kind(source))) as done:
+                got = {(await anext(done)).request.url for _ in range(2 * AHEAD + 1)}
+                assert got == {"http://slow/0", *urls("fast", 2 * AHEAD)}
+                assert client.statistics().queued <= 2
+
+    with MockPool(ok, host_policy=policy_of) as pool:
+        run(library, main)
+
+
+def test_more_slow_hosts_than_may_be_under_way_keep_no_others_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            slow = [f"http://slow{host}/{i}" for i in range(5) for host in range(50)]
+            async with aclosing(client.as_completed(slow + urls("fast", 100))) as done:
+                got = {(await anext(done)).request.url for _ in range(150)}
+                assert got == {*slow[:50], *urls("fast", 100)}
+
+    monkeypatch.setattr(many, "AHEAD", 16)
+    with MockPool(ok, host_policy=policy_of) as pool:
+        run("asyncio", main)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_request_comes_once_and_those_of_a_host_in_their_order(library: str) -> None:
+    policy = HostPolicy(min_interval=0.01)
+    got: list[str] = []
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            order = [f"http://{host}/{i}" for i in range(20) for host in "ab"]
+            done = client.as_completed(each(order))
+            got.extend([future.request.url async for future in done])
+
+    with MockPool(ok, host_policy=lambda origin: policy) as pool:
+        run(library, main)
+    assert [url for url in got if "//a" in url] == [f"http://a/{i}" for i in range(20)]
+    assert [url for url in got if "//b" in url] == [f"http://b/{i}" for i in range(20)]
+    assert len(got) == 40
+
+
+def test_what_is_parked_is_submitted_while_an_async_source_has_nothing() -> None:
+    policy = HostPolicy(max_in_flight=1)
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            have_come = asyncio.Event()
+
+            async def source() -> AsyncIterator[str]:
+                for url in urls("a", 100):
+                    yield url
+                await have_come.wait()  # for ever, unless all of these come before there is more
+
+            count = 0
+            async for _ in client.as_completed(source()):
+                count += 1
+                if count == 100:
+                    have_come.set()
+            assert count == 100
+
+    with MockPool(ok, host_policy=lambda origin: policy) as pool:
+        run("asyncio", main)
+
+
+@pytest.mark.parametrize("kind", [iter, each])
+def test_no_more_is_taken_from_the_source_than_may_be_parked(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count()
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            source = (f"http://slow/{i}" for i in numbers)
+            async with aclosing(client.as_completed(kind(source))) as done:
+                assert (await anext(done)).result().text == "/0"
+        assert next(numbers) <= 104  # two are submitted, and another one when one of them is taken
+        assert pool.statistics().queued == 0
+
+    monkeypatch.setattr(parking, "PARKED", 100)
+    with MockPool(ok, host_policy=policy_of) as pool:
+        run("asyncio", main)
+
+
+def test_what_was_full_is_filled_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = HostPolicy(min_interval=0.001, max_connections=1)
+    got: list[str] = []
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            async for future in client.as_completed(each(urls("a", 500))):
+                got.append(future.result().request.url)
+                await asyncio.sleep(0)  # so that the source is looked at between any two steps
+
+    monkeypatch.setattr(parking, "PARKED", 3)
+    with MockPool(ok, host_policy=lambda origin: policy) as pool:
+        run("asyncio", main)
+    assert got == urls("a", 500)
+
+
+def test_what_the_source_raises_comes_behind_all_that_was_parked() -> None:
+    async def source() -> AsyncIterator[str]:
+        for url in urls("slow", 10):
+            yield url
+        raise SourceFailed
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            done = client.as_completed(source())
+            got = [(await anext(done)).result().text]
+            client.set_host_policy("http://slow", HostPolicy())
+            got += [(await anext(done)).result().text for _ in range(9)]
+            assert sorted(got) == [f"/{i}" for i in range(10)]
+            with pytest.raises(SourceFailed):
+                await anext(done)
+
+    with MockPool(ok, host_policy=policy_of) as pool:
+        run("asyncio", main)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_is_parked_ends_with_the_pool(library: str) -> None:
+    """All futures come, and then it is said that there are no more."""
+
+    async def main() -> None:
+        async with (
+            AsyncClient(pool=pool) as client,
+            aclosing(client.as_completed(urls("slow", 100))) as done,
+        ):
+            assert (await anext(done)).result().text == "/0"
+            pool.close()
+            assert isinstance((await anext(done)).exception(), PoolClosed)
+            with pytest.raises(PoolClosed):
+                await anext(done)
+
+    with MockPool(ok, host_policy=policy_of) as pool:
+        run(library, main)
+
+
+def test_what_is_parked_is_bounded_by_the_sizes_of_bodies_once_it_is_submitted() -> None:
+    policy = HostPolicy(rate=1e6, burst=1000)
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            requests = (Request("GET", f"http://a/{i}") for i in itertools.count())
+            async with aclosing(client.as_completed(requests, max_ahead_size=10_000)) as done:
+                for taken in range(200):
+                    await anext(done)
+                    assert len(pool.requests) - taken <= 12
+
+    with MockPool(lambda request: bytes(1000), host_policy=lambda origin: policy) as pool:
+        run("asyncio", main)
+
+
+def test_map_keeps_the_order_though_a_host_is_slow() -> None:
+    policy = HostPolicy(min_interval=0.01)
+
+    async def main() -> None:
+        async with AsyncClient(pool=pool) as client:
+            order = [f"http://{host}/{i}" for i in range(10) for host in "ab"]
+            assert [response.url async for response in client.map(order)] == order
+
+    with MockPool(ok, host_policy=lambda origin: policy if origin.host == "a" else None) as pool:
+        run("asyncio", main)
 
 
 # --- failures -------------------------------------------------------------------------------------

@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, NamedTuple
+
+import pytest
 
 from dugong import AsyncClient
 from tests.support.client import Page, Place, Serve
 from tests.support.server import TIMEOUT, ReceivedRequest
 
-__all__ = ["AsyncPlaces", "Gate", "came", "open_async"]
+__all__ = ["LIBRARIES", "AsyncPlaces", "Gate", "came", "open_async", "run"]
+
+#: What an `AsyncClient` works under.
+LIBRARIES = ["asyncio", "trio"]
+
+
+def run(library: str, main: Callable[[], Awaitable[None]]) -> None:
+    """Run *main* under *library*, for some seconds at most; skip the test if there is none."""
+    if library == "asyncio":
+
+        async def bounded() -> None:
+            async with asyncio.timeout(TIMEOUT * 2):
+                await main()
+
+        asyncio.run(bounded())
+        return
+    trio = pytest.importorskip(library)
+
+    async def bounded_too() -> None:
+        with trio.fail_after(TIMEOUT * 2):
+            await main()
+
+    trio.run(bounded_too)
 
 
 class AsyncPlaces(NamedTuple):
