@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Generator
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from dugong.client.auth import Auth, encode_credential
 from dugong.client.challenges import Challenge, parse_challenges
@@ -83,16 +83,28 @@ class DigestAuth(Auth):
     and has been used, its result is the 401; but requests after it are authenticated.
 
     Raises ValueError if the *user* or the *password* has a control character. Any thread may use
-    it, and it may be shared by clients.
+    it, and it may be shared by clients. If it is pickled, the password is, and what is remembered
+    is not, for each process has to count its own requests.
     """
 
     def __init__(self, user: str, password: str) -> None:
         # These two never change.
         self._user = encode_credential("user", user)
         self._password = encode_credential("password", password)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._lock = Lock()  # guards the two below
         self._sessions: dict[Origin, _Session] = {}
         self._counts: dict[str, int] = {}  # how many requests were made with each nonce
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_lock", "_sessions", "_counts")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin_anew()
 
     def headers(self, request: Request) -> HeadersLike | None:
         """Return the Authorization field for the challenge that is remembered, if there is one."""

@@ -187,20 +187,39 @@ def _complete(call: Call, request: Request, auth: Auth | None) -> Request:
     if auth is not None and auth.is_static:
         headers = headers.with_fresh(made_headers(auth.headers, request))
     elif auth is not None:
-        headers = headers._replace(make=_both(headers.make, auth))
+        headers = headers._replace(make=_WithAuth(headers.make, auth))
     return with_headers(request, headers)
 
 
-def _both(make: HeadersMaker | None, auth: Auth) -> HeadersMaker:
-    """Return what makes the header fields of the caller's *make*, and those of *auth*."""
-    if make is None:
-        return auth.headers
+class _WithAuth:
+    """Makes the header fields of the caller's *make*, if there is one, and those of *auth*.
 
-    def made(request: Request) -> HeaderPairs:
-        own = ElaborateHeaders(made_headers(make, request))
-        return own.with_fresh(made_headers(auth.headers, request)).fixed
+    A request refers to it, and a response to the request. If these are pickled, *auth* is left out:
+    it may have what is never sent, such as a password or a key to sign with. What is loaded is the
+    caller's *make*.
+    """
 
-    return made
+    __slots__ = ("_auth", "_make")
+
+    def __init__(self, make: HeadersMaker | None, auth: Auth) -> None:
+        # Neither changes.
+        self._make = make
+        self._auth = auth
+
+    def __call__(self, request: Request) -> HeaderPairs:
+        own = ElaborateHeaders(() if self._make is None else made_headers(self._make, request))
+        return own.with_fresh(made_headers(self._auth.headers, request)).fixed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _as_it_was, (self._make,)
+
+    def __deepcopy__(self, memo: object) -> _WithAuth:
+        return self  # it stays in this process
+
+
+def _as_it_was(make: HeadersMaker | None) -> HeadersMaker | None:
+    """Return *make*: what a pickled `_WithAuth` is loaded by."""
+    return make
 
 
 def has_credentials(request: Request) -> bool:

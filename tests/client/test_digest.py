@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -177,6 +179,18 @@ def test_digest_is_not_static_and_its_repr_tells_the_class_alone() -> None:
     auth = DigestAuth("u", SECRET)
     assert not auth.is_static
     assert repr(auth) == "<DigestAuth>"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, lambda auth: pickle.loads(pickle.dumps(auth))])
+def test_one_that_is_copied_or_pickled_begins_anew(duplicate: Any) -> None:
+    server, request, auth = DigestServer(), Request("GET", URL), digest()
+    assert run(auth, request, server).status == 200
+    assert authorization(auth) is not None
+    other = duplicate(auth)
+    assert authorization(other) is None
+    server.nonce = "n2"
+    assert run(other, request, server).status == 200
+    assert authorization(other) is not None
 
 
 RFC_MD5_AND_SHA256 = """Digest

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from dugong import Request, Response, TooManyRedirects
 from dugong.client.auth import Auth
 from dugong.client.digest import DigestAuth
+from tests.support.auth import SECRET
 from tests.support.client import Page, Place, moved, open_places
 from tests.support.server import ReceivedRequest
 
@@ -304,6 +308,43 @@ def test_a_callable_is_asked_before_each_sending() -> None:
             "Signed 3",
         ]
         assert [request.url for request in asked] == [here.url("/a")] * 2 + [here.url("/b")]
+
+
+class Signer(Auth):
+    """Cannot be pickled, and has a secret that is not sent."""
+
+    def __init__(self) -> None:
+        self.secret = SECRET
+        self.lock = threading.Lock()
+
+    def headers(self, request: Request) -> dict[str, str]:
+        return {"Authorization": "Signed"}
+
+
+def own_headers(request: Request) -> dict[str, str]:
+    return {"X-Own": "1"}
+
+
+@pytest.mark.parametrize("auth", [Signer(), DigestAuth("u", SECRET)], ids=["own", "digest"])
+@pytest.mark.parametrize("headers", [None, {"X-Own": "1"}, own_headers])
+def test_a_pickled_response_has_nothing_of_what_makes_credentials(auth: Auth, headers: Any) -> None:
+    with open_places({}) as (client, [here]):
+        response = client.get(here.url("/a"), auth=auth, headers=headers)
+        pickled = pickle.dumps(response)
+        assert SECRET.encode() not in pickled
+        loaded = pickle.loads(pickled)
+        assert (loaded.body, loaded.request.url) == (b"/a", here.url("/a"))
+        client.request(loaded.request)
+        again = seen(here, "authorization", "x-own")[1]
+        assert again == ({} if headers is None else {"x-own": "1"})
+
+
+def test_a_copied_response_refers_to_the_same_credentials() -> None:
+    with open_places({}) as (client, [here]):
+        response = client.get(here.url("/a"), auth=Signer())
+        for copied in (copy.copy(response), copy.deepcopy(response)):
+            client.request(copied.request)
+        assert seen(here, "authorization") == [{"authorization": "Signed"}] * 3
 
 
 # --- hooks ----------------------------------------------------------------------------------------
