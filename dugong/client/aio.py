@@ -16,22 +16,26 @@ from dugong.client.aiobody import blocking_body
 from dugong.client.aioloop import Bridges, running_loop
 from dugong.client.aiomany import Requests, futures_of
 from dugong.client.aiostream import AsyncStream
+from dugong.client.aiotransfer import transferred
 from dugong.client.client import Client
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.pool import check_counts
 from dugong.pool.request import Request
 
 if TYPE_CHECKING:
+    import os
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from dugong.client.aioloop import LoopBridge
     from dugong.client.aiostream import AsyncStreamedResponse
-    from dugong.client.calls import ClientOptions
+    from dugong.client.calls import ClientOptions, TransferOptions, UploadOptions
     from dugong.client.cookies import Cookies
+    from dugong.client.download import Downloaded
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
     from dugong.pool.host_policy import HostPolicy
+    from dugong.pool.progress import Progress, ProgressCall
     from dugong.pool.response import Response
     from dugong.pool.statistics import PoolStatistics
     from dugong.pool.url import Origin
@@ -44,8 +48,8 @@ class AsyncClient:
 
     Takes the parameters of `Client`, and raises what that raises. *auth*, *event_hooks* and
     callables as headers are called as for `Client.submit`: in the event loop for the first request
-    of a call, and in a thread of the pool for what follows. What is told of *progress* is always
-    called in a thread. None of them is awaited.
+    of a call, and in a thread of the pool for what follows, and for files. What is told of
+    *progress* is always called in a thread. None of them is awaited.
 
     A *body* may also be an async iterable of bytes-like objects, or a callable that returns one. It
     runs in the event loop, in a task of its own, and is asked for the next item when the last one
@@ -159,6 +163,54 @@ class AsyncClient:
     async def delete(self, url: str, **options: Unpack[ClientOptions]) -> Response:
         """Send a DELETE; see `request`."""
         return await self.request("DELETE", url, **options)
+
+    # --- files ------------------------------------------------------------------------------------
+
+    async def download(
+        self,
+        url: str,
+        path: str | os.PathLike[str],
+        *,
+        resume: bool = True,
+        connections: int = 1,
+        digest: str | None = None,
+        progress: Progress | ProgressCall | None = None,
+        **options: Unpack[TransferOptions],
+    ) -> Downloaded:
+        """Receive a file with GET, and return a `Downloaded` when it is complete at *path*.
+
+        Takes and raises what `Client.download` does, and has its guarantees. All of it is done in a
+        thread of the pool, in which *auth*, *event_hooks*, *headers* and *progress* are called. If
+        the task is cancelled, it ends when the thread has let go of the files; what is there is
+        left for a later download to go on with.
+        """
+        from dugong.client.download import download
+
+        arguments = url, path, resume, connections, digest, progress, options
+        return await transferred(self._client, download, *arguments, ends_first=True)
+
+    async def upload(
+        self,
+        path: str | os.PathLike[str],
+        url: str,
+        method: str = "PUT",
+        *,
+        digest: str | None = None,
+        progress: Progress | ProgressCall | None = None,
+        **options: Unpack[UploadOptions],
+    ) -> Response:
+        """Send the file at *path* as the body of a request, and return the final `Response`.
+
+        Takes and raises what `Client.upload` does, and has its guarantees; threads call what
+        `download` says. If the task is cancelled, the request is; the file is closed as soon as the
+        thread that sends has let go of it, which is not waited for: that may read a pipe.
+        """
+        from dugong.client.upload import upload
+
+        arguments = path, url, method, digest, progress, options
+        return await transferred(self._client, upload, *arguments, ends_first=False)
+
+    # What these need.
 
     def _prepare(self, method: str | Request, url: str | None, options: ClientOptions) -> Job:
         return self._client._prepare(*_for_pool(method, url, options))

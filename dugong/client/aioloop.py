@@ -14,7 +14,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Context
 from functools import partial
 from threading import Lock
@@ -108,6 +108,9 @@ class Loop(CallSoon, Protocol):
     async def shield(self, future: Awaitable[T]) -> T:
         """Wait for what goes on if the task is cancelled."""
 
+    async def settle(self, future: Awaitable[object]) -> None:
+        """Wait for the end of what `run_in_executor` has returned, though the task is cancelled."""
+
     async def run_to_end(self, call: Callable[[], object]) -> None:
         """Make a call in a thread of its own, to its end, and wait for that."""
 
@@ -149,6 +152,12 @@ class AsyncioLoop:
 
     async def shield(self, future: Awaitable[T]) -> T:
         return await asyncio.shield(future)
+
+    async def settle(self, future: Awaitable[object]) -> None:
+        running = asyncio.ensure_future(future)
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
 
     async def run_to_end(self, call: Callable[[], object]) -> None:
         future, thread = begin_call(call)

@@ -75,6 +75,11 @@ class TrioLoop:
         # If the task is cancelled, what runs in a thread goes on, as under asyncio.
         return await future
 
+    async def settle(self, future: Awaitable[object]) -> None:
+        assert isinstance(future, TrioFuture)
+        with trio.CancelScope(shield=True):
+            await future.wait()
+
     async def run_to_end(self, call: Callable[[], object]) -> None:
         with trio.CancelScope(shield=True):
             future, thread = begin_call(call)
@@ -124,6 +129,10 @@ class TrioFuture(Generic[T]):
         """End as *outcome* has."""
         self._outcome = outcome
         self._done.set()
+
+    async def wait(self) -> None:
+        """Wait for the end, whatever it is."""
+        await self._done.wait()
 
     def __await__(self) -> Generator[Any, Any, T]:
         yield from self._done.wait().__await__()

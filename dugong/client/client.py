@@ -373,10 +373,15 @@ class Client:
 
         return upload(self, path, url, method, digest, progress, options)
 
+    def _pause(self, seconds: float) -> None:
+        """Wait in the middle of a transfer, which that of a `StoppableClient` may end."""
+        self._pool._scheduler.pause(seconds)
+
     # `AsyncClient` uses these, too.
 
     def _stream(self, method: str | Request, url: str | None, options: ClientOptions) -> Streaming:
-        return Streaming(self._calls.call(method, url, options), self._pool, self._decoder)
+        call = self._calls.call(method, url, options)
+        return Streaming(call, self._pool._stream, self._decoder)
 
     def _prepare(self, method: str | Request, url: str | None, options: ClientOptions) -> Job:
         plain = self._calls.plain_request(method, url, options)

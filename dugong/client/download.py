@@ -39,6 +39,7 @@ from dugong.pool.response import Attempt, Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
+    from dugong.client.aiotransfer import StoppableClient
     from dugong.client.client import Client
     from dugong.pool.future import ResponseFuture
     from dugong.pool.progress import ProgressCall
@@ -73,7 +74,7 @@ class Downloaded(NamedTuple):
 
 
 def download(
-    client: Client,
+    client: Client | StoppableClient,
     url: str,
     path: str | os.PathLike[str],
     resume: bool,
@@ -114,7 +115,7 @@ class FileReceiver:
 
     def __init__(
         self,
-        client: Client,
+        client: Client | StoppableClient,
         method: str,
         url: str,
         options: Mapping[str, Any],
@@ -195,7 +196,7 @@ class FileReceiver:
         delay, left = policy.delay(number), self._deadline.remaining()
         if left is not None and left <= delay:
             raise exc
-        self._client._pool._scheduler.pause(delay)
+        self._client._pause(delay)
 
     # --- one request ------------------------------------------------------------------------------
 
@@ -399,11 +400,16 @@ class FileReceiver:
 
     def _check(self, digests: list[Digest], pieces: Iterable[bytes]) -> None:
         """Raise `IntegrityError`, and forget what there is, unless *digests* are of *pieces*."""
-        wrong = mismatch(digests, pieces)
+        wrong = mismatch(digests, self._unless_stopped(pieces))
         if wrong is not None:
             self._part.begin("", None)
             text = f"what came does not have the {wrong.name} digest {wrong.source}"
             raise self._failure(IntegrityError(text))
+
+    def _unless_stopped(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._client._pause(0)
+            yield piece
 
     def _failure(self, error: DugongError) -> Exception:
         return failure(error, Delivery.ANSWER_STARTED, self.request)
@@ -417,7 +423,7 @@ def _cut(gaps: Iterable[_Range], size: int, length: int) -> Iterator[_Range]:
             yield first, min(first + length, stop)
 
 
-def _policy_of(client: Client, retry: object) -> RetryPolicy:
+def _policy_of(client: Client | StoppableClient, retry: object) -> RetryPolicy:
     """Return the policy of a request whose own is *retry*."""
     if isinstance(retry, RetryPolicy):
         return retry

@@ -268,15 +268,20 @@ class PlainFlow:
 
 
 class Streaming(UnenteredStream):
-    """The flow of a call whose final response is read in a `with` block. For one thread."""
+    """The flow of a call whose final response is read in a `with` block. For one thread.
 
-    def __init__(self, call: Call, pool: ConnectionPool, decoder: Decoder | None) -> None:
+    *make_stream* makes the stream of each request.
+    """
+
+    def __init__(
+        self, call: Call, make_stream: Callable[[Request], Stream], decoder: Decoder | None
+    ) -> None:
         self._call = call  # never changes
-        self._pool = pool  # never changes
+        self._make_stream = make_stream  # never changes
         self._decoder = decoder  # never changes
         self._flow = redirected(call)
         #: The stream of the request that is under way, or is to be.
-        self.stream: Stream = pool._stream(next(self._flow))
+        self.stream: Stream = make_stream(next(self._flow))
         self._response: StreamedResponse | None = None  # the final one
 
     def __enter__(self) -> StreamedResponse:
@@ -333,7 +338,7 @@ class Streaming(UnenteredStream):
             response.history = tuple(history)
             return response
         history.append(_as_history(received._whole(), self._decoder))
-        following = self._pool._stream(_in_time(request, deadline, received))
+        following = self._make_stream(_in_time(request, deadline, received))
         self.stream.__exit__(None, None, None)
         self.stream = following
         return None

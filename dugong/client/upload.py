@@ -20,6 +20,7 @@ from dugong.pool.bodybase import PIECE
 from dugong.pool.progress import progress_of
 
 if TYPE_CHECKING:
+    from dugong.client.aiotransfer import StoppableClient
     from dugong.client.client import Client
     from dugong.pool.progress import Progress, ProgressCall
     from dugong.pool.request import HeaderPairs, Request
@@ -31,7 +32,7 @@ _FIELDS = ("Content-Digest", "Repr-Digest")
 
 
 def upload(
-    client: Client,
+    client: Client | StoppableClient,
     path: str | os.PathLike[str],
     url: str,
     method: str,
@@ -51,7 +52,10 @@ def upload(
         before = _version(file)
         fields: HeaderPairs = ()
         if digest is not None:
-            fields = _fields(digest, hashlib.file_digest(file, ALGORITHMS[digest]).digest())
+            hashed = hashlib.new(ALGORITHMS[digest])
+            for _ in _told_of(file, hashed.update):
+                client._pause(0)  # which raises if it is stopped
+            fields = _fields(digest, hashed.digest())
             file.seek(0)
         sending["headers"] = elaborate(options.get("headers"), fields)
         try:
@@ -66,7 +70,12 @@ def upload(
 
 
 def _send_stream(
-    client: Client, file: FileIO, method: str, url: str, digest: str | None, sending: dict[str, Any]
+    client: Client | StoppableClient,
+    file: FileIO,
+    method: str,
+    url: str,
+    digest: str | None,
+    sending: dict[str, Any],
 ) -> Response:
     """Send *file*, whose size is not known: a pipe, or one in /proc. It can be read only once."""
     if digest is not None:

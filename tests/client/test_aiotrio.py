@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -27,8 +26,7 @@ from dugong import (
     RetryPolicy,
 )
 from dugong.client.aioloop import LoopBridge, call_in, running_loop, running_token
-from dugong.pool.core.readers import begin_call
-from tests.support.aio import Gate, open_async
+from tests.support.aio import Gate, came, open_async
 from tests.support.client import Page, Place, moved
 from tests.support.pool import wait_until
 from tests.support.server import TIMEOUT, Peer, ScriptedServer
@@ -47,19 +45,6 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
             await main()
 
     trio.run(bounded)
-
-
-class OwnThreads(Executor):
-    """Makes each call in a thread of its own."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return begin_call(partial(fn, *args, **kwargs))[0]
-
-
-async def came(event: threading.Event) -> None:
-    """Wait for *event*, which a script sets."""
-    # Not in a thread of trio's, which would be left over for some seconds.
-    assert await running_loop().run_in_executor(OwnThreads(), event.wait, TIMEOUT)
 
 
 async def pieces() -> AsyncIterator[bytes]:

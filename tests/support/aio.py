@@ -5,16 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 
 from dugong import AsyncClient
+from dugong.client.aioloop import AsyncioLoop, running_loop
+from dugong.pool.core.readers import begin_call
 from tests.support.client import Page, Place, Serve
 from tests.support.server import TIMEOUT, ReceivedRequest
 
-__all__ = ["LIBRARIES", "AsyncPlaces", "Gate", "came", "open_async", "run"]
+__all__ = [
+    "LIBRARIES",
+    "AsyncPlaces",
+    "Gate",
+    "OwnThreads",
+    "came",
+    "cancelled",
+    "open_async",
+    "run",
+]
 
 #: What an `AsyncClient` works under.
 LIBRARIES = ["asyncio", "trio"]
@@ -59,9 +72,34 @@ async def open_async(*serve: Serve | dict[str, Page], **options: Any) -> AsyncIt
             yield AsyncPlaces(client, places)
 
 
+class OwnThreads(Executor):
+    """Makes each call in a thread of its own."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return begin_call(partial(fn, *args, **kwargs))[0]
+
+
 async def came(event: threading.Event) -> None:
     """Wait for *event*, which a script sets."""
-    assert await asyncio.to_thread(event.wait, TIMEOUT)
+    # Not in a thread of the library's, which would be left over for some seconds.
+    assert await running_loop().run_in_executor(OwnThreads(), event.wait, TIMEOUT)
+
+
+async def cancelled(call: Callable[[], Awaitable[object]], when: threading.Event) -> None:
+    """Make *call*, cancel it *when* that is set, and wait for its end."""
+    if isinstance(running_loop(), AsyncioLoop):
+        task = asyncio.ensure_future(call())
+        await came(when)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        return
+    import trio
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await came(when)
+        nursery.cancel_scope.cancel()
 
 
 class Gate:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import ParamSpec, TypeVar
 
 from dugong.pool.core.threads import Threads
@@ -37,6 +37,7 @@ class Readers(Executor):
         self._lock = Lock()  # a forked child has other readers
         self._idle = 0  # threads that wait, less what is put for them; guarded by the lock
         self._is_closed = False  # guarded by the lock; never unset
+        self._rests: set[Event] = set()  # what ends each `rest`; guarded by the lock
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Begin to call *fn*; return the future of what it returns. Any thread may call this.
@@ -56,10 +57,24 @@ class Readers(Executor):
             self._threads.start(partial(self._run, call), _NAME, start_alone)
         return future
 
+    def rest(self, wake: Event, seconds: float) -> None:
+        """Wait until *wake* is set, which the end of the pool does, too; *seconds* at most."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._rests.add(wake)
+        try:
+            wake.wait(seconds)
+        finally:
+            with self._lock:
+                self._rests.discard(wake)
+
     def close(self) -> None:
-        """End the threads that have nothing to do, now and later."""
+        """End the threads that have nothing to do, now and later, and all rests."""
         with self._lock:
             self._is_closed = True
+            for wake in self._rests:
+                wake.set()
             for _ in range(self._idle):
                 self._calls.put(None)
             self._idle = 0

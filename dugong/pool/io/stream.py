@@ -7,6 +7,7 @@ given back when this object is collected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ class Stream(UnenteredStream):
     def __init__(self, scheduler: Scheduler, job: Job) -> None:
         self._scheduler = scheduler  # never changes
         self._job = job  # never changes
+        self._may_borrow = True  # until another thread may cancel it
         self._response: StreamedResponse | None = None  # once the block is entered
 
     def __enter__(self) -> StreamedResponse:
@@ -61,7 +63,9 @@ class Stream(UnenteredStream):
 
     def _enter(self, job: Job) -> StreamedResponse:
         scheduler = self._scheduler
-        connection = scheduler.lending.borrow(job) if job.needs_no_thread else None
+        connection = None
+        if self._may_borrow and job.needs_no_thread:
+            connection = scheduler.lending.borrow(job)
         if connection is None:
             scheduler.submit(self.begin())
             return self.received()
@@ -114,6 +118,20 @@ class Stream(UnenteredStream):
         if source is not None and self._job.place is Place.STREAMING:  # else it was left before
             source.close(self._scheduler)
         self._scheduler.forget_stream(self._job)
+
+    def canceller(self) -> Callable[[], None]:
+        """Return a call by which any thread has the one fail that waits for the response or body.
+
+        To be called by the thread that is to enter the block, before it does. That is still to be
+        left.
+        """
+        self._may_borrow = False  # only its borrower can give a connection back
+        _ = self._job.future  # before another thread knows of the job, which would make another one
+        return self._cancel
+
+    def _cancel(self) -> None:
+        self._scheduler.abandon(self._job)
+        self.interrupt()
 
     def interrupt(self) -> None:
         """Have another thread that waits for the body fail. The block is still to be left."""

@@ -134,3 +134,32 @@ def test_a_call_that_must_be_made_cannot_be_cancelled() -> None:
     assert thread.daemon
     thread.join(TIMEOUT)
     assert not thread.is_alive()
+
+
+def test_a_rest_ends_when_it_is_over_or_another_thread_ends_it() -> None:
+    threads = Threads()
+    readers = Readers(threads)
+    readers.rest(threading.Event(), 0.001)
+    wake = threading.Event()
+    future = readers.submit(readers.rest, wake, 1000.0)
+    wake.set()
+    future.result(TIMEOUT)
+    end(threads, readers)
+
+
+def test_the_end_of_the_pool_ends_all_rests_and_there_are_no_more() -> None:
+    class Resting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            begun.release()
+            return super().wait(timeout)
+
+    threads, begun = Threads(), threading.Semaphore(0)
+    readers = Readers(threads)
+    futures = [readers.submit(readers.rest, Resting(), 1000.0) for _ in range(2)]
+    for _ in futures:
+        assert begun.acquire(timeout=TIMEOUT)
+    readers.close()
+    for future in futures:
+        future.result(TIMEOUT)
+    readers.rest(threading.Event(), 1000.0)
+    end(threads, readers)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 
-from dugong import ConnectionPool, ConnectionTimedOut, Delivery, Request, StateError
+from dugong import (
+    ConnectionClosed,
+    ConnectionPool,
+    ConnectionTimedOut,
+    Delivery,
+    Request,
+    StateError,
+)
 from dugong.deadline import Deadline
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.waiting import Patience
 from tests.support.points import Interrupt
-from tests.support.pool import Site, each, name_target, open_site, url
+from tests.support.pool import GONE, Site, each, name_target, open_site, url
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 LONG = bytes(1_000_000)
@@ -54,6 +61,48 @@ def test_the_future_of_a_stream_that_is_entered_in_steps_is_there_before_the_poo
         assert stream.received().read() == b"/1"
         assert future.result().status == 200
         stream.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_another_thread_may_cancel_what_waits_for_a_stream(reads: bool) -> None:
+    """On a connection that is idle, the thread would make the request by itself otherwise."""
+    asked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.respond(b"")
+        peer.request()
+        if reads:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1")
+        else:
+            asked.set()
+        with suppress(*GONE):
+            peer.until_eof()
+
+    def read() -> None:
+        with stream as response:
+            assert response.read(1) == b"1"
+            asked.set()
+            response.read()
+
+    with ScriptedServer(script) as server, ConnectionPool() as pool, ThreadPoolExecutor() as own:
+        pool.get(server.url("/"))
+        stream = pool._stream(Request("GET", server.url("/")))
+        cancel = stream.canceller()
+        future = own.submit(read)
+        assert asked.wait(TIMEOUT)
+        cancel()
+        assert isinstance(future.exception(TIMEOUT), ConnectionClosed if reads else CancelledError)
+        cancel()  # has no effect any more
+
+
+def test_a_stream_that_was_cancelled_before_is_not_entered() -> None:
+    with site() as here:
+        stream = here.pool._stream(Request("GET", here.url("/1")))
+        stream.canceller()()
+        with pytest.raises(StateError), stream:
+            pass
+        assert here.pool.statistics().queued == 0
 
 
 def test_an_interrupt_of_leaving_ends_the_connection_and_is_not_hidden(
