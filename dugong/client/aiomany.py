@@ -153,12 +153,9 @@ class _UnderWay:
     async def _submit_parked(self) -> None:
         """Submit what is parked and may be submitted now, as far as there is room."""
         parking = self._parking
-        was_full = parking.is_full
         try:
             while self._has_room(1) and (job := parking.pop()) is not None:
                 await self._submit(job)
-            if was_full:
-                self._room.set()
         except Exception as exc:  # the pool is closed: what came before comes first
             self._failure = exc
             self._parking = Parking()

@@ -16,6 +16,7 @@ import pytest
 
 from dugong import (
     AsyncClient,
+    Attempt,
     Client,
     ConnectionClosed,
     HTTPStatusError,
@@ -205,6 +206,8 @@ def test_a_download_that_is_cancelled_leaves_what_a_later_one_goes_on_with(
     """A connection that is *warm* may be used by the thread of a blocking call itself."""
     stall, files = Stall(sent), Files()
     reached = threading.Event() if sent else stall.asked
+    failed: list[Attempt] = []  # what the policy was asked about
+    policy = RetryPolicy(should_retry=lambda attempt: bool(failed.append(attempt)))
     write = part.Part.write
 
     def writing(self: part.Part, offset: int, data: Any) -> None:
@@ -221,11 +224,12 @@ def test_a_download_that_is_cancelled_leaves_what_a_later_one_goes_on_with(
     async def main() -> None:
         with ScriptedServer(converse, files.converse, repeat=True) as server:
             url = server.url("/file")
-            async with AsyncClient(trust_env=False) as client:
+            async with AsyncClient(trust_env=False, retry=policy) as client:
                 if warm:
                     await client.get(url)
                 await cancelled(partial(client.download, url, path), reached)
                 await came(stall.over)
+                assert failed == []
                 assert names_beside(path) == (["file.part", "file.part.state"] if sent else [])
                 got = await client.download(url, path)
                 assert (got.size, got.resumed) == (100_000, sent or 0)

@@ -64,8 +64,10 @@ def test_the_future_of_a_stream_that_is_entered_in_steps_is_there_before_the_poo
 
 
 @pytest.mark.parametrize("reads", [False, True])
-def test_another_thread_may_cancel_what_waits_for_a_stream(reads: bool) -> None:
-    """On a connection that is idle, the thread would make the request by itself otherwise."""
+def test_another_thread_may_cancel_what_waits_for_a_stream(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the thread does not make the request by itself, though there is an idle connection."""
     asked = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -87,6 +89,7 @@ def test_another_thread_may_cancel_what_waits_for_a_stream(reads: bool) -> None:
 
     with ScriptedServer(script) as server, ConnectionPool() as pool, ThreadPoolExecutor() as own:
         pool.get(server.url("/"))
+        monkeypatch.delattr(Lending, "borrow")
         stream = pool._stream(Request("GET", server.url("/")))
         cancel = stream.canceller()
         future = own.submit(read)
