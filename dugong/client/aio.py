@@ -8,9 +8,9 @@ an event loop of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Unpack, cast
 
 from dugong.client.aiobody import blocking_body
 from dugong.client.aioloop import Bridges, running_loop
@@ -43,6 +43,21 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient"]
 
 
+P = ParamSpec("P")
+
+
+def _made_as(
+    other: Callable[P, object],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[AsyncClient, P], None]]:
+    """Give an `__init__` the parameters of *other*, for type checkers and for `inspect`."""
+
+    def decorate(init: Callable[..., None]) -> Callable[Concatenate[AsyncClient, P], None]:
+        init.__wrapped__ = other.__init__  # type: ignore[attr-defined]  # any function has it
+        return init
+
+    return decorate
+
+
 class AsyncClient:
     """A `Client` for asyncio and trio: the same calls, to be awaited.
 
@@ -64,6 +79,7 @@ class AsyncClient:
     which closes it at the end; a client that is forgotten closes its pool by itself.
     """
 
+    @_made_as(Client)
     def __init__(self, **options: Any) -> None:
         # None of these changes.
         self._client = client = Client(**options)

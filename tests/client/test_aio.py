@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import socket
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from dugong import (
     AsyncClient,
+    Client,
     ConnectError,
     ConnectionPool,
     HostPolicy,
@@ -50,6 +52,38 @@ def test_the_policy_of_a_host_can_be_set() -> None:
             assert client.statistics().hosts[here.origin].policy == policy
 
     asyncio.run(main())
+
+
+#: What an `AsyncClient` does without, by method and parameter, and why.
+WITHOUT = {("submit", "block"): "it never waits, or the event loop would"}
+#: What else it has, and why.
+BESIDE = {
+    "aclose": "close() blocks",
+    "cookies": "it is an attribute of the instance there",
+}
+
+
+def public(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+
+
+def test_it_has_all_that_a_client_has() -> None:
+    ours, theirs = public(AsyncClient), public(Client)
+    assert ours.keys() - theirs.keys() == BESIDE.keys()
+    assert theirs.keys() - ours.keys() == set()
+    assert inspect.signature(AsyncClient) == inspect.signature(Client)
+
+
+@pytest.mark.parametrize("name", sorted(public(Client)))
+def test_its_methods_take_what_those_of_a_client_take(name: str) -> None:
+    taken = dict(inspect.signature(getattr(Client, name)).parameters)
+    for method, parameter in WITHOUT:
+        if method == name:
+            del taken[parameter]
+    own = dict(inspect.signature(getattr(AsyncClient, name)).parameters)
+    if "requests" in own:  # which may be async, too
+        own["requests"] = own["requests"].replace(annotation=taken["requests"].annotation)
+    assert own == taken
 
 
 @pytest.mark.parametrize("method", METHODS)
