@@ -1,4 +1,4 @@
-"""Threads that make calls for event loops, which must not wait: above all, those that read streams.
+"""Threads that make calls for event loops, which must not wait: those read streams, and move files.
 
 Guarantees: a call never waits for another one; there are as many threads as calls at a time, and
 those that have had none for a second end. A thread that is left keeps no interpreter from exiting.
