@@ -30,6 +30,7 @@ from dugong.client.aioloop import running_loop
 from dugong.client.aiotransfer import StoppableClient
 from dugong.client.integrity import mismatch
 from dugong.client.upload import upload
+from dugong.pool.core import scheduler
 from tests.client.test_download import (
     FILE,
     QUICK,
@@ -53,6 +54,11 @@ Run = Callable[[Callable[[], Any]], None]
 @pytest.fixture(params=LIBRARIES)
 def run(request: pytest.FixtureRequest) -> Run:
     return partial(run_under, request.param)
+
+
+@pytest.fixture(autouse=True)
+def _connections_that_owe_a_response_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
 
 
 @pytest.fixture
@@ -372,7 +378,19 @@ def test_a_digest_that_takes_long_is_broken_off(
     run(main)
 
 
-def test_what_waits_for_room_in_the_queues_ends(run: Run, path: Path) -> None:
+def test_what_waits_for_room_in_the_queues_ends(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+    wait_for_room = scheduler.Scheduler._wait_for_room_locked
+
+    def waiting(self: scheduler.Scheduler, job: Any, block: bool, deadline: float | None) -> None:
+        if block:
+            waits.set()  # with the lock, which the wait releases
+        wait_for_room(self, job, block, deadline)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_wait_for_room_locked", waiting)
+
     async def main() -> None:
         stall = Stall(None)
         options: dict[str, Any] = {"max_connections_per_host": 1, "max_queued": 1}
@@ -382,9 +400,7 @@ def test_what_waits_for_room_in_the_queues_ends(run: Run, path: Path) -> None:
                 first = client.submit("GET", url)
                 await came(stall.asked)
                 second = client.submit("GET", url)
-                full = threading.Event()
-                full.set()
-                await cancelled(partial(client.download, url, path), full)
+                await cancelled(partial(client.download, url, path), waits)
                 for future in (first, second):
                     future.cancel()
                 assert client.statistics().queued == 0
