@@ -242,7 +242,7 @@ def test_more_slow_hosts_than_may_be_under_way_keep_no_others_out(
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_each_request_comes_once_and_those_of_a_host_in_their_order(library: str) -> None:
-    policy = HostPolicy(min_interval=0.01)
+    policy = HostPolicy(min_interval=0.01, max_connections=1)
     got: list[str] = []
 
     async def main() -> None:

@@ -601,3 +601,7 @@ def test_a_client_that_is_closed_transfers_nothing(run: Run, path: Path, source:
             await client.upload(source, url)
 
     run(main)
+    # A pool that is closed does not know the threads that have found that out.
+    for thread in threading.enumerate():
+        if thread.name == "dugong-stream":
+            thread.join(TIMEOUT)

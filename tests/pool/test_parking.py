@@ -169,7 +169,7 @@ def test_more_slow_hosts_than_may_be_under_way_keep_no_others_out(
 
 
 def test_each_request_comes_once_and_those_of_a_host_in_their_order() -> None:
-    policy = HostPolicy(min_interval=0.01)
+    policy = HostPolicy(min_interval=0.01, max_connections=1)
     with MockPool(ok, host_policy=lambda origin: policy) as pool:
         order = [f"http://{host}/{i}" for i in range(20) for host in "ab"]
         got = [future.result().request.url for future in pool.as_completed(iter(order))]
