@@ -375,7 +375,8 @@ class Client:
 
     def _pause(self, seconds: float) -> None:
         """Wait in the middle of a transfer, which that of a `StoppableClient` may end."""
-        self._pool._scheduler.pause(seconds)
+        if seconds:
+            self._pool._scheduler.pause(seconds)
 
     # `AsyncClient` uses these, too.
 
