@@ -33,6 +33,7 @@ __all__ = [
     "HTTPStatusError",
     "HostnameNotResolvable",
     "IntegrityError",
+    "InternalError",
     "InvalidResponse",
     "PoolClosed",
     "PoolFull",
@@ -298,6 +299,15 @@ class PoolClosed(DugongError):
 
     msg: str = "the pool has been closed"
     delivery: Delivery | None = Delivery.UNSENT
+
+
+class InternalError(DugongError):
+    """A bug of dugong has ended the request. `__cause__` is what was raised: please report it.
+
+    Another attempt is likely to meet the same bug, so there is none. Other requests go on.
+    """
+
+    msg: str = "internal error"
 
 
 class PoolFull(DugongError):

@@ -19,6 +19,7 @@ from dugong.errors import (
     ConnectionTimedOut,
     Delivery,
     DugongError,
+    InternalError,
     TLSError,
     printable,
 )
@@ -40,6 +41,8 @@ __all__ = [
     "failure",
     "forget_frames",
     "incomplete_upload",
+    "internal_error",
+    "is_bug",
     "is_of_tls",
 ]
 
@@ -113,6 +116,20 @@ def failure(error: Exception, delivery: Delivery, request: Request | None = None
         if request is not None and (isinstance(own, DugongError) or not hasattr(own, "request")):
             own.request = request  # type: ignore[attr-defined]
     return own
+
+
+def is_bug(error: BaseException) -> bool:
+    """Return True if *error*, which was raised where no code of a caller runs, is a bug of ours."""
+    return not isinstance(error, (DugongError, OSError, BodyError, MemoryError))
+
+
+def internal_error(exc: BaseException) -> InternalError:
+    """Return what a request fails with because of the bug that has raised *exc*."""
+    # Not what it says: that may be a part of a request.
+    kind = type(exc).__name__
+    error = InternalError(f"internal error ({kind}): please report this bug of dugong")
+    error.__cause__ = exc
+    return error
 
 
 def incomplete_upload(response: Response, reason: Exception) -> ConnectionClosed:

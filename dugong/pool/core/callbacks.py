@@ -1,7 +1,8 @@
 """Runs what callers have given the pool to call: done-callbacks of futures, and *on_event*.
 
 Guarantees: the caller's code runs in the pool's own threads alone, never in the thread of a call to
-the pool; it runs in a loop, so that callbacks which cause further callbacks do not nest.
+the pool; it runs in a loop, so that callbacks which cause further callbacks do not nest. A call
+that fails keeps none of the others from being made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from queue import SimpleQueue
 from threading import Lock, get_ident
 
 from dugong.pool.core.threads import Threads
+from dugong.pool.failure import ends_program
 
 __all__ = ["Callbacks"]
 
@@ -20,8 +22,13 @@ __all__ = ["Callbacks"]
 class Callbacks:
     """The calls that are to be made, and the thread that makes those which callers have caused."""
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        failed: Callable[[Callable[[], object], BaseException], object],
+    ) -> None:
         self._threads = threads  # never changes
+        self._failed = failed  # is told of a call that has raised something; never changes
         #: Those to be made. append and popleft are atomic in free-threaded CPython, too.
         self.calls: deque[Callable[[], object]] = deque()
         self._running: dict[int, None] = {}  # each thread adds and removes its own key
@@ -92,6 +99,11 @@ class Callbacks:
                     call = self.calls.popleft()
                 except IndexError:
                     return
-                call()
+                try:
+                    call()
+                except BaseException as exc:
+                    if ends_program(exc):
+                        raise
+                    self._failed(call, exc)
         finally:
             self._running.pop(ident, None)

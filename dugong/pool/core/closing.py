@@ -28,7 +28,14 @@ from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine, make_attempt
 from dugong.pool.core.room import Room
-from dugong.pool.failure import Abandoned, describe, failure, forget_frames
+from dugong.pool.failure import (
+    Abandoned,
+    describe,
+    failure,
+    forget_frames,
+    internal_error,
+    is_bug,
+)
 
 __all__ = ["Closing"]
 
@@ -97,6 +104,9 @@ class Closing:
     @locked
     def fail_locked(self, connection: PooledConnection, error: Exception) -> None:
         """Close *connection* because of *error*."""
+        # What a signal handler raises in the thread of a caller is none.
+        if is_bug(error) and self._core.threads.is_own():
+            error = internal_error(error)
         self.close_locked(connection, describe(error), error)
 
     @locked

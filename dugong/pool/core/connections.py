@@ -24,7 +24,7 @@ from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.rescue import Rescue
 from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.room import Room
-from dugong.pool.failure import describe, failure, forget_frames
+from dugong.pool.failure import describe, failure, forget_frames, internal_error, is_bug
 from dugong.pool.io.engine import Engine
 
 __all__ = ["ConnectionManager"]
@@ -380,6 +380,8 @@ class ConnectionManager:
             elif is_out_of_descriptors(error):
                 self._refused_locked(connection, _refusal(error))
             else:
+                if is_bug(error):
+                    error = internal_error(error)
                 self._failed_locked(connection, error)
         forget_frames(error)
 

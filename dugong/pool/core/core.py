@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from sys import is_finalizing
-from threading import Condition, RLock, get_ident
+from threading import Condition, RLock, current_thread, get_ident, main_thread
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
@@ -134,6 +134,9 @@ class PoolCore:
         #: Has the maintenance thread call `mend` with these, as soon as it runs. It is a function
         #: in C, so an interrupt comes before or after it. Set by `Maintenance.reset`.
         self.have_mended: Callable[[Mending], object] = do_nothing
+        #: Called, without the lock, with what a thread of the pool has called, what that has
+        #: raised, and whether more than what it was about depends on it; set once.
+        self.call_failed: Callable[[Callable[[], object], BaseException, bool], object] = do_nothing
         #: Set once, if at all, before the first request.
         self.heads: Heads = _NoHeads()
         # Guarded by the lock; one look-up without it is atomic, in free-threaded CPython, too.
@@ -172,7 +175,7 @@ class PoolCore:
         #: A sender has let go of a request body.
         self.body_released: Condition = Condition(self.lock)
         self.threads: Threads = Threads()
-        self.callbacks: Callbacks = Callbacks(self.threads)
+        self.callbacks: Callbacks = Callbacks(self.threads, self._callback_failed)
         self.readers: Readers = Readers(self.threads)
         self._calls = self.callbacks.calls
         self._follow_ups: list[Callable[[], object]] = []  # guarded by the lock
@@ -335,12 +338,21 @@ class PoolCore:
         ident = get_ident()
         while True:
             while todo:
-                todo[0]()  # it stays there until it is done, for `recover`
-                todo.popleft()
+                try:
+                    todo[0]()  # it stays there until it is done, for `recover`
+                except BaseException as exc:
+                    if current_thread() is main_thread():
+                        raise  # it may be an interrupt
+                    self.call_failed(todo.popleft(), exc, False)
+                else:
+                    todo.popleft()
             self._under_way.pop(ident, None)  # a forked child has none
             if not todo:
                 return
             self._under_way[ident] = todo  # a finalizer has come before that
+
+    def _callback_failed(self, call: Callable[[], object], exc: BaseException) -> None:
+        self.call_failed(call, exc, False)
 
     def _is_followed_up_by(self, frame: FrameType | None) -> bool:
         """Return True if *frame* or a caller of it is leaving a transaction of this pool.

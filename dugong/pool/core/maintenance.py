@@ -2,7 +2,8 @@
 
 Guarantees: a timer's action is done under the lock, soon after its time; many that are due at once
 do not keep the lock from others for long. The thread never runs the code of a caller. It is started
-when the first timer is set, and again at the next if that start was lost.
+when the first timer is set, and again at the next if that start was lost. An action that fails
+keeps none of the others from being done.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ RATE_INTERVAL = 30.0
 #: How many things are done before other threads get the lock, though more are due. They take some
 #: milliseconds.
 SLICE = 100
+
+#: Seconds until the thread looks again if a bug keeps it from looking at the timers.
+_PAUSE = 1.0
 
 
 class Maintenance:
@@ -130,8 +134,8 @@ class Maintenance:
             self._do(action)
             del action  # it may refer to a request, and so to the pool, that is done with
             if self._owner is not None and self._owner() is None:
-                self._on_forgotten()
-        self._on_close()
+                self._do(self._on_forgotten)
+        self._do(self._on_close)
         self._do_the_rest()
 
     def _do_the_rest(self) -> None:
@@ -144,27 +148,35 @@ class Maintenance:
             self._do(action)
 
     def _do(self, action: Callable[[], object] | Mending | None) -> None:
-        if isinstance(action, tuple):
-            self._core.mend(*action)
-        elif action is not None:
-            action()
+        if action is None:
+            return
+        call = partial(self._core.mend, *action) if isinstance(action, tuple) else action
+        try:
+            call()
+        except BaseException as exc:
+            self._core.call_failed(call, exc, True)
 
     def _do_what_is_due(self) -> float | None:
         """Do it for a while; return in how many seconds there is more. None: the pool is closed."""
         core = self._core
-        with core.transaction():
-            if core.closed:
-                self._running = False
-                return None
-            self.slice += 1
-            now = monotonic()
-            for _ in range(SLICE):
-                action = self._timers.pop_due(now)
-                if action is None:
-                    break
-                action()
-            else:
-                return 0.0
-            due = self._timers.next()
-            self._next_timer = due = float("inf") if due is None else due
+        action = None
+        try:
+            with core.transaction():
+                if core.closed:
+                    self._running = False
+                    return None
+                self.slice += 1
+                now = monotonic()
+                for _ in range(SLICE):
+                    action = self._timers.pop_due(now)
+                    if action is None:
+                        break
+                    action()
+                else:
+                    return 0.0
+                due = self._timers.next()
+                self._next_timer = due = float("inf") if due is None else due
+        except Exception as exc:
+            core.call_failed(action or self._do_what_is_due, exc, True)
+            return 0.0 if action is not None else _PAUSE
         return max(0.0, due - monotonic())

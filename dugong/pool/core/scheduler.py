@@ -108,6 +108,7 @@ class Scheduler:
             core, self._maintenance, self._retries, self._connections, politeness
         )
         core.repair_locked = self.recovery.repair_locked
+        core.call_failed = self.traffic.faults.call_failed
         self._connections.hedging.drain_locked = self._drain_locked
         self.limits = limits
         self.hosts: OrderedDict[Origin, Host] = core.hosts

@@ -12,18 +12,19 @@ from threading import Condition
 from time import monotonic
 
 from dugong.deadline import Deadline
-from dugong.errors import ConnectionClosed, Delivery, DugongError
+from dugong.errors import ConnectionClosed, Delivery
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore, locked
 from dugong.pool.core.dispatch import take
+from dugong.pool.core.faults import Faults
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import BodyRate, RateLimit
 from dugong.pool.core.retries import RetryEngine
-from dugong.pool.failure import describe, failure
+from dugong.pool.failure import describe, failure, internal_error, is_bug
 from dugong.pool.response import Response
 
 __all__ = ["Traffic"]
@@ -64,6 +65,9 @@ class Traffic:
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
+        self.faults: Faults = Faults(core, maintenance, retries, connections)  # never changes
+        #: The thread, which is the sender or not, has raised what it cannot handle: a bug of ours.
+        self.crashed = self.faults.crashed
         #: Whether there may be requests to be hedged. Any thread may set it; it is never unset.
         self.hedges = False
 
@@ -132,15 +136,9 @@ class Traffic:
         except RuntimeError:
             connection.receiver_started = False  # no thread can be had: this one does what it can
 
-    def crashed(self, connection: PooledConnection, exc: BaseException) -> None:
-        """A thread of *connection* has met with what it cannot handle: a bug of ours."""
-        error = DugongError(f"internal error: {exc!r}")
-        error.__cause__ = exc
-        with self._core.transaction():
-            connection.sending = connection.receiving = False
-            if connection.uploading is not None:
-                connection.uploading.end_upload(error)
-            self._connections.fail_locked(connection, error)
+    def is_own_thread(self) -> bool:
+        """Return True in a thread of the pool, where no signal handler raises anything."""
+        return self._core.threads.is_own()
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -220,7 +218,11 @@ class Traffic:
         is_closed = self._core.closed or connection.closed_to_more
         batch = [] if is_closed else take(host, connection)
         if batch:
-            self._progress.mark_in_flight_locked(connection, batch)
+            try:
+                self._progress.mark_in_flight_locked(connection, batch)
+            except BaseException as exc:
+                self.faults.lost_locked(batch, exc)
+                raise
             self._core.unqueue_locked(len(batch))
             connection.sending = True
             if self.hedges:
@@ -241,16 +243,11 @@ class Traffic:
         connection.sending = False
         job, connection.uploading = connection.uploading, None
         if job is not None:
-            assert job.upload is not None
-            job.end_upload(error)
-            connection.body_released_at = monotonic()
-            if job.is_decided:
-                self._core.body_released.notify_all()
-            elif job.cancelled:
-                self._retries.complete_locked(job, None)
-            elif (response := job.upload.pending_response) is not None:
-                job.upload.pending_response = None
-                connection.host.accepted += self._end_upload_locked(connection, job, response)
+            try:
+                self._released_locked(connection, job, error)
+            except BaseException:
+                connection.uploading = job  # for `crashed`, which fails it
+                raise
         if error is None:
             has_ended = connection.is_draining and connection.engine.was_ended_by_peer
             if has_ended and not connection.in_flight:
@@ -264,6 +261,7 @@ class Traffic:
                 self._connections.fail_locked(connection, error)
         elif not is_closed and type(connection.failure) is ConnectionClosed:
             # All that the receiver knows is that the connection was shut: by us, for this reason.
+            error = internal_error(error) if is_bug(error) else error
             connection.failure, connection.close_reason = error, describe(error)
 
     def leave_out(self, connection: PooledConnection, job: Job, error: Exception) -> None:
@@ -287,6 +285,22 @@ class Traffic:
                 return
             own = failure(error, Delivery.UNSENT, job.request)
             self._retries.give_up_locked(job, own, connection.name, "it cannot be tried again")
+
+    @locked
+    def _released_locked(
+        self, connection: PooledConnection, job: Job, error: Exception | None
+    ) -> None:
+        """The sender of *connection* has let go of the body of *job*."""
+        assert job.upload is not None
+        job.end_upload(error)
+        connection.body_released_at = monotonic()
+        if job.is_decided:
+            self._core.body_released.notify_all()
+        elif job.cancelled:
+            self._retries.complete_locked(job, None)
+        elif (response := job.upload.pending_response) is not None:
+            job.upload.pending_response = None
+            connection.host.accepted += self._end_upload_locked(connection, job, response)
 
     @locked
     def _end_upload_locked(
@@ -398,66 +412,81 @@ class Traffic:
         error: Exception | None,
     ) -> None:
         """Responses have come, in order, and then perhaps an *error*."""
+        with self._core.transaction():
+            try:
+                self._responded_locked(connection, done, error)
+            except BaseException as exc:
+                # Responses are dealt with one by one: the last that was begun has not been.
+                begun = [job for job, _ in done if job not in connection.in_flight]
+                self.faults.lost_locked([job for job in begun[-1:] if not job.is_decided], exc)
+                raise
+
+    @locked
+    def _responded_locked(
+        self,
+        connection: PooledConnection,
+        done: list[tuple[Job, Response]],
+        error: Exception | None,
+    ) -> None:
         host, exchange, progress = connection.host, None, self._progress
         complete = self._retries.complete_locked
         has_listener = self._core.on_event is not None
-        with self._core.transaction():
-            connection.long_response = False
-            connection.rate = None
-            good = accepted = 0
-            progress.count_responses_locked(connection, len(done))
-            if done:
-                progress.note_time_locked(connection, *done[0])
-            in_flight, settlements = connection.in_flight, self._core.settlements
-            for job, response in done:
-                # As `PooledConnection.take_off`, once more for speed.
-                del in_flight[job]
-                exchange, job.exchange = job.exchange, None
-                if exchange.persistent and exchange.minor_version:
-                    good += 1
-                if host.gate is not None:
-                    self._connections.responded_locked(host, job, response)
-                if job.place is _DONE:
-                    if job.successor is not None:
-                        host.answered -= 1  # its request has, or will have, another response
-                    continue
-                if has_listener:
-                    progress.emit_answered(connection, job, response)
-                upload = job.upload
-                if upload is None:
-                    if (
-                        response.status < 400
-                        and job.timer is None
-                        and job.patience is None
-                        and (job.flow is None or job.is_accepted)
-                    ):
-                        # What `complete_locked` comes to, in fewer steps.
-                        future = job._future or job.future
-                        if not future._settle_locked(response):
-                            settlements.append((future, response))
-                        job.finish()
-                        accepted += 1
-                    else:
-                        accepted += complete(job, response)
-                elif upload.is_sending:
-                    upload.pending_response = response
-                    if response.status >= 300:  # no more of the body is sent
-                        self._core.follow_up(upload.body.interrupt)
+        connection.long_response = False
+        connection.rate = None
+        good = accepted = 0
+        progress.count_responses_locked(connection, len(done))
+        if done:
+            progress.note_time_locked(connection, *done[0])
+        in_flight, settlements = connection.in_flight, self._core.settlements
+        for job, response in done:
+            # As `PooledConnection.take_off`, once more for speed.
+            del in_flight[job]
+            exchange, job.exchange = job.exchange, None
+            if exchange.persistent and exchange.minor_version:
+                good += 1
+            if host.gate is not None:
+                self._connections.responded_locked(host, job, response)
+            if job.place is _DONE:
+                if job.successor is not None:
+                    host.answered -= 1  # its request has, or will have, another response
+                continue
+            if has_listener:
+                progress.emit_answered(connection, job, response)
+            upload = job.upload
+            if upload is None:
+                if (
+                    response.status < 400
+                    and job.timer is None
+                    and job.patience is None
+                    and (job.flow is None or job.is_accepted)
+                ):
+                    # What `complete_locked` comes to, in fewer steps.
+                    future = job._future or job.future
+                    if not future._settle_locked(response):
+                        settlements.append((future, response))
+                    job.finish()
+                    accepted += 1
                 else:
-                    accepted += self._end_upload_locked(connection, job, response)
-            host.accepted += accepted
-            if not in_flight:
-                connection.idle_since = monotonic()
-                # The receiver has to look again, under the lock: others may receive before it does.
-                connection.exclusive = connection.receiving = False
-            if connection.uploading is not None:
-                connection.notify_sender()  # it may wait for 100 (Continue)
-            if exchange is not None and not exchange.persistent:
-                error = None  # that nothing comes behind the last response is no news
-            if error is not None:
-                self._connections.fail_locked(connection, error)
-            elif exchange is not None:
-                progress.learn_locked(connection, exchange, good)
+                    accepted += complete(job, response)
+            elif upload.is_sending:
+                upload.pending_response = response
+                if response.status >= 300:  # no more of the body is sent
+                    self._core.follow_up(upload.body.interrupt)
+            else:
+                accepted += self._end_upload_locked(connection, job, response)
+        host.accepted += accepted
+        if not in_flight:
+            connection.idle_since = monotonic()
+            # The receiver has to look again, under the lock: others may receive before it does.
+            connection.exclusive = connection.receiving = False
+        if connection.uploading is not None:
+            connection.notify_sender()  # it may wait for 100 (Continue)
+        if exchange is not None and not exchange.persistent:
+            error = None  # that nothing comes behind the last response is no news
+        if error is not None:
+            self._connections.fail_locked(connection, error)
+        elif exchange is not None:
+            progress.learn_locked(connection, exchange, good)
 
     def begin_body(self, connection: PooledConnection, is_long: bool) -> BodyRate | None:
         """The body of a response is to be received on *connection*, not all of which has come.

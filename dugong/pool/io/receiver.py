@@ -78,14 +78,39 @@ def handle(
     error: Exception | None,
 ) -> None:
     """Report *completions*; *error* is what came behind them."""
+    done: list[tuple[Job, Response]] = []
+    try:
+        is_over, failed = _gather(traffic, connection, completions, done)
+    except Exception as exc:
+        if not traffic.is_own_thread():
+            raise  # it may be an interrupt of the caller
+        is_over, failed = False, exc  # a bug of ours: what came before it is as it should be
+        completions[len(done)][0].key.response_started = True
+    if is_over:
+        return
+    error = failed or error
+    if isinstance(error, ConnectionTimedOut) and not done and traffic.sends_body(connection):
+        return  # as long as there is progress in the other direction, this is no time-out
+    traffic.responded(connection, done, error)
+
+
+def _gather(
+    traffic: Traffic,
+    connection: PooledConnection,
+    completions: list[Completion],
+    done: list[tuple[Job, Response]],
+) -> tuple[bool, Exception | None]:
+    """Add to *done* what responses *completions* are.
+
+    Returns whether there is nothing to be reported, and what the request behind them fails with.
+    """
     limit = traffic.limits.max_body_size
     now, peer = monotonic(), connection.engine.peer
-    done: list[tuple[Job, Response]] = []
     for completion in completions:
         exchange, status, reason, headers, length, buffered = completion
         if status < 200:  # the 100 that was asked for
             traffic.continue_sending(connection)
-            return
+            return True, None
         job = exchange.key
         counts = job.hedge is None or traffic.counts(job, status)
         body = buffered
@@ -100,11 +125,9 @@ def handle(
         ):
             job.response_started = True
             if job.is_decided and connection.lost_requests:
-                error = Abandoned()  # a late response: what came before it must not wait for that
-                break
+                return False, Abandoned()  # it is late: what came before it must not wait for it
             if body is not None and len(body) > limit and not job.streamed:
-                error = _too_large(len(body), limit, length is not None)
-                break
+                return False, _too_large(len(body), limit, length is not None)
             if job.streamed and (body is None or is_early):
                 beginning: _Beginning | Exception = (buffered or b"", None)
                 if traffic.may_be_retried(job, status):
@@ -112,21 +135,19 @@ def handle(
                         job, _receive_beginning, traffic, connection, job, length
                     )
                 if isinstance(beginning, Exception):
-                    error = beginning
-                    break
+                    return False, beginning
                 start, body = beginning
                 # In the thread of a caller, what a signal handler raises here is no fault of the
                 # connection.
                 if body is None:
                     if _hand_over(traffic, connection, completion, start, now):
-                        return
+                        return True, None
                     body = buffered
             received = _outcome_of(
                 job, _finish_body, traffic, connection, job, status, length, body
             )
             if isinstance(received, Exception):
-                error = received
-                break
+                return False, received
             body = received
             now = monotonic()
         whole = Response(
@@ -144,9 +165,7 @@ def handle(
         if job.flow is not None:
             job.is_accepted = counts and job.flow.accepts(whole)
         done.append((job, whole))
-    if isinstance(error, ConnectionTimedOut) and not done and traffic.sends_body(connection):
-        return  # as long as there is progress in the other direction, this is no time-out
-    traffic.responded(connection, done, error)
+    return False, None
 
 
 def _outcome_of(

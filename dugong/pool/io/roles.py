@@ -20,15 +20,19 @@ __all__ = ["run_receiver", "run_sender"]
 
 def run_sender(traffic: Traffic, connection: PooledConnection) -> None:
     """Be the sender of *connection*, which connects it first unless that was done before."""
-    if not traffic.begin_sending(connection):
-        return
-    if not connection.was_open:
-        try:
-            connection.engine.connect(traffic.limits.timeout)
-        except Exception as exc:
-            traffic.connect_failed(connection, exc)
+    try:
+        if not traffic.begin_sending(connection):
             return
-        traffic.connected(connection)
+        if not connection.was_open:
+            try:
+                connection.engine.connect(traffic.limits.timeout)
+            except Exception as exc:
+                traffic.connect_failed(connection, exc)
+                return
+            traffic.connected(connection)
+    except BaseException as exc:
+        traffic.crashed(connection, exc, is_sender=True)
+        return
     _take_turns(traffic, connection, is_sender=True)
 
 
@@ -44,5 +48,4 @@ def _take_turns(traffic: Traffic, connection: PooledConnection, is_sender: bool)
             role = "send" if is_sender else "recv"
             current_thread().name = f"dugong-{connection.name}-{role}"
     except BaseException as exc:
-        traffic.crashed(connection, exc)
-        raise
+        traffic.crashed(connection, exc, is_sender)

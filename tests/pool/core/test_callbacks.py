@@ -20,8 +20,12 @@ class Bench:
 
     def __init__(self) -> None:
         self.threads = Threads()
-        self.callbacks = Callbacks(self.threads)
+        self.callbacks = Callbacks(self.threads, self.note_failure)
         self.where: list[str] = []
+        self.failed: list[tuple[object, BaseException]] = []
+
+    def note_failure(self, call: Callable[[], object], exc: BaseException) -> None:
+        self.failed.append((call, exc))
 
     def note(self) -> None:
         """Be a call of a caller's code."""
@@ -108,6 +112,18 @@ def test_a_thread_that_is_spared_leaves_its_calls_to_another(bench: Bench) -> No
     bench.run_in_pool(cause_spared)
     bench.finish()
     assert bench.where == ["dugong-callbacks"]
+
+
+def test_a_call_that_fails_keeps_no_other_from_being_made(bench: Bench) -> None:
+    error = NameError("a bug")
+
+    def fail() -> None:
+        raise error
+
+    bench.cause(bench.note, fail, bench.note)
+    bench.finish()
+    assert bench.failed == [(fail, error)]
+    assert bench.where == ["dugong-callbacks"] * 2
 
 
 def test_if_no_thread_is_to_be_had_the_calls_are_made_at_once(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dugong import RetryPolicy
-from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, DugongError
+from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, InternalError
 from dugong.pool.core import traffic
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.job import Job, Place
@@ -88,11 +88,10 @@ def test_the_requests_of_a_thread_that_has_crashed_fail(rig: Rig, uploading: boo
         connection, job = send_upload(rig, retry=NO_RETRY)
     else:
         connection, (job,) = rig.send(rig.host(), "/a", retry=NO_RETRY)
-    connection.receiving = True
     crash = RuntimeError("a bug")
-    rig.traffic.crashed(connection, crash)
+    rig.traffic.crashed(connection, crash, is_sender=True)
     error = job.future.exception()
-    assert type(error) is DugongError
+    assert type(error) is InternalError
     assert error.__cause__ is crash
     assert connection.phase is Phase.CLOSED
 
