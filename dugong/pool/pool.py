@@ -398,7 +398,15 @@ class ConnectionPool:
         return self._preparer.prepare(request, self)
 
     def _prepare_item(self, item: str | Request) -> Job:
-        return self._preparer.prepare(request_of(item), self)
+        request = request_of(item)
+        try:
+            return self._preparer.prepare(request, self)
+        except Exception as exc:
+            return self._failing(request, exc)
+
+    def _failing(self, request: Request, error: Exception) -> Job:
+        """Return what fails with *error* in place of *request*, while others of it go on."""
+        return self._preparer.failing(request, self, error)
 
     def _stream(self, request: Request, patience: Patience | None = None) -> Stream:
         job = self._preparer.prepare(request, self)
@@ -436,10 +444,10 @@ class ConnectionPool:
         Takes from *requests* only so much that there is enough under way, so they may be endless:
         up to 1024, and fewer if their bodies would have more than *max_ahead_size* bytes together
         (default: 64 MiB), where those that have not come yet count as much as the last ones on the
-        average. A request that fails, or cannot be made, raises here when it is its turn, and the
-        later ones are cancelled: use `as_completed` to go on. The same goes for what *requests*
-        raise. Raises TypeError or ValueError at the call if the arguments make no sense, and
-        `StateError` in a callback: at the call, and in each step.
+        average. What a request fails with is raised here when it is its turn, and the later ones
+        are cancelled: use `as_completed` to go on. The same goes for a URL that is invalid, and for
+        what *requests* raise. Raises TypeError or ValueError at the call if the arguments make no
+        sense, and `StateError` in a callback: at the call, and in each step.
         """
         return self._map(requests, self._prepare_item, max_ahead_size)
 
@@ -460,10 +468,11 @@ class ConnectionPool:
         is enough under way, and *max_ahead_size* is the same as for `map`. Beside these, it takes
         up to 32768 requests to hosts whose `HostPolicy` lets them start one by one, and submits a
         few of each host at a time, so that they do not keep requests to other hosts waiting. Waits
-        for a `RequestSource` that has nothing at the moment. A request that cannot be made raises
-        here, as does what *requests* raise, once there is a future for all that came before. Raises
-        TypeError or ValueError at the call if the arguments make no sense, and `StateError` in a
-        callback: at the call, and in each step.
+        for a `RequestSource` that has nothing at the moment. Whatever is wrong with a `Request`,
+        such as that the file of its body is not there, is in its future. An item that is none, and
+        an invalid URL, raise here, as does what *requests* raise, once there is a future for all
+        that came before. Raises TypeError or ValueError at the call if the arguments make no sense,
+        and `StateError` in a callback: at the call, and in each step.
         """
         return self._as_completed(requests, self._prepare_item, max_ahead_size)
 

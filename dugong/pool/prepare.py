@@ -126,6 +126,17 @@ class Preparer:
             job.trace = self.get_trace()
         return job
 
+    def failing(self, request: Request, pool: object, error: Exception) -> Job:
+        """Return a job for *request* that fails with *error* as soon as it is submitted.
+
+        *error* is why nothing better could be made of it. Its host is not known to the pool.
+        """
+        origin = request.origin
+        host = Host(origin, RequestBuilder(origin.netloc), None)
+        job = Job(request, self._scheduler, pool, host, None, None, RetryPolicy.never)
+        job.fatal_error = error
+        return job
+
     def _prepare_elaborate(
         self,
         request: Request,

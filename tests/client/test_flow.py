@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import threading
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 from dugong import Request, Response, TooManyRedirects
 from dugong.client.auth import Auth
 from dugong.client.digest import DigestAuth
+from tests.support.aio import open_async
 from tests.support.auth import SECRET
 from tests.support.client import Page, Place, moved, open_places
-from tests.support.server import ReceivedRequest
+from tests.support.server import TIMEOUT, ReceivedRequest
 
 
 def test_redirects_are_followed_and_told() -> None:
@@ -364,6 +367,84 @@ def test_hooks_are_called_once_a_hop() -> None:
         client.get(here.url("/a"))
         client.submit("GET", here.url("/a")).result()
     assert told == ["/a", "302", "/b", "200"] * 2
+
+
+class Unlucky(Exception):
+    pass
+
+
+def _fail_for_one(told: Request | Response) -> None:
+    request = told if isinstance(told, Request) else told.request
+    if request.target == "/1":
+        raise Unlucky
+
+
+class _Failing(Auth):
+    """Fails for one request: before its first step, or behind that."""
+
+    def __init__(self, is_late: bool) -> None:
+        self._is_late = is_late
+
+    def flow(self, request: Request) -> Generator[Request, Any, None]:
+        if self._is_late:
+            yield request
+        _fail_for_one(request)
+        yield request
+
+
+FAILING: dict[str, dict[str, Any]] = {
+    "request hook": {"event_hooks": {"request": [_fail_for_one]}},
+    "response hook": {"event_hooks": {"response": [_fail_for_one]}},
+    "first step": {"auth": _Failing(is_late=False)},
+    "second step": {"auth": _Failing(is_late=True)},
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_what_a_caller_does_wrong_for_one_request_is_in_its_future_alone(what: str) -> None:
+    with open_places({}, **FAILING[what]) as (client, [here]):
+        targets = [f"/{number}" for number in range(4)]
+        done = {f.request.target: f for f in client.as_completed(map(here.url, targets))}
+        assert isinstance(done.pop("/1").exception(), Unlucky)
+        assert sorted(done) == ["/0", "/2", "/3"]
+        assert {future.result().status for future in done.values()} == {200}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_what_a_caller_does_wrong_is_raised_by_map_when_it_is_its_turn(what: str) -> None:
+    with open_places({}, **FAILING[what]) as (client, [here]):
+        responses = client.map([here.url(f"/{number}") for number in range(4)])
+        assert next(responses).status == 200
+        with pytest.raises(Unlucky):
+            next(responses)
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_the_same_goes_for_an_event_loop(what: str) -> None:
+    async def main() -> None:
+        async with open_async({}, **FAILING[what]) as (client, [here]):
+            urls = [here.url(f"/{number}") for number in range(4)]
+            done = {f.request.target: f.exception() async for f in client.as_completed(urls)}
+            assert sorted(done) == ["/0", "/1", "/2", "/3"]
+            assert [t for t, error in done.items() if isinstance(error, Unlucky)] == ["/1"]
+            responses = client.map(urls)
+            assert (await anext(responses)).status == 200
+            with pytest.raises(Unlucky):
+                await anext(responses)
+
+    asyncio.run(main())
+
+
+def test_an_exception_that_cannot_be_changed_comes_as_it_is() -> None:
+    class Frozen(Exception):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    def hook(response: Response) -> None:
+        raise Frozen
+
+    with open_places({}, event_hooks={"response": [hook]}) as (client, [here]):
+        assert isinstance(client.submit("GET", here.url("/a")).exception(TIMEOUT), Frozen)
 
 
 # --- no credential crosses an origin --------------------------------------------------------------

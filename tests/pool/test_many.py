@@ -15,6 +15,7 @@ import pytest
 
 from dugong import (
     ConnectionPool,
+    Delivery,
     DugongError,
     Headers,
     HostPolicy,
@@ -24,6 +25,7 @@ from dugong import (
 )
 from dugong.pool import many
 from dugong.pool.many import Supply, as_completed, each_of, in_order, request_of
+from dugong.pool.request import Origin
 from tests.support.pool import Held, discard_rest, each, name_target, url
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
@@ -184,6 +186,55 @@ def test_as_completed_goes_on_after_a_failure_and_says_whose_it_is() -> None:
         assert done[requests[0]].result().body == b"/a"
         assert isinstance(done[requests[1]].exception(), DugongError)
         assert done[requests[2]].result().body == b"/b"
+
+
+def test_what_is_wrong_with_a_request_is_in_its_future_and_the_others_go_on() -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        wrong = Request("CONNECT", url(server, "/wrong"))
+        requests = [url(server, "/a"), wrong, url(server, "/b")]
+        done = {future.request.target: future for future in pool.as_completed(requests)}
+        error = done.pop("/wrong").exception()
+        assert isinstance(error, ValueError)
+        assert (error.delivery, error.request) == (Delivery.UNSENT, wrong)  # type: ignore[attr-defined]  # set by the pool
+        assert {target: future.result().text for target, future in done.items()} == {
+            "/a": "/a",
+            "/b": "/b",
+        }
+        assert pool.statistics().queued == 0
+
+
+def test_what_is_wrong_with_a_request_is_raised_by_map_when_it_is_its_turn() -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        responses = pool.map([url(server, "/a"), Request("CONNECT", url(server)), url(server)])
+        assert next(responses).text == "/a"
+        with pytest.raises(ValueError, match="tunnel"):
+            next(responses)
+
+
+def test_a_policy_that_raises_fails_the_requests_to_that_host_alone() -> None:
+    def policy(origin: Origin) -> None:
+        if origin.host == "localhost":
+            raise LookupError("no policy")
+
+    with (
+        ScriptedServer(serve, repeat=True) as server,
+        ConnectionPool(host_policy=policy) as pool,
+    ):
+        other = url(server).replace("127.0.0.1", "localhost")
+        urls = [other, url(server, "/a"), other, url(server, "/b")]
+        done = [(f.request.url, f.exception()) for f in pool.as_completed(urls)]
+        assert sorted(url for url, error in done if error is None) == urls[1::2]
+        assert [str(error) for url, error in done if url == other] == ["no policy"] * 2
+
+
+def test_an_invalid_url_is_raised_behind_all_that_came_before_and_no_item_is_lost() -> None:
+    with ScriptedServer(serve, repeat=True) as server, ConnectionPool() as pool:
+        urls = iter([url(server, "/a"), "no URL", url(server, "/b")])
+        done = pool.as_completed(urls)
+        assert next(done).result().text == "/a"
+        with pytest.raises(ValueError, match="no URL"):
+            next(done)
+        assert [future.result().text for future in pool.as_completed(urls)] == ["/b"]
 
 
 @pytest.mark.parametrize("is_told", [True, False])

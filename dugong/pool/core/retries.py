@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -128,8 +129,9 @@ class RetryEngine:
         if outcome is None and job.sending is not None and job.connection is not None:
             self._core.emit_of("cancelled", job, job.connection.name, "by its caller")
         if isinstance(outcome, Exception):
-            outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
-            outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
+            with suppress(AttributeError, TypeError):  # a caller's exception may be frozen
+                outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
+                outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         if job.upload is not None and not isinstance(outcome, StreamedResponse):
             job.release_body()  # before its caller can see that it is done
         if job.patience is not None and job.patience.timer is not None:

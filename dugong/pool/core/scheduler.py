@@ -254,6 +254,10 @@ class Scheduler:
 
     @locked
     def _enqueue_locked(self, job: Job, deadline: float | None = None) -> None:
+        if job.fatal_error is not None and job.place is _NEW:
+            error = failure(job.fatal_error, Delivery.UNSENT, job.request)
+            self._retries.complete_locked(job, error)
+            return
         if deadline is not None and job.timer is None:
             job.timer = self._maintenance.at_locked(deadline, job.expire)
         core, host = self._core, job.host
