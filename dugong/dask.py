@@ -27,8 +27,9 @@ from zlib import crc32
 from dugong.client.client import Client
 from dugong.crawl.delays import keep_to_delay
 from dugong.errors import Delivery, DugongError
+from dugong.pool.checks import check_counts
 from dugong.pool.many import check_is_iterable, more_of, request_of
-from dugong.pool.pool import ConnectionPool, check_counts
+from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request
 from dugong.pool.response import Response
 

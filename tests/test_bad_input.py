@@ -71,7 +71,7 @@ def bad_seconds(name: str) -> list[Bad]:
     never = (0, -1, -0.5, math.nan, math.inf, -math.inf, 10**400)
     return [
         *several(name, TypeError, f"{name} must be a number", "1", True, 1j),
-        *several(name, ValueError, f"{name} must be a positive", *never),
+        *several(name, ValueError, f"{name} must be positive", *never),
     ]
 
 

@@ -18,8 +18,8 @@ from dugong.client.aiomany import Requests, futures_of
 from dugong.client.aiostream import AsyncStream
 from dugong.client.aiotransfer import transferred
 from dugong.client.client import Client
+from dugong.pool.checks import check_counts
 from dugong.pool.many import AHEAD_SIZE
-from dugong.pool.pool import check_counts
 from dugong.pool.request import Request
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from dugong.client.credentials import split_userinfo
 from dugong.client.flow import Call, Settings, has_credentials
 from dugong.client.multipart import encode_body
 from dugong.client.urls import join, quoted, with_params
+from dugong.pool.checks import check_bool
 from dugong.pool.hints import refuse_options
 from dugong.pool.request import (
     IDENTITY,
@@ -23,7 +24,6 @@ from dugong.pool.request import (
     ElaborateHeaders,
     PoolDefault,
     Request,
-    check_bool,
     make_request,
     with_headers,
 )

@@ -20,6 +20,7 @@ from dugong.client.flow import Hooks, Settings
 from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
+from dugong.pool.checks import check_bool
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.pool import ConnectionPool
@@ -27,7 +28,6 @@ from dugong.pool.request import (
     ElaborateHeaders,
     HeaderPairs,
     Request,
-    check_bool,
     default_headers,
 )
 

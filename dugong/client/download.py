@@ -31,10 +31,10 @@ from dugong.errors import (
     ResponseTooLarge,
     is_temp_network_error,
 )
+from dugong.pool.checks import check_bool, check_counts
 from dugong.pool.failure import describe, failure
-from dugong.pool.pool import check_counts
 from dugong.pool.progress import Meter, Progress, progress_of
-from dugong.pool.request import IDENTITY, POOL_DEFAULT, HeaderPairs, check_bool
+from dugong.pool.request import IDENTITY, POOL_DEFAULT, HeaderPairs
 from dugong.pool.response import Attempt, Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from dugong.crawl.store import HostIsFull, Store
 from dugong.crawl.urls import host_and_target
 from dugong.errors import StateError
+from dugong.pool.checks import check_counts, check_int
 from dugong.pool.many import AHEAD
-from dugong.pool.pool import check_counts
 from dugong.pool.request import Request
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ class Frontier:
         if max_exact is not None:
             check_counts(max_exact=max_exact)
         if max_depth is not None:
-            _check_int("max_depth", max_depth)
-            if max_depth < 0:
-                raise ValueError(f"max_depth must not be negative: {max_depth}")
+            check_int("max_depth", max_depth, 0)
         # None of these changes.
         self._max_depth = max_depth
         self._max_length = max_length
@@ -172,8 +170,8 @@ class Frontier:
         is added if one is invalid. Raises ValueError and TypeError for what is no URL that can be
         requested, and `StateError` if the frontier is closed.
         """
-        _check_int("depth", depth)
-        _check_int("priority", priority)
+        check_int("depth", depth)
+        check_int("priority", priority)
         given = [urls] if isinstance(urls, str) else urls
         split = [(url, *host_and_target(url)) for url in given]
         with self._change():
@@ -199,8 +197,8 @@ class Frontier:
         visit = _visit_of(request)
         depth = visit.depth + 1 if depth is None else depth
         priority = visit.priority if priority is None else priority
-        _check_int("depth", depth)
-        _check_int("priority", priority)
+        check_int("depth", depth)
+        check_int("priority", priority)
         new = dict.fromkeys(map(_without_fragment, links))
         split = list(_valid(link for link in new if link not in self._recent))
         with self._change():
@@ -529,8 +527,3 @@ def _without_fragment(link: str) -> str:
     if isinstance(link, str) and "#" in link:
         return link.partition("#")[0]
     return link
-
-
-def _check_int(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")

@@ -20,6 +20,7 @@ from dugong.pool.body import (
     regular_size,
 )
 from dugong.pool.bodybase import PIECE, BodyMaker, CountedBody, RequestBody
+from dugong.pool.checks import check_int
 
 __all__ = ["FilePart"]
 
@@ -46,9 +47,9 @@ class FilePart(BodyMaker):
     __slots__ = ("_shared", "file", "length", "offset")
 
     def __init__(self, file: SeekableBinary, offset: int = 0, length: int | None = None) -> None:
-        _check_count("offset", offset)
+        check_int("offset", offset, 0)
         if length is not None:
-            _check_count("length", length)
+            check_int("length", length, 0)
         if not all(callable(getattr(file, name, None)) for name in ("read", "seek", "tell")):
             kind = type(file).__name__
             raise TypeError(f"a FilePart needs an open binary file that can seek, not {kind}")
@@ -81,13 +82,6 @@ class FilePart(BodyMaker):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.file, self.offset, self.length)
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative: {value}")
 
 
 class _SharedFile:

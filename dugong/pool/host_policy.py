@@ -6,17 +6,23 @@ a header value. Touches nothing.
 
 from __future__ import annotations
 
-import sys
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
-from dugong.pool.request import HeaderPairs, check_bool, default_headers
+from dugong.pool.checks import (
+    check_bool,
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_rates,
+)
+from dugong.pool.request import HeaderPairs, default_headers
 from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
 
-__all__ = ["HostPolicy", "check_rates"]
+__all__ = ["HostPolicy"]
 
 # Requests a second: what is beyond these is a mistake, and not to be calculated with.
 _MIN_RATE = 1 / TIMEOUT_MAX
@@ -93,13 +99,13 @@ class HostPolicy(Settings):
             ("max_in_flight", max_in_flight),
         ):
             if count is not None:
-                _check_count(name, count)
-        _check_number("min_interval", min_interval, "seconds", TIMEOUT_MAX)
+                check_counts(**{name: count})
+        check_not_negative("min_interval", min_interval, "seconds", TIMEOUT_MAX)
         if rate is not None:
-            _check_number("rate", rate, "requests a second or None", _MAX_RATE)
+            check_positive("rate", rate, "requests a second or None", _MAX_RATE)
             if rate < _MIN_RATE:
                 raise ValueError(f"rate must be at least {_MIN_RATE:.1g}, not {rate!r}")
-        _check_count("burst", burst)
+        check_counts(burst=burst)
         if burst != 1 and rate is None:
             raise ValueError("burst says how a rate is kept, so it needs a rate")
         check_bool("adaptive", adaptive)
@@ -126,28 +132,3 @@ class HostPolicy(Settings):
 
 
 _DEFAULTS = {**(HostPolicy.__init__.__kwdefaults__ or {}), "headers": ()}
-
-
-def _check_count(name: str, count: object) -> None:
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an int, not {count!r}")
-    if not 1 <= count <= sys.maxsize:
-        raise ValueError(f"{name} must be between 1 and {sys.maxsize}, not {count}")
-
-
-def _check_number(name: str, value: object, what: str, most: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number of {what}, not {value!r}")
-    if not 0 <= value <= most:  # which no NaN passes
-        raise ValueError(f"{name} must be between 0 and {most:g}, not {value!r}")
-
-
-def check_rates(**rates: float | None) -> None:
-    """Raise TypeError or ValueError unless each is None or a rate. The names are parameters."""
-    for name, rate in rates.items():
-        if rate is None:
-            continue
-        if not isinstance(rate, (int, float)) or isinstance(rate, bool):
-            raise TypeError(f"{name} must be a number of bytes a second or None, not {rate!r}")
-        if not 0 < rate <= sys.float_info.max:  # which no NaN passes
-            raise ValueError(f"{name} must be positive and finite, not {rate!r}")

@@ -12,17 +12,25 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Never, Unpack
 
 from dugong.connection.dial import check_ssl_context
 from dugong.connection.network import Network
 from dugong.pool import fork
+from dugong.pool.checks import (
+    check_bool,
+    check_counts,
+    check_positive,
+    check_rates,
+    check_seconds,
+)
 from dugong.pool.core.core import Limits
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
 from dugong.pool.hints import refuse_options
-from dugong.pool.host_policy import HostPolicy, check_rates
+from dugong.pool.host_policy import HostPolicy
 from dugong.pool.io import caller_runs, roles
 from dugong.pool.io.bandwidth import BandwidthLimits
 from dugong.pool.io.http1 import Http1Engine
@@ -50,7 +58,6 @@ from dugong.pool.request import (
     PoolDefault,
     Request,
     check_retry,
-    check_seconds,
     make_request,
 )
 from dugong.pool.response import Response, StreamedResponse
@@ -77,7 +84,7 @@ if TYPE_CHECKING:
     from dugong.pool.recording import Record
     from dugong.pool.statistics import PoolStatistics
 
-__all__ = ["ConnectionPool", "check_counts"]
+__all__ = ["ConnectionPool"]
 
 _DEFAULT_RETRY = RetryPolicy()
 
@@ -201,15 +208,15 @@ class ConnectionPool:
             check_counts(pipeline_depth=pipeline_depth)
         if max_requests is not None:
             check_counts(max_requests=max_requests)
-        _check_times(
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            idle_timeout=idle_timeout,
-            max_age=max_age,
-            hedge=hedge,
-        )
-        if idle_timeout is None:
-            raise TypeError("idle_timeout must be a number of seconds")
+        for name, seconds in (
+            ("timeout", timeout),
+            ("connect_timeout", connect_timeout),
+            ("max_age", max_age),
+            ("hedge", hedge),
+        ):
+            if seconds is not None:
+                check_seconds(name, seconds)
+        check_positive("idle_timeout", idle_timeout, "seconds", TIMEOUT_MAX)
         check_ssl_context(ssl_context)
         check_ssl_context(proxy_ssl_context, "proxy_ssl_context")
         check_retry(retry)
@@ -226,8 +233,7 @@ class ConnectionPool:
             raise TypeError(f"host_policy must be callable, not {host_policy!r}")
         if record is not None and not callable(record):
             raise TypeError(f"record must be callable, not {record!r}")
-        if not isinstance(pipeline_rescue, bool):
-            raise TypeError(f"pipeline_rescue must be a bool, not {pipeline_rescue!r}")
+        check_bool("pipeline_rescue", pipeline_rescue)
         limits = Limits(
             max_connections_per_host,
             max_connections,
@@ -674,18 +680,3 @@ def _made(
     if not defaults or any(option is not None for option in others):
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method
-
-
-def check_counts(**counts: int) -> None:
-    """Raise TypeError or ValueError unless all are positive integers. The names are parameters."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool):
-            raise TypeError(f"{name} must be an int, not {count!r}")
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
-
-
-def _check_times(**times: float | None) -> None:
-    for name, seconds in times.items():
-        if seconds is not None:
-            check_seconds(name, seconds)

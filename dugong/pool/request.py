@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from threading import TIMEOUT_MAX
 from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
 from dugong.connection.encode import HeadersLike
@@ -18,6 +17,7 @@ from dugong.connection.head import check_method, check_target, field_line, is_to
 from dugong.connection.trailers import check_trailer_name
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
+from dugong.pool.checks import check_bool, check_seconds
 from dugong.pool.hints import refuse_options
 from dugong.pool.oneshot import rememberable
 from dugong.pool.progress import Progress, ProgressCall, progress_of
@@ -38,9 +38,7 @@ __all__ = [
     "Origin",
     "PoolDefault",
     "Request",
-    "check_bool",
     "check_retry",
-    "check_seconds",
     "checked_headers",
     "checked_trailers",
     "default_headers",
@@ -674,21 +672,7 @@ def _header_strs(name: object, value: object) -> tuple[str, str]:
     return name, str.__str__(value)
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Raise TypeError or ValueError unless *value* is a number of seconds that can be waited."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
-    if not 0 < value <= TIMEOUT_MAX:  # which no NaN passes
-        raise ValueError(f"{name} must be a positive, finite number of seconds, not {value!r}")
-
-
 def check_retry(value: object) -> None:
     """Raise TypeError unless *value* is None or a `RetryPolicy`."""
     if value is not None and not isinstance(value, RetryPolicy):
         raise TypeError(f"retry must be a RetryPolicy or None, not {value!r}")
-
-
-def check_bool(name: str, value: object) -> None:
-    """Raise TypeError unless *value* is a bool. *name* is that of the parameter."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, not {value!r}")

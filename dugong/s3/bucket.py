@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dugong.client.client import Client
+from dugong.pool.checks import check_counts
 from dugong.pool.request import checked_headers
 from dugong.pool.retry.policy import RetryPolicy
 from dugong.s3.auth import S3Auth
@@ -73,10 +74,7 @@ class Bucket:
     ) -> None:
         if taken := _OWN.intersection(client_options):
             raise TypeError(f"{', '.join(sorted(taken))} of a bucket cannot be chosen")
-        if not isinstance(part_size, int) or isinstance(part_size, bool):
-            raise TypeError(f"part_size must be an int, not {type(part_size).__name__}")
-        if part_size < 1:
-            raise ValueError(f"part_size must be positive: {part_size}")
+        check_counts(part_size=part_size)
         auth = S3Auth(credentials, region)
         # None of these changes.
         self.region: str = auth.region

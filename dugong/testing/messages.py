@@ -25,6 +25,7 @@ from dugong.errors import (
 )
 from dugong.headers import Headers
 from dugong.pool.body import request_body
+from dugong.pool.checks import check_not_negative
 from dugong.pool.request import checked_headers
 
 if TYPE_CHECKING:
@@ -91,10 +92,7 @@ class MockResponse:
             raise TypeError(f"status must be an int, not {status!r}")
         if not 200 <= status <= 599:
             raise ValueError(f"status must be from 200 to 599, not {status}")
-        if not isinstance(delay, (int, float)) or isinstance(delay, bool):
-            raise TypeError(f"delay must be a number of seconds, not {delay!r}")
-        if not 0 <= delay <= TIMEOUT_MAX:  # which no NaN passes
-            raise ValueError(f"delay must be a finite number of seconds, not {delay!r}")
+        check_not_negative("delay", delay, "seconds", TIMEOUT_MAX)
         # None of these changes.
         self.status: int = status
         self.delay: float = delay

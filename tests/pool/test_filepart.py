@@ -175,7 +175,7 @@ def test_the_content_length_must_be_that_of_the_part() -> None:
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, None), (0, -1)])
 def test_a_negative_number_is_refused(offset: int, length: int | None) -> None:
-    with pytest.raises(ValueError, match=r"(offset|length) must not be negative: -1"):
+    with pytest.raises(ValueError, match=r"(offset|length) must be at least 0, not -1"):
         FilePart(io.BytesIO(DATA), offset, length)
 
 

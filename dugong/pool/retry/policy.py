@@ -23,6 +23,7 @@ from dugong.errors import (
     is_temp_network_error,
     is_tls_refusal,
 )
+from dugong.pool.checks import check_bool, check_counts, check_not_negative
 from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,13 +50,6 @@ _STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 #: By these, a server says that it has not processed the request (RFC 8470 §5.2, RFC 6585 §4).
 DISCLAIMING = frozenset((425, 429))
-
-
-def _check_number(name: str, value: object, at_most: float = sys.float_info.max) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    if not 0 <= value <= at_most:  # which no NaN passes
-        raise ValueError(f"{name} must be finite and not negative, not {value!r}")
 
 
 def _items(name: str, values: object) -> list[Any]:
@@ -146,17 +140,13 @@ class RetryPolicy(Settings):
         budget: float | None = None,
         should_retry: Callable[[Attempt], bool] | None = None,
     ) -> None:
-        if not isinstance(attempts, int) or isinstance(attempts, bool):
-            raise TypeError(f"attempts must be an int, not {attempts!r}")
-        if attempts < 1:
-            raise ValueError(f"attempts must be at least 1, not {attempts}")
-        _check_number("backoff", backoff, TIMEOUT_MAX)
-        _check_number("max_backoff", max_backoff, TIMEOUT_MAX)
-        _check_number("max_retry_after", max_retry_after, TIMEOUT_MAX)
-        if not isinstance(retry_after, bool):
-            raise TypeError(f"retry_after must be a bool, not {retry_after!r}")
+        check_counts(attempts=attempts)
+        check_not_negative("backoff", backoff, "seconds", TIMEOUT_MAX)
+        check_not_negative("max_backoff", max_backoff, "seconds", TIMEOUT_MAX)
+        check_not_negative("max_retry_after", max_retry_after, "seconds", TIMEOUT_MAX)
+        check_bool("retry_after", retry_after)
         if budget is not None:
-            _check_number("budget", budget)
+            check_not_negative("budget", budget, "repetitions for each request, or None")
         if should_retry is not None and not callable(should_retry):
             raise TypeError(f"should_retry must be callable, not {should_retry!r}")
         self._set(
