@@ -154,6 +154,7 @@ BAD_LIMITS = [
     *BAD_CONTEXTS,
     *BAD_POLICIES,
     *several("on_event", TypeError, "on_event must be callable", True, "log"),
+    *several("socket_options", TypeError, "socket_options must be a sequence", 1, "keepalive"),
 ]
 
 _no_urls = ("", "GET", "/path", "h/path", "//h/", "http:/h/", "ftp://h/", " http://h/")

@@ -21,7 +21,7 @@ NAMES = """
     MAX_LINE_SIZE MAX_HEADER_SIZE DNS_TEST_HOSTNAMES BUFFER_SIZE
     DugongError ConnectionClosed ConnectionTimedOut StateError ExcessBodyData InvalidResponse
     UnsupportedResponse HostnameNotResolvable DNSUnavailable ProxyError
-    ConnectError TLSError
+    ConnectError TLSError InternalError
     ConnectionPool Request Response StreamedResponse ResponseFuture PeerInfo PoolStatistics
     RetryPolicy retrying Attempt Event FilePart Progress
     Delivery PoolClosed PoolFull ResponseTooLarge DecodingError HTTPStatusError

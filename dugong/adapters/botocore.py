@@ -70,8 +70,8 @@ def use_dugong(
     *pool* may serve several clients. It keeps what it was made with: of the configuration of the
     client, only *read_timeout* and the retries count then. Without it, the client gets a pool of
     its own, with what its configuration says (*connect_timeout*, *read_timeout*,
-    *max_pool_connections*, *proxies*, *proxies_config*, *verify*, *client_cert*). *pool_options*
-    are parameters of `ConnectionPool` and come before those.
+    *max_pool_connections*, *proxies*, *proxies_config*, *verify*, *client_cert*,
+    *tcp_keepalive*). *pool_options* are parameters of `ConnectionPool` and come before those.
 
     Returns the adapter, which need not be kept: its `pool` has the statistics, and its `close` lets
     the client send as before. A second call for the same client replaces the adapter of the first.
@@ -354,11 +354,13 @@ def _options_of(client: Any, proxies: dict[str, str]) -> dict[str, Any]:
         "max_body_size": sys.maxsize,  # botocore takes what comes
         "proxy": ProxyMap(proxies) if proxies else None,
     }
+    # What the client was made with, or what the environment says instead, is only there. If it
+    # should move, certificates are still verified.
+    session = getattr(getattr(client, "_endpoint", None), "http_session", None)
+    if kept := getattr(session, "_socket_options", None):  # because of tcp_keepalive
+        options["socket_options"] = kept
     urls = (client.meta.endpoint_url, *proxies.values())
     if any(url.lower().startswith("https:") for url in urls):
-        # What the client was made with, or what the environment says instead, is only there. If it
-        # should move, certificates are still verified.
-        session = getattr(getattr(client, "_endpoint", None), "http_session", None)
         verify = get_cert_path(getattr(session, "_verify", True))
         options["ssl_context"] = _context_of(verify, config.client_cert)
         bundle, cert = of_proxies.get("proxy_ca_bundle"), of_proxies.get("proxy_client_cert")

@@ -95,8 +95,6 @@ def co_dial(
     sock = yield from co_connect(addresses, deadline, peer, network)
     transport: Transport = PlainTransport(sock)
     try:
-        if network.unix_socket is None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if proxy is not None:
             tunnel = (target, port) if ssl_context is not None or not proxy.speaks_http else None
             transport = yield from _co_pass(transport, proxy, proxy_context, tunnel, deadline, peer)

@@ -15,10 +15,12 @@ from typing import Any
 
 from dugong.connection.names import Address, Resolver, ascii_host, is_numeric, numeric_address
 
-__all__ = ["AddressFilter", "AddressRefused", "Network"]
+__all__ = ["AddressFilter", "AddressRefused", "Network", "SocketOption"]
 
 #: Is given an address and a port, and returns False, or raises, to refuse it.
 AddressFilter = Callable[[str, int], bool | None]
+#: Level, option and value, as `socket.socket.setsockopt` takes them.
+SocketOption = tuple[int, int, int | bytes]
 
 _LONGEST_PATH = 107  # bytes that Linux has room for; others have less, and say so
 _MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address begins with as one of IPv6 (RFC 4291)
@@ -35,7 +37,7 @@ class Network:
     Raises TypeError or ValueError if they make no sense.
     """
 
-    __slots__ = ("_allow_address", "_local_address", "resolver", "unix_socket")
+    __slots__ = ("_allow_address", "_local_address", "_options", "resolver", "unix_socket")
 
     def __init__(
         self,
@@ -43,21 +45,23 @@ class Network:
         local_address: str | tuple[str, int] | None = None,
         resolver: Resolver | None = None,
         allow_address: AddressFilter | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
         for name, function in (("resolver", resolver), ("allow_address", allow_address)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, not {function!r}")
-        others = (local_address, resolver, allow_address)
+        others = (local_address, resolver, allow_address, socket_options)
         if unix_socket is not None and any(other is not None for other in others):
             raise ValueError(
-                "a unix_socket has no address: local_address, resolver and allow_address are for "
-                "connections without one"
+                "a unix_socket has no address, and no TCP: local_address, resolver, allow_address "
+                "and socket_options are for connections without one"
             )
         # None of these changes.
         self.unix_socket: str | None = None if unix_socket is None else _checked_path(unix_socket)
         self.resolver: Resolver | None = resolver
         self._allow_address = allow_address
         self._local_address = None if local_address is None else _local(local_address)
+        self._options = () if socket_options is None else _checked_options(socket_options)
 
     def usable(self, addresses: Iterable[Address]) -> list[Address]:
         """Return those of *addresses* that the local address can reach.
@@ -134,6 +138,10 @@ class Network:
         sock = socket.socket(family, kind, proto)
         try:
             sock.setblocking(False)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option in self._options:
+                sock.setsockopt(*option)
             if self._local_address is not None:
                 if self._local_address[4][1] != 0:  # or the port stays taken after each connection
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -182,6 +190,27 @@ def _local(given: Any) -> Address:
     except OSError:
         pass  # the zone of an IPv6 address is none of this host
     raise ValueError(f"local_address must be an IP address of this host, not {host!r}")
+
+
+def _checked_options(given: Any) -> tuple[SocketOption, ...]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        kind = type(given).__name__
+        raise TypeError(f"socket_options must be a sequence of (level, option, value), not {kind}")
+    return tuple(map(_checked_option, given))
+
+
+def _checked_option(option: Any) -> SocketOption:
+    if not isinstance(option, (tuple, list)) or len(option) != 3:
+        raise TypeError(f"each of socket_options must be (level, option, value), not {option!r}")
+    level, name, value = option
+    for number in (level, name) if isinstance(value, bytes) else option:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError(
+                f"socket_options must consist of ints, and values may be bytes: not of {number!r}"
+            )
+        if not -(2**31) <= number < 2**31:
+            raise ValueError(f"socket_options must consist of numbers of 32 bits, not of {number}")
+    return level, name, value
 
 
 def _pair(given: Any) -> tuple[Any, Any]:

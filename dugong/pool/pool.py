@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
     from dugong.connection.encode import HeadersLike
     from dugong.connection.names import Resolver
-    from dugong.connection.network import AddressFilter
+    from dugong.connection.network import AddressFilter, SocketOption
     from dugong.connection.polling import Coroutine
     from dugong.connection.proxy import ProxyLike
     from dugong.connection.transport import Transport
@@ -126,6 +126,8 @@ class ConnectionPool:
     * *unix_socket*: the path of a socket that all connections go to. The name of the host in a URL
       is only what Host and TLS say.
     * *local_address*: the IP address, or (address, port), that connections come from.
+    * *socket_options*: (level, option, value) of each, which every TCP socket gets before it
+      connects, as of `socket.socket.setsockopt`; such as ``(SOL_SOCKET, SO_KEEPALIVE, 1)``.
     * *resolver*: called with the name and the port of a host, instead of `socket.getaddrinfo`.
       Returns addresses: each a str, or a tuple that begins with address and port. What it raises
       means that they cannot be found out, unless it is a `socket.gaierror` that says more.
@@ -194,6 +196,7 @@ class ConnectionPool:
         host_upload_rate: float | None = None,
         host_download_rate: float | None = None,
         hedge: float | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -249,7 +252,7 @@ class ConnectionPool:
         )
         # Its threads refer to the scheduler, but not to the pool, except through requests that are
         # not done. So a pool that is forgotten is collected, and the threads are told then.
-        network = Network(unix_socket, local_address, resolver, allow_address)
+        network = Network(unix_socket, local_address, resolver, allow_address, socket_options)
         if unix_socket is not None and proxy is not None:
             raise ValueError("all connections of a pool go to its unix_socket, so none to a proxy")
         dialer = Dialer(ssl_context, timeout, connect_timeout, network, proxy_ssl_context)

@@ -727,6 +727,25 @@ def test_options_of_the_pool_come_before_the_configuration(make_client: MakeClie
     assert events
 
 
+@pytest.mark.parametrize("keepalive", [True, False])
+def test_tcp_keepalive_is_honoured(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, keepalive: bool
+) -> None:
+    seen = []
+    connect = socket.socket.connect
+
+    def noting(sock: socket.socket, address: Any) -> None:
+        seen.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        connect(sock, address)
+
+    monkeypatch.setattr(socket.socket, "connect", noting)
+    with ScriptedServer(Recorder(), repeat=True) as server:
+        client = make_client(server.url(""), tcp_keepalive=keepalive)
+        with use_dugong(client):
+            client.delete_object(Bucket="bucket", Key="key")
+    assert seen == [int(keepalive)]
+
+
 def test_several_clients_may_share_a_pool(make_client: MakeClient) -> None:
     with ScriptedServer(Recorder(b"hello")) as server, ConnectionPool() as pool:
         for _ in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,16 @@ def received(transport: Transport) -> str:
         ({"local_address": b"127.0.0.1"}, TypeError),
         ({"resolver": "8.8.8.8"}, TypeError),
         ({"allow_address": "10.0.0.0/8"}, TypeError),
+        ({"unix_socket": "/run/socket", "socket_options": []}, ValueError),
+        ({"socket_options": 5}, TypeError),
+        ({"socket_options": "abc"}, TypeError),
+        ({"socket_options": [5]}, TypeError),
+        ({"socket_options": (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)}, TypeError),
+        ({"socket_options": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]}, TypeError),
+        ({"socket_options": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, "1")]}, TypeError),
+        ({"socket_options": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)]}, TypeError),
+        ({"socket_options": [("SOL_SOCKET", socket.SO_KEEPALIVE, 1)]}, TypeError),
+        ({"socket_options": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 2**31)]}, ValueError),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
@@ -305,6 +316,59 @@ def test_a_resolver_is_asked_for_a_proxy() -> None:
     with ScriptedServer(lambda peer: peer.send(b"here")) as server:
         network = Network(resolver=lambda host, port: [server.address])
         assert received(dial("origin.test", 80, network, "http://proxy.test:3128")) == "here"
+
+
+# --- socket_options -------------------------------------------------------------------------------
+
+
+def option_of(transport: Transport, level: int, name: int) -> int:
+    value = transport.sock.getsockopt(level, name)
+    received(transport)
+    return value
+
+
+@pytest.mark.parametrize("value", [1, struct.pack("i", 1)], ids=["int", "bytes"])
+def test_each_socket_has_the_options(value: int | bytes) -> None:
+    network = Network(socket_options=iter([(socket.SOL_SOCKET, socket.SO_KEEPALIVE, value)]))
+    with ScriptedServer(name_peer, repeat=True) as server:
+        for _ in range(2):  # an iterator is read once
+            transport = dial(*server.address, network)
+            assert option_of(transport, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_options_are_set_before_a_socket_connects() -> None:
+    seen = []
+
+    class Noting(socket.socket):
+        def connect(self, address: Any) -> None:
+            seen.append(self.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            super().connect(address)
+
+    with pytest.MonkeyPatch.context() as patch, ScriptedServer(name_peer) as server:
+        patch.setattr(socket, "socket", Noting)
+        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        received(dial(*server.address, Network(socket_options=options)))
+    assert seen == [1]
+
+
+def test_without_options_nothing_is_kept_alive_and_small_packets_are_not_held_back() -> None:
+    with ScriptedServer(name_peer, repeat=True) as server:
+        transport = dial(*server.address, Network())
+        assert option_of(transport, socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+        transport = dial(*server.address, Network())
+        assert option_of(transport, socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def test_an_option_of_the_caller_comes_before_ours() -> None:
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)]
+    with ScriptedServer(name_peer) as server:
+        transport = dial(*server.address, Network(socket_options=options))
+        assert option_of(transport, socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+
+
+def test_an_option_that_the_system_refuses_is_an_error_of_the_connection() -> None:
+    with ScriptedServer() as server, pytest.raises(OSError, match="Protocol not available"):
+        dial(*server.address, Network(socket_options=[(socket.IPPROTO_TCP, 9999, 1)]))
 
 
 # --- local_address --------------------------------------------------------------------------------
