@@ -221,6 +221,9 @@ class _Made(RequestBody):
     def length(self) -> int | None:
         return self._length
 
+    def declare(self, length: int | None) -> None:
+        self._length = length
+
     @property
     def file_range(self) -> tuple[int, int, int] | None:
         # Without a length it goes in chunks, which the file is no part of.

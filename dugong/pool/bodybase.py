@@ -32,6 +32,13 @@ class RequestBody(ABC):
     def length(self) -> int | None:
         """How many bytes it has; None if that is not known, so that it goes in chunks."""
 
+    def declare(self, length: int | None) -> None:
+        """Have the next sending be one of *length* bytes; None: in chunks.
+
+        For bodies whose `length` was None when they were made; before `rewind`.
+        """
+        raise ValueError(f"Content-Length {length} contradicts a body of {self.length} bytes")
+
     @property
     def data(self) -> memoryview | None:
         """All of it, if it is in memory."""
@@ -145,6 +152,9 @@ class CountedBody(RequestBody):
     @property
     def length(self) -> int | None:
         return self._length
+
+    def declare(self, length: int | None) -> None:
+        self._length = length
 
     def pieces(self) -> Iterator[memoryview]:
         left = self._length

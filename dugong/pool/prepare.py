@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Preparer", "ProxyChooser", "proxy_chooser"]
 
+#: What follows a head: a body, the announcement of one, or nothing.
+_Following = BodyFollowing | bytes | None
 #: Returns which proxy leads to an origin.
 ProxyChooser = Callable[[Origin], ProxyLike | None]
 
@@ -160,7 +162,7 @@ class Preparer:
         told = request.progress or _NOTHING_TOLD
         body = request_body(request._options.source, content_length)
         upload = None
-        following: BodyFollowing | bytes | None = None
+        following: _Following = None
         if body is not None:
             data = body.data
             is_small = data is not None and data.nbytes <= _SMALL_BODY
@@ -183,8 +185,8 @@ class Preparer:
         job.builder = host.builder
         job.head = self._head(job, headers, following)
         if headers.make is not None:
-            build = partial(self._head, following=following)
-            job.make_head = partial(_fresh_head, headers, headers.make, build)
+            make = headers.make
+            job.make_head = partial(_fresh_head, headers, make, self._head, following)
         job.close = close
         job.download = told.download
         needs_connection = (
@@ -195,9 +197,7 @@ class Preparer:
         job.exclusive = needs_connection or not request.is_idempotent
         return job
 
-    def _head(
-        self, job: Job, headers: ElaborateHeaders, following: BodyFollowing | bytes | None
-    ) -> bytes:
+    def _head(self, job: Job, headers: ElaborateHeaders, following: _Following) -> bytes:
         """Return the head of *job* with *headers*, and its body if that is small.
 
         It is for the connections of the host that the job has now, which may tell a proxy more.
@@ -216,7 +216,7 @@ class Preparer:
         That is the same origin, but *proxy_for* may have said something else of it, or a policy.
         """
         assert job.head is not None
-        following: BodyFollowing | bytes | None
+        following: _Following
         if job.upload is not None:
             following = BodyFollowing(job.upload.body.length)
         elif job.request._options.source is None:
@@ -280,14 +280,26 @@ def _headers_of(request: Request) -> ElaborateHeaders:
 def _fresh_head(
     headers: ElaborateHeaders,
     make: HeadersMaker,
-    build: Callable[[Job, ElaborateHeaders], bytes],
+    build: Callable[[Job, ElaborateHeaders, _Following], bytes],
+    following: _Following,
     job: Job,
 ) -> bytes:
-    """Return the head of *job* with what *make* returns now, which is code of the caller's."""
+    """Return the head of *job* with what *make* returns now, which is code of the caller's.
+
+    If nothing else knows the length of the body, that may say it, for this sending.
+    """
     fresh = made_headers(make, job.request)
     if bad := _DECIDED_BEFORE.intersection(name.lower() for name, _ in fresh):
         raise ValueError(f"{', '.join(sorted(bad))} cannot be made anew for each sending")
-    return build(job, headers.with_fresh(fresh))
+    if isinstance(following, BodyFollowing) and following.length is None:
+        lengths = [value for name, value in fresh if name.lower() == "content-length"]
+        length = _content_length(lengths[0]) if lengths else None
+        if length is not None and job.request.trailers is not None:
+            raise ValueError("trailers can be sent behind a body in chunks only: no Content-Length")
+        assert job.upload is not None
+        job.upload.body.declare(length)
+        following = BodyFollowing(length)
+    return build(job, headers.with_fresh(fresh), following)
 
 
 def _fresh_trailers(request: Request) -> HeaderPairs:

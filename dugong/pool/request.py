@@ -215,7 +215,8 @@ class Request(_Fields):
     Parameters: *url* is an absolute http or https URL, with what is not ASCII percent-encoded.
     *headers* is a mapping, `Headers`, an iterable of (name, value) pairs, or a callable, which is
     called with the request before each sending and returns one of these, or None. It is called in a
-    thread of the pool; such a request is not pipelined. *body* is bytes-like, a binary file, an
+    thread of the pool; such a request is not pipelined. Among them may be the Content-Length of a
+    body that would go in chunks otherwise. *body* is bytes-like, a binary file, an
     iterable of bytes, or a callable that returns one of these, which is called before each sending.
     *timeout* is how many seconds may pass without any progress (None: no limit; default: that of
     the pool), *deadline* how many the whole call may take (default: no limit). With *expect100*,

@@ -13,7 +13,7 @@ import pytest
 from dugong import Delivery, Request
 from dugong.pool.request import ElaborateHeaders
 from tests.support.byhand import HandServer, settle, warm_up
-from tests.support.pool import each, name_target, open_site
+from tests.support.pool import discard_rest, each, name_target, open_site
 from tests.support.refusing import AT_ONCE, TOO_MANY, UNAVAILABLE, Refusing, one_connection
 from tests.support.server import TIMEOUT
 
@@ -132,6 +132,81 @@ def test_what_cannot_be_sent_fails_the_request_before_a_byte_of_it_is_sent(
         assert caught.value.delivery is Delivery.UNSENT  # type: ignore[attr-defined]  # as of each
         assert here.goes_on()
     assert [request.target for request in script.requests] == ["/next"]
+
+
+# --- the length of a body that nothing else knows -------------------------------------------------
+
+
+UNKNOWN: dict[str, Any] = {
+    "a callable": lambda: lambda: iter([b"abc", b"de"]),
+    "an iterator": lambda: iter([b"abc", b"de"]),
+    "an iterable": lambda: [b"abc", b"de"],
+}
+
+
+@pytest.mark.parametrize("body", UNKNOWN)
+def test_a_length_that_is_made_frames_a_body_that_has_none(body: str) -> None:
+    script = Refusing()
+    with open_site(script, repeat=True) as here:
+        made = {"Content-Length": "5"}
+        here.pool.post(here.url("/a"), UNKNOWN[body](), headers=lambda request: made)
+        assert here.goes_on()  # on the same connection
+    request = script.requests[0]
+    assert request.headers["content-length"] == "5"
+    assert "transfer-encoding" not in request.headers
+    assert request.body == b"abcde"
+
+
+@pytest.mark.parametrize("length", [4, 6, 100])
+@pytest.mark.parametrize("body", UNKNOWN)
+def test_a_body_of_another_length_than_was_made_fails_the_request(body: str, length: int) -> None:
+    with open_site(discard_rest, each(name_target), repeat=True) as here:
+        made = {"Content-Length": str(length)}
+        with pytest.raises(ValueError, match=r"longer than its length|short of its length"):
+            here.pool.put(here.url("/a"), UNKNOWN[body](), headers=lambda request: made)
+
+
+def test_each_sending_has_the_length_that_was_made_for_it() -> None:
+    contents = iter([b"first", b"the second", b"3rd"])
+    sizes: list[int] = []
+    script = Refusing(UNAVAILABLE, TOO_MANY)
+
+    def make(request: Request) -> dict[str, str]:
+        sizes.append(len(data := next(contents)))
+        bodies.append(data)
+        return {"Content-Length": str(len(data))} if len(sizes) != 2 else {}
+
+    bodies: list[bytes] = []
+    with open_site(script, repeat=True, retry=AT_ONCE) as here:
+        here.pool.put(here.url("/a"), lambda: iter([bodies[-1]]), headers=make)
+    assert [request.body for request in script.requests] == [b"first", b"the second", b"3rd"]
+    lengths = [request.headers.get("content-length") for request in script.requests]
+    assert lengths == ["5", None, "3"]
+
+
+@pytest.mark.parametrize("length", ["five", "-1", "1, 1", ""])
+def test_a_length_that_is_none_fails_the_request_before_a_byte_of_it_is_sent(length: str) -> None:
+    script = Refusing()
+    with open_site(script, repeat=True) as here:
+        with pytest.raises(ValueError, match="Content-Length") as caught:
+            here.pool.put(
+                here.url("/a"),
+                lambda: iter([b"a"]),
+                headers=lambda request: {"Content-Length": length},
+            )
+        assert caught.value.delivery is Delivery.UNSENT  # type: ignore[attr-defined]  # as of each
+        assert here.goes_on()
+    assert [request.target for request in script.requests] == ["/next"]
+
+
+def test_a_length_that_is_made_leaves_no_room_for_trailers() -> None:
+    with open_site(Refusing(), repeat=True) as here, pytest.raises(ValueError, match="trailers"):
+        here.pool.put(
+            here.url("/a"),
+            lambda: iter([b"a"]),
+            headers=lambda request: {"Content-Length": "1"},
+            trailers={"X-Sum": "1"},
+        )
 
 
 @pytest.mark.parametrize(
