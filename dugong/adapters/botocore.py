@@ -38,14 +38,14 @@ try:
     from botocore.awsrequest import AWSPreparedRequest, AWSResponse
     from botocore.httpsession import get_cert_path, mask_proxy_url
     from botocore.utils import get_environ_proxies
-
-    from dugong.adapters.urllib3_response import entered, whole
 except ImportError as exc:
     raise ImportError(
         "dugong.adapters.botocore needs the packages botocore and urllib3: "
         "pip install dugong[botocore]",
         name=exc.name,
     ) from exc
+
+from dugong.adapters.urllib3_response import entered, whole  # which checks urllib3
 
 if TYPE_CHECKING:
     import ssl

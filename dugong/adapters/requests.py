@@ -46,14 +46,14 @@ try:
         urldefragauth,
     )
     from urllib3.util import Timeout
-
-    from dugong.adapters.urllib3_response import body_error, entered, whole
 except ImportError as exc:
     raise ImportError(
         "dugong.adapters.requests needs the packages requests and urllib3: "
         "pip install dugong[requests]",
         name=exc.name,
     ) from exc
+
+from dugong.adapters.urllib3_response import body_error, entered, whole  # which checks urllib3
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -12,11 +12,23 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import urllib3
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import DecodeError, HTTPError, ProtocolError, ReadTimeoutError, SSLError
 
 from dugong.errors import ConnectionTimedOut, DecodingError, DugongError, TLSError
 from dugong.pool.response import Response, StreamedResponse
+
+# What takes the place of urllib3, as urllib3-future does, has its name, and other responses.
+if "version_string" not in HTTPResponse.__init__.__code__.co_varnames:
+    found = getattr(urllib3, "__version__", "?")
+    raise ImportError(
+        f"dugong.adapters needs urllib3 2.2.3 or newer, and finds version {found} of what "
+        "is called urllib3. If urllib3-future is installed, which takes its place: "
+        "pip uninstall urllib3-future; pip install --force-reinstall urllib3",
+        name="urllib3",
+        path=urllib3.__file__,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import gzip
+import importlib
+import sys
 import threading
 
 import pytest
@@ -29,6 +31,26 @@ def respond_with(data: bytes) -> Script:
 
 def response(body: bytes, headers: str = "") -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+@pytest.mark.parametrize("adapter", ["requests", "botocore"])
+def test_what_takes_the_place_of_urllib3_is_named_when_an_adapter_is_imported(
+    monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    pytest.importorskip(adapter)
+
+    class OtherResponse:
+        """As that of urllib3-future."""
+
+        def __init__(self, body: object, headers: object, status: int, version: int) -> None: ...
+
+    monkeypatch.setattr(urllib3, "HTTPResponse", OtherResponse)
+    monkeypatch.setattr(urllib3, "__version__", "2.25.904")
+    for name in ("urllib3_response", adapter):
+        monkeypatch.delitem(sys.modules, f"dugong.adapters.{name}", raising=False)
+    with pytest.raises(ImportError, match=r"2\.25\.904 .* urllib3-future is installed") as caught:
+        importlib.import_module(f"dugong.adapters.{adapter}")
+    assert caught.value.name == "urllib3"
 
 
 @pytest.mark.parametrize("streamed", [True, False])
