@@ -39,7 +39,7 @@ class Site:
         try:
             while self._respond(peer, peer.head()):
                 pass
-        except (EOFError, ConnectionError, TimeoutError):
+        except (EOFError, ConnectionError, TimeoutError, ssl.SSLError):
             pass  # the client has gone, as it may at any time, or is idle
 
     def _respond(self, peer: Peer, request: ReceivedRequest) -> bool:

@@ -296,10 +296,17 @@ def test_a_body_until_close_that_ends_without_a_word_of_tls_is_cut_short(
 
 # --- max_body_size --------------------------------------------------------------------------------
 
+
+def in_many_chunks(body: bytes) -> bytes:
+    """Return a response with *body* in some 10,000 chunks, or in chunks of 7 bytes."""
+    size = len(body) // 10_000 | 7
+    return chunked(*(body[i : i + size] for i in range(0, len(body), size)))
+
+
 TOO_LARGE: dict[str, Callable[[bytes], bytes]] = {
     "length": with_length,
     "one chunk": chunked,
-    "many chunks": lambda body: chunked(*(body[i : i + 7] for i in range(0, len(body), 7))),
+    "many chunks": in_many_chunks,
     "until close": until_close,
 }
 
