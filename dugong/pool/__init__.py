@@ -9,7 +9,7 @@ hints.py       what other clients call things    many.py        map() and as_com
 prepare.py     a Request becomes a Job           dialer.py      how to connect
 host_policy.py HostPolicy                        settings.py    settings that never change
 events.py      what on_event is told             statistics.py  frozen snapshots
-recording.py   what record is given
+recording.py   what record is given              checks.py      of numbers and switches
 failure.py     what a request fails with         fork.py        the child of a fork starts afresh
 core/          everything that is decided, under one lock, without I/O
 io/            the threads, and the engine that speaks the protocol

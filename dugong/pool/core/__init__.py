@@ -10,7 +10,7 @@ retries.py      `complete`: how a request ends, or is tried again
 gate.py         when requests may start           politeness.py  what waits for that
 maintenance.py  timers (timers.py), their thread  rate.py      the speed of bodies
 recovery.py     after an interrupt, and a fork    snapshot.py  what can be seen
-dispatch.py     which requests go to which connection
+dispatch.py     which requests go where            faults.py    after a bug of dugong
 job.py          one request on its way            host.py      one origin, its queue and connections
 connection.py   one connection                    pipelining.py  how far a host may be pipelined
 """

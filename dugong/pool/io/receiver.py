@@ -8,6 +8,7 @@ thread of a caller who makes a request by itself.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -420,7 +421,8 @@ class ConnectionBody:
         elif isinstance(exc, ConnectionClosed):
             exc = ended or exc
         exc = failure(exc, delivery, job.request)
-        exc.attempts = self._job.attempts  # type: ignore[attr-defined]  # any exception has a dict
+        with suppress(AttributeError, TypeError):  # a caller's exception may be frozen
+            exc.attempts = self._job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         return exc
 
     def close(self, scheduler: Scheduler) -> None:
