@@ -400,7 +400,7 @@ class ConnectionPool:
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(request, self)
-        job.patience = patience
+        job.own_extras().patience = patience
         return scheduler.protect(self._make, scheduler.abandon, job)
 
     def _prepare(self, request: Request) -> Job:
@@ -419,9 +419,11 @@ class ConnectionPool:
 
     def _stream(self, request: Request, patience: Patience | None = None) -> Stream:
         job = self._preparer.prepare(request, self)
-        job.patience = patience
-        job.exclusive = job.streamed = True
-        job.hedge = None
+        job.exclusive = True
+        extras = job.own_extras()
+        extras.patience = patience
+        extras.streamed = True
+        extras.hedge = None
         return Stream(self._scheduler, job)
 
     def _submit(self, job: Job, block: bool) -> ResponseFuture:

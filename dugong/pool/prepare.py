@@ -18,7 +18,7 @@ from dugong.connection.proxy import FOR_PROXIES, Proxy, ProxyLike, absolute_form
 from dugong.connection.writers import BodyFollowing
 from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job, Upload
+from dugong.pool.core.job import Extras, Job, Upload
 from dugong.pool.host_policy import HostPolicy
 from dugong.pool.progress import Progress
 from dugong.pool.request import (
@@ -122,10 +122,10 @@ class Preparer:
             job = self._prepare_elaborate(request, pool, host, timeout, retry)
         hedge = self._hedge if options.hedge is POOL_DEFAULT else options.hedge
         if hedge is not None and _may_be_hedged(request):
-            job.hedge = hedge
+            job.own_extras().hedge = hedge
             self._scheduler.traffic.hedges = True
         if self.get_trace is not None:
-            job.trace = self.get_trace()
+            job.own_extras().trace = self.get_trace()
         return job
 
     def failing(self, request: Request, pool: object, error: Exception) -> Job:
@@ -181,14 +181,15 @@ class Preparer:
             upload.make_trailers = partial(_fresh_trailers, request)
         job = Job(request, self._scheduler, pool, host, None, timeout, retry)
         job.deadline = request.deadline
-        job.upload = upload
+        job.extras = extras = Extras()
+        extras.upload = upload
+        extras.close = close
+        extras.download = told.download
         job.builder = host.builder
         job.head = self._head(job, headers, following)
         if headers.make is not None:
             make = headers.make
-            job.make_head = partial(_fresh_head, headers, make, self._head, following)
-        job.close = close
-        job.download = told.download
+            extras.make_head = partial(_fresh_head, headers, make, self._head, following)
         needs_connection = (
             close
             or upload is not None
@@ -204,7 +205,7 @@ class Preparer:
         """
         # No fields at all would stand for the default ones.
         fields = headers.with_defaults(job.host.fields).fixed or IDENTITY
-        request, upload = job.request, job.upload
+        request, upload = job.request, job.extras.upload
         expect100 = upload is not None and upload.expect100
         build = job.host.builder.build
         built = build(request.method, request.target, fields, following, expect100)
@@ -217,8 +218,8 @@ class Preparer:
         """
         assert job.head is not None
         following: _Following
-        if job.upload is not None:
-            following = BodyFollowing(job.upload.body.length)
+        if job.extras.upload is not None:
+            following = BodyFollowing(job.extras.upload.body.length)
         elif job.request._options.source is None:
             following = None
         else:  # a small body, which stands behind the head
@@ -296,8 +297,8 @@ def _fresh_head(
         length = _content_length(lengths[0]) if lengths else None
         if length is not None and job.request.trailers is not None:
             raise ValueError("trailers can be sent behind a body in chunks only: no Content-Length")
-        assert job.upload is not None
-        job.upload.body.declare(length)
+        assert job.extras.upload is not None
+        job.extras.upload.body.declare(length)
         following = BodyFollowing(length)
     return build(job, headers.with_fresh(fresh), following)
 

@@ -63,7 +63,7 @@ class MockExchange:
         # These belong to the sender until all of the request is sent.
         self.body: bytearray = bytearray(body)
         self.sent_trailers: Headers = NO_TRAILERS
-        self.is_sent: bool = job.upload is None  # all of it; guarded by the engine's lock
+        self.is_sent: bool = job.extras.upload is None  # all of it; guarded by the engine's lock
         # The receiver's:
         self.persistent: bool = True
         self.minor_version: int = 1
@@ -144,9 +144,9 @@ class MockEngine:
     def send_body(
         self, job: Job, wait_for_continue: Callable[[Callable[[], bool]], object]
     ) -> None:
-        assert job.upload is not None
+        assert job.extras.upload is not None
         exchange: MockExchange = job.exchange
-        body = job.upload.body
+        body = job.extras.upload.body
         pieces = (piece for segment in body.segments() for piece in segment.pieces())
         meter = upload_meter(job)
         while True:
@@ -160,9 +160,9 @@ class MockEngine:
                     meter.add(len(piece))
             if self._ended:
                 raise ConnectionClosed("the connection has ended before the body was sent")
-        if job.upload.make_trailers is not None:
+        if job.extras.upload.make_trailers is not None:
             with blaming_body("what makes the trailers of a request"):
-                exchange.sent_trailers = Headers(job.upload.make_trailers())
+                exchange.sent_trailers = Headers(job.extras.upload.make_trailers())
         if meter is not None:
             meter.finish()
         with self._changed:
@@ -197,7 +197,7 @@ class MockEngine:
             self._wait(lambda: False, job.timeout if is_late else response.delay)
             if is_late:
                 raise timed_out("received", job.timeout)
-        exchange.persistent = not job.close and not _says_close(headers)
+        exchange.persistent = not job.extras.close and not _says_close(headers)
         with self._changed:
             self._awaiting.popleft()
             self._said_close = not exchange.persistent

@@ -590,7 +590,7 @@ def send_upload(rig: Rig, **options: Any) -> tuple[PooledConnection, Job]:
     """Have a connection send a request with a body; its sender is at that."""
     host = rig.host()
     job = rig.job(host, "/upload", method="PUT", **options)
-    job.upload = upload()
+    job.own_extras().upload = upload()
     job.exclusive = True
     rig.enqueue(job)
     connection = rig.connect(host)

@@ -42,7 +42,7 @@ class Placed:
         else:
             job = rig.job(self.host, "/a", exclusive=place == "streaming", **options)
             if place in ("sending", "pending"):
-                job.upload = upload()
+                job.own_extras().upload = upload()
             rig.enqueue(job)
             connection = rig.connect(self.host)
             assert rig.look_for_work(connection) == [job]

@@ -30,12 +30,12 @@ def upload(rewindable: bool = True, expect100: bool = False) -> Upload:
 
 def interrupts(job: Job) -> int:
     """Return how often what waits for the body of *job* was told that its connection is gone."""
-    assert job.upload is not None
-    return cast(Body, job.upload.body).interrupted
+    assert job.extras.upload is not None
+    return cast(Body, job.extras.upload.body).interrupted
 
 
 def releases(job: Job) -> int:
     """Return how often the body of *job* was given back."""
-    assert job.upload is not None
-    body = cast(Body, job.upload.body)
+    assert job.extras.upload is not None
+    body = cast(Body, job.extras.upload.body)
     return body.released

@@ -92,9 +92,9 @@ class Closing:
         if connection.begin_closing(reason, error):
             self._core.follow_up(connection.engine.abort)
             uploading = connection.uploading
-            if uploading is not None and uploading.upload is not None:
+            if uploading is not None and uploading.extras.upload is not None:
                 # Behind that: a body that is not waited for yet finds the connection ended.
-                self._core.follow_up(uploading.upload.body.interrupt)
+                self._core.follow_up(uploading.extras.upload.body.interrupt)
         self._users.leave_idle_locked(connection)
         connection.host.with_capacity.pop(connection, None)
         connection.notify_sender()

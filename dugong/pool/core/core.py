@@ -553,7 +553,16 @@ class PoolCore:
         job.sending = (now, len(job.attempts)) if kind == "sent" else None
         origin = str(job.host.origin)
         event = Event(
-            kind, now, origin, connection, job.request, reason, outcome, since, resends, job.trace
+            kind,
+            now,
+            origin,
+            connection,
+            job.request,
+            reason,
+            outcome,
+            since,
+            resends,
+            job.extras.trace,
         )
         self.callbacks.add(partial(_notify, listener, event))
 

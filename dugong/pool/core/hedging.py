@@ -110,8 +110,8 @@ class Hedging:
         other = self._connection_locked(host, now)
         if other is None:
             return False
-        assert job.hedge is not None
-        reason = f"its response has not begun after {job.hedge:g} s"
+        assert job.extras.hedge is not None
+        reason = f"its response has not begun after {job.extras.hedge:g} s"
         slow = make_attempt(job, connection.name, reason, Delivery.SENT, charged=False)
         twin = job.hedge_with(slow._replace(request=None))
         twin.reserve(other)
@@ -187,7 +187,7 @@ class Hedging:
 def _may_be_hedged(job: Job) -> bool:
     """Return True if *job*, which is in flight, is to be sent once more if it is slow."""
     return (
-        job.hedge is not None
+        job.extras.hedge is not None
         and not (job.was_hedged or job.response_started or job.cancelled)
         and job.place is Place.IN_FLIGHT
         and job.fatal_error is None
@@ -196,4 +196,4 @@ def _may_be_hedged(job: Job) -> bool:
 
 def _due(job: Job) -> float:
     """Return when *job* is slow, if its response has not begun by then."""
-    return job.dispatched_at + (job.hedge or 0.0)
+    return job.dispatched_at + (job.extras.hedge or 0.0)

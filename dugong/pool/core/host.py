@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import NO_EXTRAS, Extras, Job, Place
 from dugong.pool.core.pipelining import PipeliningState
 
 if TYPE_CHECKING:
@@ -247,14 +247,18 @@ class Host:
         """
         queue = self.queue
         jobs: list[Job] = []
+        last: Extras = NO_EXTRAS
         while queue and len(jobs) < most:
             job = queue.popleft()
             if job.place is _DONE:
                 self.withdrawn -= 1
                 continue
-            if jobs and (job.make_head is None) is not (jobs[0].make_head is None):
-                queue.appendleft(job)
-                break
+            extras = job.extras
+            if extras is not last:
+                if jobs and (extras.make_head is None) is not (last.make_head is None):
+                    queue.appendleft(job)
+                    break
+                last = extras
             self.queued -= 1
             jobs.append(job)
             if job.exclusive:

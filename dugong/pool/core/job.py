@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
 
-__all__ = ["Flow", "Job", "Owner", "Place", "Upload"]
+__all__ = ["NO_EXTRAS", "Extras", "Flow", "Job", "Owner", "Place", "Upload"]
 
 T = TypeVar("T")
 
@@ -138,6 +138,50 @@ class Upload:
         self.pending_response: Response | None = None  # waits for the sender to release the body
 
 
+class Extras:
+    """What few requests have. Set by the thread that makes the job, before the pool has it.
+
+    It never changes after that; jobs that go on with the same request share it.
+    """
+
+    __slots__ = (
+        "close",
+        "download",
+        "hedge",
+        "make_head",
+        "patience",
+        "streamed",
+        "trace",
+        "upload",
+    )
+
+    def __init__(self) -> None:
+        #: Makes the head of the job before each sending, if it is not to be older.
+        self.make_head: Callable[[Job], bytes] | None = None
+        self.upload: Upload | None = None  # if the body goes piece by piece
+        #: Is told how much of the response has come.
+        self.download: ProgressCall | None = None
+        self.close: bool = False  # the request asks for the connection to be closed
+        self.streamed: bool = False  # the caller reads the body of the response
+        #: Seconds after which it is sent once more, if its response has not begun.
+        self.hedge: float | None = None
+        self.patience: Patience | None = None  # limits of its own
+        self.trace: object = None  # what is noted of the call
+
+
+class _NoExtras(Extras):
+    """What most requests have: the default of each, which cannot be changed."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name} of NO_EXTRAS never changes")
+
+
+NO_EXTRAS = Extras()
+NO_EXTRAS.__class__ = _NoExtras
+
+
 class Job:
     """A request, its future, and where it is.
 
@@ -150,37 +194,30 @@ class Job:
         "body_source",
         "builder",
         "cancelled",
-        "close",
         "connection",
         "deadline",
         "dispatched_at",
-        "download",
         "exchange",
         "exclusive",
+        "extras",
         "fatal_error",
         "flow",
         "head",
-        "hedge",
         "host",
         "is_accepted",
         "is_answered",
-        "make_head",
         "needs_fresh_connection",
         "owner",
-        "patience",
         "place",
         "pool",
         "request",
         "response_started",
         "retry",
         "sending",
-        "streamed",
         "successor",
         "timeout",
         "timer",
-        "trace",
         "twin",
-        "upload",
         "was_hedged",
         "was_taken_back",
     )
@@ -204,20 +241,13 @@ class Job:
         self.head = head
         #: What has made that; None: it was made before the job was. Set together with it.
         self.builder: RequestBuilder | None = None
-        #: Makes the head of the job before each sending, if it is not to be older; never changes.
-        self.make_head: Callable[[Job], bytes] | None = None
+        #: What only few requests have; set before the pool has the job, and `NO_EXTRAS` mostly.
+        self.extras: Extras = NO_EXTRAS
         self.timeout: float | None = timeout  # seconds; never changes
         self.retry: RetryPolicy = retry  # never changes
         self.deadline: float | None = None  # seconds for all of it; never changes
         self._future: ResponseFuture | None = None  # see `future`; never changes once it is made
-        self.upload: Upload | None = None  # if the body goes piece by piece; never changes
-        #: Is told how much of the response has come; never changes.
-        self.download: ProgressCall | None = None
-        self.close: bool = False  # the request asks for the connection to be closed; never changes
         self.flow: Flow | None = None  # what its response goes through; never changes
-        self.streamed: bool = False  # the caller reads the body of the response; never changes
-        #: Seconds after which it is sent once more, if its response has not begun; never changes.
-        self.hedge: float | None = None
 
         #: Where the request is. Only the methods below change it; any thread may read it.
         self.place: Place = _NEW
@@ -239,9 +269,6 @@ class Job:
         #: Of the sending that no event has ended yet: when it began, `time.time`, and how many were
         #: before it.
         self.sending: tuple[float, int] | None = None
-        #: Limits of its own; set by the thread that makes the job.
-        self.patience: Patience | None = None
-        self.trace: object = None  # what is noted of the call; set by the thread that makes the job
         #: The job that goes on with its future; set once. If that has the same request, this one
         #: stays with its connection, for the response that is dropped.
         self.successor: Job | None = None
@@ -341,7 +368,8 @@ class Job:
             raise self._refuse(_QUEUED)
         successor._future = self.future
         successor.timer, self.timer = self.timer, None
-        successor.trace = self.trace
+        if self.extras.trace is not None:
+            successor.own_extras().trace = self.extras.trace
         self.successor = successor
         self.finish()
 
@@ -388,6 +416,12 @@ class Job:
 
     # --- what it is -------------------------------------------------------------------------------
 
+    def own_extras(self) -> Extras:
+        """Return extras that may be set: before the pool has the job."""
+        if self.extras is NO_EXTRAS:
+            self.extras = Extras()
+        return self.extras
+
     @property
     def future(self) -> ResponseFuture:
         """What its outcome is for, unless the thread that makes the request takes that itself.
@@ -410,18 +444,21 @@ class Job:
     @property
     def needs_no_thread(self) -> bool:
         """True if the thread that asks for it may make it by itself on an idle connection."""
-        return (
-            self.deadline is None
-            and self.upload is None
-            and self.make_head is None
-            and self.download is None
-            and self.hedge is None
+        extras = self.extras
+        return self.deadline is None and (
+            extras is NO_EXTRAS
+            or (
+                extras.upload is None
+                and extras.make_head is None
+                and extras.download is None
+                and extras.hedge is None
+            )
         )
 
     @property
     def write_timeout(self) -> float | None:
         """For how many seconds sending may go without any progress."""
-        patience = self.patience
+        patience = self.extras.patience
         if patience is None or patience.write is POOL_DEFAULT:
             return self.timeout
         return patience.write
@@ -429,13 +466,13 @@ class Job:
     @property
     def is_rewindable(self) -> bool:
         """True if the body, if there is one, could be sent again."""
-        return self.upload is None or self.upload.body.rewindable
+        return self.extras.upload is None or self.extras.upload.body.rewindable
 
     def forget_expectation(self) -> None:
         """Send it without Expect the next time, and its body at once."""
         assert self.head is not None
-        assert self.upload is not None
-        self.upload.expect100 = False
+        assert self.extras.upload is not None
+        self.extras.upload.expect100 = False
         # The caller cannot have given this field, and no field has a CRLF in it.
         self.head = self.head.replace(b"\r\nExpect: 100-continue\r\n", b"\r\n", 1)
 
@@ -452,40 +489,40 @@ class Job:
 
     def begin_upload(self) -> None:
         """The sender has its body. It must have one."""
-        assert self.upload is not None
-        self.upload.is_sending = True
-        self.upload.error = None
+        assert self.extras.upload is not None
+        self.extras.upload.is_sending = True
+        self.extras.upload.error = None
 
     def end_upload(self, error: Exception | None) -> None:
         """The sender has let go of its body; *error* is why it was not all sent, if it was not."""
-        assert self.upload is not None
-        self.upload.is_sending = False
-        self.upload.error = error
+        assert self.extras.upload is not None
+        self.extras.upload.is_sending = False
+        self.extras.upload.error = error
 
     @property
     def expects_continue(self) -> bool:
         """True if its body is sent only when the server wants it."""
-        return self.upload is not None and self.upload.expect100
+        return self.extras.upload is not None and self.extras.upload.expect100
 
     @property
     def sending_body(self) -> bool:
         """True if the sender has its body; any thread may ask."""
-        return self.upload is not None and self.upload.is_sending
+        return self.extras.upload is not None and self.extras.upload.is_sending
 
     @property
     def upload_error(self) -> Exception | None:
         """Why the sender did not send all of its body, if it did not."""
-        return None if self.upload is None else self.upload.error
+        return None if self.extras.upload is None else self.extras.upload.error
 
     @property
     def pending_response(self) -> Response | None:
         """The response that waits for the sender to release the body, if there is one."""
-        return None if self.upload is None else self.upload.pending_response
+        return None if self.extras.upload is None else self.extras.upload.pending_response
 
     def release_body(self) -> None:
         """Give the body back to the caller: it will not be sent any more."""
-        if self.upload is not None:
-            self.upload.body.release()
+        if self.extras.upload is not None:
+            self.extras.upload.body.release()
 
     # --- what the future asks of its owner; any thread, without the lock --------------------------
 

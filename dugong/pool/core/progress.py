@@ -71,7 +71,7 @@ class Progress:
         """Note how long the *response* to *oldest* took, the first of those that have come."""
         host, now, before = connection.host, monotonic(), connection.responded_at
         connection.responded_at = now
-        if oldest.upload is None:
+        if oldest.extras.upload is None:
             seconds = now - oldest.dispatched_at
             is_alone = oldest.dispatched_at >= before
             host.pipelining.took(seconds if is_alone else now - before, is_alone)

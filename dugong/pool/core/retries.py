@@ -132,10 +132,10 @@ class RetryEngine:
             with suppress(AttributeError, TypeError):  # a caller's exception may be frozen
                 outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
                 outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
-        if job.upload is not None and not isinstance(outcome, StreamedResponse):
+        if job.extras.upload is not None and not isinstance(outcome, StreamedResponse):
             job.release_body()  # before its caller can see that it is done
-        if job.patience is not None and job.patience.timer is not None:
-            self._maintenance.cancel_locked(job.patience.timer)
+        if job.extras.patience is not None and job.extras.patience.timer is not None:
+            self._maintenance.cancel_locked(job.extras.patience.timer)
         # Before the job changes its place: an interrupt in between must not lose the future.
         self._core.settle_locked(job.future, outcome)
         if isinstance(outcome, StreamedResponse):

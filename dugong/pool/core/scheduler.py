@@ -179,23 +179,23 @@ class Scheduler:
         Waits if the queues are full and *block* is set, but not beyond the deadline.
         """
         core = self._core
-        seconds = job.deadline
-        deadline = None if seconds is None else monotonic() + seconds
         try:
             # It is never unset. Callers that go on would take the lock from what closes the pool.
             if core.closed:
                 raise PoolClosed
-            core.protect(self._submit, do_nothing, job, block, deadline)
+            core.protect(self._submit, do_nothing, job, block)
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
                 raise failure(PoolClosed(), Delivery.UNSENT, job.request) from None
+            deadline = None if job.deadline is None else _deadline_of(job)
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
         except DugongError as exc:
             exc.request = job.request
             raise
 
-    def _submit(self, job: Job, block: bool, deadline: float | None) -> None:
+    def _submit(self, job: Job, block: bool) -> None:
         core = self._core
+        deadline = None if job.deadline is None else _deadline_of(job)
         core.begin()
         try:
             if core.closed:
@@ -236,8 +236,7 @@ class Scheduler:
         core = self._core
         queued = jobs[: max(0, core.limits.max_queued - core.queued)]
         for job in queued:
-            seconds = job.deadline
-            self._enqueue_locked(job, None if seconds is None else monotonic() + seconds)
+            self._enqueue_locked(job, None if job.deadline is None else _deadline_of(job))
         for host in dict.fromkeys([job.host for job in queued]):
             self._connections.ensure_all_served_locked(host)
         return len(queued)
@@ -269,8 +268,8 @@ class Scheduler:
                     core.heads.rebuild(job)
         host.append(job)
         core.queued += 1
-        if job.patience is not None and not job.attempts:
-            self._waiting.begin_locked(job, job.patience)
+        if job.extras.patience is not None and not job.attempts:
+            self._waiting.begin_locked(job, job.extras.patience)
 
     @locked
     def _wait_for_room_locked(self, job: Job, block: bool, deadline: float | None) -> None:
@@ -669,3 +668,9 @@ def _timed_out(message: str, delivery: Delivery, request: Request) -> Connection
     error = ConnectionTimedOut(message)
     error.delivery, error.request = delivery, request
     return error
+
+
+def _deadline_of(job: Job) -> float:
+    """Return when the deadline of *job* passes, which has one, and counts from now."""
+    assert job.deadline is not None
+    return monotonic() + job.deadline

@@ -18,7 +18,7 @@ from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import Limits, PoolCore, locked
 from dugong.pool.core.dispatch import take
 from dugong.pool.core.faults import Faults
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import NO_EXTRAS, Job, Place
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
@@ -227,7 +227,7 @@ class Traffic:
             connection.sending = True
             if self.hedges:
                 self._connections.hedging.watch_locked(connection, batch)
-            if batch[-1].upload is not None:
+            if batch[-1].extras.upload is not None:
                 connection.uploading = batch[-1]
                 connection.uploading.begin_upload()
             if connection.exclusive and host.queued:
@@ -291,15 +291,15 @@ class Traffic:
         self, connection: PooledConnection, job: Job, error: Exception | None
     ) -> None:
         """The sender of *connection* has let go of the body of *job*."""
-        assert job.upload is not None
+        assert job.extras.upload is not None
         job.end_upload(error)
         connection.body_released_at = monotonic()
         if job.is_decided:
             self._core.body_released.notify_all()
         elif job.cancelled:
             self._retries.complete_locked(job, None)
-        elif (response := job.upload.pending_response) is not None:
-            job.upload.pending_response = None
+        elif (response := job.extras.upload.pending_response) is not None:
+            job.extras.upload.pending_response = None
             connection.host.accepted += self._end_upload_locked(connection, job, response)
 
     @locked
@@ -346,7 +346,7 @@ class Traffic:
             if job.sending_body:
                 return True
             until = connection.engine.held_up_until
-            if job.upload is not None:
+            if job.extras.upload is not None:
                 until = max(until, connection.body_released_at)
             return job.timeout is not None and monotonic() - until < job.timeout
 
@@ -452,22 +452,20 @@ class Traffic:
                 continue
             if has_listener:
                 progress.emit_answered(connection, job, response)
-            upload = job.upload
-            if upload is None:
-                if (
-                    response.status < 400
-                    and job.timer is None
-                    and job.patience is None
-                    and (job.flow is None or job.is_accepted)
-                ):
-                    # What `complete_locked` comes to, in fewer steps.
-                    future = job._future or job.future
-                    if not future._settle_locked(response):
-                        settlements.append((future, response))
-                    job.finish()
-                    accepted += 1
-                else:
-                    accepted += complete(job, response)
+            if (
+                job.extras is NO_EXTRAS
+                and response.status < 400
+                and job.timer is None
+                and (job.flow is None or job.is_accepted)
+            ):
+                # What `complete_locked` comes to, in fewer steps.
+                future = job._future or job.future
+                if not future._settle_locked(response):
+                    settlements.append((future, response))
+                job.finish()
+                accepted += 1
+            elif (upload := job.extras.upload) is None:
+                accepted += complete(job, response)
             elif upload.is_sending:
                 upload.pending_response = response
                 if response.status >= 300:  # no more of the body is sent
@@ -503,4 +501,4 @@ class Traffic:
 def _is_small(job: Job) -> bool:
     """Return True if the system takes all of *job* at once, though nothing is received."""
     size = len(job.request.url) + len(job.head or b"")
-    return job.upload is None and size <= SMALL_HEAD
+    return job.extras.upload is None and size <= SMALL_HEAD

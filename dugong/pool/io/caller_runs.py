@@ -42,7 +42,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
             exchange, status, reason, headers, _, body = completions[0]
             if (
                 body is not None
-                and (len(body) <= traffic.limits.max_body_size or job.streamed)
+                and (len(body) <= traffic.limits.max_body_size or job.extras.streamed)
                 and status >= 200
                 and (status < 400 or not traffic.may_be_retried(job, status))
             ):

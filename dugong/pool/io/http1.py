@@ -129,7 +129,7 @@ class Http1Engine:
             exchanges.append(exchange)
             heads.append(head)
         last, recorder = batch[-1], self._recorder
-        self._outgoing = exchange if last.upload is not None else None
+        self._outgoing = exchange if last.extras.upload is not None else None
         if recorder is not None:
             recorder.begin(exchanges, heads)
         try:
@@ -161,8 +161,8 @@ class Http1Engine:
         wait_for_continue: Callable[[Callable[[], bool]], object],
     ) -> None:
         sender, state = self._sender, self._state
-        assert job.upload is not None
-        body = job.upload.body
+        assert job.extras.upload is not None
+        body = job.extras.upload.body
         if exchange.request_side is RequestSide.CONTINUE:
             wait_for_continue(lambda: exchange.request_side is RequestSide.CONTINUE)
             if not state.aborted:
@@ -189,9 +189,9 @@ class Http1Engine:
                         else:
                             self._send_metered(part, job.write_timeout, meter)
         trailers = b""
-        if job.upload.make_trailers is not None:
+        if job.extras.upload.make_trailers is not None:
             with blaming_body("what makes the trailers of a request"):
-                trailers = trailer_lines(job.upload.make_trailers())
+                trailers = trailer_lines(job.extras.upload.make_trailers())
         eval_coroutine(sender.co_write_eof(trailers), job.write_timeout)
         if meter is not None:
             meter.finish()
@@ -317,8 +317,8 @@ def _begin(job: Job) -> tuple[Exchange, bytes]:
 
 def _describe(job: Job, exchange: Exchange) -> None:
     """Say in *exchange* what is not plain about the sending of *job*."""
-    upload = job.upload
-    exchange.close = exchange.needs_full_parse = job.close
+    upload = job.extras.upload
+    exchange.close = exchange.needs_full_parse = job.extras.close
     if upload is not None and upload.body.length != 0:
         exchange.needs_full_parse = exchange.sends_to_end = True
         length = upload.body.length

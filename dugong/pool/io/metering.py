@@ -26,7 +26,7 @@ _CULPRIT = "what is told of the progress of a request"
 
 def upload_meter(job: Job) -> Meter | None:
     """Return what counts the body of *job*, which is about to be sent; None if nothing is told."""
-    upload = job.upload
+    upload = job.extras.upload
     if upload is None or upload.progress is None:
         return None
     return _begun(job, upload.progress, upload.body.length)
@@ -34,9 +34,9 @@ def upload_meter(job: Job) -> Meter | None:
 
 def download_meter(job: Job, status: int, total: int | None) -> Meter | None:
     """Return what counts the body of the response to *job*; None if nothing is told."""
-    if job.download is None or not is_metered(status):
+    if job.extras.download is None or not is_metered(status):
         return None
-    return _begun(job, job.download, total)
+    return _begun(job, job.extras.download, total)
 
 
 def is_metered(status: int) -> bool:

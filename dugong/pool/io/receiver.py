@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
+from dugong.pool.core.job import NO_EXTRAS
 from dugong.pool.core.rate import measured
 from dugong.pool.failure import (
     Abandoned,
@@ -113,23 +114,21 @@ def _gather(
             traffic.continue_sending(connection)
             return True, None
         job = exchange.key
-        counts = job.hedge is None or traffic.counts(job, status)
-        body = buffered
-        # A stream begins with its response, though the sender has the body of the request until
-        # later. If it has released that in this moment, both ways lead to the same.
-        is_early = job.streamed and job.sending_body and status < 300
-        if (
-            body is None
-            or is_early
-            or job.download is not None
-            or (len(body) > limit and not job.streamed)
-        ):
+        extras, body = job.extras, buffered
+        counts, is_early, is_told = True, False, False
+        if extras is not NO_EXTRAS:
+            counts = extras.hedge is None or traffic.counts(job, status)
+            # A stream begins with its response, though the sender has the body of the request until
+            # later. If it has released that in this moment, both ways lead to the same.
+            is_early = extras.streamed and job.sending_body and status < 300
+            is_told = extras.download is not None
+        if body is None or is_early or is_told or (len(body) > limit and not extras.streamed):
             job.response_started = True
             if job.is_decided and connection.lost_requests:
                 return False, Abandoned()  # it is late: what came before it must not wait for it
-            if body is not None and len(body) > limit and not job.streamed:
+            if body is not None and len(body) > limit and not extras.streamed:
                 return False, _too_large(len(body), limit, length is not None)
-            if job.streamed and (body is None or is_early):
+            if extras.streamed and (body is None or is_early):
                 beginning: _Beginning | Exception = (buffered or b"", None)
                 if traffic.may_be_retried(job, status):
                     beginning = _outcome_of(
@@ -193,7 +192,7 @@ def _finish_body(
 ) -> bytes:
     """Return the whole body of a response, which is *body* if that is not None."""
     meter = None
-    if job.download is not None and not job.streamed:
+    if job.extras.download is not None and not job.extras.streamed:
         known = length if body is None or length is None else len(body)
         meter = download_meter(job, status, known)
     if body is None:
@@ -217,14 +216,14 @@ def _hand_over(
     job, minor_version = exchange.key, exchange.minor_version
     request, attempts, seconds = job.request, job.attempts, now - job.dispatched_at
     peer, early = connection.engine.peer, None
-    if job.upload is not None and status < 300:
+    if job.extras.upload is not None and status < 300:
         early = Response(
             status, reason, headers, b"", request, attempts, seconds, minor_version, peer=peer
         )
     source = ConnectionBody(job, connection, beginning, early)
     reader: BodySource = source
-    if job.download is not None and is_metered(status):
-        reader = MeteredSource(source, job.download, length)
+    if job.extras.download is not None and is_metered(status):
+        reader = MeteredSource(source, job.extras.download, length)
     response = StreamedResponse(
         status,
         reason,

@@ -82,7 +82,7 @@ class Recorder:
             exchange.needs_full_parse = True  # so that the end of its response is told
             record = self._records[exchange] = _Record(exchange, now)
             record.sent.write(head)
-            if record.job.upload is None:
+            if record.job.extras.upload is None:
                 record.end_side()
             else:
                 self._outgoing = record

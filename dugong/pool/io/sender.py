@@ -36,10 +36,11 @@ def _with_heads(
     """Make the heads of *batch*, which code of the caller's does; return those that can be sent."""
     ready = []
     for job in batch:
-        assert job.make_head is not None
+        make_head = job.extras.make_head
+        assert make_head is not None
         try:
             with blaming_body("what makes the headers of a request"):
-                job.head = job.make_head(job)
+                job.head = make_head(job)
             ready.append(job)
         except BodyError as exc:
             forget_frames(exc)
@@ -49,12 +50,13 @@ def _with_heads(
 
 def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) -> Exception | None:
     """Send *batch*, of which only the last may have an upload; return what went wrong."""
-    if batch[0].make_head is not None:
+    if batch[0].extras.make_head is not None:
         batch = _with_heads(traffic, connection, batch)
         if not batch:
             return None
     last = batch[-1]
-    body = None if last.upload is None else last.upload.body
+    upload = last.extras.upload
+    body = None if upload is None else upload.body
     try:
         try:
             if body is not None:

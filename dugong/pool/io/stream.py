@@ -93,7 +93,9 @@ class Stream(UnenteredStream):
 
     def received(self) -> StreamedResponse:
         """Return the response, waiting for it, or raise what the request has failed with."""
-        self._response = response = receiver.streamed(self._job.future.result(), self._job.download)
+        self._response = response = receiver.streamed(
+            self._job.future.result(), self._job.extras.download
+        )
         return response
 
     def __exit__(

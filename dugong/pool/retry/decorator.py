@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
 from dugong.connection.connection import HTTPConnection
-from dugong.pool.request import check_seconds
+from dugong.pool.checks import check_seconds
 from dugong.pool.retry.policy import RetryPolicy
 from dugong.pool.retry.repeating import repeating
 

@@ -30,7 +30,7 @@ def send(rig: SchedulerRig, count: int = 1) -> tuple[PooledConnection, list[Job]
     host = rig.host()
     jobs = [rig.job(host, f"/{i}") for i in range(count)]
     for job in jobs:
-        job.hedge = HEDGE
+        job.own_extras().hedge = HEDGE
     rig.enqueue(*jobs)
     connection = rig.connect(host)
     host.in_flight += 100  # so that this one takes all
@@ -135,7 +135,7 @@ def test_a_response_that_is_to_be_tried_again_does_not_count_while_the_other_may
 def test_a_deadline_belongs_to_the_one_that_is_left(rig: SchedulerRig) -> None:
     host = rig.host()
     job = rig.job(host, deadline=5.0)
-    job.hedge = HEDGE
+    job.own_extras().hedge = HEDGE
     rig.enqueue(job)
     slow = rig.connect(host)
     assert rig.look_for_work(slow) == [job]

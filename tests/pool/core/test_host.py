@@ -52,7 +52,7 @@ def test_what_has_its_head_made_is_not_given_together_with_what_has_not() -> Non
     host = make_host()
     jobs = queue(host, "/a", "/b", "/c", "/d", "/e")
     for job in jobs[1:3]:
-        job.make_head = lambda job: b"head"
+        job.own_extras().make_head = lambda job: b"head"
     assert (host.pop(5), host.queued) == (jobs[:1], 4)
     assert (host.pop(5), host.queued) == (jobs[1:3], 2)
     assert (host.pop(5), host.queued) == (jobs[3:], 0)

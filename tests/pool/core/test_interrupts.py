@@ -172,7 +172,7 @@ class CancelUpload(CancelQueued):
 
     def prepare(self) -> None:
         job = self.rig.job(self.rig.host(), "/upload")
-        job.upload = upload()
+        job.own_extras().upload = upload()
         self.rig.enqueue(job)
         connection = self.rig.connect(job.host)
         assert self.rig.look_for_work(connection) == [job]

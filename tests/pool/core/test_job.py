@@ -10,7 +10,7 @@ import pytest
 
 from dugong.errors import Delivery
 from dugong.pool.body import request_body
-from dugong.pool.core.job import Job, Place, Upload
+from dugong.pool.core.job import NO_EXTRAS, Job, Place, Upload
 from dugong.pool.core.timers import Timer
 from dugong.pool.response import Attempt
 from tests.support.parts import make_connection, make_host, make_job, make_response
@@ -220,18 +220,43 @@ def test_a_request_is_hedged_once() -> None:
     assert twin.was_hedged
 
 
+# --- what few have --------------------------------------------------------------------------------
+
+
+def test_what_most_requests_have_cannot_be_changed() -> None:
+    assert make_job(make_host()).extras is NO_EXTRAS
+    with pytest.raises(AttributeError, match="hedge of NO_EXTRAS never changes"):
+        NO_EXTRAS.hedge = 1.0
+
+
+def test_what_is_set_for_one_request_is_its_own() -> None:
+    job, other = make_job(make_host()), make_job(make_host())
+    job.own_extras().hedge = 1.0
+    job.own_extras().close = True
+    assert (job.extras.hedge, job.extras.close) == (1.0, True)
+    assert (other.extras.hedge, other.extras.close) == (None, False)
+
+
+def test_a_request_that_follows_another_is_noted_of_the_same_call() -> None:
+    job, successor = job_in(Place.IN_FLIGHT), make_job(make_host())
+    job.own_extras().trace = "call"
+    job.wait()
+    job.continue_with(successor)
+    assert successor.extras.trace == "call"
+
+
 # --- its body -------------------------------------------------------------------------------------
 
 
 def job_with_body(body: object) -> Job:
     job = make_job(make_host(), "/a")
-    job.upload = Upload(request_body(body))  # type: ignore[arg-type]
+    job.own_extras().upload = Upload(request_body(body))  # type: ignore[arg-type]
     return job
 
 
 def test_a_body_that_is_released_is_given_back() -> None:
     job = make_job(make_host())
-    job.upload = upload()
+    job.own_extras().upload = upload()
     job.release_body()
     assert releases(job) == 1
 
@@ -297,9 +322,9 @@ def test_an_upload_can_be_sent_again_if_its_body_can(
 ) -> None:
     job = job_with_body(make())
     assert job.is_rewindable
-    assert job.upload is not None
-    job.upload.body.rewind()
-    assert b"".join(map(bytes, job.upload.body.pieces())) == b"12345"
+    assert job.extras.upload is not None
+    job.extras.upload.body.rewind()
+    assert b"".join(map(bytes, job.extras.upload.body.pieces())) == b"12345"
     assert job.is_rewindable is again
 
 

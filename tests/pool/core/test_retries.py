@@ -126,7 +126,7 @@ def test_a_final_response_is_an_outcome_whatever_its_status(bench: Bench) -> Non
 
 def test_a_request_that_ends_gives_its_body_back(bench: Bench) -> None:
     job = bench.in_flight()
-    job.upload = upload()
+    job.own_extras().upload = upload()
     bench.complete(job, make_response(job))
     assert releases(job) == 1
 
@@ -281,7 +281,7 @@ def test_a_body_that_cannot_be_sent_again_is_the_end_and_the_exception_says_so(
     bench: Bench,
 ) -> None:
     job = bench.in_flight(method="PUT")
-    job.upload = upload(rewindable=False)
+    job.own_extras().upload = upload(rewindable=False)
     bench.fail(job)
     error = job.future.exception()
     assert error is not None
@@ -324,7 +324,7 @@ def test_a_request_that_is_refused_for_its_expect_may_have_any_connection(bench:
     """One that it lost before says nothing any more, for this one has responded."""
     job = bench.in_flight()
     job.head = b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n"
-    job.upload = upload(expect100=True)
+    job.own_extras().upload = upload(expect100=True)
     job.needs_fresh_connection = True
     assert not bench.complete(job, make_response(job, 417))
     assert not job.needs_fresh_connection

@@ -270,7 +270,7 @@ def test_what_may_have_to_be_sent_and_received_at_the_same_time_has_two_threads(
     elif what == "a request behind another":
         Job.dispatch([rig.job(host, "/earlier")], connection, rig.clock.now)
     elif what == "an upload":
-        batch[0].upload = upload()
+        batch[0].own_extras().upload = upload()
     else:
         batch[0].head = bytes(SMALL_HEAD + 1)
     Job.dispatch(batch, connection, rig.clock.now)
@@ -509,7 +509,7 @@ def test_a_body_is_on_its_way_until_a_timeout_after_its_last_piece(
     rig: Rig, has_body: bool, is_sending: bool, released: float, sends: bool
 ) -> None:
     connection, (job,) = rig.send(rig.host(), "/a")
-    job.upload = upload() if has_body else None
+    job.own_extras().upload = upload() if has_body else None
     if is_sending:
         job.begin_upload()
     connection.body_released_at = rig.clock.now

@@ -22,7 +22,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> SchedulerRig:
 def submit(rig: SchedulerRig, patience: Patience, target: str = "/") -> Job:
     """Submit a request with *patience*, to the same host each time."""
     job = rig.job(rig.host(), target)
-    job.patience = patience
+    job.own_extras().patience = patience
     rig.enqueue(job)
     return job
 
@@ -39,9 +39,9 @@ def error_of(job: Job) -> ConnectionTimedOut:
 def test_a_request_ends_unless_it_is_or_was_on_a_connection(rig: SchedulerRig, place: str) -> None:
     job = Placed(rig, place).job
     before, was_done = job.place, job.future.done()
-    job.patience = Patience(5, 5)
+    job.own_extras().patience = Patience(5, 5)
     with rig.core.transaction():
-        rig.scheduler._waiting.begin_locked(job, job.patience)
+        rig.scheduler._waiting.begin_locked(job, job.extras.patience)
     rig.forward(5)
     if before not in (Place.QUEUED, Place.RESERVED):
         assert job.future.done() is was_done
@@ -104,9 +104,9 @@ def test_a_limit_that_is_next_to_nothing_does_not_keep_the_thread_busy(rig: Sche
     job = submit(rig, Patience(connect=None, free=1e-6))
     rig.forward(1)
     assert not job.future.done()
-    assert job.patience is not None
-    assert job.patience.timer is not None
-    assert job.patience.timer.when == rig.clock.now + LOOK_TIME
+    assert job.extras.patience is not None
+    assert job.extras.patience.timer is not None
+    assert job.extras.patience.timer.when == rig.clock.now + LOOK_TIME
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -119,9 +119,9 @@ def test_a_request_that_is_done_leaves_no_timer(rig: SchedulerRig, streamed: boo
         rig.look_for_work(connection := rig.connect(job.host))
         rig.respond(connection, job)
     assert job.future.done()
-    assert job.patience is not None
-    assert job.patience.timer is not None
-    assert job.patience.timer.action is None
+    assert job.extras.patience is not None
+    assert job.extras.patience.timer is not None
+    assert job.extras.patience.timer.action is None
 
 
 def test_a_request_that_is_tried_again_has_no_limit_any_more(rig: SchedulerRig) -> None:
@@ -137,8 +137,8 @@ def test_a_request_that_is_tried_again_has_no_limit_any_more(rig: SchedulerRig) 
 def test_sending_has_the_limit_of_receiving_unless_it_has_its_own(rig: SchedulerRig) -> None:
     job = rig.job(rig.host())
     assert job.write_timeout == job.timeout == 30
-    job.patience = Patience(1, 1)
+    job.own_extras().patience = Patience(1, 1)
     assert job.write_timeout == 30
     for seconds in (2, None):
-        job.patience = Patience(1, 1, write=seconds)
+        job.own_extras().patience = Patience(1, 1, write=seconds)
         assert job.write_timeout == seconds

@@ -63,7 +63,7 @@ class Line:
         """Return a job, which asks for *target* or puts *body* there."""
         job = make_job(self.host, target)
         if body is not None:
-            job.upload = Upload(request_body(body), expect100)  # type: ignore[arg-type]
+            job.own_extras().upload = Upload(request_body(body), expect100)  # type: ignore[arg-type]
         Job.dispatch([job], self.connection, 0.0)
         return job
 
@@ -223,7 +223,7 @@ def test_a_request_without_a_body_is_sent_when_its_head_is(line: Line) -> None:
 
 def test_a_request_that_asks_to_close_says_so_to_the_connection(line: Line) -> None:
     job = line.job()
-    job.close = True
+    job.own_extras().close = True
     line.send(job)
     assert job.exchange.close
 
