@@ -287,6 +287,7 @@ WORKS = [
             Line(CPU, "crawl, in a file"),
         ],
         ours="crawl",
+        fewer={"scrapy": 1000},
     ),
     Work(
         "crawl-far",
@@ -295,6 +296,7 @@ WORKS = [
         5,
         [Line(RATE, "scrapy", 1.0), Line(RATE, "aiohttp", 1.0)],
         ours="crawl",
+        fewer={"scrapy": 1000},
     ),
     Work(
         "httpx",

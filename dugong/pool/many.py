@@ -19,8 +19,10 @@ waited for. What follows from this:
 - While there is no response to give, the source is called, though one may come in the meantime. It
   is given as soon as that call is over.
 - A source that has nothing more is asked again when half of what is under way is left; for each
-  response, if that is few. A `RequestSource` says when it has more, and is asked then; what ends a
-  wait for it is the call that it makes.
+  response, if that is few. A `RequestSource` says when it has more: `as_completed` asks it then if
+  there is no response to give, and else when half is left, however few. So a loop that is slower
+  than the network has requests submitted several at a time. What ends a wait for such a source is
+  the call that it makes.
 
 What `as_completed` takes for a host that lets few requests start is parked (`dugong.pool.parking`)
 and does not count as under way.
@@ -201,6 +203,7 @@ class Supply(Generic[T]):
 
     *max_size* and *expected_size* are as for `Allowance`. *batch* is how many may be begun at once.
     *parking*, if there is one, is for a source of jobs: it is to be told of those that are taken.
+    *tells*: whether the source says when it has more.
 
     *clock* is `time.monotonic`, but for tests.
     """
@@ -214,6 +217,7 @@ class Supply(Generic[T]):
         "_parking",
         "_rest_until",
         "_source",
+        "_tells",
         "exhausted",
         "low",
         "taken",
@@ -227,8 +231,10 @@ class Supply(Generic[T]):
         clock: Callable[[], float] = monotonic,
         batch: int = 1,
         parking: Parking | None = None,
+        tells: bool = False,
     ) -> None:
         self._source = source
+        self._tells = tells  # never changes
         self._parking = parking
         self._batch = batch
         self._kept: list[T] = []  # taken from the source, and not begun
@@ -287,7 +293,8 @@ class Supply(Generic[T]):
                 return
         if under_way < most:  # the source may have more later
             apart = 0 if parking is None else parking.apart
-            self.low = apart + allowance.low(under_way - apart)
+            under_way -= apart
+            self.low = apart + (under_way // 2 if self._tells else allowance.low(under_way))
         if self._failure is not None and not (parking is not None and parking.count):
             failure, self._failure = self._failure, None
             try:
@@ -411,7 +418,9 @@ def as_completed(
     ready: deque[ResponseFuture] = deque()  # taken from `done`
     sizes: deque[int] = deque()  # of their bodies; the source may be asked for each of them
     pending: set[ResponseFuture] = set()
-    supply = Supply(source, max_size, batch=batch, parking=parking)
+    if not is_over:
+        batch = _BATCH  # of a `RequestSource`, which never has its caller wait
+    supply = Supply(source, max_size, batch=batch, parking=parking, tells=not is_over)
     failed: Exception | None = None  # what *source* ends with, after all that came before
 
     def add(future: ResponseFuture) -> None:

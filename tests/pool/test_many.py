@@ -767,7 +767,6 @@ def test_what_a_source_has_is_sent_though_others_are_waited_for() -> None:
         done = pool.as_completed(source)
         assert next(done).result().text == "/1"
         for n in range(20):  # of 31, more than half are under way all the time
-            source.waited_for.clear()
             thread = later(source, partial(source.change, url(quick, f"/{n}")))
             assert next(done).result().text == f"/{n}"
             thread.join()
@@ -801,3 +800,14 @@ def test_a_source_that_may_have_more_is_waited_for_though_a_host_lets_few_start(
         thread = later(source, lambda: source.change(url(server, "/last"), is_over=True))
         assert list(found) == ["/last"]
         thread.join()
+
+
+@pytest.mark.parametrize(("tells", "low"), [(False, 9), (True, 5)])
+def test_a_source_that_tells_of_more_is_left_alone_until_half_is_left(
+    tells: bool, low: int
+) -> None:
+    supply = Supply(iter(range(10)), 2**30, tells=tells)
+    for items in supply.more(0, list, lambda: False):
+        items.clear()
+    assert supply.exhausted
+    assert supply.low == low
