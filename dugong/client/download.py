@@ -375,9 +375,7 @@ class FileReceiver:
 
     def _write(self, offset: int, data: memoryview | bytes) -> None:
         meter = self._told()
-        before = self._part.received
-        self._part.write(offset, data)
-        meter.add(self._part.received - before)
+        meter.add(self._part.write(offset, data))
 
     def _told(self) -> Meter:
         """Return what is told of the progress."""

@@ -81,6 +81,8 @@ def digests_in(headers: Headers, field: str) -> list[Digest]:
     there (RFC 9651 §4.2).
     """
     value = ", ".join(headers.get_all(field, []))
+    if not value:
+        return []
     members = [("md5", value)] if field == "Content-MD5" else _MEMBER.findall(value)
     found = []
     for name, text in members:

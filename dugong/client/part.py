@@ -210,18 +210,23 @@ class Part:
         with self._errors_named():
             os.ftruncate(self._fd, 0)
 
-    def write(self, offset: int, data: memoryview | bytes) -> None:
-        """Write *data*, which begins at *offset* in the file."""
+    def write(self, offset: int, data: memoryview | bytes) -> int:
+        """Write *data*, which begins at *offset* in the file; return how much of it is new."""
         view = memoryview(data)
         end = offset + len(view)
         with self._errors_named():
             while view:
                 view = view[os.pwrite(self._fd, view, end - len(view)) :]
-        self._add(offset, end)
+        new = self._add(offset, end)
         if monotonic() - self._noted >= CHECKPOINT:
             self._note()
+        return new
 
-    def _add(self, start: int, end: int) -> None:
+    def _add(self, start: int, end: int) -> int:
+        if self._ranges and self._ranges[-1][1] == start:  # mostly
+            self._ranges[-1] = (self._ranges[-1][0], end)
+            return end - start
+        before = self.received
         merged: list[tuple[int, int]] = []
         for each in sorted([*self._ranges, (start, end)]):
             if merged and each[0] <= merged[-1][1]:
@@ -229,6 +234,7 @@ class Part:
             elif each[0] < each[1]:
                 merged.append(each)
         self._ranges = merged
+        return self.received - before
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes from *start* to *end*, which are there."""

@@ -158,7 +158,7 @@ def test_the_gaps_are_what_is_not_there(path: str) -> None:
     with Part(path) as part:
         part.begin(TAG, 10)
         assert part.gaps() == [(0, 10)]
-        part.write(4, b"ef")
+        assert part.write(4, b"ef") == 2
         assert part.gaps() == [(0, 4), (6, 10)]
         part.write(8, b"ij")
         part.write(0, b"ab")
@@ -166,7 +166,7 @@ def test_the_gaps_are_what_is_not_there(path: str) -> None:
         assert (part.received, part.end) == (6, 10)
         part.write(6, b"gh")
         part.write(2, b"cd")
-        part.write(9, b"j")
+        assert part.write(9, b"j") == 0
         assert part.gaps() == []
         assert b"".join(part.pieces(1, 10)) == b"bcdefghij"
 
