@@ -134,6 +134,8 @@ class Faults:
         for job in (*host.pop_all(), *waiting):
             self._fail_locked(error, job)
         for connection in list(host.connections):
+            for job in list(connection.in_flight):  # or what was being taken back from there
+                self._fail_locked(error, job)
             self._end_connection_locked(connection, error)
 
     # --- one request ------------------------------------------------------------------------------

@@ -33,7 +33,15 @@ from dugong.pool.core.timers import Timers
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.io import receiver
 from dugong.pool.io.http1 import Http1Engine
-from tests.support.pool import GONE, Held, discard_rest, each, name_target, open_site
+from tests.support.pool import (
+    GONE,
+    Held,
+    connections_of,
+    discard_rest,
+    each,
+    name_target,
+    open_site,
+)
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 #: Sent one by one, each with its own body.
@@ -263,6 +271,24 @@ def test_a_timer_of_all_that_fails_fails_all_and_the_pool_goes_on(
         failed = future.exception(TIMEOUT)
         assert isinstance(failed, InternalError)
         assert failed.__cause__ is error
+        held.release()
+        assert site.goes_on()
+
+
+def test_a_request_that_was_being_taken_back_from_its_connection_fails_too() -> None:
+    held = Held()
+    with open_site(held, each(respond)) as site:
+        future = site.pool.submit("GET", site.url("/held"))
+        held.wait()
+        [connection] = connections_of(site.pool)
+
+        def rescue() -> None:
+            connection.oldest.take_back()
+            raise NameError("a bug")
+
+        with site.pool._scheduler._core.transaction():
+            site.pool._scheduler._maintenance.at_locked(0.0, rescue)
+        assert isinstance(future.exception(TIMEOUT), InternalError)
         held.release()
         assert site.goes_on()
 
