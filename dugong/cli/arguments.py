@@ -381,7 +381,9 @@ def _crawl(arguments: argparse.Namespace) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return what *argv* says. Raises SystemExit after --help and --version, and if it is wrong."""
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:  # of which `parse_args` would complain with the usage of all commands
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.run is _get and not arguments.urls and not arguments.input:
         arguments.parser.error("a URL is needed, or -i with a file of URLs")
     return arguments

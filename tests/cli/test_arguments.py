@@ -18,6 +18,7 @@ URL = "http://127.0.0.1:9/"
 @pytest.mark.parametrize(
     "arguments",
     [
+        "get http://h/ --unknown",
         "get http://h/ -j 0",
         "get http://h/ -j x",
         "get http://h/ --retries -1",
