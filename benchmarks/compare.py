@@ -380,7 +380,7 @@ WORKS = [
             ("small", "2000 files of 4 KiB", S3_SMALL_COUNT),
             ("large", "4 files of 64 MiB", S3_LARGE_COUNT),
         ]
-        for sink, server, rounds in [("", "SeaweedFS", 5), ("-sink", "a sink", 9)]
+        for sink, server, rounds in [("", "SeaweedFS", 3), ("-sink", "a sink", 9)]
     ),
     Work(
         "far",
