@@ -206,10 +206,10 @@ class Bucket:
         *part_size* of this bucket. So what another program has stored in parts is stored again,
         once; and what KMS encrypts is stored again each time, for its ETag is no MD5.
 
-        All objects below the prefix are listed first. Small files are sent many at a time, large
-        ones in parts as by `put`. Nothing is deleted; but an upload in parts that was left open of
-        a file that is there without it is aborted. Links to files are followed, those to
-        directories are not; what is no file is left out.
+        All objects below the prefix are listed first. Small files are sent many at a time, then
+        large ones in parts as by `put`, up to four files at a time. Nothing is deleted; but an
+        upload in parts that was left open of a file that is there without it is aborted. Links to
+        files are followed, those to directories are not; what is no file is left out.
 
         Returns which were stored. Raises `SyncError` if some files could not be read or stored,
         when all others are; and what `list` raises. OSError if *directory* cannot be read.

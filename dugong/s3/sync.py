@@ -9,9 +9,11 @@ has become small since.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.errors import DugongError
@@ -35,6 +37,8 @@ __all__ = ["Synced", "sync"]
 
 #: Bytes of a file that is kept in memory until it is stored. There may be a thousand of these.
 SMALL = 16 * 2**10
+#: Files that are stored by themselves at the same time, each by a thread.
+LARGE_AT_ONCE = 4
 #: Files that are read before their requests are queued together.
 TOGETHER = 64
 
@@ -76,8 +80,8 @@ def sync(
                 run.failed(file, exc)
             else:
                 run.stored.append(file.key)
-    for file in run.left:
-        run.store(file)
+    if run.left:
+        run.store_left()
     run.settled.update(run.stored)
     for upload in left_open:
         if upload.key in run.settled:
@@ -95,6 +99,8 @@ def _opened(path: str) -> BufferedReader:
 
 class _Sync:
     """Finds out what differs from what is *there*: sizes and ETags by keys. For one thread.
+
+    Other threads only store what is left.
 
     `settled` are the keys, of those in *left_open*, that are there already.
     """
@@ -178,12 +184,33 @@ class _Sync:
         else:
             self.failures[file.path] = exc
 
-    def store(self, file: _File) -> None:
-        """Store *file* by itself."""
+    def store_left(self) -> None:
+        """Store what is to be stored by itself, some files at the same time.
+
+        If that is interrupted, the uploads that are under way end with the part they are at.
+        """
+        ended = Event()
+
+        def go_on(*_: object) -> None:
+            if ended.is_set():
+                raise CancelledError
+
+        executor = ThreadPoolExecutor(LARGE_AT_ONCE, "dugong-sync")
         try:
-            with open(file.path, "rb") as body:
-                store(self._service, file.key, body, (), self._part_size, None)
-        except (DugongError, OSError, ValueError) as exc:
-            self.failures[file.path] = exc
-        else:
-            self.stored.append(file.key)
+            futures = {executor.submit(self._store, file, go_on): file for file in self.left}
+            for future in as_completed(futures):
+                file = futures[future]
+                try:
+                    future.result()
+                except (DugongError, OSError, ValueError) as exc:
+                    self.failures[file.path] = exc
+                else:
+                    self.stored.append(file.key)
+        finally:
+            ended.set()
+            executor.shutdown(cancel_futures=True)
+
+    def _store(self, file: _File, go_on: Callable[..., object]) -> None:
+        """Store *file* by itself. For any thread."""
+        with open(file.path, "rb") as body:
+            store(self._service, file.key, body, (), self._part_size, go_on)

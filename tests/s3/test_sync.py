@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,3 +230,56 @@ def test_without_the_right_to_abort_what_is_open_all_is_stored(line: str, root: 
 def test_a_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
     with open_bucket() as here, pytest.raises(FileNotFoundError):
         here.bucket.sync(tmp_path / "nowhere")
+
+
+def test_large_files_are_stored_at_the_same_time(tmp_path: Path) -> None:
+    content = random.Random(7).randbytes(140_000)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(content)
+    together = threading.Barrier(2, timeout=10)
+    with open_bucket(max_connections_per_host=4, part_size=70_000) as here:
+        serve = here.place._serve
+
+        def wait(request: ReceivedRequest) -> Page:
+            if "partNumber=1" in request.target:
+                together.wait()
+            return serve(request)
+
+        here.place._serve = wait
+        assert sorted(here.bucket.sync(tmp_path).stored) == ["a", "b"]
+        assert bodies(here.site) == {"a": content, "b": content}
+        assert here.site.uploads == {}
+
+
+def test_when_one_large_file_ends_a_sync_the_others_are_not_stored_to_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(LARGE)
+    made: list[threading.Event] = []
+    ends: list[type[BaseException]] = []
+    b_began = threading.Event()
+
+    def event() -> threading.Event:
+        made.append(threading.Event())
+        return made[-1]
+
+    def store(_: Any, key: str, *args: Any) -> None:
+        tell: Callable[[int, int], object] = args[-1]
+        if key == "a":
+            assert b_began.wait(10)
+            raise RuntimeError("a bug")
+        tell(1, 2)
+        b_began.set()
+        assert made[0].wait(10)
+        try:
+            tell(2, 2)
+        except CancelledError as exc:
+            ends.append(type(exc))
+            raise
+
+    monkeypatch.setattr("dugong.s3.sync.Event", event)
+    monkeypatch.setattr("dugong.s3.sync.store", store)
+    with open_bucket() as here, pytest.raises(RuntimeError, match="a bug"):
+        here.bucket.sync(tmp_path)
+    assert ends == [CancelledError]
