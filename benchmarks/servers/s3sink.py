@@ -13,6 +13,7 @@ import hashlib
 import re
 import socket
 import sys
+from contextlib import suppress
 from threading import Thread
 
 from clients.worker import BUFFER_SIZE, HOST
@@ -37,7 +38,7 @@ def serve(sock: socket.socket) -> None:
     """Respond to one request after the other."""
     waste = bytearray(4 * BUFFER_SIZE)
     received = b""
-    with sock:
+    with sock, suppress(ConnectionError):  # a client may be killed
         while True:
             while b"\r\n\r\n" not in received:
                 data = sock.recv(BUFFER_SIZE)
