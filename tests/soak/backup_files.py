@@ -71,8 +71,8 @@ class Tree:
     def change(self, count: int, also: str = "") -> list[str]:
         """Change *count* small files, and the large file *also*; add one.
 
-        Of the first large file all but the first part changes, the next one becomes small, and so
-        on. Returns the names of those that have changed.
+        Of the first large file a piece of the second part changes, the next one becomes small, and
+        so on. Returns the names of those that have changed.
         """
         small = [name for name, file in self.files.items() if file.size <= PART_SIZE]
         chosen = self._dice.sample(small, min(count, len(small)))

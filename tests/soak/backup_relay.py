@@ -44,8 +44,9 @@ class Tally:
     """Counts what has passed.
 
     `counts` are the bytes "sent" to be stored, and "fetched"; the bytes of what is "stored", each
-    content once; and the requests, by the names in `_name_of`. `again` is what was sent though the
-    same content was stored. `under_way` is the key of the last part that was sent.
+    content once, until an upload of its key is complete; and the requests, by the names in
+    `_name_of`. `again` is what was sent though the same content was stored. `under_way` is the key
+    of the last part that was sent.
     """
 
     def __init__(self) -> None:
@@ -94,6 +95,18 @@ class Tally:
                 size = 0 if stored in self._stored else asked.size
                 self._stored.add(stored)
             self.count("stored", size)
+        if status < 500 and _name_of(asked) == "completions":
+            self._end_upload(asked.key)
+
+    def _end_upload(self, key: str) -> None:
+        """An upload of *key* is complete: if the file changes, all of it has to be sent."""
+        with self._lock:
+            parts = {each for each in self._stored if each[0] == key and each[1]}
+            self._stored -= parts
+            whole = (key, "", " ".join(sorted(md5 for _, _, md5 in parts)))
+            if parts and whole in self._stored:
+                self.again.append(f"{key!r}")
+            self._stored.add(whole)
 
 
 def _name_of(asked: Asked) -> str:

@@ -110,7 +110,7 @@ def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
 
 
 def test_what_is_changed_has_another_content(tmp_path: Path) -> None:
-    """Of a large file all but the first part, and the next one becomes small."""
+    """Of a large file the second part, and the next one becomes small."""
     tree = Tree(tmp_path / "tree", 7)
     tree.make(20, 2 * PART_SIZE)
     (large,) = (name for name, file in tree.files.items() if file.size > PART_SIZE)
@@ -137,6 +137,9 @@ def test_the_entity_tag_of_a_file_is_that_of_its_object(size: int, tmp_path: Pat
 # --- the relay ------------------------------------------------------------------------------------
 
 
+COMPLETION = Asked("POST", "a", frozenset(["uploadId"]), "", "", 10)
+
+
 def asked(key: str, md5: str = "1", part: str = "", size: int = 10) -> Asked:
     query = frozenset(("partNumber", "uploadId") if part else ())
     return Asked("PUT", key, query, part, md5, size)
@@ -161,6 +164,18 @@ def passed_by(*requests: tuple[Asked, int | None]) -> Tally:
         ([(asked("a"), 200), (asked("a", "2"), 200)], []),
         ([(asked("a", part="1"), 200), (asked("a", part="2"), 200)], []),
         ([(asked("a"), 200), (asked("a"), None)], ["'a' was sent again, though it was stored"]),
+        (
+            [(asked("a", part="1"), 200), (COMPLETION, 200), (asked("a", part="1"), 200)],
+            [],
+        ),
+        (
+            [(asked("a", part="1"), 200), (COMPLETION, 200)] * 2,
+            ["'a' was sent again, though it was stored"],
+        ),
+        (
+            [(asked("a", part="1"), 200), (COMPLETION, 500), (asked("a", part="1"), None)],
+            ["'a' 1 was sent again, though it was stored"],
+        ),
         (
             [(asked("a", part="1"), 200), (asked("a", part="1"), 200)],
             ["'a' 1 was sent again, though it was stored"],
