@@ -124,7 +124,7 @@ class Verdict:
         self._by_url: dict[str, list[Seen]] = defaultdict(list)
         self._by_site: dict[tuple[int, int], list[Seen]] = defaultdict(list)
         self._last: dict[int, Seen] = {}  # by connection
-        self._before: dict[Seen, Seen] = {}  # on the same connection
+        self._before: dict[Seen, Seen] = {}  # what came before it on its connection
         for seen in evidence.seen:
             if seen.connection in self._last:
                 self._before[seen] = self._last[seen.connection]
@@ -238,10 +238,8 @@ class Verdict:
     def _late_need(self, before: Seen, seen: Seen) -> str:
         """Return why there seemed to be a need for a crawler or a server that was late."""
         for one in (before, seen):  # which may have been the second one
-            previous = self._before.get(one)
-            came = previous is not None and (previous.answered or math.inf)
-            is_behind = came and came > one.time - LOST_TIME - self._evidence.late
-            if self._last[one.connection].time <= seen.time and (is_behind or not one.answered):
+            is_behind = one in self._before or not one.answered
+            if is_behind and self._last[one.connection].time <= seen.time:
                 return _TAKEN_BACK
         return ""
 
