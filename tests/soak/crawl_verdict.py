@@ -377,11 +377,14 @@ class Verdict:
                 self._say(f"{url} is {copies} times in the archive, and was sent {most} times")
             self.counts["copies in the archive"] += copies
         for fault in ("500", "503", "429"):
-            sent = sum(seen.fault == fault and seen.answered is not None for seen in asked)
+            sent = [s for s in asked if s.fault == fault and s.answered is not None]
+            # That was received for which the connection had another request behind it.
+            received = sum(
+                s.run not in self._killed and self._last[s.connection].time > s.time for s in sent
+            )
             copies = found.pop(digest_of(fault_response(fault)), 0)
-            in_killed = sum(s.fault == fault and s.run in self._killed for s in asked)
-            if not sent - in_killed <= copies <= sent:
-                self._say(f"the {fault} of {url} is {copies} times in the archive, not {sent}")
+            if not received <= copies <= len(sent):
+                self._say(f"the {fault} of {url} is {copies} times in the archive, not {len(sent)}")
         if found:
             self._say(f"the archive has a response to {url} that was never sent")
 
