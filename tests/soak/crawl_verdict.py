@@ -13,7 +13,7 @@ What has to hold:
   been lost to a reset; or if it was under way when the crawler was killed: of what had its line by
   then, that is the last page alone. A crawler that is late itself may take a response for slow, and
   what it has sent behind that back (`pipeline_rescue`). It gives up that connection then, and this
-  is one request in twenty at most.
+  is one request in twenty at most, and twenty more.
 * Requests to a site are as far apart as they are to be. Of all requests of a run to a site, none
   comes earlier than the interval allows, counted from each one before it, but for `TOLERANCE` and
   as much as a timer of the server was late at most. One that was late itself is followed too early;
