@@ -337,7 +337,7 @@ class Verdict:
         """Look at the records of the WARC file."""
         found: dict[str, Counter[bytes]] = defaultdict(Counter)
         records = self._evidence.records
-        for record, following in zip(records, [*records[1:], None], strict=True):
+        for record, following in zip(records, [*records[1:], None], strict=False):
             if record.kind == "response":
                 found[record.url][record.digest] += 1
                 line = f"GET {self._target(record.url)} HTTP/1.1".encode()

@@ -281,6 +281,10 @@ WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
         lambda good: with_records(good, lambda record: [record._replace(url=f"{URL}?")]),
         f"the archive has {URL}?, which was not to be fetched",
     ),
+    "the archive cannot be read": (
+        lambda good: good._replace(records=[]),
+        f"{URL} is not in the archive",
+    ),
     "a run is not in the archive": (
         lambda good: good._replace(records=good.records[1:]),
         "the archive is of 1 runs, not 2",
