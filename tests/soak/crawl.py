@@ -122,7 +122,7 @@ class _Soak:
             verdict = Verdict(Evidence(web, [Seen(*s) for s in seen], runs, records, left, late))
             complaint, _ = checking.communicate()
         if checking.returncode or complaint:
-            problems.append(f"warcio check: {checking.returncode} {complaint[:1000]}")
+            problems.append(f"warcio check: {checking.returncode} {complaint[:1000]!r}")
         if sum(run.was_killed for run in runs) != options.kills:
             problems.append("the crawl had come to its end before it was killed")
         counts = verdict.counts
