@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import figures
 import posts
+import pythons
 from clients.worker import S3_LARGE_COUNT, S3_SMALL_COUNT, Cost
 from rig import HERE, ROUND_LIMIT, Client, Rig, RigError
 
@@ -69,7 +70,7 @@ class Work(NamedTuple):
 
     *fewer* says who does another number of them, so that a slow peer does not take all day.
     *fresh*: each round has a process of its own, since a process does not give back all its memory.
-    *needs_seaweedfs*: it is left out without.
+    *needs_seaweedfs*: it is left out without. *python* is the version that *ours* run in.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Work(NamedTuple):
     fewer: Mapping[str, int] = MappingProxyType({})
     fresh: bool = False
     needs_seaweedfs: bool = False
+    python: str | None = None
 
     @property
     def clients(self) -> list[str]:
@@ -97,6 +99,10 @@ _S3_PEERS: dict[str, tuple[float | None, float | None]] = {
     "rclone": (None, 0.9),
     "obstore": (None, 0.9),
 }
+
+#: The CPU time that a newer Python may take, compared with `pythons.OLDEST`.
+_PYTHONS: dict[str, float | None] = {"3.12": None, "3.13": 1.05, "3.14": None}
+_OLDEST_PYTHON = f"Python {pythons.OLDEST}"
 
 WORKS = [
     Work(
@@ -494,6 +500,18 @@ WORKS = [
         ours="pool",
         fresh=True,
     ),
+    *(
+        Work(
+            f"python-{version}",
+            f"pool: submit in Python {version}",
+            8192,
+            11,
+            [Line(CPU, _OLDEST_PYTHON, most), Line(RATE, _OLDEST_PYTHON)],
+            ours=f"Python {version}",
+            python=version,
+        )
+        for version, most in _PYTHONS.items()
+    ),
 ]
 
 #: Performs one round of a work.
@@ -503,6 +521,7 @@ Participant = Callable[[], Cost]
 _PROGRAMS = {
     "dugong": ("dugong", ""),
     "dugong 3.8.2": ("dugong", ""),
+    **{f"Python {version}": ("pool", "") for version in (pythons.OLDEST, *_PYTHONS)},
     "client": ("client", ""),
     "pool": ("pool", ""),
     "pool, 1000 queued": ("pool", "-by-1000"),
@@ -553,6 +572,10 @@ def participant(rig: Rig, work: Work, name: str) -> Participant:
     def start() -> Client:
         if name == "dugong 3.8.2":
             return rig.client(program, OLD_PYTHON, PYTHONPATH="")
+        if work.python is not None:
+            newer, older = pythons.pair(work.python) or (None, None)
+            python = older if name == _OLDEST_PYTHON else newer
+            return rig.client(program, python, PYTHONPATH=str(ROOT))
         return rig.client(program, PYTHONPATH=str(ROOT))
 
     if work.fresh:
@@ -582,6 +605,15 @@ def time_of_import(module: str) -> Cost:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ROUND_LIMIT)
     wall, cpu = map(float, done.stdout.split())
     return Cost(wall, cpu, memory=0, peak=0)
+
+
+def what_is_missing(rig: Rig, work: Work) -> str | None:
+    """Return what this machine lacks for *work*."""
+    if work.needs_seaweedfs and not rig.has_seaweedfs:
+        return "SeaweedFS"
+    if work.python is not None and pythons.pair(work.python) is None:
+        return f"Python {work.python} beside a {pythons.OLDEST} that was built in the same way"
+    return None
 
 
 def run(rig: Rig, work: Work, rounds: int) -> dict[str, list[Cost]]:
@@ -732,8 +764,8 @@ def main() -> int:
             print(f"{version_of_pycurl()}\n")
             print_row(_HEAD)
             for work in works:
-                if work.needs_seaweedfs and not rig.has_seaweedfs:
-                    print(f"{work.name}: left out, for there is no SeaweedFS", file=sys.stderr)
+                if missing := what_is_missing(rig, work):
+                    print(f"{work.name}: left out, for there is no {missing}", file=sys.stderr)
                     continue
                 rounds = options.rounds or (work.rounds // 3 if options.quick else work.rounds)
                 began, waited = time.monotonic(), rig.waited()

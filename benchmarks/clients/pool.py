@@ -324,5 +324,6 @@ main(
         "queue-by-1000": submit_by_1000,
         "queue-memory": queued,
         "hosts": hosts,
+        **{f"python-3.{minor}": submit for minor in (12, 13, 14)},
     }
 )
