@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Crawl", "crawl"]
 
 MAX_SIZE = 32 * 1024 * 1024  # bytes of a page; a larger one fails
+#: Bytes a second of a page; a slower one fails, or a server could keep a crawl from ending.
+MIN_RATE = 1000.0
 
 
 class Crawl(NamedTuple):
@@ -59,7 +61,7 @@ def crawl(what: Crawl) -> int:
     and `streams.StreamError`.
     """
     policy = HostPolicy(min_interval=what.delay, adaptive=what.adaptive)
-    options: dict[str, Any] = {"decode": True, "follow_redirects": False}
+    options: dict[str, Any] = {"decode": True, "follow_redirects": False, "min_rate": MIN_RATE}
     options["host_policy"] = lambda origin: policy
     if what.user_agent is not None:
         options["headers"] = {"User-Agent": what.user_agent}

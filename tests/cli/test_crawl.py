@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
+from dugong import Client
 from dugong.cli import main, streams
 from tests.support.pool import GONE
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
@@ -324,6 +326,20 @@ def test_a_page_that_failed_for_a_moment_waits_for_another_run(
         site.is_broken = False
         assert crawl("--state", state, site.url()) == 0
         assert site.targets[-1] == "/a"
+
+
+def test_a_page_that_comes_too_slowly_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float | None] = []
+
+    class Recorded(Client):
+        def __init__(self, **options: Any) -> None:
+            rates.append(options["min_rate"])
+            super().__init__(**options)
+
+    monkeypatch.setattr("dugong.cli.settings.Client", Recorded)
+    with serving({"/": []}) as site:
+        assert crawl(site.url()) == 0
+    assert rates == [1000.0]
 
 
 def test_without_protego_the_extra_is_named(
