@@ -206,7 +206,9 @@ ENTRIES: dict[str, Entry] = {
     "stream": lambda pool, arguments: pool.stream(**arguments),  # before its block is entered
     "Request": lambda pool, arguments: pool.submit(Request(**arguments)),
     "map": lambda pool, arguments: next(pool.map([Request(**arguments)])),
-    "as_completed": lambda pool, arguments: next(pool.as_completed([Request(**arguments)])),
+    "as_completed": lambda pool, arguments: next(
+        pool.as_completed([Request(**arguments)])
+    ).result(),
     **{name: verb(name) for name in VERBS},
 }
 

@@ -120,9 +120,7 @@ class HTTPConnection:
             if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
                 raise TypeError(f"timeout must be a number of seconds or None, not {seconds!r}")
             if not 0 < seconds <= sys.float_info.max:
-                raise ValueError(
-                    f"timeout must be a positive, finite number of seconds, not {seconds!r}"
-                )
+                raise ValueError(f"timeout must be positive and finite, not {seconds!r}")
         self._timeout = seconds
 
     # --- connecting ------------------------------------------------------------------------------

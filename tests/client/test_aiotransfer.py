@@ -216,10 +216,11 @@ def test_a_download_that_is_cancelled_leaves_what_a_later_one_goes_on_with(
     policy = RetryPolicy(should_retry=lambda attempt: bool(failed.append(attempt)))
     write = part.Part.write
 
-    def writing(self: part.Part, offset: int, data: Any) -> None:
-        write(self, offset, data)
+    def writing(self: part.Part, offset: int, data: Any) -> int:
+        new = write(self, offset, data)
         if self.received == sent:
             reached.set()
+        return new
 
     def converse(peer: Peer) -> None:
         if warm:
