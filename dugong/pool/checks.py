@@ -27,14 +27,16 @@ def check_counts(**counts: object) -> None:
         check_int(name, count, 1)
 
 
-def check_int(name: str, value: object, least: int | None = None) -> None:
-    """Raise unless *value* is an int, of at least *least*."""
+def check_int(
+    name: str, value: object, least: int | None = None, most: float = sys.maxsize
+) -> None:
+    """Raise unless *value* is an int, of at least *least* and at most *most*."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {value!r}")
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
-    if value > sys.maxsize:
-        raise ValueError(f"{name} must be at most {sys.maxsize}, not {value}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, not {value}")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Set
+from math import inf
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
@@ -23,7 +24,7 @@ from dugong.errors import (
     is_temp_network_error,
     is_tls_refusal,
 )
-from dugong.pool.checks import check_bool, check_counts, check_not_negative
+from dugong.pool.checks import check_bool, check_int, check_not_negative
 from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class RetryPolicy(Settings):
         budget: float | None = None,
         should_retry: Callable[[Attempt], bool] | None = None,
     ) -> None:
-        check_counts(attempts=attempts)
+        check_int("attempts", attempts, 1, inf)
         check_not_negative("backoff", backoff, "seconds", TIMEOUT_MAX)
         check_not_negative("max_backoff", max_backoff, "seconds", TIMEOUT_MAX)
         check_not_negative("max_retry_after", max_retry_after, "seconds", TIMEOUT_MAX)
