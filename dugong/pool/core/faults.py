@@ -49,13 +49,16 @@ class Faults:
     # --- a thread of a connection -----------------------------------------------------------------
 
     @locked
-    def lost_locked(self, jobs: Iterable[Job], exc: BaseException) -> None:
+    def lost_locked(
+        self, connection: PooledConnection, jobs: Iterable[Job], exc: BaseException
+    ) -> None:
         """Fail *jobs*, which a thread had in hand when *exc* was raised, and goes on to `crashed`.
 
         In the thread of a caller, *exc* may be that of a signal handler, and the caller gets it.
         """
         if self._core.threads.is_own():
             self._noted = exc
+            connection.drain()  # what it took until it has crashed would be blamed for that
             for job in jobs:
                 self._fail_locked(internal_error(exc), job)
 

@@ -221,7 +221,7 @@ class Traffic:
             try:
                 self._progress.mark_in_flight_locked(connection, batch)
             except BaseException as exc:
-                self.faults.lost_locked(batch, exc)
+                self.faults.lost_locked(connection, batch, exc)
                 raise
             self._core.unqueue_locked(len(batch))
             connection.sending = True
@@ -418,7 +418,8 @@ class Traffic:
             except BaseException as exc:
                 # Responses are dealt with one by one: the last that was begun has not been.
                 begun = [job for job, _ in done if job not in connection.in_flight]
-                self.faults.lost_locked([job for job in begun[-1:] if not job.is_decided], exc)
+                lost = [job for job in begun[-1:] if not job.is_decided]
+                self.faults.lost_locked(connection, lost, exc)
                 raise
 
     @locked

@@ -23,7 +23,9 @@ from dugong import (
 )
 from dugong.client import drivers
 from dugong.pool.core import traffic
+from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
+from dugong.pool.core.faults import Faults
 from dugong.pool.core.job import Job
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.progress import Progress
@@ -334,6 +336,29 @@ def test_a_stream_whose_step_fails_says_so(
             pass
         assert bug.is_why(caught.value)
         assert site.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(RetryEngine, "_settle_locked"), (Progress, "mark_in_flight_locked")],
+    ids=["receiver", "sender"],
+)
+def test_a_connection_takes_nothing_more_once_a_step_of_it_has_failed(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    """The request would be blamed for that step."""
+    crashed, draining = Faults.crashed, []
+
+    def crash(self: Faults, connection: PooledConnection, exc: Any, is_sender: bool) -> None:
+        draining.append(connection.is_draining)
+        crashed(self, connection, exc, is_sender)
+
+    monkeypatch.setattr(Faults, "crashed", crash)
+    bug = Bug(monkeypatch, owner, name)
+    with open_site(each(respond), repeat=True, retry=None) as site:
+        assert bug.is_why(site.pool.submit("GET", site.url("/refused")).exception(TIMEOUT))
+        assert site.goes_on()
+    assert draining == [True]
 
 
 def test_what_follows_a_change_is_done_though_something_of_it_fails(
