@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from dugong.s3.sync import LARGE_AT_ONCE
 from tests.soak.backup_files import PART_SIZE, File, contents
 from tests.soak.backup_relay import Tally
 from tests.soak.backup_worker import AT_A_TIME
@@ -17,9 +18,10 @@ from tests.soak.backup_worker import AT_A_TIME
 __all__ = ["Stored", "in_bucket", "in_tree", "listed", "passed", "process"]
 
 _MANY = 20  # of a kind that are worth printing
-#: What a process may need, with 20,000 files: dugong has two threads for a connection at most, and
-#: one for its timers; a restore has its own threads, each with up to 8 parts in memory.
-MAX_THREADS = {"back-up": 2 * AT_A_TIME + 4, "restore": 3 * AT_A_TIME + 4}
+#: What a process may need, with 20,000 files: dugong has two threads for a connection at most, one
+#: for its timers and some for large files; a restore has its own threads, each with up to 8 parts
+#: in memory. A thread that ends counts until the system has removed it.
+MAX_THREADS = {"back-up": 2 * AT_A_TIME + LARGE_AT_ONCE + 8, "restore": 3 * AT_A_TIME + 8}
 MAX_MEMORY = {"back-up": 200 * 2**20, "restore": 300 * 2**20}
 
 

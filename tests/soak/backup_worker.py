@@ -50,6 +50,7 @@ def main(action: str, url: str, directory: str) -> None:
         credentials=(KEY, SECRET),
         part_size=PART_SIZE,
         max_connections_per_host=AT_A_TIME,
+        pipeline_rescue=False,  # which may send a file a second time
         retry=PATIENT,
         timeout=120,
     ) as bucket:
