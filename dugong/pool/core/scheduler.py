@@ -187,7 +187,7 @@ class Scheduler:
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
                 raise failure(PoolClosed(), Delivery.UNSENT, job.request) from None
-            deadline = None if job.deadline is None else _deadline_of(job)
+            deadline = None if job.deadline is None else monotonic() + job.deadline
             self._maintenance.do_later(partial(self._submit_later, job, deadline))
         except DugongError as exc:
             exc.request = job.request
@@ -195,7 +195,7 @@ class Scheduler:
 
     def _submit(self, job: Job, block: bool) -> None:
         core = self._core
-        deadline = None if job.deadline is None else _deadline_of(job)
+        deadline = None if job.deadline is None else monotonic() + job.deadline
         core.begin()
         try:
             if core.closed:
@@ -236,7 +236,7 @@ class Scheduler:
         core = self._core
         queued = jobs[: max(0, core.limits.max_queued - core.queued)]
         for job in queued:
-            self._enqueue_locked(job, None if job.deadline is None else _deadline_of(job))
+            self._enqueue_locked(job, None if job.deadline is None else monotonic() + job.deadline)
         for host in dict.fromkeys([job.host for job in queued]):
             self._connections.ensure_all_served_locked(host)
         return len(queued)
@@ -668,9 +668,3 @@ def _timed_out(message: str, delivery: Delivery, request: Request) -> Connection
     error = ConnectionTimedOut(message)
     error.delivery, error.request = delivery, request
     return error
-
-
-def _deadline_of(job: Job) -> float:
-    """Return when the deadline of *job* passes, which has one, and counts from now."""
-    assert job.deadline is not None
-    return monotonic() + job.deadline
