@@ -31,6 +31,7 @@ __all__ = ["Seen", "fault_response", "main"]
 _DRIPS = 10  # pieces of a body that comes slowly,
 _DRIP_TIME = 0.1  # seconds apart
 _QUOTA = 50  # responses after which some sites close the connection, without a word
+_LINGER = 2.0  # seconds for which it reads a connection that it closes, unless the crawler does so
 _TICK = 0.02  # seconds
 _AGENT = re.compile(rb"\r\nUser-Agent: *\w+/(\d+)", re.IGNORECASE)
 _STRANGE = -1  # the number of the site that is none
@@ -141,8 +142,15 @@ class _Connection(asyncio.Protocol):
                 seen[index] = seen[index]._replace(answered=monotonic())
             responses += 1
             if not goes_on or (self._site.number % 4 == 0 and responses == _QUOTA):
-                self._transport.close()
+                await self._close()
                 return
+
+    async def _close(self) -> None:
+        """Close the connection so that no reset can take what was sent before (RFC 9112 §9.6)."""
+        with suppress(OSError):  # the crawler may have reset it
+            self._transport.write_eof()
+        await asyncio.sleep(_LINGER)  # which ends with the connection
+        self._transport.close()
 
     async def _send(self, data: bytes) -> None:
         """Send *data*; return when the system has it."""
