@@ -50,14 +50,13 @@ from dugong.pool.many import (
 from dugong.pool.parking import Parking
 from dugong.pool.prepare import Preparer, proxy_chooser
 from dugong.pool.request import (
-    POOL_DEFAULT,
+    PLAIN_OPTIONS,
     BodyLike,
-    HeadersMaker,
     Options,
     OptionsAndBody,
-    PoolDefault,
     Request,
     check_retry,
+    checked_options,
     make_request,
 )
 from dugong.pool.response import Response, StreamedResponse
@@ -80,7 +79,6 @@ if TYPE_CHECKING:
     from dugong.pool.events import Event
     from dugong.pool.io.engine import Engine
     from dugong.pool.prepare import ProxyChooser
-    from dugong.pool.progress import Progress, ProgressCall
     from dugong.pool.recording import Record
     from dugong.pool.statistics import PoolStatistics
 
@@ -297,42 +295,14 @@ class ConnectionPool:
         self,
         method: str | Request,
         url: str | None = None,
-        *,
-        headers: HeadersLike | HeadersMaker | None = None,
-        body: BodyLike | None = None,
-        timeout: float | PoolDefault | None = POOL_DEFAULT,
-        deadline: float | None = None,
-        expect100: bool = False,
-        idempotent: bool | None = None,
-        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
-        context: object = None,
-        trailers: HeadersLike | HeadersMaker | None = None,
-        progress: Progress | ProgressCall | None = None,
-        hedge: float | PoolDefault | None = POOL_DEFAULT,
-        **unknown: Never,
+        **options: Unpack[OptionsAndBody],
     ) -> Response:
         """Send a request and return its `Response`; block until then.
 
         Takes either a `Request` or the parameters of one. Raises ValueError or TypeError for bad
         arguments, and what `submit(...).result()` raises.
         """
-        if unknown:
-            refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(
-            method,
-            url,
-            headers,
-            body,
-            timeout,
-            deadline,
-            expect100,
-            idempotent,
-            retry,
-            context,
-            trailers,
-            progress,
-            hedge,
-        )
+        made = _made(method, url, options)
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)
@@ -354,19 +324,8 @@ class ConnectionPool:
         method: str | Request,
         url: str | None = None,
         *,
-        headers: HeadersLike | HeadersMaker | None = None,
-        body: BodyLike | None = None,
-        timeout: float | PoolDefault | None = POOL_DEFAULT,
-        deadline: float | None = None,
-        expect100: bool = False,
-        idempotent: bool | None = None,
-        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
-        context: object = None,
-        trailers: HeadersLike | HeadersMaker | None = None,
-        progress: Progress | ProgressCall | None = None,
-        hedge: float | PoolDefault | None = POOL_DEFAULT,
         block: bool = True,
-        **unknown: Never,
+        **options: Unpack[OptionsAndBody],
     ) -> ResponseFuture:
         """Queue a request and return its future, a `concurrent.futures.Future` of a `Response`.
 
@@ -375,23 +334,7 @@ class ConnectionPool:
         ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
         `result()` of the future.
         """
-        if unknown:
-            refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(
-            method,
-            url,
-            headers,
-            body,
-            timeout,
-            deadline,
-            expect100,
-            idempotent,
-            retry,
-            context,
-            trailers,
-            progress,
-            hedge,
-        )
+        made = _made(method, url, options)
         return self._submit(self._preparer.prepare(made, self), block)
 
     # The layers above the pool use these, too: with jobs that have a flow, or limits of their own.
@@ -520,19 +463,7 @@ class ConnectionPool:
         self,
         method: str | Request,
         url: str | None = None,
-        *,
-        headers: HeadersLike | HeadersMaker | None = None,
-        body: BodyLike | None = None,
-        timeout: float | PoolDefault | None = POOL_DEFAULT,
-        deadline: float | None = None,
-        expect100: bool = False,
-        idempotent: bool | None = None,
-        retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
-        context: object = None,
-        trailers: HeadersLike | HeadersMaker | None = None,
-        progress: Progress | ProgressCall | None = None,
-        hedge: float | PoolDefault | None = POOL_DEFAULT,
-        **unknown: Never,
+        **options: Unpack[OptionsAndBody],
     ) -> AbstractContextManager[StreamedResponse]:
         """Send a request and, in the `with` block, read the body of its response as it comes.
 
@@ -543,23 +474,7 @@ class ConnectionPool:
         which may be before all of the body was sent. If then the rest of it cannot be sent, though
         the status is below 300, reading raises `ConnectionClosed`, or else leaving the block does.
         """
-        if unknown:
-            refuse_options(unknown, OptionsAndBody.__annotations__)
-        made = _made(
-            method,
-            url,
-            headers,
-            body,
-            timeout,
-            deadline,
-            expect100,
-            idempotent,
-            retry,
-            context,
-            trailers,
-            progress,
-            hedge,
-        )
+        made = _made(method, url, options)
         return self._stream(made)
 
     def get(self, url: str, **options: Unpack[OptionsAndBody]) -> Response:
@@ -645,43 +560,14 @@ class ConnectionPool:
         return f"<ConnectionPool {self._scheduler}>"
 
 
-def _made(
-    method: str | Request,
-    url: str | None,
-    headers: HeadersLike | HeadersMaker | None,
-    body: BodyLike | None,
-    timeout: float | PoolDefault | None,
-    deadline: float | None,
-    expect100: bool,
-    idempotent: bool | None,
-    retry: RetryPolicy | PoolDefault | None,
-    context: object,
-    trailers: HeadersLike | HeadersMaker | None,
-    progress: Progress | ProgressCall | None,
-    hedge: float | PoolDefault | None,
-) -> Request:
+def _made(method: str | Request, url: str | None, options: OptionsAndBody) -> Request:
     """Return the `Request` that the caller has given, or has given the parameters of."""
     if url is not None:
-        return make_request(
-            Request,
-            method,
-            url,
-            headers,
-            body,
-            timeout,
-            deadline,
-            expect100,
-            idempotent,
-            retry,
-            context,
-            trailers,
-            progress,
-            hedge,
-        )
+        checked = checked_options(**options) if options else PLAIN_OPTIONS
+        return make_request(Request, method, url, checked)
     if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
-    others = (headers, body, deadline, idempotent, context, trailers, progress)
-    defaults = timeout is retry is hedge is POOL_DEFAULT and not expect100
-    if not defaults or any(option is not None for option in others):
+    plain = PLAIN_OPTIONS._asdict()
+    if any(name not in plain or value is not plain[name] for name, value in options.items()):
         raise TypeError("a Request says all of it: give that, or the parameters of one")
     return method

@@ -96,34 +96,34 @@ class Preparer:
 
         Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
         """
-        host = self._scheduler.hosts.get(request.origin) or self._new_host(request.origin)
+        scheduler = self._scheduler
+        host = scheduler.hosts.get(request.origin) or self._new_host(request.origin)
         options = request._options
         is_plain = request.method in _NO_BODY
-        job: Job | None = None
-        timeout, retry = self._timeout, self._retry
-        if options is PLAIN_OPTIONS:
-            if is_plain:
-                job = Job(request, self._scheduler, pool, host, None, timeout, retry)
+        timeout, retry, hedge = self._timeout, self._retry, self._hedge
+        if options is PLAIN_OPTIONS and is_plain:
+            job = Job(request, scheduler, pool, host, None, timeout, retry)
         else:
             if options.timeout is not POOL_DEFAULT:
                 timeout = options.timeout
             if options.retry is not POOL_DEFAULT:
                 retry = RetryPolicy.never if options.retry is None else options.retry
+            if options.hedge is not POOL_DEFAULT:
+                hedge = options.hedge
             if (
                 is_plain
                 and options.headers is None
                 and options.body is None
                 and options.progress is None
             ):
-                job = Job(request, self._scheduler, pool, host, None, timeout, retry)
+                job = Job(request, scheduler, pool, host, None, timeout, retry)
                 job.deadline = options.deadline
                 job.exclusive = options.idempotent is False
-        if job is None:
-            job = self._prepare_elaborate(request, pool, host, timeout, retry)
-        hedge = self._hedge if options.hedge is POOL_DEFAULT else options.hedge
+            else:
+                job = self._prepare_elaborate(request, pool, host, timeout, retry)
         if hedge is not None and _may_be_hedged(request):
             job.own_extras().hedge = hedge
-            self._scheduler.traffic.hedges = True
+            scheduler.traffic.hedges = True
         if self.get_trace is not None:
             job.own_extras().trace = self.get_trace()
         return job

@@ -40,6 +40,7 @@ __all__ = [
     "Request",
     "check_retry",
     "checked_headers",
+    "checked_options",
     "checked_trailers",
     "default_headers",
     "made_headers",
@@ -266,25 +267,22 @@ class Request(_Fields):
         hedge: float | PoolDefault | None = POOL_DEFAULT,
         **unknown: Never,
     ) -> Request:
-        if unknown:
-            refuse_options(unknown, OptionsAndBody.__annotations__)
-        # Not in __init__, which could be called again.
-        return make_request(
-            cls,
-            method,
-            url,
-            headers,
-            body,
-            timeout,
-            deadline,
-            expect100,
-            idempotent,
-            retry,
-            context,
-            trailers,
-            progress,
-            hedge,
+        options = checked_options(
+            headers=headers,
+            body=body,
+            timeout=timeout,
+            deadline=deadline,
+            expect100=expect100,
+            idempotent=idempotent,
+            retry=retry,
+            context=context,
+            trailers=trailers,
+            progress=progress,
+            hedge=hedge,
+            **unknown,
         )
+        # Not in __init__, which could be called again.
+        return make_request(cls, method, url, options)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Request never changes: replace({name}=...) makes another")
@@ -406,22 +404,9 @@ class Request(_Fields):
 
 
 def make_request(
-    cls: type[Request],
-    method: object,
-    url: object,
-    headers: HeadersLike | HeadersMaker | None = None,
-    body: BodyLike | None = None,
-    timeout: float | PoolDefault | None = POOL_DEFAULT,
-    deadline: float | None = None,
-    expect100: bool = False,
-    idempotent: bool | None = None,
-    retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
-    context: object = None,
-    trailers: HeadersLike | HeadersMaker | None = None,
-    progress: Progress | ProgressCall | None = None,
-    hedge: float | PoolDefault | None = POOL_DEFAULT,
+    cls: type[Request], method: object, url: object, options: CheckedOptions = PLAIN_OPTIONS
 ) -> Request:
-    """Return a new *cls*, checked. A call with names takes half as long again."""
+    """Return a new *cls*, whose method and URL are checked here."""
     if method not in _COMMON:
         method = _checked_method(method)
     elif type(method) is not str:
@@ -440,34 +425,6 @@ def make_request(
         origin = known_origins[prefix]
     except ValueError as exc:
         raise ValueError(f"invalid URL '{redacted_url(url)}': {exc}") from None
-    if (
-        headers is None
-        and body is None
-        and timeout is POOL_DEFAULT
-        and deadline is None
-        and expect100 is False
-        and idempotent is None
-        and retry is POOL_DEFAULT
-        and context is None
-        and trailers is None
-        and progress is None
-        and hedge is POOL_DEFAULT
-    ):
-        options = PLAIN_OPTIONS
-    else:
-        options = _checked_options(
-            headers,
-            body,
-            timeout,
-            deadline,
-            expect100,
-            idempotent,
-            retry,
-            context,
-            trailers,
-            progress,
-            hedge,
-        )
     made: Any = _Fields()
     made.method = method
     made.url = url
@@ -535,19 +492,28 @@ def _check_target(method: str, target: str) -> None:
         ) from None
 
 
-def _checked_options(
-    headers: HeadersLike | HeadersMaker | None,
-    body: BodyLike | None,
-    timeout: float | PoolDefault | None,
-    deadline: float | None,
-    expect100: bool,
-    idempotent: bool | None,
-    retry: RetryPolicy | PoolDefault | None,
-    context: object,
-    trailers: HeadersLike | HeadersMaker | None,
-    progress: Progress | ProgressCall | None,
-    hedge: float | PoolDefault | None,
+def checked_options(
+    *,
+    headers: HeadersLike | HeadersMaker | None = None,
+    body: BodyLike | None = None,
+    timeout: float | PoolDefault | None = POOL_DEFAULT,
+    deadline: float | None = None,
+    expect100: bool = False,
+    idempotent: bool | None = None,
+    retry: RetryPolicy | PoolDefault | None = POOL_DEFAULT,
+    context: object = None,
+    trailers: HeadersLike | HeadersMaker | None = None,
+    progress: Progress | ProgressCall | None = None,
+    hedge: float | PoolDefault | None = POOL_DEFAULT,
+    **unknown: Never,
 ) -> CheckedOptions:
+    """Return the options of a request, checked: `PLAIN_OPTIONS` if all are the defaults."""
+    if unknown:
+        refuse_options(unknown, OptionsAndBody.__annotations__)
+    given = (headers, body, deadline, idempotent, context, trailers, progress)
+    of_the_pool = timeout is retry is hedge is POOL_DEFAULT
+    if of_the_pool and expect100 is False and all(option is None for option in given):
+        return PLAIN_OPTIONS
     if timeout is not POOL_DEFAULT and timeout is not None:
         check_seconds("timeout", timeout)
     if deadline is not None:

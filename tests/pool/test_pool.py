@@ -322,7 +322,7 @@ def test_what_the_caller_keeps_with_a_request_comes_back_with_all_that_it_leads_
 
 
 def test_a_type_checker_knows_the_options_of_a_convenience() -> None:
-    parameters = inspect.signature(ConnectionPool.request).parameters
+    parameters = inspect.signature(Request).parameters
     options = parameters.keys() - {"self", "method", "url", "unknown"}
     assert OptionsAndBody.__annotations__.keys() == options
     assert Options.__annotations__.keys() == options - {"body"}
