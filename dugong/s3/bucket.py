@@ -31,6 +31,7 @@ __all__ = ["Bucket"]
 PART_SIZE = 16 * 2**20
 #: Header fields of a body, which are calculated here.
 _MADE = frozenset(("content-length", "content-md5", "x-amz-checksum-crc32", "x-amz-content-sha256"))
+_REPLACED = "\ufffd"  # what stands for a character that cannot be written
 _OWN = frozenset(("auth", "base_url", "decode", "follow_redirects"))
 
 
@@ -179,23 +180,29 @@ class Bucket:
         query = {"list-type": "2", "encoding-type": "url"}
         if prefix:
             query["prefix"] = prefix
+        key = ""
+        after: dict[str, str] = {}
         while True:
-            response = self._service.send("GET", "", query.items())
+            response = self._service.send("GET", "", (query | after).items())
             root = document(response, "ListBucketResult")
             coding = text_of(root, "EncodingType")
             for each in root.iter("Contents"):
+                key = text_of(each, "Key", coding)
                 yield Object(
-                    text_of(each, "Key", coding),
+                    key,
                     number_in(response, each, "Size"),
                     text_of(each, "ETag"),
                     _time_of(text_of(each, "LastModified")),
                 )
             if text_of(root, "IsTruncated") != "true":
                 return
-            token = text_of(root, "NextContinuationToken")
-            if token in ("", query.get("continuation-token")):
+            before, token = after, text_of(root, "NextContinuationToken")
+            # XML has no control characters. Where a token is a key, it is another one without them,
+            # and would leave out what is between the two.
+            is_damaged = _REPLACED in token
+            after = {"start-after": key} if is_damaged else {"continuation-token": token}
+            if not token or after == before:
                 raise invalid(response, "the server does not say where the list goes on")
-            query["continuation-token"] = token
 
     def sync(self, directory: str | os.PathLike[str], prefix: str = "") -> Synced:
         """Store the files below *directory* that differ from the objects below *prefix*.

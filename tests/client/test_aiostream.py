@@ -34,6 +34,15 @@ BODY = bytes(range(256)) * 4096  # 1 MiB
 
 
 @pytest.fixture(autouse=True)
+def _lone_threads_end() -> Iterator[None]:
+    """What reads and leaves the streams of a closed pool ends just behind that, by itself."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "dugong-stream":
+            thread.join(TIMEOUT)
+
+
+@pytest.fixture(autouse=True)
 def _asyncio_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     gc.collect()

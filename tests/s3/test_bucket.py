@@ -148,6 +148,14 @@ def test_a_list_is_asked_for_page_by_page_when_it_is_needed() -> None:
         assert [each.size for each in here.bucket.list()] == [0, 1, 2, 3, 4, 0]
 
 
+def test_a_list_goes_on_behind_a_key_that_xml_cannot_have() -> None:
+    keys = ["list/\x01/a", "list/\x01/b", "list/c", "list/\ufffd"]
+    with open_bucket(S3Site(page_size=1)) as here:
+        for key in keys:
+            here.bucket.put(key, b"")
+        assert [each.key for each in here.bucket.list()] == keys
+
+
 def test_a_list_that_does_not_go_on_is_no_end() -> None:
     def endless(request: Any) -> Page:
         text = (

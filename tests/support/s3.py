@@ -190,7 +190,7 @@ class S3Site:
 
     def _list(self, query: dict[str, str]) -> Page:
         assert query["list-type"] == "2"
-        after = query.get("continuation-token", "")
+        after = query.get("continuation-token") or query.get("start-after", "")
         keys = sorted(
             key
             for key in self.objects
@@ -203,7 +203,10 @@ class S3Site:
             "<LastModified>2026-11-27T07:24:50.778Z</LastModified></Contents>"
             for key in page
         )
-        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if rest else ""
+        token = ""
+        if rest:  # a key, as of many servers, less what XML does not have
+            text = escape(re.sub("[\x00-\x08]", "\ufffd", page[-1]))
+            token = f"<NextContinuationToken>{text}</NextContinuationToken>"
         return _xml("ListBucketResult", items + token, bool(rest), "url")
 
     def _open_uploads(self, query: dict[str, str]) -> Page:
