@@ -111,7 +111,8 @@ def _small_gzip(body: bytes, max_size: int) -> bytes | None:
         return None
     stream = zlib.decompressobj(31)
     try:
-        whole = stream.decompress(body, size + 1)
+        # Room for one byte more would have zlib copy it. No room at all is no limit.
+        whole = stream.decompress(body, size or 1)
     except zlib.error:
         return None
     return whole if stream.eof and not stream.unused_data else None
