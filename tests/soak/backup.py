@@ -254,9 +254,10 @@ class Soak:
     def _look_at_bucket(self, s3: Any) -> None:
         """Have boto3 list the bucket, and read some objects."""
         files = self._tree.files
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
         objects = [
             verdict.Stored(each["Key"], each["Size"], each["ETag"].strip('"'))
-            for page in _pages(s3)
+            for page in pages
             for each in page.get("Contents", [])
         ]
         pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=BUCKET)
@@ -293,22 +294,6 @@ def _server(folder: Path) -> Iterator[judge_botocore.RealServer]:
         yield server
     finally:
         server.kill()
-
-
-def _pages(s3: Any) -> Iterator[Any]:
-    """Yield the pages of the list of the bucket.
-
-    Each begins behind the last key of the one before. The paginator of boto3 goes on where
-    SeaweedFS says, whose tokens are keys in XML, which has no control characters. So it leaves out
-    what is behind such a key in its directory.
-    """
-    after = ""
-    while True:
-        page = s3.list_objects_v2(Bucket=BUCKET, StartAfter=after)
-        yield page
-        if not page["IsTruncated"]:
-            return
-        after = page["Contents"][-1]["Key"]
 
 
 def _mib(size: int) -> str:

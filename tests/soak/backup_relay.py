@@ -1,8 +1,9 @@
 """The relay of the backup soak: it passes requests on to the server of S3, and counts them.
 
 Guarantees: bytes are passed on as they are, one request after the other on each connection. When
-either side goes, the other one is closed. What counts as stored is what the server itself has
-responded to with 200, so it does not depend on what a client believes. `Tally`: for any thread.
+either side goes, the other one is closed, and no reset takes what was passed on before. What counts
+as stored is what the server itself has responded to with 200, so it does not depend on what a
+client believes. `Tally`: for any thread.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = ["Asked", "Moment", "Relay", "Tally"]
 
 _BUFFER = 256 * 1024
 _PATIENCE = 300.0  # seconds without a byte, after which a connection ends
+_LINGER = 10.0  # seconds for which a client that the server has left may go on sending
 
 
 class Asked(NamedTuple):
@@ -163,12 +165,22 @@ class Relay:
         with sockets[0] as client, suppress(OSError, EOFError):
             client.settimeout(_PATIENCE)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with socket.create_connection(("127.0.0.1", self._server_port), _PATIENCE) as server:
-                sockets.append(server)
-                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with client.makefile("rb") as requests, server.makefile("rb") as responses:
-                    while self._pass_one(client, requests, server, responses):
-                        pass
+            try:
+                self._pass_all(client, sockets)
+            finally:
+                # Or requests that come would have the system reset the connection (RFC 9112 §9.6).
+                client.shutdown(socket.SHUT_WR)
+                client.settimeout(_LINGER)
+                while client.recv(_BUFFER):
+                    pass
+
+    def _pass_all(self, client: socket.socket, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(("127.0.0.1", self._server_port), _PATIENCE) as server:
+            sockets.append(server)
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with client.makefile("rb") as requests, server.makefile("rb") as responses:
+                while self._pass_one(client, requests, server, responses):
+                    pass
 
     def _pass_one(
         self,
