@@ -87,7 +87,8 @@ class Faults:
         job, connection.uploading = connection.uploading, None
         if job is not None:
             job.fatal_error = error
-            job.end_upload(error)
+            if job.extras.upload is not None:
+                job.extras.upload.end(error)
             if job not in connection.in_flight:  # its response has waited for this
                 self._fail_locked(error, job)
             self._core.body_released.notify_all()
@@ -150,7 +151,9 @@ class Faults:
         connection, delivery = job.connection, Delivery.UNSENT
         if job.is_decided:
             return
-        if job.sending_body and connection is not None:  # the sender is to let go of it first
+        upload = job.extras.upload
+        is_sending = upload is not None and upload.is_sending
+        if is_sending and connection is not None:  # the sender is to let go of it first
             job.fatal_error = job.fatal_error or error
             with suppress(Exception):
                 self._connections.fail_locked(connection, error)
@@ -166,7 +169,8 @@ class Faults:
         own.attempts = job.attempts  # type: ignore[attr-defined]  # each of ours has it
         self._core.settle_locked(job.future, own)
         job.finish()
-        job.release_body()
+        if upload is not None:
+            upload.body.release()
         self._retries.waiting.pop(job, None)  # whose timer finds that it waits no more
         if job.timer is not None:
             self._maintenance.cancel_locked(job.timer)

@@ -137,6 +137,16 @@ class Upload:
         self.error: Exception | None = None  # why the sender did not send all of it
         self.pending_response: Response | None = None  # waits for the sender to release the body
 
+    def begin(self) -> None:
+        """The sender has the body."""
+        self.is_sending = True
+        self.error = None
+
+    def end(self, error: Exception | None) -> None:
+        """The sender has let go of the body; *error* is why it was not all sent, if it was not."""
+        self.is_sending = False
+        self.error = error
+
 
 class Extras:
     """What few requests have. Set by the thread that makes the job, before the pool has it.
@@ -468,13 +478,16 @@ class Job:
         """True if the body, if there is one, could be sent again."""
         return self.extras.upload is None or self.extras.upload.body.rewindable
 
-    def forget_expectation(self) -> None:
-        """Send it without Expect the next time, and its body at once."""
+    def forget_expectation(self) -> bool:
+        """Send it without Expect the next time, and its body at once; False: it has none."""
+        upload = self.extras.upload
+        if upload is None or not upload.expect100:
+            return False
         assert self.head is not None
-        assert self.extras.upload is not None
-        self.extras.upload.expect100 = False
+        upload.expect100 = False
         # The caller cannot have given this field, and no field has a CRLF in it.
         self.head = self.head.replace(b"\r\nExpect: 100-continue\r\n", b"\r\n", 1)
+        return True
 
     def max_delivery(self, delivery: Delivery) -> Delivery:
         """Return how far the request has ever got, if *delivery* is how far it has got now."""
@@ -484,45 +497,6 @@ class Job:
         if self.is_answered:
             earlier.append(Delivery.ANSWER_STARTED)
         return max((delivery, *earlier), key=_PROGRESS.index)
-
-    # --- its body, if that goes piece by piece ----------------------------------------------------
-
-    def begin_upload(self) -> None:
-        """The sender has its body. It must have one."""
-        assert self.extras.upload is not None
-        self.extras.upload.is_sending = True
-        self.extras.upload.error = None
-
-    def end_upload(self, error: Exception | None) -> None:
-        """The sender has let go of its body; *error* is why it was not all sent, if it was not."""
-        assert self.extras.upload is not None
-        self.extras.upload.is_sending = False
-        self.extras.upload.error = error
-
-    @property
-    def expects_continue(self) -> bool:
-        """True if its body is sent only when the server wants it."""
-        return self.extras.upload is not None and self.extras.upload.expect100
-
-    @property
-    def sending_body(self) -> bool:
-        """True if the sender has its body; any thread may ask."""
-        return self.extras.upload is not None and self.extras.upload.is_sending
-
-    @property
-    def upload_error(self) -> Exception | None:
-        """Why the sender did not send all of its body, if it did not."""
-        return None if self.extras.upload is None else self.extras.upload.error
-
-    @property
-    def pending_response(self) -> Response | None:
-        """The response that waits for the sender to release the body, if there is one."""
-        return None if self.extras.upload is None else self.extras.upload.pending_response
-
-    def release_body(self) -> None:
-        """Give the body back to the caller: it will not be sent any more."""
-        if self.extras.upload is not None:
-            self.extras.upload.body.release()
 
     # --- what the future asks of its owner; any thread, without the lock --------------------------
 

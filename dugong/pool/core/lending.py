@@ -60,8 +60,10 @@ class Lending:
         source: ConnectionBody,
     ) -> bool:
         """Let the caller of *job* read the body from the connection; False if it is not wanted."""
+        upload = job.extras.upload
         with self._core.transaction():
-            if job.is_decided or (job.upload_error is not None and response.status < 300):
+            is_cut = upload is not None and upload.error is not None
+            if job.is_decided or (is_cut and response.status < 300):
                 return False
             job.body_source = source
             source.rate = self._rate.watch_locked(connection)
@@ -97,8 +99,9 @@ class Lending:
             if not complete:
                 self._connections.fail_locked(connection, Abandoned())
         # What waits for the sender to let go of the request's body must not keep it from that.
+        upload = job.extras.upload
         with core.transaction():
-            while job.sending_body and not core.threads.is_own():
+            while upload is not None and upload.is_sending and not core.threads.is_own():
                 core.wait(core.body_released)
             self._end_stream_locked(connection, job, complete)
 
@@ -120,8 +123,9 @@ class Lending:
         # The place of the job changes last, so that what an interrupt leaves can be told.
         if job.place is not Place.STREAMING:
             return
-        if not job.sending_body:
-            job.release_body()
+        upload = job.extras.upload
+        if upload is not None and not upload.is_sending:
+            upload.body.release()
         connection.rate = None
         exchange = job.exchange
         if complete:

@@ -100,7 +100,8 @@ class Progress:
             connections.close_locked(connection, "it has sent more than it was asked for")
         elif not last.persistent:
             uploading = connection.uploading
-            early = None if uploading is None else uploading.pending_response
+            upload = None if uploading is None else uploading.extras.upload
+            early = None if upload is None else upload.pending_response
             if early is not None and early.status < 300:
                 connection.drain()  # the sender goes on until all of the body has been sent
             else:

@@ -133,7 +133,7 @@ class RetryEngine:
                 outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
                 outcome.attempts = job.attempts  # type: ignore[attr-defined]  # any exception has a dict
         if job.extras.upload is not None and not isinstance(outcome, StreamedResponse):
-            job.release_body()  # before its caller can see that it is done
+            job.extras.upload.body.release()  # before its caller can see that it is done
         if job.extras.patience is not None and job.extras.patience.timer is not None:
             self._maintenance.cancel_locked(job.extras.patience.timer)
         # Before the job changes its place: an interrupt in between must not lose the future.
@@ -161,8 +161,7 @@ class RetryEngine:
             error = failure(job.fatal_error, Delivery.PARTLY_SENT, job.request)
             self.give_up_locked(job, error, connection, "it cannot be tried again")
             return
-        if job.expects_continue:
-            job.forget_expectation()  # a server that did not ask for the body would not do so again
+        job.forget_expectation()  # a server that did not ask for the body would not do so again
         cause = incomplete_upload(response, reason)
         error = failure(cause, Delivery.PARTLY_SENT, job.request)
         attempt = make_attempt(job, connection, cause.msg, Delivery.PARTLY_SENT)
@@ -197,9 +196,10 @@ class RetryEngine:
 
         Needs no lock.
         """
-        policy = job.retry
+        policy, upload = job.retry, job.extras.upload
+        expects = upload is not None and upload.expect100
         return policy.attempts > 1 and (
-            status in policy.statuses or (status == _EXPECTATION_FAILED and job.expects_continue)
+            status in policy.statuses or (status == _EXPECTATION_FAILED and expects)
         )
 
     @locked
@@ -222,8 +222,7 @@ class RetryEngine:
             self._core.emit_of("gave up", job, connection, reason, response)
             return None
         job.needs_fresh_connection = False  # this one has responded
-        if status == _EXPECTATION_FAILED and job.expects_continue:
-            job.forget_expectation()  # RFC 9110 §10.1.1
+        if status == _EXPECTATION_FAILED and job.forget_expectation():  # RFC 9110 §10.1.1
             attempt = make_attempt(job, connection, status_text(response), Delivery.DISCLAIMED)
             return attempt._replace(status=status, response=response), 0.0
         charged, delay = True, policy.delay(job.number)
@@ -272,7 +271,8 @@ class RetryEngine:
             self._core.callbacks.add(flow.close)
             self._settle_locked(job, failure(PoolClosed(), Delivery.ANSWER_STARTED, job.request))
             return True
-        job.release_body()
+        if job.extras.upload is not None:
+            job.extras.upload.body.release()
         self._wait_locked(job)
         self._core.callbacks.add(partial(self._advance, job, flow, outcome))
         return True

@@ -357,7 +357,8 @@ class Scheduler:
         if job.is_decided:
             return not was_decided
         connection = job.connection
-        if job.sending_body:
+        upload = job.extras.upload
+        if upload is not None and upload.is_sending:
             job.cancelled = True
             assert connection is not None
             self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
@@ -437,13 +438,16 @@ class Scheduler:
             )
         else:
             message = f"the deadline passed on connection {connection.name}"
-            if job.pending_response is not None and job.pending_response.status >= 300:
+            upload = job.extras.upload
+            early = None if upload is None else upload.pending_response
+            if early is not None and early.status >= 300:
                 # It has its response, and waits only for the sender.
                 self._connections.fail_locked(connection, ConnectionTimedOut(message))
                 return
             delivery = self._connections.delivery_locked(connection, job)
             error = _timed_out(message, job.max_delivery(delivery), job.request)
-            if job.sending_body or connection.oldest is job:
+            is_sending = upload is not None and upload.is_sending
+            if is_sending or connection.oldest is job:
                 job.fatal_error = error
                 self._connections.fail_locked(connection, Abandoned(message))
                 return
@@ -625,7 +629,8 @@ class Scheduler:
             for host in self._core.hosts.values():
                 for connection in host.connections:
                     late = connection.uploading
-                    response = None if late is None else late.pending_response
+                    upload = None if late is None else late.extras.upload
+                    response = None if upload is None else upload.pending_response
                     if late is not None and response is not None and not late.is_decided:
                         if response.status >= 300:
                             self._retries.complete_locked(late, response, final=True)

@@ -227,9 +227,9 @@ class Traffic:
             connection.sending = True
             if self.hedges:
                 self._connections.hedging.watch_locked(connection, batch)
-            if batch[-1].extras.upload is not None:
+            if (upload := batch[-1].extras.upload) is not None:
                 connection.uploading = batch[-1]
-                connection.uploading.begin_upload()
+                upload.begin()
             if connection.exclusive and host.queued:
                 self._connections.ensure_all_served_locked(host)  # what stood behind may go now
         if host.gate is not None:
@@ -276,7 +276,8 @@ class Traffic:
                 connection.exclusive = False
             if connection.uploading is job:
                 connection.uploading = None
-                job.end_upload(error)
+                assert job.extras.upload is not None
+                job.extras.upload.end(error)
             if job.is_decided:
                 self._core.body_released.notify_all()
                 return
@@ -291,26 +292,30 @@ class Traffic:
         self, connection: PooledConnection, job: Job, error: Exception | None
     ) -> None:
         """The sender of *connection* has let go of the body of *job*."""
-        assert job.extras.upload is not None
-        job.end_upload(error)
+        upload = job.extras.upload
+        assert upload is not None
+        upload.end(error)
         connection.body_released_at = monotonic()
         if job.is_decided:
             self._core.body_released.notify_all()
         elif job.cancelled:
             self._retries.complete_locked(job, None)
-        elif (response := job.extras.upload.pending_response) is not None:
-            job.extras.upload.pending_response = None
-            connection.host.accepted += self._end_upload_locked(connection, job, response)
+        elif (response := upload.pending_response) is not None:
+            upload.pending_response = None
+            connection.host.accepted += self._end_upload_locked(connection, job, response, error)
 
     @locked
     def _end_upload_locked(
-        self, connection: PooledConnection, job: Job, response: Response
+        self,
+        connection: PooledConnection,
+        job: Job,
+        response: Response,
+        cause: Exception | None,
     ) -> bool:
         """*response* has come to *job*, and its sender is done; return True if it is the outcome.
 
-        A success says nothing of what could not be sent of the body.
+        *cause* is why the body was not all sent, if it was not: then a success is no outcome.
         """
-        cause = job.upload_error
         if cause is None or response.status >= 300:
             return self._retries.complete_locked(job, response)
         self._retries.fail_upload_locked(job, response, connection.name, cause)
@@ -343,10 +348,11 @@ class Traffic:
         """
         with self._core.transaction():
             job = connection.oldest
-            if job.sending_body:
+            upload = job.extras.upload
+            if upload is not None and upload.is_sending:
                 return True
             until = connection.engine.held_up_until
-            if job.extras.upload is not None:
+            if upload is not None:
                 until = max(until, connection.body_released_at)
             return job.timeout is not None and monotonic() - until < job.timeout
 
@@ -472,7 +478,7 @@ class Traffic:
                 if response.status >= 300:  # no more of the body is sent
                     self._core.follow_up(upload.body.interrupt)
             else:
-                accepted += self._end_upload_locked(connection, job, response)
+                accepted += self._end_upload_locked(connection, job, response, upload.error)
         host.accepted += accepted
         if not in_flight:
             connection.idle_since = monotonic()

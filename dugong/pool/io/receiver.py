@@ -120,7 +120,9 @@ def _gather(
             counts = extras.hedge is None or traffic.counts(job, status)
             # A stream begins with its response, though the sender has the body of the request until
             # later. If it has released that in this moment, both ways lead to the same.
-            is_early = extras.streamed and job.sending_body and status < 300
+            upload = extras.upload
+            is_sending = upload is not None and upload.is_sending
+            is_early = extras.streamed and is_sending and status < 300
             is_told = extras.download is not None
         if body is None or is_early or is_told or (len(body) > limit and not extras.streamed):
             job.response_started = True
@@ -348,6 +350,7 @@ class ConnectionBody:
         early: Response | None = None,
     ) -> None:
         self._job = job  # never changes
+        self._upload = job.extras.upload  # never changes
         self._connection = connection  # never changes
         # These belong to the caller.
         self._beginning = beginning  # which has been received already
@@ -397,7 +400,7 @@ class ConnectionBody:
         Only if the caller has not been told before.
         """
         # An attribute that is replaced as a whole needs no lock, in free-threaded CPython, too.
-        cause = self._job.upload_error
+        cause = None if self._upload is None else self._upload.error
         if self._early is not None and cause is not None:
             raise self._error(cause)
 
@@ -407,7 +410,8 @@ class ConnectionBody:
             self._timed_out = True
         job, ended = self._job, self._connection.failure
         early, self._early = self._early, None
-        cause, delivery = job.upload_error, Delivery.ANSWER_STARTED
+        cause = None if self._upload is None else self._upload.error
+        delivery = Delivery.ANSWER_STARTED
         if job.fatal_error is not None and (cause is not None or isinstance(exc, ConnectionClosed)):
             exc = job.fatal_error
         elif early is not None and cause is not None:

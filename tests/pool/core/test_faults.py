@@ -26,7 +26,7 @@ from dugong.pool.core import traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.faults import Faults
-from dugong.pool.core.job import Job
+from dugong.pool.core.job import Job, Upload
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.retries import RetryEngine
@@ -303,7 +303,7 @@ def test_a_request_that_was_being_taken_back_from_its_connection_fails_too() -> 
         (Traffic, "_sent_locked"),
         (Traffic, "_end_upload_locked"),
         (Traffic, "responded"),
-        (Job, "end_upload"),
+        (Upload, "end"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

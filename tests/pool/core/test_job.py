@@ -14,7 +14,7 @@ from dugong.pool.core.job import NO_EXTRAS, Job, Place, Upload
 from dugong.pool.core.timers import Timer
 from dugong.pool.response import Attempt
 from tests.support.parts import make_connection, make_host, make_job, make_response
-from tests.support.uploads import releases, upload
+from tests.support.uploads import upload
 
 # --- its place ------------------------------------------------------------------------------------
 
@@ -254,15 +254,38 @@ def job_with_body(body: object) -> Job:
     return job
 
 
-def test_a_body_that_is_released_is_given_back() -> None:
-    job = make_job(make_host())
-    job.own_extras().upload = upload()
-    job.release_body()
-    assert releases(job) == 1
+def test_a_body_is_with_the_sender_from_the_beginning_to_the_end_of_its_sending() -> None:
+    uploaded = upload()
+    uploaded.begin()
+    assert uploaded.is_sending
+    uploaded.end(None)
+    assert not uploaded.is_sending
 
 
-def test_a_request_without_a_body_has_none_to_release() -> None:
-    make_job(make_host()).release_body()
+def test_why_a_body_was_not_all_sent_is_forgotten_when_it_is_sent_again() -> None:
+    uploaded, error = upload(), OSError()
+    uploaded.end(error)
+    assert uploaded.error is error
+    uploaded.begin()
+    assert uploaded.error is None
+
+
+def test_an_expectation_is_forgotten_once() -> None:
+    job = job_with_body([b"12345"])
+    assert job.extras.upload is not None
+    job.extras.upload.expect100 = True
+    job.head = b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nHost: host\r\n\r\n"
+    assert job.forget_expectation()
+    assert job.head == b"PUT / HTTP/1.1\r\nHost: host\r\n\r\n"
+    assert not job.forget_expectation()
+
+
+def test_a_request_without_an_expectation_has_none_to_forget() -> None:
+    job = job_with_body([b"12345"])
+    job.head = b"PUT / HTTP/1.1\r\nHost: host\r\n\r\n"
+    assert not job.forget_expectation()
+    assert not make_job(make_host()).forget_expectation()
+    assert job.head == b"PUT / HTTP/1.1\r\nHost: host\r\n\r\n"
 
 
 # --- earlier attempts -----------------------------------------------------------------------------

@@ -511,7 +511,8 @@ def test_a_body_is_on_its_way_until_a_timeout_after_its_last_piece(
     connection, (job,) = rig.send(rig.host(), "/a")
     job.own_extras().upload = upload() if has_body else None
     if is_sending:
-        job.begin_upload()
+        assert job.extras.upload is not None
+        job.extras.upload.begin()
     connection.body_released_at = rig.clock.now
     rig.clock.now += released
     assert rig.traffic.sends_body(connection) is sends
