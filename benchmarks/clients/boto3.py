@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 
+from clients.boto3_client import make_client
 from clients.worker import (
     BUCKET,
-    HOST,
     LARGE,
     LARGE_SIZE,
     SMALL,
+    THREADS,
     Round,
     Server,
     check,
     in_threads,
     main,
+    near_and_far,
 )
 from dugong.adapters.botocore import use_dugong
 
-THREADS = 16
+
+def plain(port: int) -> Any:
+    return make_client(port, THREADS)
 
 
-def client(port: int, adapted: bool) -> Any:
-    made = boto3.client(
-        "s3",
-        endpoint_url=f"http://{HOST}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-        config=Config(max_pool_connections=THREADS),
-    )
-    if adapted:
-        use_dugong(made)
-    return made
+def adapted(port: int) -> Any:
+    client = plain(port)
+    use_dugong(client)
+    return client
 
 
-def small(port: int, adapted: bool) -> Round:
-    s3 = client(port, adapted)
+def small(make: Callable[[int], Any], port: int) -> Round:
+    s3 = make(port)
 
     def get(key: str) -> None:
         reply = s3.get_object(Bucket=BUCKET, Key=key)
@@ -50,10 +46,10 @@ def small(port: int, adapted: bool) -> Round:
     return lambda count: in_threads(get, [SMALL.strip("/")] * count, THREADS)
 
 
-def down(server: Server, adapted: bool) -> Round:
-    s3 = client(server.port, adapted)
+def down(make: Callable[[int], Any], server: Server) -> Round:
+    s3 = make(server.port)
     config = TransferConfig(max_concurrency=THREADS)
-    path = os.path.join(server.scratch, f"down-{adapted}")
+    path = os.path.join(server.scratch, f"down-{make.__name__}")
 
     def perform(count: int) -> None:
         for _ in range(count):
@@ -66,11 +62,8 @@ def down(server: Server, adapted: bool) -> Round:
 
 main(
     {
-        "boto3": lambda server: small(server.port, False),
-        "boto3-dugong": lambda server: small(server.port, True),
-        "boto3-far": lambda server: small(server.far_port, False),
-        "boto3-far-dugong": lambda server: small(server.far_port, True),
-        "boto3-down": lambda server: down(server, False),
-        "boto3-down-dugong": lambda server: down(server, True),
+        **near_and_far("boto3", lambda: plain, lambda: adapted, small),
+        "boto3-down": partial(down, plain),
+        "boto3-down-dugong": partial(down, adapted),
     }
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from fsspec.implementations.http import HTTPFileSystem
 
-from clients.worker import SMALL_SIZE, Round, check, main, small_urls
+from clients.worker import SMALL_SIZE, Round, check, main, near_and_far, small_urls
 from dugong.adapters.fsspec import DugongFileSystem
 
 
@@ -32,11 +32,8 @@ def whole(fs: Any, port: int) -> Round:
 
 main(
     {
-        "fsspec": lambda server: ranges(HTTPFileSystem(), server.port),
-        "fsspec-dugong": lambda server: ranges(DugongFileSystem(), server.port),
+        **near_and_far("fsspec", HTTPFileSystem, DugongFileSystem, ranges),
         "fsspec-cat": lambda server: whole(HTTPFileSystem(), server.port),
         "fsspec-cat-dugong": lambda server: whole(DugongFileSystem(), server.port),
-        "fsspec-far": lambda server: ranges(HTTPFileSystem(), server.far_port),
-        "fsspec-far-dugong": lambda server: ranges(DugongFileSystem(), server.far_port),
     }
 )

@@ -13,11 +13,13 @@ from clients.worker import (
     HOST,
     SMALL,
     SMALL_SIZE,
+    THREADS,
     Round,
     Server,
     check,
     in_threads,
     main,
+    near_and_far,
     small_urls,
 )
 from dugong.adapters.httpx import DugongTransport
@@ -35,13 +37,13 @@ def serial(server: Server) -> Round:
     return perform
 
 
-def sixteen(port: int, client: httpx.Client) -> Round:
+def sixteen(client: httpx.Client, port: int) -> Round:
     def get(url: str) -> None:
         response = client.get(url)
         check(response.status_code, len(response.content), SMALL_SIZE)
 
     urls = small_urls(port)
-    return lambda count: in_threads(get, urls[:count], 16)
+    return lambda count: in_threads(get, urls[:count], THREADS)
 
 
 def adapted() -> httpx.Client:
@@ -69,9 +71,6 @@ main(
         "client-map": threads,
         "client-gzip": coded,
         "client-get": serial,
-        "httpx": lambda server: sixteen(server.port, httpx.Client()),
-        "httpx-dugong": lambda server: sixteen(server.port, adapted()),
-        "httpx-far": lambda server: sixteen(server.far_port, httpx.Client()),
-        "httpx-far-dugong": lambda server: sixteen(server.far_port, adapted()),
+        **near_and_far("httpx", httpx.Client, adapted, sixteen),
     }
 )

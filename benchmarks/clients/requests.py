@@ -5,10 +5,17 @@ from __future__ import annotations
 import requests
 from requests.adapters import HTTPAdapter
 
-from clients.worker import SMALL_SIZE, Round, check, in_threads, main, small_urls
+from clients.worker import (
+    SMALL_SIZE,
+    THREADS,
+    Round,
+    check,
+    in_threads,
+    main,
+    near_and_far,
+    small_urls,
+)
 from dugong.adapters.requests import mount
-
-THREADS = 16
 
 
 def threads(session: requests.Session, port: int) -> Round:
@@ -34,11 +41,4 @@ def adapted_session() -> requests.Session:
     return session
 
 
-main(
-    {
-        "requests": lambda server: threads(plain_session(), server.port),
-        "requests-dugong": lambda server: threads(adapted_session(), server.port),
-        "requests-far": lambda server: threads(plain_session(), server.far_port),
-        "requests-far-dugong": lambda server: threads(adapted_session(), server.far_port),
-    }
-)
+main(near_and_far("requests", plain_session, adapted_session, threads))

@@ -13,15 +13,25 @@ import sys
 from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from clients.worker import BUCKET, HOST, S3_KEY, S3_LARGE, S3_SECRET, S3_SMALL, Round, Server, main
+from clients.worker import (
+    BUCKET,
+    HOST,
+    S3_KEY,
+    S3_LARGE,
+    S3_REGION,
+    S3_SECRET,
+    S3_SMALL,
+    Server,
+    Work,
+    main,
+)
 
 AT_ONCE = 16
 PART_SIZE = 16 * 2**20
 #: Files that are stored in parts, and parts of each, at the same time.
 LARGE_AT_ONCE = 4
-REGION = "us-east-1"
 
 
 class Place(NamedTuple):
@@ -100,7 +110,7 @@ def dugong(place: Place) -> Store:
     bucket = Bucket(
         BUCKET,
         endpoint=place.endpoint,
-        region=REGION,
+        region=S3_REGION,
         credentials=(S3_KEY, S3_SECRET),
         part_size=PART_SIZE,
         max_connections_per_host=AT_ONCE,
@@ -114,18 +124,11 @@ def dugong(place: Place) -> Store:
 
 
 def s3transfer(place: Place) -> Store:
-    import boto3
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
-    from botocore.config import Config
 
-    client: Any = boto3.client(
-        "s3",
-        endpoint_url=place.endpoint,
-        region_name=REGION,
-        aws_access_key_id=S3_KEY,
-        aws_secret_access_key=S3_SECRET,
-        config=Config(max_pool_connections=AT_ONCE),
-    )
+    from clients.boto3_client import make_client
+
+    client = make_client(place.port, AT_ONCE)
     config = TransferConfig(PART_SIZE, AT_ONCE, PART_SIZE)
 
     def store() -> None:
@@ -140,7 +143,7 @@ def s3transfer(place: Place) -> Store:
 def rclone(place: Place) -> Store:
     remote = (
         f":s3,provider=Other,access_key_id={S3_KEY},secret_access_key={S3_SECRET},"
-        f'region={REGION},endpoint="{place.endpoint}":{BUCKET}'
+        f'region={S3_REGION},endpoint="{place.endpoint}":{BUCKET}'
     )
     transfers = LARGE_AT_ONCE if place.are_large else AT_ONCE
     command = [
@@ -166,7 +169,7 @@ def obstore(place: Place) -> Store:
     to = S3Store(
         BUCKET,
         endpoint=place.endpoint,
-        region=REGION,
+        region=S3_REGION,
         access_key_id=S3_KEY,
         secret_access_key=S3_SECRET,
         client_options={"allow_http": True},
@@ -193,9 +196,7 @@ def obstore(place: Place) -> Store:
     return lambda: asyncio.run(put_all())
 
 
-def upload(
-    make: Callable[[Place], Store], are_large: bool, is_sink: bool
-) -> Callable[[Server], Round]:
+def upload(make: Callable[[Place], Store], are_large: bool, is_sink: bool) -> Work:
     return lambda server: Upload(server, are_large, is_sink, make)
 
 

@@ -18,20 +18,21 @@ from scrapy.linkextractors import LinkExtractor
 from scrapy.utils.reactor import install_reactor
 
 from clients import sites
-from clients.worker import SMALL_SIZE, Round, Server, check, main, small_urls
+from clients.worker import SMALL_SIZE, Round, check, main, near_and_far, small_urls
 
 CONCURRENCY = 32
 #: Of dugong: the others are pipelined.
 CONNECTIONS = 8
 
-SETTINGS: dict[str, Any] = {
+QUIET: dict[str, Any] = {"LOG_LEVEL": "ERROR", "TELNETCONSOLE_ENABLED": False}
+PLAIN: dict[str, Any] = {
+    **QUIET,
     "CONCURRENT_REQUESTS": CONCURRENCY,
     "CONCURRENT_REQUESTS_PER_DOMAIN": CONCURRENCY,
-    "LOG_LEVEL": "ERROR",
-    "TELNETCONSOLE_ENABLED": False,
 }
 HANDLER = "dugong.adapters.scrapy.DugongDownloadHandler"
 ADAPTED = {
+    **PLAIN,
     "DOWNLOAD_HANDLERS": {"http": HANDLER, "https": HANDLER},
     "DUGONG_POOL": {"max_connections_per_host": CONNECTIONS},
 }
@@ -52,11 +53,11 @@ class Spider(scrapy.Spider):
         self.received += 1
 
 
-def crawls(loop: asyncio.AbstractEventLoop, port: int, settings: dict[str, Any]) -> Round:
+def crawls(loop: asyncio.AbstractEventLoop, settings: dict[str, Any], port: int) -> Round:
     urls = small_urls(port)
 
     def perform(count: int) -> None:
-        runner = AsyncCrawlerRunner(SETTINGS | settings)
+        runner = AsyncCrawlerRunner(settings)
         crawler = runner.create_crawler(Spider)
 
         async def crawl() -> None:
@@ -71,6 +72,7 @@ def crawls(loop: asyncio.AbstractEventLoop, port: int, settings: dict[str, Any])
 
 #: Those that Scrapy's documentation advises for many sites ("Broad Crawls").
 BROAD: dict[str, Any] = {
+    **QUIET,
     "CONCURRENT_REQUESTS": 100,
     "CONCURRENT_REQUESTS_PER_DOMAIN": sites.CONNECTIONS,
     "COOKIES_ENABLED": False,
@@ -78,8 +80,6 @@ BROAD: dict[str, Any] = {
     "RETRY_ENABLED": False,
     "ROBOTSTXT_OBEY": True,
     "USER_AGENT": sites.AGENT,
-    "LOG_LEVEL": "ERROR",
-    "TELNETCONSOLE_ENABLED": False,
 }
 
 
@@ -135,16 +135,9 @@ def end() -> None:
 LOOP = begin()
 
 
-def work(port_of: str, settings: dict[str, Any], server: Server) -> Round:
-    return crawls(LOOP, getattr(server, port_of), settings)
-
-
 main(
     {
-        "scrapy": partial(work, "port", {}),
-        "scrapy-dugong": partial(work, "port", ADAPTED),
-        "scrapy-far": partial(work, "far_port", {}),
-        "scrapy-far-dugong": partial(work, "far_port", ADAPTED),
+        **near_and_far("scrapy", lambda: PLAIN, lambda: ADAPTED, partial(crawls, LOOP)),
         "crawl": lambda server: crawls_sites(LOOP, server.port),
         "crawl-far": lambda server: crawls_sites(LOOP, server.far_port),
     }

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Thread
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 HOST = "127.0.0.1"
 SMALL = "/1k"
@@ -35,7 +37,7 @@ BUFFER_SIZE = 256 * 1024
 #: All files are objects in this, too.
 BUCKET = "bucket"
 #: What the servers of S3 know.
-S3_KEY, S3_SECRET = "key", "secret"
+S3_KEY, S3_SECRET, S3_REGION = "key", "secret", "us-east-1"
 #: Directories in `Server.scratch`, with the files that are stored.
 S3_SMALL, S3_LARGE = "s3-small", "s3-large"
 S3_SMALL_COUNT, S3_SMALL_SIZE = 2000, 4096
@@ -64,6 +66,9 @@ MOST = 100_000
 ORIGINS = [f"127.1.{number // 100}.{number % 100 + 1}" for number in range(301)]
 #: Those where the sites are that are crawled (see `clients.sites`), on `Server.far_port`, too.
 SITES = ORIGINS[:50]
+
+#: Threads of a client that is measured as it is and with dugong.
+THREADS = 16
 
 #: Pipelined requests are counted in batches, so that counting them costs next to nothing: at most
 #: `BATCHES` times `BATCH` requests are outstanding.
@@ -122,7 +127,30 @@ class Cost(NamedTuple):
 Round = Callable[[int], None]
 
 
-def main(works: dict[str, Callable[[Server], Round]]) -> None:
+#: Makes the connection of a client, and returns its `Round`.
+Work = Callable[[Server], Round]
+
+
+def near_and_far(
+    name: str, plain: Callable[[], T], adapted: Callable[[], T], perform: Callable[[T, int], Round]
+) -> dict[str, Work]:
+    """Return the works of the library *name*: as it is and with dugong, near and 40 ms away.
+
+    *perform* is called with what *plain* or *adapted* makes, and with the port of nginx.
+    """
+
+    def work(make: Callable[[], T], is_far: bool) -> Work:
+        return lambda server: perform(make(), server.far_port if is_far else server.port)
+
+    return {
+        name: work(plain, False),
+        f"{name}-dugong": work(adapted, False),
+        f"{name}-far": work(plain, True),
+        f"{name}-far-dugong": work(adapted, True),
+    }
+
+
+def main(works: dict[str, Work]) -> None:
     """Serve the *works* of one client: each makes its connection and returns its `Round`."""
     server = Server(**json.loads(sys.argv[1]))
     rounds: dict[str, tuple[Round, int]] = {}
