@@ -1,6 +1,6 @@
 """Judges `dugong.s3` against three real servers, which are killed in the middle.
 
-    python tests/s3/judge_s3.py [--python PYTHON] [SERVER...]
+    python -m tests.s3.judge_s3 [--python PYTHON] [SERVER...]
 
 Each scenario is played against SeaweedFS, rclone and moto, over http and https. What is stored is
 read by boto3, and counted by it: nothing may be lost, nothing may be doubled, and no upload may be
