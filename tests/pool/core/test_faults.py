@@ -100,8 +100,14 @@ def respond(peer: Peer, request: ReceivedRequest) -> None:
             name_target(peer, request)
 
 
-# What threads of the pool do for each request, and how the fault is met there.
-STEPS: list[tuple[object, str]] = [
+def each_step(*steps: tuple[object, str]) -> pytest.MarkDecorator:
+    """Have a test called with each of *steps*: the *name* of a function, and its *owner*."""
+    return pytest.mark.parametrize(("owner", "name"), steps, ids=[name for _, name in steps])
+
+
+@pytest.mark.parametrize("first", [1, 4])
+# What threads of the pool do for each request.
+@each_step(
     (RetryEngine, "complete_locked"),
     (RetryEngine, "_settle_locked"),
     (RetryEngine, "_schedule_locked"),
@@ -131,11 +137,7 @@ STEPS: list[tuple[object, str]] = [
     (Timers, "next"),
     (receiver, "Response"),
     (receiver, "handle"),
-]
-
-
-@pytest.mark.parametrize("first", [1, 4])
-@pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _, name in STEPS])
+)
 def test_whatever_step_fails_each_request_ends_and_the_pool_goes_on(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str, first: int
 ) -> None:
@@ -155,16 +157,12 @@ def test_whatever_step_fails_each_request_ends_and_the_pool_goes_on(
         assert site.pool.submit("GET", site.url("/next")).result(TIMEOUT).text == "/next"
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (RetryEngine, "complete_locked"),
-        (Traffic, "responded"),
-        (Traffic, "connected"),
-        (traffic, "take"),
-        (receiver, "Response"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
+@each_step(
+    (RetryEngine, "complete_locked"),
+    (Traffic, "responded"),
+    (Traffic, "connected"),
+    (traffic, "take"),
+    (receiver, "Response"),
 )
 def test_a_step_that_always_fails_leaves_no_future(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str
@@ -295,17 +293,13 @@ def test_a_request_that_was_being_taken_back_from_its_connection_fails_too() -> 
         assert site.goes_on()
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (Http1Engine, "send_body"),
-        (RetryEngine, "complete_locked"),
-        (Traffic, "_sent_locked"),
-        (Traffic, "_end_upload_locked"),
-        (Traffic, "responded"),
-        (Upload, "end"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
+@each_step(
+    (Http1Engine, "send_body"),
+    (RetryEngine, "complete_locked"),
+    (Traffic, "_sent_locked"),
+    (Traffic, "_end_upload_locked"),
+    (Traffic, "responded"),
+    (Upload, "end"),
 )
 def test_an_upload_whose_step_fails_ends_and_its_body_is_let_go_of(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str
