@@ -39,12 +39,13 @@ class Faults:
         retries: RetryEngine,
         connections: ConnectionManager,
     ) -> None:
-        self._core = core  # never changes
-        self._maintenance = maintenance  # never changes
-        self._retries = retries  # never changes
-        self._connections = connections  # never changes
         #: What `lost_locked` was last told, until `crashed` is; guarded by the lock.
         self._noted: BaseException | None = None
+        # None of the others ever changes.
+        self._core = core
+        self._maintenance = maintenance
+        self._retries = retries
+        self._connections = connections
 
     # --- a thread of a connection -----------------------------------------------------------------
 

@@ -43,12 +43,13 @@ class Lending:
         progress: Progress,
         rate: RateLimit,
     ) -> None:
-        self._core = core  # never changes
-        self._maintenance = maintenance  # never changes
-        self._retries = retries  # never changes
-        self._connections = connections  # never changes
-        self._progress = progress  # never changes
-        self._rate = rate  # never changes
+        # None of these ever changes.
+        self._core = core
+        self._maintenance = maintenance
+        self._retries = retries
+        self._connections = connections
+        self._progress = progress
+        self._rate = rate
 
     # --- streams ----------------------------------------------------------------------------------
 

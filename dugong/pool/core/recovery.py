@@ -34,11 +34,12 @@ class Recovery:
         connections: ConnectionManager,
         politeness: Politeness,
     ) -> None:
-        self._core = core  # never changes
-        self._maintenance = maintenance  # never changes
-        self._retries = retries  # never changes
-        self._connections = connections  # never changes
-        self._politeness = politeness  # never changes
+        # None of these ever changes.
+        self._core = core
+        self._maintenance = maintenance
+        self._retries = retries
+        self._connections = connections
+        self._politeness = politeness
 
     # --- after an interrupt -----------------------------------------------------------------------
 

@@ -52,20 +52,21 @@ class Traffic:
         connections: ConnectionManager,
         run_receiver: Callable[[Traffic, PooledConnection], object],
     ) -> None:
-        self._core = core  # never changes
-        self._maintenance = maintenance  # never changes
-        self._retries = retries  # never changes
-        self._connections = connections  # never changes
-        self._run_receiver = run_receiver  # the receiver's loop, for a thread; never changes
-        self.limits: Limits = core.limits  # never changes
-        self._rate = rate = RateLimit(core, maintenance, connections)  # never changes
-        self._progress = progress = Progress(core, connections)  # never changes
-        #: What callers do on these connections by themselves; never changes.
+        # None of these ever changes, but for `hedges`.
+        self._core = core
+        self._maintenance = maintenance
+        self._retries = retries
+        self._connections = connections
+        self._run_receiver = run_receiver  # the receiver's loop, for a thread
+        self.limits: Limits = core.limits
+        self._rate = rate = RateLimit(core, maintenance, connections)
+        self._progress = progress = Progress(core, connections)
+        #: What callers do on these connections by themselves.
         self.lending: Lending = Lending(core, maintenance, retries, connections, progress, rate)
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
         self.may_be_retried = retries.may_be_retried
         self.connect_failed = connections.connect_failed
-        self.faults: Faults = Faults(core, maintenance, retries, connections)  # never changes
+        self.faults: Faults = Faults(core, maintenance, retries, connections)
         #: The thread, which is the sender or not, has raised what it cannot handle: a bug of ours.
         self.crashed = self.faults.crashed
         #: Whether there may be requests to be hedged. Any thread may set it; it is never unset.
