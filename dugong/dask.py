@@ -106,18 +106,18 @@ def map(  # noqa: A001  # as that of a pool is
     """Have the workers of *client* send *requests*, and yield a `Result` for each as they are done.
 
     *requests* are URLs for GET, and `Request` objects with bodies that are bytes or callables. They
-    are taken when there is need of them, so they may be endless. Each belongs to one of *shards*
-    (default: as many as the workers have threads): that which a stable hash of its *key* says. The
-    *key* is the origin by default, so that one worker at a time has all requests of a host; where
-    there is one host alone, it may be the target, for example. Each worker calls *pool* once, and
+    are taken as they are needed, so they may be endless. Each belongs to one of *shards* (default:
+    as many as the workers have threads), which a stable hash of its *key* determines. The *key* is
+    the origin by default, so that one worker at a time has all requests to a host; if all requests
+    are to one host, the key may be the target, for example. Each worker calls *pool* once, and
     closes what that returns when the iterator ends: `ConnectionPool`, `Client`, or a callable that
     returns one of these, such as a `functools.partial`. It is pickled, as the requests are, and the
     responses.
 
-    A request that fails does so in its result, with its `DugongError`. A worker that is lost has
-    its idempotent requests sent by another. All others that it had been given have `WorkerLost` as
-    their error, and so have those that several workers were lost with: more than the configuration
-    of the scheduler allows (``allowed-failures``: 3).
+    The `DugongError` of a request that fails is in its result. If a worker is lost, its idempotent
+    requests are sent by another one; its other requests have `WorkerLost` as their error. So have
+    requests that were lost with more workers than the configuration of the scheduler allows
+    (``allowed-failures``: 3).
 
     Raises TypeError or ValueError at the call if the arguments make no sense. What *requests*
     raise, and a TypeError for a request that cannot be sent elsewhere, is raised behind the results

@@ -341,9 +341,9 @@ class DecodingError(DugongError):
 class IntegrityError(DugongError):
     """What was transferred is not what it should be.
 
-    A download does not have the digest that the server or the caller has told: there is no file,
-    and the next download begins anew. Or a file has changed while it was uploaded: what the server
-    has stored may be of two versions, so upload it again.
+    Either a download does not have the digest that the server has sent or the caller has given:
+    then there is no file, and the next download begins anew. Or a file has changed while it was
+    uploaded: then the server may have stored a mixture of two versions, so upload it again.
     """
 
     msg: str = "what was transferred is not what it should be"

@@ -46,15 +46,17 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Have OpenTelemetry told of all further requests of *target*, a pool or a client.
+    """Make spans and metrics of OpenTelemetry for all further requests of *target*.
 
-    The providers are those of the program unless they are given. Each sending of a request is a
-    span: a retry, and the request that follows a redirect, has its own. The parent of the span is
-    the one that is current where the request is made. It ends when the response has come, or the
-    head of one that is streamed. The metrics are ``http.client.request.duration``,
-    ``http.client.active_requests``, ``http.client.open_connections`` and
-    ``http.client.connection.duration``. No header field is added to a request: what passes the
-    trace on to the server is the caller's to add, with `opentelemetry.propagate`.
+    *target* is a pool or a client. The providers are those of the program unless they are given.
+
+    Each sending of a request is a span: a retry, and the request that follows a redirect, has its
+    own. The parent of the span is the span that is current where the request is made. It ends when
+    the response has come, or the head of a response that is streamed. The metrics are
+    ``http.client.request.duration``, ``http.client.active_requests``,
+    ``http.client.open_connections`` and ``http.client.connection.duration``. No header field is
+    added to a request: to pass the trace on to the server, add what
+    `opentelemetry.propagate.inject` makes to its *headers*.
 
     Raises TypeError if *target* is neither, and ImportError without the package opentelemetry-api
     (``pip install dugong[telemetry]``). Any thread may call it, once for each pool.

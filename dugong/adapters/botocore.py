@@ -67,18 +67,19 @@ def use_dugong(
 ) -> ClientAdapter:
     """Have *client*, of botocore or boto3, send all its requests through a `ConnectionPool`.
 
-    *pool* may serve several clients. It keeps what it was made with: of the configuration of the
-    client, only *read_timeout* and the retries count then. Without it, the client gets a pool of
+    *pool* may serve several clients. Its options do not change: of the configuration of the client,
+    only *read_timeout* and the retries are used then. Without it, the client gets a pool of
     its own, with what its configuration says (*connect_timeout*, *read_timeout*,
     *max_pool_connections*, *proxies*, *proxies_config*, *verify*, *client_cert*,
-    *tcp_keepalive*). *pool_options* are parameters of `ConnectionPool` and come before those.
+    *tcp_keepalive*). *pool_options* are parameters of `ConnectionPool`, which take precedence.
 
     Returns the adapter, which need not be kept: its `pool` has the statistics, and its `close` lets
     the client send as before. A second call for the same client replaces the adapter of the first.
 
     Raises TypeError if *client* is not a client, or if both *pool* and *pool_options* are given;
     ValueError for what a pool cannot do, which is *proxy_use_forwarding_for_https* of the
-    *proxies_config*; and OSError if a file with certificates cannot be used.
+    *proxies_config*; and OSError if a file with certificates cannot be used. After it has
+    returned, any thread may use the client.
     """
     meta = getattr(client, "meta", None)
     if not hasattr(meta, "events") or not hasattr(meta, "config"):
@@ -87,7 +88,7 @@ def use_dugong(
             "boto3 resource is its meta.client"
         )
     if pool is not None and pool_options:
-        raise TypeError("pool_options are for a pool that is made here: give that, or a pool")
+        raise TypeError("give either a pool or pool_options, not both")
     return ClientAdapter(client, pool, pool_options)
 
 

@@ -119,7 +119,7 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
         if client is None:
             client = own = AsyncClient(**options, **(client_kwargs or {}))
         elif options or client_kwargs:
-            raise TypeError("client= is there already: give the options to the AsyncClient")
+            raise TypeError("with client=, give the options to the AsyncClient itself")
         super().__init__(
             asynchronous=asynchronous,
             loop=loop,

@@ -70,7 +70,7 @@ def part_of(
     if came is not None:
         if start is not None and 0 <= start != came.first:
             said = response.headers["Content-Range"]
-            raise ValueError(f"{url}: bytes from {start} on were asked for, not {said}")
+            raise ValueError(f"{url}: bytes from {start} on were requested, not {said}")
         return body
     if response.status == _PARTIAL_CONTENT:
         return body

@@ -87,7 +87,8 @@ class _Transport:
         **options: Any,
     ) -> None:
         if pool is not None and options:
-            raise TypeError(f"{', '.join(sorted(options))}: a pool that exists has its options")
+            names = ", ".join(sorted(options))
+            raise TypeError(f"{names}: give the options to the ConnectionPool itself")
         Request("GET", "http://localhost/", deadline=deadline)  # which checks it
         # None of these changes.
         self._owns_pool = pool is None
@@ -143,13 +144,13 @@ class DugongTransport(_Transport, _SyncBase):
     host, and retries only what was lost because of another request on the same connection. Raises
     TypeError or ValueError if the options make no sense.
 
-    The pool decides about certificates and proxies: httpx takes no notice of its own *verify*,
-    *cert*, *limits*, *http1* and *http2*, of *proxy*, and of the proxies that the environment
-    names, where a client is given a transport.
+    The pool decides about certificates and proxies: with a transport, a client of httpx ignores its
+    own *verify*, *cert*, *limits*, *http1*, *http2* and *proxy*, and the proxies of the
+    environment.
 
     The ``timeout`` of a request is that of httpx: *connect*, *read*, *write* and *pool*, each in
     seconds. *deadline* is how many seconds each request may take, with the body of its response;
-    default: no limit.
+    default: no limit. Any thread may use a transport.
     """
 
     def __new__(cls, *_args: Any, **_options: Any) -> Self:

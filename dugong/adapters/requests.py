@@ -103,6 +103,7 @@ class DugongAdapter(BaseAdapter):
     With ``stream=False``, the body is received before `send` returns, and requests of several
     threads share connections. With ``stream=True``, the response has a connection of its own until
     it was read to its end, or closed. Pickling works without *pool*, if the options can be pickled.
+    Any thread may use an adapter.
     """
 
     def __init__(
@@ -114,7 +115,8 @@ class DugongAdapter(BaseAdapter):
     ) -> None:
         super().__init__()
         if pool is not None and options:
-            raise TypeError(f"{', '.join(sorted(options))}: a pool that exists has its options")
+            names = ", ".join(sorted(options))
+            raise TypeError(f"{names}: give the options to the ConnectionPool itself")
         # None of these changes.
         self._pool = pool
         self._deadline = deadline
@@ -247,7 +249,8 @@ def mount(
 ) -> DugongAdapter:
     """Let *session* send all http and https requests through a new `DugongAdapter`; return that.
 
-    It is made with *pool* and *options*, and closed with the session.
+    The adapter is made with *pool* and *options*, and closed with the session. Raises what
+    `DugongAdapter` raises.
     """
     adapter = DugongAdapter(pool, **options)
     session.mount("http://", adapter)

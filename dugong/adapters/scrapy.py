@@ -93,7 +93,7 @@ class DugongDownloadHandler(BaseDownloadHandler):
     credentials for it, and ``bindaddress`` of requests, 32 at most.
 
     Raises ValueError or TypeError if the settings make no sense, and `scrapy.exceptions`' own
-    NotConfigured if Scrapy does not use asyncio.
+    NotConfigured if Scrapy does not use asyncio. For the thread of the event loop.
     """
 
     lazy = False

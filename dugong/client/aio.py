@@ -197,8 +197,8 @@ class AsyncClient:
 
         Takes and raises what `Client.download` does, and has its guarantees. All of it is done in a
         thread of the pool, in which *auth*, *event_hooks*, *headers* and *progress* are called. If
-        the task is cancelled, it ends when the thread has let go of the files; what is there is
-        left for a later download to go on with.
+        the task is cancelled, it ends when the thread has closed the files; a later download can go
+        on with what they have.
         """
         from dugong.client.download import download
 

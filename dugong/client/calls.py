@@ -46,7 +46,7 @@ __all__ = [
 
 
 class TransferOptions(TypedDict, total=False):
-    """What a download may have besides what is its own: see `Client.request`."""
+    """The options of a download that a request has, too: see `Client.request`."""
 
     params: Any
     headers: Mapping[str, str | None] | HeadersLike | HeadersMaker | None
@@ -60,14 +60,14 @@ class TransferOptions(TypedDict, total=False):
 
 
 class UploadOptions(TransferOptions, total=False):
-    """The same of an upload."""
+    """The options of an upload that a request has, too: see `Client.request`."""
 
     expect100: bool
     idempotent: bool | None
 
 
 class ClientOptions(UploadOptions, total=False):
-    """What a call of a client may have besides its method and URL: see `Client.request`."""
+    """The options of a call of a client besides its method and URL: see `Client.request`."""
 
     json: Any
     data: Any
@@ -158,7 +158,7 @@ class CallMaker:
         elif not isinstance(method, Request):
             raise TypeError("a method and a URL are needed, or a Request")
         elif taken := options.keys() - _BESIDE_A_REQUEST:
-            raise TypeError(f"a Request says all of it: {', '.join(sorted(taken))} is too much")
+            raise TypeError(f"a call with a Request does not take {', '.join(sorted(taken))}")
         else:
             url = self._with_query(method.url)
             request = method if url == method.url else method.replace(url=url)
@@ -187,7 +187,7 @@ class CallMaker:
         if not isinstance(url, str):
             raise TypeError(f"a URL must be a str, not {type(url).__name__}")
         if not isinstance(method, str):
-            raise TypeError("a Request says all of it: give that, or the parameters of one")
+            raise TypeError("give either a Request or the parameters of one, not both")
         url, auth = split_userinfo(quoted(url))
         url = self._with_query(join(self._base_url, url))
         if (params := options.get("params")) is not None:

@@ -71,29 +71,30 @@ _HINTS = {
 
 
 class Client:
-    """What people expect above the wire: redirects, decoding, cookies, authentication, forms.
+    """Sends requests through a pool: follows redirects, decodes, keeps cookies, authenticates.
 
     Parameters:
 
     * *base_url*: relative URLs are below it, as in httpx: with ``https://host/v1/``, both ``items``
       and ``/items`` are ``https://host/v1/items``.
     * *headers*, *params*, *auth*: sent with every request to the origin of *base_url*, or if there
-      is none, to the origin that a call names; not to where a redirect leads from there. But
-      User-Agent, Accept and Accept-Language go to every host. A header of None is not sent: it
-      leaves out what is sent by default. (Accept-Encoding is ``identity`` then.)
+      is none, to the origin that a call names; not to another origin that a redirect leads to. But
+      User-Agent, Accept and Accept-Language go to every host. None as the value of a header leaves
+      out a header that is sent by default. (Accept-Encoding is ``identity`` then.)
     * *cookies*: a mapping, a `http.cookiejar.CookieJar` or `Cookies`. `Cookies` are used as they
-      are, so that clients may share them, all else is copied.
+      are, so that clients may share them; the others are copied.
     * *auth*: ``(user, password)``, an `Auth`, or a callable that is given the `Request` before each
       sending and returns header fields.
-    * *follow_redirects*, *max_redirects*: whether redirects are followed, and how many of a call.
+    * *follow_redirects* (True), *max_redirects* (20): whether redirects are followed, and how many
+      in one call.
     * *decode*: undo the content codings of responses (gzip, deflate; br and zstd if they are
       installed). `max_body_size` of the pool counts decoded bytes, too.
-    * *trust_env*: ask the netrc file of the user, as it is now, for credentials of hosts that have
-      no others; and without a *proxy*, go through those that the environment variables HTTP_PROXY,
-      HTTPS_PROXY and ALL_PROXY name now, but for the hosts in NO_PROXY.
+    * *trust_env* (True): read the netrc file of the user, now, for credentials of hosts that have
+      no others; and without *proxy*, use the proxies that the environment variables HTTP_PROXY,
+      HTTPS_PROXY and ALL_PROXY name now, except for the hosts in NO_PROXY.
     * *proxy*: as of `ConnectionPool`; or a mapping of proxies, or None for no proxy, by ``http``,
-      ``https``, ``all``, ``http://host``, ``https://host`` or ``all://host``. Of those that fit,
-      the first of ``https://host``, ``https``, ``all://host`` and ``all`` counts.
+      ``https``, ``all``, ``http://host``, ``https://host`` or ``all://host``. The first key of
+      ``https://host``, ``https``, ``all://host`` and ``all`` that exists is used.
     * *verify*: True; a file or folder with certificates of authorities; an `ssl.SSLContext`; or
       False, which makes TLS useless against an attacker.
     * *cert*: a file with the certificate of the client and its key, or ``(certificate, key)`` or
@@ -179,7 +180,7 @@ class Client:
             pool = ConnectionPool(headers=checked, proxy=proxy, **pool_options)
             everywhere = ElaborateHeaders(())  # the pool does that by itself
         elif pool_options or proxy is not None or verify is not True or cert is not None:
-            raise TypeError("pool= is there already: give the options to the ConnectionPool")
+            raise TypeError("with pool=, give the options of a pool to the ConnectionPool itself")
         elif not isinstance(pool, ConnectionPool):
             raise TypeError(f"pool must be a ConnectionPool, not {type(pool).__name__}")
         self._pool = pool
@@ -238,8 +239,9 @@ class Client:
     ) -> ResponseFuture:
         """Queue a request and return a `concurrent.futures.Future` of the final `Response`.
 
-        Takes what `request` takes; *block* is as of `ConnectionPool.submit`. Its `cancel` cancels
-        the request that is under way, whichever redirect it is for; `request` is the first one.
+        Takes what `request` takes; *block* is as of `ConnectionPool.submit`. `cancel` of the future
+        cancels the request that is under way, also after redirects; its `request` is the first one.
+        Raises what `ConnectionPool.submit` raises; everything else is raised by `result`.
         """
         return self._pool._submit(self._prepare(method, url, options), block)
 
@@ -314,32 +316,32 @@ class Client:
     ) -> Downloaded:
         """Receive a file with GET, and return a `Downloaded` when it is complete at *path*.
 
-        It is written to *path* with ``.part`` appended, and gets its name, for which it may replace
-        a file, when all of it is on the disk. A body that is cut short is asked for from there on,
-        as often as the `RetryPolicy` allows: its attempts are those in a row that bring nothing.
-        That needs a server that names the version of the file by a strong ETag or Last-Modified; if
-        it does not, or sends another version or other bytes than were asked for, the download
-        begins anew.
+        It is written to *path* with ``.part`` appended. When all of it is on the disk, it gets its
+        name, and replaces a file of that name. If a body is cut short, the rest of it is requested.
+        The `RetryPolicy` counts only attempts in a row that bring no bytes. To go on, the server
+        must name the version of the file by a strong ETag or Last-Modified; if it does not, or
+        sends another version or other bytes than were requested, the download begins anew.
 
-        * *resume*: go on with what an earlier call, maybe of another process, has left there, and
-          leave what this one has if it fails. *path* with ``.part.state`` appended says what it is.
-          If not, the file has a hidden name until it is complete.
-        * *connections*: over how many a large file is received at a time, in parts of 4 MiB.
+        * *resume* (True): go on with what an earlier call, maybe of another process, has left, and
+          leave what this call has received if it fails. *path* with ``.part.state`` appended says
+          which version it is. With False, the file has a hidden name until it is complete.
+        * *connections* (1): how many receive a large file at a time, in parts of 4 MiB.
         * *digest*: of the file, such as ``"sha256:HEX"``, with an algorithm that `hashlib` has, or
-          as in Repr-Digest, ``"sha-256=:BASE64:"``. Those of the server in Content-Digest,
-          Repr-Digest (RFC 9530; sha-256 and sha-512) and Content-MD5 are verified, too.
-        * *progress*: is told how many bytes of the file there are, and how many it has or None, in
-          the thread of the call.
-        * *deadline*: seconds for all of it.
+          as in Repr-Digest, ``"sha-256=:BASE64:"``. Digests that the server sends in
+          Content-Digest, Repr-Digest (RFC 9530; sha-256 and sha-512) and Content-MD5 are verified,
+          too.
+        * *progress*: called in the thread of the call with how many bytes of the file there are,
+          and how many it has (None: not known).
+        * *deadline*: seconds for all of it; default: no limit.
         * all others: as of `request`.
 
-        No content coding is asked for, and one that comes nevertheless is undone, unless the client
-        has *decode* off. A download that is decoded cannot go on.
+        The request asks for no content coding. If the server uses one nevertheless, the body is
+        decoded, unless the client has *decode* off. A download that is decoded cannot go on.
 
         Raises what `stream` raises; `HTTPStatusError` for a status that is no success; and
-        `IntegrityError` if a digest is wrong. Then nothing is kept. OSError for the file, which it
-        names; that is a BlockingIOError while another download writes to the same. `PoolClosed` if
-        the client is closed, which ends the wait for another attempt, too. Any thread may call it.
+        `IntegrityError` if a digest is wrong, when nothing is kept. OSError, which names the file;
+        BlockingIOError while another download writes to it. `PoolClosed` if the client is closed,
+        which ends the wait for another attempt, too. Any thread may call it.
         """
         from dugong.client.download import download
 
@@ -361,14 +363,14 @@ class Client:
         `RetryPolicy` allows. A file whose size is not known, such as a pipe, goes in chunks, and
         cannot be sent again.
 
-        * *digest*: ``"sha-256"`` or ``"sha-512"`` for a digest in Content-Digest and Repr-Digest
-          (RFC 9530). The file is read for that before it is sent; that of a pipe stands in the
-          trailers.
+        * *digest*: ``"sha-256"`` or ``"sha-512"`` sends a digest in Content-Digest and Repr-Digest
+          (RFC 9530). The file is read before it is sent for that; the digest of a pipe is sent in
+          the trailers.
         * *progress*: as of a `Request`. All others: as of `request`.
 
         Raises what `request` raises; `HTTPStatusError` for a status of 400 or more; OSError for a
         file that cannot be read; and `IntegrityError` if its size or its time of modification has
-        changed meanwhile, whatever the server has responded. Any thread may call it.
+        changed meanwhile, even after a status of success. Any thread may call it.
         """
         from dugong.client.upload import upload
 

@@ -34,7 +34,7 @@ _STEP = 32 * 1024
 #: What is decoded in one step takes twice its memory.
 _SMALL = 1024 * 1024
 
-#: How many bytes may be taken without giving one: a body may go on and on, and stand for nothing.
+#: How many bytes may be taken without giving one: a body may go on and on, and decode to nothing.
 _MAX_SILENCE = 16 * 1024 * 1024
 
 #: How many frames there may be below another coding, in which a few bytes may stand for very many.
@@ -87,7 +87,7 @@ def decode(body: bytes, codings: Sequence[str], max_size: int) -> bytes:
 
     Raises `ResponseTooLarge` if the decoded body has more than *max_size* bytes, or if it has with
     only some of its codings undone. Raises `DecodingError` if it is cut short, broken or followed
-    by other bytes; if 16 MiB of it stand for nothing; if it has more than five codings, or more
+    by other bytes; if 16 MiB of it decode to nothing; if it has more than five codings, or more
     than 10,000 gzip members or zstd frames below another coding. Any thread may call it.
     """
     if codings == ("gzip",):
@@ -256,7 +256,7 @@ class _Decoding:
         self._offset += len(data)
         self._silence += len(data)
         if self._silence > _MAX_SILENCE:
-            raise self._error(f"has {_MAX_SILENCE} bytes that stand for nothing")
+            raise self._error(f"has {_MAX_SILENCE} bytes that decode to nothing")
         return data
 
     def _give_back(self, size: int) -> None:

@@ -242,7 +242,7 @@ class FileReceiver:
         if response.status >= 300:
             raise HTTPStatusError(response._whole())
         if response.status == _PARTIAL_CONTENT and self._continues:
-            raise self._failure(InvalidResponse("a part came, and all of the file was asked for"))
+            raise self._failure(InvalidResponse("a part came, but the whole file was requested"))
         may_continue = self._continues and not self._is_decoded(response)
         self._begin(strong_validator(response.headers) if may_continue else "", response.length)
         self._note_digests(response)
@@ -292,7 +292,7 @@ class FileReceiver:
             if not size:
                 break
             if end is not None and offset + size > end:
-                raise self._failure(InvalidResponse("the body has more than its head says"))
+                raise self._failure(InvalidResponse("the body is longer than its head says"))
             self._write(offset, buffer[:size])
             offset += size
         if part.size is None:

@@ -225,7 +225,7 @@ def _encoded(what: str, text: str, errors: str = "strict") -> bytes:
     try:
         return text.encode("utf-8", errors)
     except UnicodeEncodeError:
-        raise ValueError(f"{what} holds a surrogate, which no text has") from None
+        raise ValueError(f"{what} has a lone surrogate, which UTF-8 cannot encode") from None
 
 
 def _disposition(name: str, filename: str | None = None) -> bytes:

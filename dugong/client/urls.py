@@ -102,7 +102,7 @@ def resolve(url: str, location: str) -> str:
     if path.startswith("//"):
         authority, _, path = path.lstrip("/").partition("/")
         if not authority.isprintable():  # it is quoted in messages
-            raise ValueError("the URL names a host that is no text")
+            raise ValueError("the host of the URL has characters that cannot be printed")
         prefix = f"{scheme}://{authority}"
         path = f"/{path}"
     elif not path:
@@ -121,7 +121,7 @@ def quoted(url: str) -> str:
     A ``%`` stays as it is, as it does in browsers, even if no two digits follow: so what has been
     quoted is not quoted again. The host stays as it is, too. A URL that needs nothing is returned
     itself. Raises TypeError for what is no str; ValueError for CR, LF and NUL, which can only be a
-    mistake or an attack, and for a surrogate, which no text has.
+    mistake or an attack, and for a lone surrogate.
     """
     if isinstance(url, str) and _is_plain(url):
         return url
@@ -219,7 +219,7 @@ def _urlencoded(what: str, given: Pairs) -> str:
     try:
         return urlencode(form_pairs(what, given))
     except UnicodeEncodeError:
-        raise ValueError(f"{what} holds a surrogate, which no text has") from None
+        raise ValueError(f"{what} has a lone surrogate, which UTF-8 cannot encode") from None
 
 
 def _check_str(url: object) -> None:
@@ -244,7 +244,7 @@ def _escaped(text: str) -> str:
     try:
         return _ILLEGAL.sub(_percent_encoded, text)
     except UnicodeEncodeError:
-        raise ValueError("the URL holds a surrogate, which no text has") from None
+        raise ValueError("the URL has a lone surrogate, which UTF-8 cannot encode") from None
 
 
 def _percent_encoded(match: re.Match[str]) -> str:

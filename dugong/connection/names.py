@@ -49,7 +49,7 @@ def check_address(host: object, port: object) -> None:
     if not 0 < port < 65536:
         raise ValueError(f"port must be between 1 and 65535, not {port}")
     if any(char in host for char in "@/?#"):  # not quoted: there may be a password, or a signature
-        raise ValueError("invalid host name: it must be a name, without what else a URL may hold")
+        raise ValueError("invalid host name: it must be a name alone, not a URL")
     name = ascii_host(host)
     check_host(name)
     if ":" in name:

@@ -335,7 +335,7 @@ class SendSide:
                 "read_response() must return 100 (Continue) before the body is written"
             )
         if exchange.request_side is RequestSide.CANCELLED:
-            raise ConnectionClosed("the server responded, or went, before the body was complete")
+            raise ConnectionClosed("the server responded or closed before the body was complete")
         return exchange, state.transport_in_use()
 
     def _finish_request_if_complete(self, exchange: Exchange) -> None:

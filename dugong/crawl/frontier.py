@@ -93,23 +93,24 @@ class Frontier:
     * *path*: the file of a SQLite database, which is made if it is not there. If it is, the crawl
       goes on: with the URLs that were not done. One frontier at a time can use it. None: what is in
       the frontier is forgotten with it.
-    * *max_depth*: how many links may lead from a URL that was added to one that is followed; None:
-      any number.
+    * *max_depth*: how many links in a row are followed from a URL that was added; None: any number.
     * *max_per_host*: how many URLs of a host (a scheme, a name and a port) are taken in; None: any
       number.
     * *max_length*, *max_segments*: how many characters a URL may have, and how many segments its
       path. A site that makes up links without an end is left by these.
-    * *max_exact*: of how many URLs it is known for certain whether they were added; None: of all.
-      Of more than these, a Bloom filter tells that, which takes 4 bytes for each instead of some
-      30, and takes about one new URL in a million for one that is known, so it is not fetched.
-    * *robots*: what says by the robots.txt of each host which URLs are given; None: all are. A host
-      whose robots.txt has not come yet has no turn. If it cannot be had, the URLs of the host wait,
-      and are still there when a loop ends, for a later one. URLs that are not allowed are dropped.
+    * *max_exact*: for how many URLs the frontier remembers exactly that they were added; None: for
+      all. For the others it uses a Bloom filter, which takes 4 bytes for each instead of some 30,
+      but takes about one new URL in a million for a known one, which is then not fetched.
+    * *robots*: a `Robots`, which says by the robots.txt of each host which URLs are allowed; None:
+      all are. While the robots.txt of a host is requested, the other hosts go on. If it cannot be
+      fetched, the URLs of the host stay in the frontier, for a later loop. URLs that are not
+      allowed are dropped.
 
     Raises TypeError and ValueError if these make no sense, or *path* is something else;
     `StateError` if another frontier uses it; OSError if it cannot be opened.
 
-    A frontier is a context manager, which closes it at the end.
+    A frontier is a context manager, which closes it at the end. Any thread may call any method, but
+    not in a forked child.
     """
 
     def __init__(

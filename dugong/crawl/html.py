@@ -31,7 +31,7 @@ def links(response: Response) -> list[str]:
 
     Of a redirect, that is where it leads; of a page of HTML with a status 2xx, what its elements
     ``a`` and ``area`` link to, unless they say ``rel="nofollow"`` or the page says that in
-    ``<meta name="robots">``. There are none in all else.
+    ``<meta name="robots">``. No other response has any. Raises nothing; any thread may call it.
     """
     if 300 <= response.status < 400:
         location = response.headers["Location"]

@@ -91,7 +91,7 @@ class Robots:
     *min_interval*; it replaces one that `set_host_policy` has set.
 
     Raises TypeError if the arguments make no sense, and ImportError without the package protego
-    (``pip install dugong[crawl]``).
+    (``pip install dugong[crawl]``). Any thread may call any method.
     """
 
     def __init__(

@@ -123,7 +123,7 @@ class WarcWriter:
             raise
 
     def close(self) -> None:
-        """Close the file; may be called again. Close what records before.
+        """Close the file; may be called again. Close the pool or client that records before.
 
         Raises `error`, the first time, if there is one.
         """

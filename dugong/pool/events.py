@@ -38,7 +38,7 @@ class Event(NamedTuple):
       as well;
     * "resent": it goes back to the queue, to be sent again, after a failure or because it has
       waited behind a slow response; or it goes on with its other sending, for this one has failed;
-    * "gave up": it has failed, or its response is final though it is worth another attempt;
+    * "gave up": it has failed, or its response is final, though a policy would retry such a one;
     * "cancelled": its caller has cancelled it after it was sent, before its response came, or the
       response to its other sending was faster;
     * "learned": the host has shown how it has to be treated;
@@ -51,11 +51,11 @@ class Event(NamedTuple):
     in it.
 
     `outcome` is the response (of which nothing must be read, if it is streamed) or the exception
-    that a request is answered, resent or given up with, or None. `since` is when that began which
-    ends with this event, in seconds, as `when`: the connection, if it is "closed" and was open; or
-    the sending of the request, which ends once, whatever is decided on the request behind that. It
-    is None if nothing ends. `resends` is how often the request had been sent before. `trace` is
-    what `dugong.telemetry` has noted of the call.
+    that a request is answered, resent or given up with, or None. `since` is set if this event ends
+    a connection that was open ("closed"), or the sending of a request: it is when that began, in
+    seconds, as `when`. Each sending ends with one event, whatever becomes of the request after it.
+    `since` is None if nothing ends. `resends` is how often the request had been sent before.
+    `trace` is what `dugong.telemetry` has noted of the call.
     """
 
     kind: EventKind

@@ -171,9 +171,9 @@ class ResponseFuture(concurrent.futures.Future["Response"]):
     def result(self, timeout: float | None = None) -> Response:
         """Return the response, waiting for it for up to *timeout* seconds (default: no limit).
 
-        Raises whatever the request has failed with, `concurrent.futures.CancelledError` if it was
-        cancelled, TimeoutError if it is not done by then (it goes on), `StateError` if it is not
-        done and this is a thread of the pool, as in a callback, and TypeError or ValueError if
+        Raises the exception with which the request failed, `concurrent.futures.CancelledError` if
+        it was cancelled, TimeoutError if it is not done by then (it goes on), `StateError` if it is
+        not done and this is a thread of the pool, as in a callback, and TypeError or ValueError if
         *timeout* is no number of seconds. With zero or a negative one, it does not wait.
         """
         outcome: Any = self._outcome

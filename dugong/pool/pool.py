@@ -90,68 +90,74 @@ _DEFAULT_RETRY = RetryPolicy()
 class ConnectionPool:
     """A few connections to each of many hosts, kept alive, over which requests are pipelined.
 
-    Parameters (times in seconds, None: no limit, unless it says otherwise):
+    Parameters (times are in seconds; None is no limit, unless it says otherwise):
 
-    * *max_connections_per_host*, *max_connections*: how many connections there are at most.
+    * *max_connections_per_host* (default: 6), *max_connections* (256): how many connections there
+      are at most, to each host and to all hosts together.
     * *pipeline_depth*: how many requests may be unanswered on one connection. 1 turns pipelining
-      off; None: as many as keep a connection busy, 1024 at most. How many really are depends on
-      what the host has shown (see `statistics`).
-    * *timeout*: how long sending or receiving may go without any progress; None: for ever. Each
-      request may have its own. The head of a response has to be whole so long after it has begun.
-    * *connect_timeout*: how long opening a connection may take, with a proxy's tunnel and the TLS
-      handshake, but without name resolution; None: *timeout* bounds it.
-    * *min_rate*: how many bytes a second of a response's body have to come, on the average of 30
-      seconds of waiting; else the request fails as if nothing had come for *timeout*. None: any
-      number.
-    * *ssl_context*: for https; default: `ssl.create_default_context()`, which verifies.
+      off; None, the default: as many as keep a connection busy, 1024 at most. The number in use
+      depends on what the host has shown (see `statistics`).
+    * *timeout* (30): how long sending or receiving may go without any progress. Each request may
+      have its own. The head of a response must be complete within this time after its first byte.
+    * *connect_timeout* (10): how long opening a connection may take, with a proxy's tunnel and the
+      TLS handshake, but without name resolution; None: *timeout* bounds it.
+    * *min_rate* (1): how many bytes a second the body of a response must bring, on the average of
+      30 seconds of waiting for it. If it brings less, the request fails as after *timeout*.
+    * *ssl_context*: for https; default: `ssl.create_default_context()`, which verifies
+      certificates and host names.
     * *proxy*: ``(host, port)`` or ``http://user:password@host:port``, as of `HTTPConnection`, which
-      also says what else the scheme may be; or a callable that is given the origin of a URL (it has
-      ``scheme``, ``host`` and ``port``), and returns one of these, or None for no proxy. It is
-      called once a host, by the thread that asks for the first URL there.
+      lists the other schemes; or a callable that is given the origin of a URL (it has ``scheme``,
+      ``host`` and ``port``), and returns one of these, or None for no proxy. It is called once for
+      each host, by the thread that requests the first URL there.
     * *proxy_ssl_context*: for TLS with https proxies; default: *ssl_context*, with a certificate of
       the client that it may have.
     * *proxy_headers*: header fields for http and https proxies: sent with each CONNECT, and with
       each request without TLS.
     * *headers*: sent with every request that does not set the same names itself.
     * *retry*: the `RetryPolicy` of requests that have none of their own; None: one attempt only.
-    * *max_queued*: how many requests may wait; beyond that, `submit` blocks.
-    * *max_body_size*: bytes of a response body kept in memory; beyond that, `ResponseTooLarge`.
-    * *idle_timeout*: after which an idle connection is closed.
-    * *max_age*, *max_requests*: after which a connection is replaced, between responses.
-    * *pipeline_rescue*: when a response is slow (it takes more than four times as long as those of
-      this host took before, and at least 0.1 s) and another connection of the host is idle, the
-      requests that wait behind it are sent there, if they may be sent twice. False: they wait.
-    * *unix_socket*: the path of a socket that all connections go to. The name of the host in a URL
-      is only what Host and TLS say.
+    * *max_queued* (100,000): how many requests may wait; beyond that, `submit` blocks.
+    * *max_body_size* (64 MiB): how many bytes the body of a response in memory may have; a larger
+      one is a `ResponseTooLarge`.
+    * *idle_timeout* (60): the time after which an idle connection is closed.
+    * *max_age*, *max_requests*: the age and the number of requests after which a connection is
+      replaced, between responses.
+    * *pipeline_rescue* (True): when a response is slow (it takes more than four times as long as
+      those of this host took before, and at least 0.1 s) and another connection of the host is
+      idle, the requests that wait behind it are sent there, if they may be sent twice. False: they
+      wait.
+    * *unix_socket*: the path of a socket that all connections go to. The host name of a URL is used
+      for Host and TLS only.
     * *local_address*: the IP address, or (address, port), that connections come from.
-    * *socket_options*: (level, option, value) of each, which every TCP socket gets before it
-      connects, as of `socket.socket.setsockopt`; such as ``(SOL_SOCKET, SO_KEEPALIVE, 1)``.
+    * *socket_options*: a sequence of (level, option, value) for `socket.socket.setsockopt`, which
+      are set on every TCP socket before it connects; such as ``(SOL_SOCKET, SO_KEEPALIVE, 1)``.
     * *resolver*: called with the name and the port of a host, instead of `socket.getaddrinfo`.
-      Returns addresses: each a str, or a tuple that begins with address and port. What it raises
-      means that they cannot be found out, unless it is a `socket.gaierror` that says more.
-    * *upload_rate*, *download_rate*: how many bytes a second all connections send, and receive, at
-      most; *host_upload_rate*, *host_download_rate*: those of each host, unless its `HostPolicy`
-      says something else. What counts is HTTP: heads and bodies. None: any number. A wait for
-      this is not one for *timeout* or *min_rate*.
+      Returns addresses: each a str, or a tuple that begins with address and port. An exception
+      that it raises is a `DNSUnavailable`, unless it is a `socket.gaierror` that says more.
+    * *upload_rate*, *download_rate*: how many bytes a second all connections together send, and
+      receive, at most; *host_upload_rate*, *host_download_rate*: the same for each host, unless its
+      `HostPolicy` has other rates. Heads and bodies count, TLS and TCP do not. *timeout* and
+      *min_rate* do not include the waits for a rate.
     * *hedge*: after so many seconds without a response, a GET, HEAD or OPTIONS request that has no
-      body is sent once more, on another connection. The response that begins first counts. At most
-      5 % of the recent requests to a host are, and three more. Not for `stream`. None: none is.
-    * *allow_address*: called with the address (a str) and the port that a connection is about to be
-      opened to, of a proxy, too, and that a proxy is told to connect to. If it returns False
-      (not True or None) or raises an exception, the address is not used. Without another one, the
-      request fails with `ConnectError`, and is not retried.
+      body is sent once more, on another connection. The response that begins first is used. At
+      most 5 % of the recent requests to a host are sent twice, and three more. Not for `stream`.
+      None, the default: no request is.
+    * *allow_address*: called with each address (a str) and port before a connection is opened to
+      it, or a proxy is asked to connect to it; with the addresses of proxies, too. The address is
+      used if it returns True or None; not if it returns anything else, or raises an exception. If
+      no address is left, the request fails with `ConnectError`, and is not retried.
     * *host_policy*: called with the origin of a URL (as *proxy*), and returns the `HostPolicy` of
       that host, or None. It is called when the host is first used, without a lock, by the thread
-      that asks for the first URL there; for a redirect that may be a thread of the pool, where it
-      must not wait for the pool. If it raises, that call raises the same, and the next one asks
-      again. If two threads are the first at the same moment, both ask, and one result counts. See
-      `set_host_policy`.
+      that requests the first URL there; for a redirect that may be a thread of the pool, where it
+      must not wait for the pool. If it raises, that call raises the same, and the next call tries
+      again. If two threads are the first at the same moment, both call it, and one result is used.
+      See `set_host_policy`.
     * *record*: called with each `RecordedExchange`: the bytes of a request and its response, as on
-      the wire. By the thread that has received the response, before its caller gets it, or that has
-      sent the request, if that ends later; so it must not wait for the pool, and others may call it
-      at the same time. What it raises is logged. See `dugong.crawl.WarcWriter`.
+      the wire. The thread that has received the response calls it before the caller gets that; or
+      the thread that has sent the request, if that ends later. So it must not wait for the pool,
+      and several threads may call it at a time. An exception that it raises is logged. See
+      `dugong.crawl.WarcWriter`.
     * *on_event*: called with each `Event`, mostly in a thread of the pool, where it must not wait
-      for the pool; by several threads at a time, so only `Event.when` tells the order.
+      for the pool. Several threads may call it at a time: `Event.when` tells the order.
 
     Raises TypeError or ValueError if these make no sense.
 
@@ -397,11 +403,12 @@ class ConnectionPool:
 
         Takes from *requests* only so much that there is enough under way, so they may be endless:
         up to 1024, and fewer if their bodies would have more than *max_ahead_size* bytes together
-        (default: 64 MiB), where those that have not come yet count as much as the last ones on the
-        average. What a request fails with is raised here when it is its turn, and the later ones
-        are cancelled: use `as_completed` to go on. The same goes for a URL that is invalid, and for
-        what *requests* raise. Raises TypeError or ValueError at the call if the arguments make no
-        sense, and `StateError` in a callback: at the call, and in each step.
+        (default: 64 MiB; a body that has not come yet is taken for as large as the last ones on the
+        average). If a request fails, its exception is raised in place of its response, and the
+        later requests are cancelled: use `as_completed` to go on. So it is for an invalid URL, and
+        for an exception of *requests* itself. Raises TypeError or ValueError at the call if the
+        arguments make no sense, and `StateError` in a callback: at the call, and in each step. One
+        thread at a time may iterate.
         """
         return self._map(requests, self._prepare_item, max_ahead_size)
 
@@ -422,11 +429,12 @@ class ConnectionPool:
         is enough under way, and *max_ahead_size* is the same as for `map`. Beside these, it takes
         up to 32768 requests to hosts whose `HostPolicy` lets them start one by one, and submits a
         few of each host at a time, so that they do not keep requests to other hosts waiting. Waits
-        for a `RequestSource` that has nothing at the moment. Whatever is wrong with a `Request`,
-        such as that the file of its body is not there, is in its future. An item that is none, and
-        an invalid URL, raise here, as does what *requests* raise, once there is a future for all
-        that came before. Raises TypeError or ValueError at the call if the arguments make no sense,
-        and `StateError` in a callback: at the call, and in each step.
+        for a `RequestSource` that has nothing at the moment. A mistake in a `Request`, such as a
+        body whose file does not exist, is in its future. An invalid URL, an item that is neither a
+        URL nor a `Request`, and an exception of *requests* itself are raised here, after the
+        futures of all requests before. Raises TypeError or ValueError at the call if the arguments
+        make no sense, and `StateError` in a callback: at the call, and in each step. One
+        thread at a time may iterate.
         """
         return self._as_completed(requests, self._prepare_item, max_ahead_size)
 
@@ -468,11 +476,12 @@ class ConnectionPool:
         """Send a request and, in the `with` block, read the body of its response as it comes.
 
         Takes either a `Request` or the parameters of one, and raises as `request`: at the call for
-        bad arguments, and everything else when the block is entered. The connection is the block's
-        until it is left; if the body has not been read then, what little is left of it is drained,
-        or the connection closed. With a request body, the block begins when the response does,
-        which may be before all of the body was sent. If then the rest of it cannot be sent, though
-        the status is below 300, reading raises `ConnectionClosed`, or else leaving the block does.
+        bad arguments, and everything else when the block is entered. The block has the connection
+        to itself. If it is left before the end of the body, up to 64 KiB are received and dropped;
+        if more is left, the connection is closed. With a request body, the block begins when the
+        response does, which may be before all of the body was sent. If then the rest of it cannot
+        be sent, though the status is below 300, reading raises `ConnectionClosed`, or else leaving
+        the block does.
         """
         made = _made(method, url, options)
         return self._stream(made)
@@ -508,14 +517,15 @@ class ConnectionPool:
     # --- the pool itself --------------------------------------------------------------------------
 
     def set_host_policy(self, origin: str | Origin, policy: HostPolicy | None) -> None:
-        """Treat the host of *origin* by *policy* from now on, whatever *host_policy* says.
+        """Treat the host of *origin* by *policy* from now on, not by what *host_policy* returns.
 
-        *origin* is a URL, such as ``https://host:8443``, of which only scheme, host and port count,
-        or the `origin` of a `Request`. The policy counts for all that has not been sent yet. It is
-        kept until it is replaced, even if the pool forgets the host because it knows many others.
-        With None, the host has the policy again that *host_policy* returns, which is called now, or
-        none. Any thread may call this at any time, also in a callback of the pool. Raises
-        ValueError or TypeError for what is no origin or no policy, and what *host_policy* raises.
+        *origin* is a URL, such as ``https://host:8443``, of which only scheme, host and port are
+        used, or the `origin` of a `Request`. The policy applies to all requests that have not been
+        sent yet. It is kept until it is replaced, even if the pool forgets the host because it
+        knows many others. None removes it: then *host_policy*, if there is one, is called now, and
+        decides. Any thread may call this at any time, also in a callback of the pool. Raises
+        ValueError or TypeError for what is not an origin or a policy, and what *host_policy*
+        raises.
         """
         if policy is not None and not isinstance(policy, HostPolicy):
             raise TypeError(f"policy must be a HostPolicy or None, not {type(policy).__name__}")
@@ -530,8 +540,8 @@ class ConnectionPool:
     def close(self) -> None:
         """End all connections, and fail every request that is not done with `PoolClosed`.
 
-        Returns when the pool's threads have ended: within seconds, whatever the servers do. Wait
-        for the futures first if their results are wanted. May be called more than once.
+        Returns when the pool's threads have ended, at the latest after five seconds. To have the
+        results of all futures, wait for these first. May be called more than once.
         """
         self._scheduler.close()
 
@@ -569,5 +579,5 @@ def _made(method: str | Request, url: str | None, options: OptionsAndBody) -> Re
         raise TypeError("a method and a URL are needed, or a Request")
     plain = PLAIN_OPTIONS._asdict()
     if any(name not in plain or value is not plain[name] for name, value in options.items()):
-        raise TypeError("a Request says all of it: give that, or the parameters of one")
+        raise TypeError("give either a Request or the parameters of one, not both")
     return method

@@ -74,7 +74,7 @@ HeadersMaker = Callable[["Request"], HeadersLike | None]
 
 
 class Options(TypedDict, total=False):
-    """What a request may have besides its method, URL and body: see `Request`."""
+    """The options of a request besides its method, URL and body: see `Request`."""
 
     headers: HeadersLike | HeadersMaker | None
     timeout: float | PoolDefault | None
@@ -213,32 +213,39 @@ class Request(_Fields):
 
     It may be submitted more than once, with a body that can be read more than once.
 
-    Parameters: *url* is an absolute http or https URL, with what is not ASCII percent-encoded.
-    *headers* is a mapping, `Headers`, an iterable of (name, value) pairs, or a callable, which is
-    called with the request before each sending and returns one of these, or None. It is called in a
-    thread of the pool; such a request is not pipelined. Among them may be the Content-Length of a
-    body that would go in chunks otherwise. *body* is bytes-like, a binary file, an
-    iterable of bytes, or a callable that returns one of these, which is called before each sending.
-    *timeout* is how many seconds may pass without any progress (None: no limit; default: that of
-    the pool), *deadline* how many the whole call may take (default: no limit). With *expect100*,
-    the body is sent only when the server wants it (RFC 9110 §10.1.1). *idempotent* says whether the
-    request may be sent twice, if something else than its method decides that. *retry* is the
-    `RetryPolicy` (None: one attempt only; default: that of the pool).
-    *context* is any object of the caller's, which the pool only keeps: ``response.request.context``
-    and ``future.request.context`` are that object. *trailers* are fields that are sent behind a
-    *body* of unknown length (RFC 9110 §6.5): as *headers*, but a callable is called when all of the
-    body has been sent, in each attempt. A Trailer header announces their names; if a callable makes
-    them, the *headers* may have one. *progress* is a callable that is told how many bytes of the
-    *body* have been sent, and of how many, or of the response if there is no *body*; or a
-    `Progress`, which is told of both. Such a request is not pipelined. *hedge* is after how many
-    seconds without a response it is sent once more, as of the pool (None: never; default: that of
-    the pool).
+    Parameters (times are in seconds):
+
+    * *method*: a token such as ``GET`` (RFC 9110 §9).
+    * *url*: an absolute http or https URL, in which all but ASCII is percent-encoded.
+    * *headers*: a mapping, `Headers`, an iterable of (name, value) pairs, or a callable. A thread
+      of the pool calls that with the request before each sending, and it returns one of these, or
+      None; requests that are sent together wait for all their callables. The Content-Length of a
+      body that would be sent in chunks otherwise may be among them.
+    * *body*: bytes-like, a binary file, an iterable of bytes, a `FilePart`, or a callable that
+      returns one of these, which is called before each sending; default: none.
+    * *timeout*: how long the request may go without any progress (None: no limit; default: that of
+      the pool). *deadline*: how long the whole call may take, queue and retries included (default:
+      no limit).
+    * *expect100*: the body is sent only when the server asks for it (RFC 9110 §10.1.1).
+    * *idempotent*: whether the request may be sent twice; None, the default: if it has a header
+      Idempotency-Key, or if its method is idempotent.
+    * *retry*: the `RetryPolicy` (None: one attempt only; default: that of the pool).
+    * *context*: any object of the caller's, which the pool only keeps. ``response.request.context``
+      and ``future.request.context`` are that object.
+    * *trailers*: fields that are sent behind a *body* of unknown length (RFC 9110 §6.5): as
+      *headers*, but a callable is called when all of the body has been sent, in each attempt. A
+      Trailer header announces their names; if a callable makes them, give that header, too.
+    * *progress*: a callable that is called with how many bytes of the *body* have been sent, and of
+      how many; or of the response, if there is no *body*. Or a `Progress`, for both. A request with
+      *progress* is not pipelined.
+    * *hedge*: after how long without a response the request is sent once more, as of the pool
+      (None: never; default: that of the pool).
 
     Raises TypeError and ValueError if the request could not be sent as it is. *headers* and
     *trailers* are read, checked and copied when the request is made: a change of them afterwards
-    changes nothing. The *body* is not copied; it is looked at when the request is submitted. What
-    can be read only once, such as a generator or a pipe, is a ValueError then if an earlier request
-    has used it. *trailers* are one if the length of the body is known.
+    changes nothing. The *body* is not copied; it is looked at when the request is submitted. If
+    that can be read only once, as a generator or a pipe can, and an earlier request has used it,
+    submitting the request raises ValueError; so do *trailers* if the length of the body is known.
 
     Attributes: the parameters as they were given (*headers* and *trailers* as tuples of (name,
     value) pairs, or the callables; *progress* as a `Progress`); `origin`; `target`;
@@ -366,7 +373,7 @@ class Request(_Fields):
     def is_idempotent(self) -> bool:
         """Whether sending the request twice does what sending it once does (RFC 9110 §9.2.2).
 
-        What `says_idempotent` says; if that is nothing, whether the method promises it.
+        `says_idempotent` if that is not None; otherwise, whether the method is idempotent.
         """
         said = self._options.says_idempotent
         return self.method in IDEMPOTENT if said is None else said
@@ -466,7 +473,7 @@ def _request_of(
 
 def _checked_method(method: object) -> str:
     if isinstance(method, Request):
-        raise TypeError("a Request says all of it: give that, or the parameters of one")
+        raise TypeError("give either a Request or the parameters of one, not both")
     if not isinstance(method, str):
         raise TypeError(f"method must be a str, not {type(method).__name__}")
     method = str.__str__(method)

@@ -71,18 +71,18 @@ class HostStatistics:
     """One host.
 
     `origin` is as in ``https://host:8443``. `queued` requests wait for a connection, `waiting` ones
-    to be tried again, `in_flight` ones have been sent and have no response yet. The host has asked
-    to be left alone for `held_for` more seconds (0.0: it has not). `window` is how many may be in
-    flight on one connection now; `pipelining` how that came: "off", "unproven", "growing", "full"
-    or "one at a time", and `lesson` what the host did to be treated so, if it did anything. `quota`
-    is after how many responses it closes a connection, if that is known. `sent` and `answered`
-    count requests, `resent` those that were put back into the queue, and `rescued` those of these
-    that had waited behind a slow response (*pipeline_rescue* of the pool). `hedged` ones were slow,
-    and were sent once more (*hedge*); `sent` counts both sendings. `connections` are the open ones,
-    and those that are being opened. The next request may start in `opens_in` seconds, as far as the
-    time decides: because of `policy` (None: there is none), or as the host has asked. No more than
-    `rate` requests a second start, which is that of the policy, or what an adaptive one has found
-    (None: any number).
+    to be tried again, `in_flight` ones have been sent and have no response yet. `held_for` is for
+    how many more seconds the host has asked for no requests (0.0: it has not). `window` is how many
+    may be in flight on one connection now; `pipelining` how that came: "off", "unproven",
+    "growing", "full" or "one at a time", and `lesson` what the host did to be treated so, if it did
+    anything. `quota` is after how many responses it closes a connection, if that is known. `sent`
+    and `answered` count requests, `resent` those that were put back into the queue, and `rescued`
+    those of these that had waited behind a slow response (*pipeline_rescue* of the pool). `hedged`
+    ones were slow, and were sent once more (*hedge*); `sent` counts both sendings. `connections`
+    are the open ones, and those that are being opened. The next request may start in `opens_in`
+    seconds: until then, `policy` (None: there is none) or a Retry-After of the host forbids it.
+    `rate` is how many requests a second may start: as the policy says, or as an adaptive one has
+    found (None: any number).
     """
 
     origin: str

@@ -36,7 +36,7 @@ _OWN = frozenset(("auth", "base_url", "decode", "follow_redirects"))
 
 
 class Bucket:
-    """A bucket of S3, or of a server that speaks its language.
+    """A bucket of S3, or of a server with the same interface.
 
     Parameters:
 
@@ -55,8 +55,8 @@ class Bucket:
     what botocore raises when credentials cannot be renewed. Requests are retried as *retry* says,
     each attempt with a signature of its own.
 
-    Guarantees: when `put` returns, the server has said that it has what was read, and what it says
-    of the checksum is right. What `get` returns and `download` writes is whole, and of one version.
+    Guarantees: when `put` returns, the server has confirmed that it has stored the body, and its
+    checksum was right. What `get` returns and `download` writes is complete, and of one version.
     No signature is older than its attempt, and none goes to another host. Any thread may call any
     method. A bucket is a context manager, which closes it at the end.
 
@@ -106,15 +106,15 @@ class Bucket:
         * *progress*: called with how many bytes are stored, and of how many (None: not known), in
           the thread of the call, after each part.
 
-        What is larger than *part_size* is stored in parts, some of them at the same time. Each is
-        retried by itself. If that fails, the upload is aborted. If the process is killed, the next
-        `put` of the key goes on: it finds the open upload, and sends the parts whose MD5 is another
-        one. An upload with *headers* always begins anew, because a server does not tell those of an
-        open upload.
+        A body larger than *part_size* is stored in parts, several of them at the same time. Each is
+        retried by itself. If one fails for good, the upload is aborted. If the process is killed,
+        the next `put` of the key goes on: it finds the open upload, and sends the parts whose MD5
+        differs. An upload with *headers* always begins anew, because a server does not tell which
+        headers an open upload has.
 
         The server verifies the CRC32 of each request, without TLS also a signed SHA-256, and the
-        MD5 unless it is known to return the CRC32; and what it says that it has stored is verified
-        here. The *body* is read twice.
+        MD5 unless it is known to return the CRC32. The checksum that it returns is compared here.
+        The *body* is read twice.
 
         Raises OSError for a file that cannot be read, and ValueError and TypeError for a body that
         cannot be sent.
@@ -133,8 +133,8 @@ class Bucket:
     def get(self, key: str) -> Response:
         """Return the response with all of the object *key* in its `body`; block until then.
 
-        What is larger than *max_body_size* of the pool is a `ResponseTooLarge`: see `download`.
-        The checksum of the body is verified, if the server tells one that Python knows.
+        An object larger than *max_body_size* of the pool is a `ResponseTooLarge`: use `download`.
+        The checksum of the body is verified, if the server sends one that Python can compute.
         """
         return verified(self._service.send("GET", check_key(key), headers=ASK_CHECKSUM))
 
@@ -147,14 +147,14 @@ class Bucket:
     ) -> Object:
         """Write the object *key* to the file *path*, and return the object; block until then.
 
-        What is large is fetched in several ranges at a time, of *part_size* or 16 MiB. If the
+        A large object is fetched in several ranges at a time, of *part_size* or 16 MiB. If the
         object is replaced meanwhile, that is an `S3Error` with the code PreconditionFailed. The
-        checksum is verified as by `get`. The file is replaced when all of that is done and on the
-        disk; whatever fails, it is as it was before. Until then, what has come is in a hidden file
-        beside it; if the process is killed, that stays until the next download to *path*.
-        *progress* is called with how many bytes have been written, and of how many, in the thread
-        of the call. Raises OSError, too: BlockingIOError while another download to *path* is under
-        way.
+        checksum is verified as by `get`. The bytes are written to a hidden file beside *path*,
+        which replaces the file when it is complete, verified and on the disk. After a failure, the
+        file is as it was before. If the process is killed, the hidden file stays until the next
+        download to *path*. *progress* is called with how many bytes have been written, and of how
+        many, in the thread of the call. Raises OSError, too: BlockingIOError while another download
+        to *path* is under way.
         """
         check_key(key)
         size = min(self._part_size, PART_SIZE)
@@ -174,8 +174,8 @@ class Bucket:
     def list(self, prefix: str = "") -> Iterator[Object]:
         """Yield the objects whose keys begin with *prefix*, in the order of the server.
 
-        They are asked for a thousand at a time, when they are needed; so what is stored or deleted
-        meanwhile may be there or not.
+        A page of a thousand is requested when it is needed. So an object that is stored or deleted
+        meanwhile may be among them or not.
         """
         query = {"list-type": "2", "encoding-type": "url"}
         if prefix:

@@ -27,21 +27,21 @@ Respond = Callable[[MockRequest], "MockResponse | int | str | dict[str, Any] | B
 
 
 class MockPool(ConnectionPool):
-    """A `ConnectionPool` that asks *respond*, and not the network.
+    """A `ConnectionPool` whose responses come from *respond*, and not from the network.
 
     *respond* is called with each `MockRequest`, and returns a `MockResponse`; or an int, which is
     the status of an empty response; or the body of a response 200, as `MockResponse` takes it. If
-    it raises a `DugongError`, the connection ends with that, and the pool does with the request
-    what it does with any other: retries it, if its policy wants that. `failed` says how far the
-    request had got; if it does not, all of it had been sent, or nothing if the error says that the
-    connection could not be opened. What else *respond* raises is raised to the caller.
+    it raises a `DugongError`, the connection ends with that, and the pool treats the request like
+    any other: it retries it, if its policy says so. An error made by `failed` says how far the
+    request had got. With any other error, all of it had been sent; or nothing, if the error says
+    that the connection could not be opened. Any other exception of *respond* reaches the caller.
 
     It is called in a thread of the pool or in that of a call, by several threads at a time for
     several connections, so it must not wait: *delay* of a response does that. The requests of one
     connection are responded to one after the other.
 
-    *options* are those of `ConnectionPool`, but for *record*. The pool waits between retries as it
-    always does: give it *retry*, if a test should not.
+    *options* are those of `ConnectionPool`, but for *record*. The pool waits between retries as
+    always: to avoid that in a test, give it a *retry* without a backoff.
 
     Raises TypeError and ValueError as `ConnectionPool`. Guarantees: those of `ConnectionPool`.
     """

@@ -159,7 +159,7 @@ def test_another_range_than_was_asked_for_is_an_error() -> None:
 
     with open_places(serve) as (_, [here]):
         fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
-        with pytest.raises(ValueError, match="bytes from 10 on were asked for, not bytes 0-3/100"):
+        with pytest.raises(ValueError, match="bytes from 10 on were requested, not bytes 0-3/100"):
             fs.cat_file(here.url("/a"), 10, 14)
         fs.client.close()
 

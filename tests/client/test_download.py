@@ -327,7 +327,7 @@ def test_a_body_that_is_longer_than_its_head_says_is_an_error(path: Path) -> Non
     with (
         ScriptedServer(script, longer) as server,
         Client(trust_env=False, retry=QUICK) as client,
-        pytest.raises(InvalidResponse, match=r"GET http://.*more than its head says"),
+        pytest.raises(InvalidResponse, match=r"GET http://.*longer than its head says"),
     ):
         client.download(server.url(), path)
     assert not path.exists()

@@ -220,7 +220,7 @@ def test_a_name_cannot_end_its_line_or_its_quotes(bad: str) -> None:
 def test_names_are_utf_8_or_the_bytes_that_a_file_system_has() -> None:
     sent = send(Multipart({"\u00e4": ("\N{SNOWMAN}\udcff.png", b"")}))
     assert 'name="\u00e4"; filename="\N{SNOWMAN}'.encode() + b'\xff.png"\r\n' in sent
-    with pytest.raises(ValueError, match="a name of a part holds a surrogate"):
+    with pytest.raises(ValueError, match="a name of a part has a lone surrogate"):
         Multipart({"a": ("\ud800", b"")})
 
 

@@ -183,7 +183,7 @@ _BAD_REQUESTS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = [
     (("GET", NOWHERE), {"idempotent": 1}, TypeError),
     (("GET", NOWHERE), {"retry": 3}, TypeError),
     (("GET", NOWHERE), {"retry": RetryPolicy}, TypeError),
-    # a Request says all of it, and whatever stood beside it would be lost
+    # parameters beside a Request would be lost
     ((_GIVEN, NOWHERE), {}, TypeError),
     ((_GIVEN,), {"headers": {"Accept": "text/html"}}, TypeError),
     ((_GIVEN,), {"body": b"body"}, TypeError),
@@ -317,7 +317,7 @@ def test_what_the_caller_keeps_with_a_request_comes_back_with_all_that_it_leads_
             assert stream.request.context is context
         [response] = pool.map([Request("GET", where, context=context)])
         assert response.request.context is context
-        with pytest.raises(TypeError, match="a Request says all of it"):
+        with pytest.raises(TypeError, match="give either a Request or"):
             pool.request(Request("GET", where), context=context)
 
 

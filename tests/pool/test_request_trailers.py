@@ -168,7 +168,7 @@ def test_a_request_keeps_what_it_was_given() -> None:
     assert pickle.loads(pickle.dumps(request)).trailers == request.trailers
     made = Request("PUT", "http://host/", body=[b"a"], trailers=chunks)  # type: ignore[arg-type]
     assert made.trailers is chunks
-    with ConnectionPool() as pool, pytest.raises(TypeError, match="says all of it"):
+    with ConnectionPool() as pool, pytest.raises(TypeError, match="give either a Request or"):
         pool.request(request, trailers=given)
 
 

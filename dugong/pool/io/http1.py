@@ -173,7 +173,7 @@ class Http1Engine:
         if exchange.request_side is RequestSide.REFUSED:
             raise ConnectionClosed("the server responded without asking for the body")
         if exchange.request_side is not RequestSide.BODY:
-            raise ConnectionClosed("the server responded, or went, before the body was sent")
+            raise ConnectionClosed("the server responded or closed before the body was sent")
         transport = state.transport
         meter = upload_meter(job)
         for segment in _blaming(body.segments()):

@@ -32,14 +32,15 @@ def retrying(
     may have used are disconnected, so that the next request connects anew, and no response that is
     late is taken for that of the next request. These are *connections*, and each `HTTPConnection`
     that is an argument, the object whose method is called, an attribute of one of these, or a
-    variable of an enclosing function that the function uses. One that is a global variable, or that
-    the function finds in another way, must be in *connections*, or be disconnected by the function.
+    variable of an enclosing function that the function uses. A connection that is a global
+    variable, or that the function finds in another way, must be in *connections*, or be
+    disconnected by the function.
 
-    The call is repeated after a wait, as *policy* says: its `attempts`, `backoff`, `max_backoff`
-    and `should_retry` count. So the function must begin at the beginning, and do what may be done
-    twice. When that is over, the exception of the last call is raised, whose `attempts` tell of the
-    earlier ones. So it is, too, if the next call would begin more than *deadline* seconds after the
-    first one (None: no limit), without a wait for that time. How long a call takes is up to the
+    The call is repeated after a wait, as `attempts`, `backoff`, `max_backoff` and `should_retry` of
+    *policy* say. So the function must start from the beginning each time, and do only what is safe
+    to do twice. When the attempts are over, the exception of the last call is raised, whose
+    `attempts` list the earlier ones; also, without another wait, if the next call would begin more
+    than *deadline* seconds after the first one (None: no limit). How long a call takes is up to the
     function, with the `timeout` of its connections.
 
     The function may also return a coroutine: that of an ``async def`` function, or one of dugong,
