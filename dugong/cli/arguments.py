@@ -31,7 +31,7 @@ give the same name, the second file gets .1 appended, the third .2, and so on. F
 runs have left are replaced, but not by a name that a server has chosen.
 
 Redirects are followed. URLs with a user name or password are refused: use -u. Proxies that the
-environment names (HTTP_PROXY and its kin) are used, and so is the netrc file. A temporary network
+environment names (such as HTTP_PROXY) are used, and so is the netrc file. A temporary network
 error, and a busy server (429, 503 and the like), is retried. A Retry-After of the server is
 respected, up to a minute at a time. A time-out (--timeout) is not retried. If one of several
 responses is larger than 256 KiB, it is requested a second time, and streamed to its file.
@@ -44,11 +44,11 @@ _SYNC = """\
 Upload the files in DIR, and in the directories in it, that differ from what the server has.
 
 The object of the file DIR/a/b is URL/a/b. The server has to respond to HEAD with 404 if there is
-none, and else with its Content-Length; and with the MD5 of its content, which is its ETag (32 hex
-digits, as object stores give it) or its Content-MD5. A file that has another size or another MD5
-is uploaded by PUT. If the server tells no MD5, so is one of the same size, unless --by-time is
-given and the object is newer (Last-Modified) than the file. Nothing is ever deleted. Links to files
-are followed, links to directories are not.
+none, and else with its Content-Length and the MD5 of its content: as the ETag (32 hex digits, as
+object stores do) or in Content-MD5. A file that has another size or another MD5
+is uploaded by PUT. If the server sends no MD5, a file of the same size is uploaded, too,
+unless --by-time is given and the object is newer (Last-Modified) than the file. Nothing is ever
+deleted. Links to files are followed, links to directories are not.
 """
 
 
@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     put = _add(commands, "put", "upload files", _PUT, _put)
     put.add_argument("files", nargs="+", metavar="FILE", help="what to upload")
     put.add_argument("url", metavar="URL", help="where to")
-    put.add_argument("-X", "--request", metavar="METHOD", default="PUT", help="instead of PUT")
-    sync = _add(commands, "sync", "upload what differs", _SYNC, _sync)
+    put.add_argument("-X", "--request", metavar="METHOD", default="PUT", help="not PUT but METHOD")
+    sync = _add(commands, "sync", "upload the files of a directory that differ", _SYNC, _sync)
     sync.add_argument("directory", metavar="DIR", help="what to upload")
     sync.add_argument("url", metavar="URL", help="where to")
     sync.add_argument(
@@ -163,7 +163,7 @@ def _add(
         "-k",
         "--insecure",
         action="store_true",
-        help="trust every server, so that an attacker can be it",
+        help="trust every server, even if it is an attacker's",
     )
     add(
         "--retries",
@@ -194,7 +194,7 @@ def _add_transfers(made: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="send this field, but not to where a redirect leads (may be repeated)",
+        help="send this field, but not to other origins (may be repeated)",
     )
     add(
         "-u",
@@ -226,7 +226,7 @@ def _add_transfers(made: argparse.ArgumentParser) -> None:
         "--limit-rate",
         type=rate,
         metavar="RATE",
-        help="send and receive up to RATE bytes a second, all in all; K, M or G may follow",
+        help="send and receive up to RATE bytes a second together; K, M or G may follow",
     )
 
 
@@ -253,7 +253,7 @@ def _add_get(get: argparse.ArgumentParser) -> None:
         "--continue",
         action="store_true",
         dest="continues",
-        help="take files that are there for complete; keep parts of others, and continue them",
+        help="take existing files for complete; keep and continue files that are not",
     )
     add("-X", "--request", metavar="METHOD", help="send METHOD instead of GET")
     add(

@@ -235,7 +235,7 @@ def _end_of_members(file: FileIO) -> int:
         try:
             member.decompress(data, _PIECE)
         except zlib.error as exc:
-            raise ValueError(f"cannot append to what is damaged, or no gzip, at {end}") from exc
+            raise ValueError(f"cannot append: damaged, or not gzip, at byte {end}") from exc
         data = member.unconsumed_tail
         if member.eof:
             data = member.unused_data

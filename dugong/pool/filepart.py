@@ -69,7 +69,7 @@ class FilePart(BodyMaker):
             length = self._length_in(size)
             # As in /proc, where no size is known.
             if size == 0 and os.pread(plain.fileno(), 1, 0):
-                raise ValueError("the file does not know its size, so it has no parts")
+                raise ValueError("a FilePart needs a file whose size is known")
             return RegularFileBody(plain, self.offset, length)
         return _SharedFileBody(self._shared, self.offset, self._length_in(self._shared.size()))
 

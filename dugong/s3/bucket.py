@@ -74,7 +74,7 @@ class Bucket:
         **client_options: Any,
     ) -> None:
         if taken := _OWN.intersection(client_options):
-            raise TypeError(f"{', '.join(sorted(taken))} of a bucket cannot be chosen")
+            raise TypeError(f"a Bucket does not take {', '.join(sorted(taken))}")
         check_counts(part_size=part_size)
         auth = S3Auth(credentials, region)
         # None of these changes.

@@ -79,7 +79,7 @@ def document(response: Response, name: str) -> Element:
     except ValueError as exc:
         raise invalid(response, str(exc)) from None
     if not root.tag.startswith(name.removesuffix("Result")):
-        raise invalid(response, f"the server sent another document than a {name}")
+        raise invalid(response, f"the document of the server is not a {name}")
     return root
 
 
@@ -107,7 +107,7 @@ def number_in(response: Response, element: Element, name: str) -> int:
     """
     text = text_of(element, name)
     if not text.isdecimal():
-        raise invalid(response, f"the server does not name the {name} of something")
+        raise invalid(response, f"the document of the server has no number as {name}")
     return int(text)
 
 

@@ -78,7 +78,7 @@ def _data_of(response: Response, found: Object, start: int, size: int) -> bytes:
     given = content_range(response.headers) or ContentRange(0, length - 1, length)
     is_same = response.headers.get("ETag", found.etag) == found.etag
     if given != (start, start + size - 1, found.size) or length != size or not is_same:
-        raise invalid(response, "the server sent another range than it was asked for")
+        raise invalid(response, "the server sent another range than was requested")
     return response.body
 
 

@@ -98,7 +98,7 @@ def _check_stored(service: Service, sums: Sums, response: Response) -> None:
     _check_same(expected_of(sums), etag, crc32, response)
     if crc32 is None and sums.md5 is None and hash_of_etag(etag, response.headers) is not None:
         # The server has told the CRC32 before. If this is tried again, the MD5 is calculated.
-        raise _checksum_error("the server does not say what it has stored as before", response)
+        raise _checksum_error("the server has not returned the CRC32 of the body", response)
 
 
 def _check_same(expected: Expected, etag: str, crc32: str | None, response: Response) -> None:

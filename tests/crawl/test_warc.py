@@ -342,7 +342,7 @@ def test_a_file_that_exists_is_not_touched(path: Path) -> None:
     path.write_bytes(b"precious")
     with pytest.raises(FileExistsError):
         WarcWriter(path)
-    with pytest.raises(ValueError, match="damaged, or no gzip"):
+    with pytest.raises(ValueError, match="damaged, or not gzip"):
         WarcWriter(path, append=True)
     assert path.read_bytes() == b"precious"
 

@@ -223,8 +223,8 @@ def test_a_file_that_cannot_be_read_or_sought_is_refused(path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc here")
-def test_a_file_that_does_not_know_its_size_is_refused() -> None:
-    with open("/proc/self/status", "rb") as file, pytest.raises(ValueError, match="its size"):
+def test_a_file_of_unknown_size_is_refused() -> None:
+    with open("/proc/self/status", "rb") as file, pytest.raises(ValueError, match="size is known"):
         FilePart(file)
 
 

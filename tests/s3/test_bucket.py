@@ -173,7 +173,7 @@ def test_a_list_that_does_not_go_on_is_no_end() -> None:
 def test_a_page_that_is_no_list_is_no_empty_list() -> None:
     site = S3Site()
     site.faults.append(lambda request: Page(b"<html></html>"))
-    with open_bucket(site) as here, pytest.raises(InvalidResponse, match="another document"):
+    with open_bucket(site) as here, pytest.raises(InvalidResponse, match="is not a "):
         list(here.bucket.list())
 
 

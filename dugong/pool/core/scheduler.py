@@ -519,8 +519,8 @@ class Scheduler:
             mine += [host for c in connections if c.borrower and c.borrowed_by == ident]
         if len(mine) >= limits.max_connections or mine.count(job.host) >= limit:
             raise StateError(
-                "this thread has the only connection that this request could have, for a stream or "
-                "for a request that it makes: it would wait for itself"
+                "this thread uses all connections that this request could have, for streams or "
+                "another request: it would wait for itself"
             )
 
     def is_running(self, job: Job) -> bool:

@@ -181,7 +181,7 @@ def _checked(crt: Coroutine[T]) -> Coroutine[T]:
         while True:
             needed = next(crt)
             if not isinstance(needed, PollNeeded):
-                raise TypeError(f"what yields {needed!r} is no coroutine that could be repeated")
+                raise TypeError(f"a generator that yields {needed!r} is no coroutine of dugong")
             yield needed
     except StopIteration as exc:
         return cast(T, exc.value)
