@@ -38,7 +38,7 @@ class Event(NamedTuple):
       as well;
     * "resent": it goes back to the queue, to be sent again, after a failure or because it has
       waited behind a slow response; or it goes on with its other sending, for this one has failed;
-    * "gave up": it has failed, or its response is final, though a policy would retry such a one;
+    * "gave up": it has failed, or its response is final, though the policy retries such responses;
     * "cancelled": its caller has cancelled it after it was sent, before its response came, or the
       response to its other sending was faster;
     * "learned": the host has shown how it has to be treated;
