@@ -1,4 +1,4 @@
-"""What makes no sense is refused: everywhere, at the call, by name, and at nobody else's cost.
+"""What makes no sense is refused: everywhere, at the call, by name, and other requests go on.
 
 This goes over all entry points; what is good and what is bad in detail is in the tests of the
 modules. A refusal is a TypeError or a ValueError that names the parameter, and raised before a
@@ -248,7 +248,7 @@ def test_what_is_no_iterable_of_requests_is_refused_at_the_call(name: str, value
         getattr(pool, name)(value)
 
 
-def test_what_is_refused_is_not_sent_and_costs_nobody_anything() -> None:
+def test_what_is_refused_is_not_sent_and_harms_no_other_request() -> None:
     held = Held()
     with ScriptedServer() as untouched, open_site(held, max_connections_per_host=1) as site:
         in_flight = site.pool.submit("GET", site.url("/in-flight"))

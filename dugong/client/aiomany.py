@@ -131,7 +131,7 @@ class _UnderWay:
             await supplier  # which raises what the source has raised
         finally:
             if supplier.done() and not supplier.cancelled():
-                supplier.exception()  # or asyncio would log that nobody was told of it
+                supplier.exception()  # or asyncio would log that it was never retrieved
             self._failure = None  # which refers to this frame
             self._is_over = True
             supplier.cancel()

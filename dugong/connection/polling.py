@@ -223,7 +223,7 @@ class _Pause(PollNeeded):
 def co_sleep(seconds: float) -> Coroutine[None]:
     """Return after *seconds*, or a little later. The limit of `eval_coroutine` does not count."""
     end = monotonic() + seconds
-    # A driver has to have a descriptor. Nobody ever writes to this one.
+    # A driver needs a descriptor. Nothing is ever written to this one.
     ours, theirs = socket.socketpair()
     with ours, theirs:
         while (left := end - monotonic()) > 0:

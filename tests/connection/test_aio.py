@@ -117,7 +117,7 @@ def test_the_exception_of_the_coroutine_is_that_of_the_future() -> None:
     run(main())
 
 
-def test_an_exception_that_nobody_looks_at_is_reported_by_the_loop() -> None:
+def test_an_exception_that_is_not_looked_at_is_reported_by_the_loop() -> None:
     async def main() -> None:
         reported: list[str] = []
         loop = asyncio.get_running_loop()

@@ -400,7 +400,7 @@ def test_a_call_that_comes_too_early_does_not_end_a_chunked_body() -> None:
 
 
 @pytest.mark.parametrize("length", [10, None])
-def test_nobody_owes_a_body_to_a_connection_that_has_failed(length: int | None) -> None:
+def test_no_thread_owes_a_body_to_a_connection_that_has_failed(length: int | None) -> None:
     def script(peer: Peer) -> None:
         peer.request()
 
@@ -502,7 +502,7 @@ def test_an_expected_100_comes_in_its_turn() -> None:
         assert conn.readall() == b"abc"
 
 
-def test_interim_responses_that_nobody_asked_for_are_skipped() -> None:
+def test_interim_responses_that_were_not_asked_for_are_skipped() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         for status in (b"100 Continue", b"103 Early Hints", b"199"):
@@ -642,7 +642,7 @@ def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_bytes_that_nobody_asked_for_are_not_given_to_the_next_request(together: bool) -> None:
+def test_bytes_that_were_not_requested_are_not_given_to_the_next_request(together: bool) -> None:
     stray = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
 
     def poisoned(peer: Peer) -> None:
@@ -776,7 +776,7 @@ def test_what_follows_an_upgrade_can_be_read_raw() -> None:
         assert conn.read_raw(10) == b"hello"
 
 
-def test_an_upgrade_that_nobody_asked_for_is_an_error() -> None:
+def test_an_upgrade_that_was_not_requested_is_an_error() -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\n\r\nhello")
@@ -1269,7 +1269,7 @@ def test_any_sequence_of_calls_does_what_a_simple_model_says(seed: int) -> None:
                 elif last and (due or rest):
                     continue  # whether the client has heard of the end is a matter of time
                 elif len(due) > 5:
-                    continue  # if nobody read, the server would stop reading, too
+                    continue  # if nothing read, the server would stop reading, too
                 else:
                     if call == "send":
                         conn.send_request("PUT", path, headers, body)

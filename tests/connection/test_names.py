@@ -99,7 +99,7 @@ def test_without_names_to_test_with_the_resolver_is_believed(
     names("bad.test", socket.gaierror(getattr(socket, code), "what it says"))
     with pytest.raises(error):
         resolve("bad.test", 80)
-    assert names.asked == ["bad.test"]  # and no name of somebody else's
+    assert names.asked == ["bad.test"]  # and no name of another program
 
 
 def test_what_a_program_sets_on_the_package_is_what_is_asked_for(

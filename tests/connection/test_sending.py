@@ -34,7 +34,7 @@ def test_no_request_is_sent_behind_a_failure_before_all_have_been_told(line: Lin
     assert line.gets_a_response_over_a_new_connection()
 
 
-def test_bytes_that_nobody_asked_for_are_never_a_response(line: Line) -> None:
+def test_bytes_that_were_not_requested_are_never_a_response(line: Line) -> None:
     line.ask("/a")
     line.peer.sendall(EMPTY + OK)  # in the buffer, with the response
     line.read_response()

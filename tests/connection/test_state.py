@@ -144,7 +144,7 @@ def test_a_receiver_that_is_slow_to_wake_does_not_hold_up_the_sender(line: Line)
 # --- descriptors ----------------------------------------------------------------------------------
 
 
-def test_aborting_keeps_a_descriptor_for_which_somebody_waits(line: Line) -> None:
+def test_aborting_keeps_a_descriptor_for_which_a_thread_waits(line: Line) -> None:
     line.ask("/a")
     receiving = line.session.receiver.co_read_response()
     waiting = next(receiving)

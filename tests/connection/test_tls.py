@@ -713,7 +713,7 @@ def low_water_mark(transport: TlsTransport) -> int:
 
 
 def test_one_call_takes_no_more_than_256_kib(idle: tuple[TlsTransport, ssl.SSLSocket]) -> None:
-    # Or the other thread, and whoever asks for the end, would wait for as long as data comes.
+    # Or the other thread, and the one that asks for the end, would wait for as long as data comes.
     transport, peer = idle
     view = memoryview(bytearray(4 * LARGE))
     sender = threading.Thread(target=peer.sendall, args=(bytes(4 * LARGE),))
@@ -1056,5 +1056,5 @@ def test_a_reset_just_before_the_handshake_loses_no_descriptor() -> None:
     with pytest.raises(ConnectionClosed) as caught:
         eval_coroutine(co_start_tls(sock, LateContext(ssl.PROTOCOL_TLS_CLIENT), "localhost"))
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)  # though whoever has the exception has the frames, too
+        os.fstat(fd)  # though what has the exception has the frames, too
     del caught

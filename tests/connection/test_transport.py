@@ -145,7 +145,7 @@ def test_our_own_shutdown_is_no_orderly_end(
         transport.send(b"data")
 
 
-def test_nobody_is_told_to_wait_for_a_descriptor_that_is_gone(
+def test_no_thread_is_told_to_wait_for_a_descriptor_that_is_gone(
     transport: Transport, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     pair[1].sendall(b"data")
@@ -659,7 +659,7 @@ def test_a_shutdown_in_the_last_moment_is_no_error_of_the_file(
     assert pair[1].recv(1) == b""
 
 
-def test_whoever_receives_meanwhile_may_go_on_blocking(
+def test_a_thread_that_receives_meanwhile_may_go_on_blocking(
     plain: PlainTransport, pair: tuple[socket.socket, socket.socket], file: io.FileIO
 ) -> None:
     file.truncate(2**30)
@@ -942,7 +942,7 @@ def test_a_body_that_we_cut_short_ourselves_is_not_complete(contexts: Any, head:
             conn.read(10)
 
 
-def test_disconnecting_ends_a_send_that_nobody_receives(contexts: Any) -> None:
+def test_disconnecting_ends_a_send_that_is_not_received(contexts: Any) -> None:
     begun = threading.Event()
 
     def script(peer: Peer) -> None:

@@ -105,7 +105,7 @@ class Gate:
 
 
 class AtGate:
-    """Somebody whose `gate` is open while his `with` block runs."""
+    """The user of a `gate`, which is open while the `with` block runs."""
 
     gate: Gate
 

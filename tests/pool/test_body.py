@@ -622,7 +622,7 @@ def test_what_another_request_has_begun_is_refused(kind: str) -> None:
             request_body(body)
 
 
-def test_a_generator_that_has_ended_is_refused_whoever_has_used_it() -> None:
+def test_a_generator_that_has_ended_is_refused_whatever_has_used_it() -> None:
     body = (item for item in [b"ab", b"c"])
     assert list(body) == [b"ab", b"c"]
     with pytest.raises(ValueError, match="an earlier request has used it"):

@@ -227,7 +227,7 @@ def test_events_of_one_request_come_in_their_order() -> None:
 
 
 def refused_url() -> str:
-    """Return a URL where nobody listens."""
+    """Return a URL at a port where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/"
 

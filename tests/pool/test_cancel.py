@@ -1,4 +1,4 @@
-"""Cancelling, wherever a request is: whoever stood beside it gets what is theirs, and only that."""
+"""Cancelling, wherever a request is: each request beside it gets its own response."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_the_neighbours_of_a_cancelled_request_get_their_own_responses(which: se
         for i, future in enumerate(flight.futures):
             if i not in which:
                 assert future.result().body == f"/{i}".encode()
-        # What was abandoned has been drained, and was nobody's response.
+        # What was abandoned has been drained, and was no request's response.
         assert pool.get(url(server, "/next")).body == b"/next"
         assert server.connections == 1
         assert pool.statistics().resent == 0
@@ -290,7 +290,7 @@ def test_an_upload_is_stopped_and_its_body_is_released() -> None:
         assert body.touched == touched
 
 
-def test_an_upload_that_nobody_takes_is_stopped() -> None:
+def test_an_upload_that_the_server_does_not_read_is_stopped() -> None:
     arrived, done = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:

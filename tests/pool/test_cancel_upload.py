@@ -138,7 +138,7 @@ def test_cancel_says_what_it_says_of_any_other(site: OpenSite) -> None:
 
 
 def test_a_bytearray_is_the_callers_again_when_the_future_is_cancelled(site: OpenSite) -> None:
-    """Nobody reads it: what the server does not take is not waited for."""
+    """The server does not read it, and what it does not take is not waited for."""
     body = bytearray(50_000_000)
     taken = threading.Event()
 
@@ -153,7 +153,7 @@ def test_a_bytearray_is_the_callers_again_when_the_future_is_cancelled(site: Ope
         assert in_time(future.cancel)
         with contextlib.suppress(concurrent.futures.CancelledError):
             future.result(TIMEOUT)
-        body += b"x"  # a BufferError, if somebody still had a view of it
+        body += b"x"  # a BufferError, if there were still a view of it
 
 
 @pytest.mark.parametrize("how", ["future", "task", "time-out"])

@@ -280,9 +280,9 @@ def test_a_connection_that_is_used_up_is_closed_for_that(heard: Heard) -> None:
 
 def test_a_connection_that_cannot_be_opened_is_closed_too(heard: Heard) -> None:
     with ScriptedServer() as server:
-        nobody = url(server, "/a")
+        closed = url(server, "/a")
     with ConnectionPool(on_event=heard, retry=None) as pool, pytest.raises(OSError):  # noqa: PT011
-        pool.get(nobody)
+        pool.get(closed)
     refused = f"connecting to {server.host}:{server.port} (Connection refused)"
     assert sorted(heard.lines()) == [
         f"closed 1: it could not be connected: {refused}",
@@ -594,9 +594,9 @@ def test_a_listener_may_submit() -> None:
         assert futures[0].result(TIMEOUT).body == b"/next"
 
 
-def test_what_nobody_listens_to_is_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_listener_no_event_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_wanted(*args: object) -> None:
-        raise AssertionError("an event was made that nobody has asked for")
+        raise AssertionError("an event was made without a listener")
 
     monkeypatch.setattr(core, "Event", not_wanted)
     monkeypatch.setattr(core, "_notify", not_wanted)

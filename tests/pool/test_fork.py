@@ -1,4 +1,4 @@
-"""Forks, wherever and whenever: a child has pools of its own, and nobody waits for ever.
+"""Forks, at any place and time: a child has pools of its own, and no thread waits for ever.
 
 A child never uses a connection of its parent's: the server says on which connection a response was
 sent.

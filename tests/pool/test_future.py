@@ -33,7 +33,7 @@ Future = concurrent.futures.Future[Any]
 
 
 class Pool:
-    """An owner that says what it is told to say. `asked` is set when somebody is about to wait."""
+    """An owner that says what it is told to say. `asked` is set when a thread is about to wait."""
 
     def __init__(self, *, running: bool = False, own_thread: bool = False) -> None:
         self.running = running
@@ -225,7 +225,7 @@ def test_the_repr_says_the_state(make: Callable[[], ResponseFuture], state: str)
 
 
 @pytest.mark.parametrize("make", [new, answered])
-def test_nobody_but_the_pool_resolves_it(make: Callable[[], ResponseFuture]) -> None:
+def test_only_the_pool_resolves_it(make: Callable[[], ResponseFuture]) -> None:
     future = make()
     was_done = future.done()
     with pytest.raises(InvalidStateError):
@@ -240,7 +240,7 @@ def test_nobody_but_the_pool_resolves_it(make: Callable[[], ResponseFuture]) -> 
 # --- waiting -----------------------------------------------------------------------------------
 
 
-def test_whoever_waits_gets_the_response(waiting: threading.Event) -> None:
+def test_a_thread_that_waits_gets_the_response(waiting: threading.Event) -> None:
     future = new()
 
     def resolve() -> None:
@@ -251,7 +251,7 @@ def test_whoever_waits_gets_the_response(waiting: threading.Event) -> None:
         assert future.result() is RESPONSE
 
 
-def test_whoever_waits_gets_the_failure(waiting: threading.Event) -> None:
+def test_a_thread_that_waits_gets_the_failure(waiting: threading.Event) -> None:
     future = new()
 
     def reject() -> None:
@@ -263,7 +263,7 @@ def test_whoever_waits_gets_the_failure(waiting: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("wait", [ResponseFuture.result, ResponseFuture.exception])
-def test_whoever_waits_learns_of_a_cancellation(
+def test_a_thread_that_waits_learns_of_a_cancellation(
     waiting: threading.Event, wait: Callable[[ResponseFuture], object]
 ) -> None:
     future = new()
@@ -586,7 +586,7 @@ def fail(future: Future) -> None:
     raise ZeroDivisionError
 
 
-def test_what_a_callback_raises_is_logged_and_stops_nobody(
+def test_what_a_callback_raises_is_logged_and_stops_nothing(
     caplog: pytest.LogCaptureFixture, calls: list[Future]
 ) -> None:
     future = new()

@@ -64,7 +64,7 @@ def hold(
 
 @pytest.mark.parametrize("status", [UNAVAILABLE, TOO_MANY])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_nobody_sends_anything_to_a_host_that_has_asked_for_it(
+def test_nothing_is_sent_to_a_host_that_has_asked_for_that(
     pool: ConnectionPool,
     server: HandServer,
     heard: Listener,
@@ -156,7 +156,7 @@ def test_other_hosts_are_not_concerned(
     "policy",
     [None, RetryPolicy(retry_after=False, backoff=10), RetryPolicy(statuses={500})],
 )
-def test_one_whose_policy_knows_nothing_of_it_holds_nobody_back(
+def test_one_whose_policy_knows_nothing_of_it_holds_no_request_back(
     pool: ConnectionPool, server: HandServer, policy: RetryPolicy | None
 ) -> None:
     peer, first = submit_first(pool, server, "GET", "/first", retry=policy)
@@ -283,7 +283,7 @@ def test_a_host_is_held_for_as_long_as_it_wants_within_limits(
         "Sun, 06 Nov 0000 08:49:37 GMT",
     ],
 )
-def test_what_is_over_or_malformed_holds_nobody(
+def test_what_is_over_or_malformed_holds_no_request_back(
     pool: ConnectionPool, server: HandServer, retry_after: str
 ) -> None:
     peer, first = submit_first(pool, server, "GET", "/first")

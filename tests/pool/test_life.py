@@ -239,7 +239,7 @@ def test_close_does_not_wait_long_for_name_resolution(monkeypatch: pytest.Monkey
     assert pool.statistics().connections == 0
 
 
-def test_close_while_a_body_is_sent_that_nobody_takes() -> None:
+def test_close_while_a_body_is_sent_that_the_server_does_not_read() -> None:
     mute = threading.Event()
     closed = threading.Event()
 
@@ -595,7 +595,7 @@ def test_the_interpreter_exits_in_silence_though_a_pool_is_open(code: str) -> No
         assert run(code, url(server), url(mute)) == ("", "")
 
 
-def test_nobody_is_called_back_when_the_interpreter_exits() -> None:
+def test_no_callback_is_called_when_the_interpreter_exits() -> None:
     code = """if True:
     pool = dugong.ConnectionPool(max_connections_per_host=1)
     pool.get(urls[0])
@@ -823,7 +823,7 @@ def discard(peer: Peer) -> bytes:
 def while_waiting(
     interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A block in which whoever waits for a future is interrupted."""
+    """A block in which each thread that waits for a future is interrupted."""
     check = Job.check_may_wait
 
     def interrupted(self: Job) -> None:
@@ -882,7 +882,7 @@ def test_an_interrupted_request_is_given_up_and_not_sent_again(
         assert pool.statistics().resent == 0
 
 
-def test_an_interrupted_submit_costs_nobody_else_a_response(
+def test_an_interrupted_submit_costs_no_other_request_its_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ctrl-C between two steps of queueing: the request is in the queue, and not counted yet."""

@@ -215,7 +215,7 @@ def kill_worker(server: Nginx, worker: int) -> None:
 
 
 @pytest.mark.parametrize("end_worker", [replace_worker, kill_worker])
-def test_nobody_gets_a_wrong_response_while_workers_come_and_go(
+def test_no_request_gets_a_wrong_response_while_workers_come_and_go(
     client: Client, server: Nginx, end_worker: Callable[[Nginx, int], None]
 ) -> None:
     workers = [int(client.pool.get(client.url("/")).headers["Worker"] or 0)]

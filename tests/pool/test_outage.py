@@ -266,7 +266,7 @@ def test_it_is_tried_to_reach_with_one_connection_at_a_time(
     with ConnectionPool(max_connections_per_host=3, retry=PATIENT, on_event=heard) as pool:
         targets = ["/a", "/b", "/c"]
         futures = submit(pool, server, *targets)
-        for _ in targets:  # nobody knew
+        for _ in targets:  # each has found out by itself
             heard.wait_for("closed")
         for number, seconds in ((4, 7.5), (5, 15)):
             clock.forward(pool, seconds)
@@ -370,7 +370,7 @@ def fail(attempt: Attempt) -> bool:
     ],
     ids=["None", "one attempt", "veto", "a hook that fails", "deadline"],
 )
-def test_when_nobody_is_left_who_has_tried_the_next_may_try_at_once(
+def test_when_no_request_is_left_that_has_tried_the_next_may_try_at_once(
     pool: ConnectionPool, server: Away, options: dict[str, Any]
 ) -> None:
     for _ in range(2):
@@ -459,7 +459,7 @@ def test_a_name_that_does_not_exist_is_not_tried_again(
     assert error.attempts == ()
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not_tried_again(
+def test_a_certificate_of_an_unknown_authority_is_not_tried_again(
     pool: ConnectionPool, server_context: ssl.SSLContext
 ) -> None:
     with HandServer() as server:

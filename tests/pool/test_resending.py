@@ -388,7 +388,7 @@ def test_a_used_connection_that_ends_without_a_byte_costs_no_wait(server: HandSe
     assert [attempt.charged for attempt in response.attempts] == [True]
 
 
-def test_one_that_ends_its_connections_each_time_drags_nobody_down(server: HandServer) -> None:
+def test_a_request_that_ends_its_connection_each_time_fails_alone(server: HandServer) -> None:
     with one_connection(RetryPolicy(attempts=3, backoff=0)) as pool:
         peer = warm_up(pool, server, 9)
         targets = ["/deadly", "/a", "/b", "/c"]
@@ -542,7 +542,7 @@ def test_it_gives_up_at_once_if_the_deadline_would_pass_before_the_next_attempt(
         assert here.pool.statistics().waiting == 0
 
 
-def test_a_deadline_that_is_far_away_hinders_nobody() -> None:
+def test_a_deadline_that_is_far_away_hinders_no_request() -> None:
     with open_site(Refusing(UNAVAILABLE), retry=AT_ONCE) as here:
         assert here.pool.get(here.url(), deadline=60).status == 200
 

@@ -44,11 +44,11 @@ class Unreachable:
     def _dial(self, origin: Any, proxy: Any) -> Any:
         self.dialled += 1
         wait_for(self.go_on)
-        raise ConnectionRefusedError("nobody is there")
+        raise ConnectionRefusedError("nothing listens there")
 
 
 def dial_later(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Have whoever wants to connect wait until the event is set that is returned."""
+    """Have each thread that connects wait for the event that is returned."""
     go_on = threading.Event()
     dial = Dialer.__call__
 
@@ -120,8 +120,8 @@ def test_the_last_connections_are_not_closed_for_another_that_cannot_be_opened(
             peer.responds(target)
         assert (first.result(TIMEOUT).text, second.result(TIMEOUT).text) == ("/1", "/2")
         settle(pool)
-        nobody = Unreachable(monkeypatch)
-        nobody.go_on.set()
+        away = Unreachable(monkeypatch)
+        away.go_on.set()
         futures = [pool.submit("GET", server.url(target)) for target in ("/3", "/4", "/5")]
         heard.wait_for("closed")
         bursts = {peer.burst()[0]: peer for peer in peers}
@@ -134,7 +134,7 @@ def test_the_last_connections_are_not_closed_for_another_that_cannot_be_opened(
         assert peer.burst() == ["/5"]
         peer.responds("/5")
         assert [future.result(TIMEOUT).text for future in futures] == ["/3", "/4", "/5"]
-        assert nobody.dialled == 1
+        assert away.dialled == 1
 
 
 def test_a_blocking_request_that_is_interrupted_in_the_queue_is_not_sent_again(
@@ -275,7 +275,7 @@ def test_a_response_that_pauses_while_its_upload_goes_on_is_received_whole(
         assert response.result(TIMEOUT) == (int(status[:3]), b"first.")
 
 
-def test_nobody_is_asked_about_what_has_been_ended_since(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_policy_is_asked_about_what_has_ended_since(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Unreachable(monkeypatch)
     asked: list[str] = []
 

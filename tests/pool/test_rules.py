@@ -54,7 +54,7 @@ def texts(futures: Iterable[Future[Response]]) -> list[str]:
     return [future.result(TIMEOUT).text for future in futures]
 
 
-# --- 1: responses belong to requests in order; what nobody has asked for is no response -----------
+# --- 1: responses belong to requests in order; what was not requested is no response --------------
 
 
 def test_responses_are_given_to_requests_in_the_order_in_which_they_were_sent(

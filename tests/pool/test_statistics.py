@@ -82,7 +82,7 @@ def test_a_holding_says_what_holds_and_for_how_long() -> None:
     assert str(HOLDING) == "GET http://h/a for 1.2 s"
 
 
-def test_a_holding_says_that_nobody_wants_its_response_any_more() -> None:
+def test_a_holding_says_that_its_response_is_not_wanted_any_more() -> None:
     assert str(dataclasses.replace(HOLDING, abandoned=True)).endswith("for 1.2 s (abandoned)")
 
 

@@ -458,7 +458,7 @@ def test_what_did_not_come_in_time_is_not_waited_for_again(site: OpenSite, rest:
 
 
 @pytest.mark.parametrize("leave", LEAVING)
-def test_where_nobody_knows_how_much_is_left_the_connection_is_closed(
+def test_where_it_is_unknown_how_much_is_left_the_connection_is_closed(
     site: OpenSite, leave: Callable[[StreamedResponse], None]
 ) -> None:
     def script(peer: Peer) -> None:
@@ -884,7 +884,7 @@ def test_a_stream_waits_until_a_connection_is_empty() -> None:
 def test_a_request_beside_a_stream_does_not_wait_for_it_if_it_could_not_connect_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever reads the stream may be waiting for that very request."""
+    """The thread that reads the stream may be waiting for that very request."""
     monkeypatch.setattr(connections, "REOPEN_TIME", 0.01)
     with (
         open_site(responds(MUCH), repeat=True) as here,

@@ -94,8 +94,8 @@ def charged(outcome: Response | BaseException | None) -> list[Delivery | None]:
 
 def test_the_verdict_is_unsent_if_there_is_no_connection(pool: ConnectionPool) -> None:
     with HandServer() as server:
-        nobody = server.url("/a")
-    assert delivery_of(pool.submit("GET", nobody), ConnectError) is Delivery.UNSENT
+        closed = server.url("/a")
+    assert delivery_of(pool.submit("GET", closed), ConnectError) is Delivery.UNSENT
 
 
 @pytest.mark.parametrize("length", [None, 10])
@@ -177,8 +177,8 @@ def test_an_interim_response_is_not_the_beginning_of_a_response(
 
 def test_every_request_has_an_exception_of_its_own(pool: ConnectionPool) -> None:
     with HandServer() as server:
-        nobody = server.url("/a")
-    futures = [pool.submit("GET", nobody) for _ in range(3)]
+        closed = server.url("/a")
+    futures = [pool.submit("GET", closed) for _ in range(3)]
     errors = [future.exception(TIMEOUT) for future in futures]
     assert len(set(map(id, errors))) == 3
 
@@ -347,7 +347,7 @@ def connect_slowly(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     return semaphore
 
 
-def test_nobody_waits_for_one_that_lost_a_connection_while_another_connection_is_idle(
+def test_no_request_waits_for_one_that_lost_a_connection_while_another_connection_is_idle(
     server: HandServer, connect_slowly: threading.Semaphore
 ) -> None:
     with ConnectionPool(max_connections_per_host=2, timeout=TIMEOUT, retry=AT_ONCE) as pool:
@@ -447,7 +447,7 @@ class Deadly:
 @pytest.mark.parametrize("ending", [Peer.cut, Peer.reset])
 @pytest.mark.parametrize("late", [True, False], ids=["late", "early"])
 @pytest.mark.parametrize("killers", [(0,), (1,), (2,), (3,), (0, 1), (1, 3), (0, 1, 2, 3)])
-def test_who_ends_each_of_his_connections_runs_out_of_attempts_and_drags_nobody_down(
+def test_a_request_that_ends_each_connection_runs_out_of_attempts_and_fails_alone(
     killers: tuple[int, ...], late: bool, ending: Callable[[Peer], None]
 ) -> None:
     targets = ["/killer" if i in killers else f"/{i}" for i in range(4)]
@@ -472,7 +472,7 @@ def test_who_ends_each_of_his_connections_runs_out_of_attempts_and_drags_nobody_
 
 
 @pytest.mark.parametrize("connections", [1, 4])
-def test_nobody_needs_more_than_two_attempts_because_of_others(connections: int) -> None:
+def test_no_request_needs_more_than_two_attempts_because_of_others(connections: int) -> None:
     deadly = Deadly(Peer.cut, late=False, warm=0, count=1)
     two_attempts = RetryPolicy(attempts=2, backoff=0)
     with (
@@ -804,7 +804,7 @@ class Unreliable:
 
 @pytest.mark.parametrize("connections", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_get_gets_its_own_response_in_the_end_and_every_post_or_nobody(
+def test_every_get_gets_its_own_response_in_the_end_and_every_post_its_own_or_none(
     seed: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dugong.pool.core.pipelining.PENALTY", 0.001)

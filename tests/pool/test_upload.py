@@ -70,7 +70,7 @@ class Watched:
 
 
 def endless() -> Iterator[bytes]:
-    """Return a body that only stops if somebody stops it."""
+    """Return a body that only ends if it is stopped."""
     return itertools.repeat(bytes(64 * 1024))
 
 
@@ -1018,7 +1018,7 @@ ENDS: dict[str, Callable[[Peer], None]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_future_is_done_only_when_nobody_reads_its_body_any_more(
+def test_a_future_is_done_only_when_its_body_is_not_read_any_more(
     site: OpenSite, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     answered = signal_after(monkeypatch, Traffic, "responded")
@@ -1073,7 +1073,7 @@ def test_a_body_may_be_changed_as_soon_as_the_future_is_done(site: OpenSite, sta
         discard_rest(peer)
 
     def change(_: object) -> None:
-        body.append(0)  # a BufferError as long as somebody has a view of it
+        body.append(0)  # a BufferError as long as there is a view of it
         changed.append(len(body))
 
     with site(script) as here:

@@ -156,7 +156,7 @@ class Trial:
     def check(self) -> None:
         """Raise `Broken` unless the pool is as it should be after an interrupt.
 
-        It serves requests; its futures are resolved, whoever waits for them; its statistics come
+        It serves requests; its futures are resolved; its statistics come
         to rest, with nothing queued or in flight and not a connection too many; and it can be
         closed, with nothing left.
         """

@@ -125,15 +125,15 @@ def test_an_idle_connection_keeps_nothing_of_what_was_sent() -> None:
 # --- connecting -----------------------------------------------------------------------------------
 
 
-def nobody() -> int:
-    """Return a port at which nobody listens."""
+def closed_port() -> int:
+    """Return a port at which nothing listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port: int = unused.getsockname()[1]
         return port
 
 
-def test_all_that_is_queued_fails_if_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_queued_fails_if_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     all_queued = threading.Event()
     resolve = dial.resolve
 
@@ -143,7 +143,7 @@ def test_all_that_is_queued_fails_if_nobody_listens(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(dial, "resolve", resolve_then)
     with ConnectionPool(retry=None) as pool:
-        here = f"http://127.0.0.1:{nobody()}/"
+        here = f"http://127.0.0.1:{closed_port()}/"
         futures = [pool.submit("GET", here) for _ in range(20)]
         all_queued.set()
         for future in futures:
@@ -155,7 +155,7 @@ def test_all_that_is_queued_fails_if_nobody_listens(monkeypatch: pytest.MonkeyPa
 
 def test_each_request_that_could_not_be_sent_has_an_exception_of_its_own() -> None:
     with ConnectionPool(retry=None) as pool:
-        here = f"http://127.0.0.1:{nobody()}/"
+        here = f"http://127.0.0.1:{closed_port()}/"
         futures = [pool.submit("GET", here) for _ in range(20)]
         errors = [future.exception(TIMEOUT) for future in futures]
         assert len(set(map(id, errors))) == 20

@@ -131,7 +131,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited, in whatever way; nobody really waits. Of what is random, the half is."""
+    """The waits, by any way of waiting: none takes time, and a random one is half of its limit."""
     waits: list[float] = []
 
     def co_sleep(seconds: float) -> Coroutine[None]:
