@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dugong import ConnectionPool
+from dugong import Client, ConnectionPool, Request
 from dugong.errors import ConnectionClosed, PoolClosed
 from dugong.pool.core import connections
 from dugong.pool.core.connection import PooledConnection
@@ -19,6 +19,7 @@ from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
+from dugong.pool.core.waiting import Patience
 from dugong.pool.dialer import Dialer
 from dugong.pool.request import Origin
 from tests.support.byhand import HandServer
@@ -146,6 +147,78 @@ def test_a_connection_is_given_back_by_the_caller_who_has_borrowed_it_and_nobody
         assert not late.running()
         held.release()
         assert (others[0].result(10).body, late.result(10).body) == (b"/3", b"/4")
+
+
+def test_a_caller_whose_response_comes_after_the_end_of_its_connection_closes_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    responded = Lending.responded_to_caller
+
+    def responded_late(self: Lending, *args: Any) -> bool:
+        executor.submit(site.pool.close).result(TIMEOUT)
+        return responded(self, *args)
+
+    with (
+        open_site(each(name_target), max_connections_per_host=1) as site,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        site.pool.get(site.url("/1"))
+        when_parked(site)
+        monkeypatch.setattr(Lending, "responded_to_caller", responded_late)
+        with pytest.raises(PoolClosed):
+            site.pool.get(site.url("/2"))
+        statistics = site.pool.statistics()
+        assert (statistics.connections, statistics.in_flight) == (0, 0)
+
+
+def read_stream(client: ConnectionPool | Client, url: str, **options: Any) -> bytes:
+    with client.stream("GET", url, **options) as response:
+        return response.read()
+
+
+def read_cancellable(pool: ConnectionPool, url: str) -> bytes:
+    stream = pool._stream(Request("GET", url))
+    stream.canceller()
+    with stream as response:
+        return response.read()
+
+
+#: Requests that are made in the thread of the caller, if there is an idle connection.
+OF_CALLERS: dict[str, Callable[[ConnectionPool, str], object]] = {
+    "request": lambda pool, url: pool.get(url),
+    "patient": lambda pool, url: pool._request(Request("GET", url), Patience(9, 9)),
+    "stream": read_stream,
+    "of a client": lambda pool, url: Client(pool=pool).get(url),
+    "stream of a client": lambda pool, url: read_stream(Client(pool=pool), url),
+}
+#: Requests that are not, for another thread may end them.
+OF_THE_POOL: dict[str, Callable[[ConnectionPool, str], object]] = {
+    "submitted": lambda pool, url: pool.submit("GET", url).result(),
+    "with a deadline": lambda pool, url: pool.get(url, deadline=TIMEOUT),
+    "hedged": lambda pool, url: pool.get(url, hedge=9.0),
+    "stream with a deadline": lambda pool, url: read_stream(pool, url, deadline=TIMEOUT),
+    "stream that can be cancelled": read_cancellable,
+}
+
+
+@pytest.mark.parametrize("kind", [*OF_CALLERS, *OF_THE_POOL])
+def test_no_other_thread_can_end_a_request_that_its_caller_makes(kind: str) -> None:
+    """Its connection would be given back while the caller is still at work on it."""
+    held = Held(warm=1)
+    with open_site(held, max_connections_per_host=1) as site, ThreadPoolExecutor(1) as executor:
+        site.pool.get(site.url("/1"))
+        connection = when_parked(site)
+        make = OF_CALLERS.get(kind) or OF_THE_POOL[kind]
+        call = executor.submit(make, site.pool, site.url("/2"))
+        held.wait()
+        job = connection.borrower
+        assert (job is not None) is (kind in OF_CALLERS)
+        if job is not None:
+            # That is, what its future, its timer or its other sending could end.
+            assert (job._future, job.timer, job.twin) == (None, None, None)
+            assert job not in site.pool._scheduler._core.streamed
+        held.release()
+        call.result(TIMEOUT)
 
 
 def test_a_stream_that_outlives_its_own_upload_does_not_keep_its_connection(

@@ -2,6 +2,8 @@
 
 Guarantees: while a connection is lent, no thread of the pool sends or receives on it, but for the
 sender of the body of a streamed request. It is given back, or ends, whatever interrupts the caller.
+While a caller makes a request, it alone gives the connection back, though other threads may end
+that at any moment: no other thread knows of the request, so none can cancel it.
 """
 
 from __future__ import annotations
@@ -243,7 +245,9 @@ class Lending:
                 host.pipelining.took(now - job.dispatched_at, True)
                 good = exchange.persistent and exchange.minor_version > 0
                 self._progress.learn_locked(connection, exchange, int(good))
-                if host.queued and not connection.is_closing:
+                if connection.is_closing:  # another thread may have begun that, but not ended it
+                    self._connections.finish_closing_locked(connection)
+                elif host.queued:
                     self._connections.ensure_served_locked(host)
         except BaseException as exc:
             core.end(type(exc), exc)

@@ -347,7 +347,12 @@ class Scheduler:
         # A list, for what a signal handler raises while a generator is closed is lost.
         lent = next(iter([c for c in job.host.connections if c.borrower is job]), None)
         was_decided = job.is_decided
-        if lent is not None:  # its caller was interrupted, when it had its response at the latest
+        if lent is not None:
+            # Its caller was interrupted, when it had its response at the latest, and is at work on
+            # the connection no more. For no other thread can cancel what a caller makes by itself:
+            # that has no future yet, no deadline and no twin, and a stream that others may cancel
+            # borrows nothing. So this is that caller, or the maintenance thread in place of it, and
+            # `Lending.responded_to_caller` never finds the connection given back.
             job.cancelled = not was_decided
             self._connections.fail_locked(lent, Abandoned("a request was interrupted"))
             lent.borrower = None

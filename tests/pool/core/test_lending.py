@@ -283,6 +283,17 @@ def test_a_response_that_comes_too_late_is_not_the_outcome(rig: Rig) -> None:
     assert connection in host.idle
 
 
+def test_a_connection_that_was_shut_meanwhile_is_closed_with_the_response_of_its_caller(
+    rig: Rig,
+) -> None:
+    host, connection, job = borrow(rig)
+    rig.lose(connection, Abandoned())
+    assert connection.phase is Phase.CLOSING
+    assert rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert connection.phase is Phase.CLOSED
+    assert (rig.core.connections, host.in_flight, list(host.connections)) == (0, 0, [])
+
+
 def test_what_was_queued_meanwhile_is_served_when_a_connection_is_given_back(rig: Rig) -> None:
     host, connection, job = borrow(rig)
     later = rig.submit(host, "/later")
