@@ -159,6 +159,9 @@ class NestedTlsTransport(TlsTransport):
         # The socket does not tell what has come, and is still to be decrypted by the outer one.
         return super().is_quiet() and self._outer.is_quiet()
 
+    def has_arrivals(self) -> bool:
+        return super().has_arrivals() or self._outer.has_arrivals()
+
     def drop(self) -> None:
         self._outer.drop()  # first, so that it does not say good-bye when it is closed
         super().drop()

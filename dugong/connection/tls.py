@@ -405,6 +405,15 @@ class TlsTransport(Transport):
                 return False  # `refusal` has the reason
         return False
 
+    def has_arrivals(self) -> bool:
+        if not self._lock.acquire(blocking=False):
+            return True  # a thread is at work on it, most likely the receiving one
+        try:
+            has_read = bool(self._arrived.pending or self._tls.pending())
+        finally:
+            self._lock.release()
+        return has_read or super().has_arrivals()
+
     @property
     def has_ended(self) -> bool:
         """True if the receiver has taken all there will ever be: an end is next, or an error."""

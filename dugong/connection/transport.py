@@ -95,6 +95,18 @@ class Transport(ABC):
         Only for a connection that neither thread is using.
         """
 
+    def has_arrivals(self) -> bool:
+        """Return True if something has come, or the end, that `recv_into` has not returned yet.
+
+        May be called by any thread, and never waits. Another thread may change it at any moment.
+        """
+        try:
+            # Not by MSG_PEEK, which would take a reset from the receiving thread. If the descriptor
+            # has become that of something else, that is no worse than a stale value.
+            return PollNeeded(self.sock.fileno(), POLLIN).is_ready()
+        except ValueError:
+            return False  # it is closed
+
     @property
     def ssl_object(self) -> ssl.SSLObject | None:
         """What knows of the certificate and the cipher; None without TLS."""
@@ -178,6 +190,9 @@ class TransportLayer(Transport):
 
     def is_quiet(self) -> bool:
         return not self.is_shut and self._inner.is_quiet()
+
+    def has_arrivals(self) -> bool:
+        return self._inner.has_arrivals()
 
     @property
     def paused(self) -> float:

@@ -376,6 +376,22 @@ def test_the_causes_of_an_error_have_an_end(
     assert len(causes) > 1
 
 
+def test_what_has_arrived_is_seen_until_it_is_received(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    with nested(echo(4), server_context, client_context) as transport:
+        send(transport, b"data")
+        # What comes first may be session tickets.
+        while isinstance(needed := transport.recv_into(memoryview(bytearray(1))), PollNeeded):
+            assert needed.poll(TIMEOUT)
+        assert needed == 1
+        assert transport.has_arrivals()
+        assert receive(transport, 3) == b"ata"
+        assert not transport.has_arrivals()
+        with transport._outer._lock:  # type: ignore[attr-defined]  # of NestedTlsTransport
+            assert transport.has_arrivals()
+
+
 # --- the certificate of the client ----------------------------------------------------------------
 
 

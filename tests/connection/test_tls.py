@@ -422,6 +422,33 @@ def test_stray_data_is_noticed_behind_session_tickets(
     assert not transport.is_quiet()  # four of the five bytes are still there
 
 
+def test_what_has_arrived_is_seen_until_it_is_received(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()  # the session tickets have been taken
+    assert not transport.has_arrivals()
+    peer.sendall(b"data")
+    wait_readable(transport)
+    assert transport.has_arrivals()
+    view = memoryview(bytearray(9))
+    assert transport.recv_into(view[:1]) == 1
+    assert transport.has_arrivals()  # in OpenSSL
+    assert transport.recv_into(view) == 3
+    assert not transport.has_arrivals()
+    transport.close()
+    assert not transport.has_arrivals()
+
+
+def test_a_look_at_what_has_arrived_waits_for_no_other_thread(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, _ = idle
+    assert transport.is_quiet()
+    with transport._lock:
+        assert transport.has_arrivals()
+
+
 @pytest.mark.parametrize("end", ["close_notify", "eof", "reset"])
 def test_the_end_of_an_idle_connection_is_noticed(
     idle: tuple[TlsTransport, ssl.SSLSocket], end: str

@@ -182,6 +182,33 @@ def test_only_an_open_connection_without_stray_bytes_is_quiet(
     assert not transport.is_quiet()
 
 
+def test_what_has_arrived_is_seen_until_it_is_received(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    assert not transport.has_arrivals()
+    pair[1].sendall(b"data")
+    wait_for(pair[0])
+    assert transport.has_arrivals()
+    assert receive(transport) == b"data"
+    assert not transport.has_arrivals()
+    pair[1].close()
+    wait_for(pair[0])
+    assert transport.has_arrivals()
+    transport.close()
+    assert not transport.has_arrivals()
+
+
+def test_a_look_at_what_has_arrived_leaves_a_reset_to_the_receiver(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    wait_for(pair[0])
+    assert transport.has_arrivals()
+    with pytest.raises(ConnectionClosed, match="reset"):
+        receive(transport)
+
+
 # --- gathering ------------------------------------------------------------------------------------
 
 LARGE = 256 * 1024  # bytes; so large a view is worth a moment of waiting

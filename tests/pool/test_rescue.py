@@ -15,10 +15,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dugong import ConnectionPool, ConnectionTimedOut, Delivery, ResponseFuture, RetryPolicy
+from dugong import (
+    ConnectionPool,
+    ConnectionTimedOut,
+    Delivery,
+    PollNeeded,
+    ResponseFuture,
+    RetryPolicy,
+)
+from dugong.pool.core.rescue import GRACE_TIME
+from dugong.pool.io.http1 import Http1Engine
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
 from tests.support.clock import StoppedClock
-from tests.support.pool import OpenSite, each
+from tests.support.pool import OpenSite, connections_of, each, wait_for
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 SOON = 2.0  # seconds that the client is given for what it does at once
@@ -222,6 +231,67 @@ def test_what_is_slow_is_measured_by_what_the_host_took_before(
         second.responds(*found[peer])
         for target in found[peer]:
             assert futures[target].result(SOON).text == target
+
+
+def set_late_scene(
+    pool: ConnectionPool, server: HandServer, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Scene, threading.Event]:
+    """Have a response arrive on the slow connection, whose receiver gets no time until the event.
+
+    The other connection is free, and the response was slow to be received. The scene is that of the
+    requests which have had no response by then.
+    """
+    scene = set_scene(pool, server)
+    make_free(pool, scene)
+    (slow,) = [connection for connection in connections_of(pool) if connection.in_flight]
+    go_on = threading.Event()
+    receive = Http1Engine.receive
+
+    def receive_late(engine: Http1Engine) -> object:
+        if engine is slow.engine:
+            wait_for(go_on)
+        return receive(engine)
+
+    monkeypatch.setattr(Http1Engine, "receive", receive_late)
+    scene.slow.responds(scene.first)  # which is waited for already
+    assert scene.text(scene.first) == scene.first
+    late, *behind = scene.behind
+    scene.slow.responds(late)
+    assert isinstance(slow.engine, Http1Engine)
+    transport = slow.engine._state.transport
+    assert transport is not None
+    assert PollNeeded(transport.sock.fileno(), select.POLLIN).poll(TIMEOUT)
+    clock.forward(pool, SLOW)
+    return scene._replace(first=late, behind=behind), go_on
+
+
+def test_nothing_is_taken_back_though_a_response_that_has_arrived_is_received_late(
+    server: HandServer, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_connections() as pool:
+        scene, go_on = set_late_scene(pool, server, clock, monkeypatch)
+        settle(pool)
+        assert scene.free.is_silent()
+        assert pool.statistics().rescued == 0
+        go_on.set()
+        assert scene.text(scene.first) == scene.first
+        scene.slow.responds(*scene.behind)
+        for target in scene.behind:
+            assert scene.text(target) == target
+
+
+def test_a_response_that_is_received_far_too_late_holds_up_no_others(
+    server: HandServer, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_connections() as pool:
+        scene, go_on = set_late_scene(pool, server, clock, monkeypatch)
+        clock.forward(pool, GRACE_TIME)
+        assert comes_to(scene.free, len(scene.behind)) == scene.behind
+        scene.free.responds(*scene.behind)
+        for target in scene.behind:
+            assert scene.text(target) == target
+        go_on.set()
+        assert scene.text(scene.first) == scene.first
 
 
 def test_nothing_is_taken_back_while_no_connection_is_free(

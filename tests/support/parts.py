@@ -140,9 +140,9 @@ class FakeEngine:
     """The engine of a connection that touches no network.
 
     What it says is what the test sets: `capacity`, `is_awaiting`, `has_unread`, `has_stray_bytes`,
-    `was_ended_by_peer`, `delivery` (the verdict on each request, unless `verdicts` has one) and
-    `received` (what `receive` returns, in turn; an exception is raised). `calls` are the names of
-    the methods that were called, and `sent` the batches that it was given.
+    `was_ended_by_peer`, `arrivals`, `delivery` (the verdict on each request, unless `verdicts` has
+    one) and `received` (what `receive` returns, in turn; an exception is raised). `calls` are the
+    names of the methods that were called, and `sent` the batches that it was given.
     """
 
     capacity = sys.maxsize
@@ -153,7 +153,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.is_awaiting = self.has_unread = False
-        self.has_stray_bytes = self.was_ended_by_peer = False
+        self.has_stray_bytes = self.was_ended_by_peer = self.arrivals = False
         self.delivery = Delivery.SENT
         self.verdicts: dict[Job, Delivery] = {}
         self.calls: list[str] = []
@@ -195,6 +195,9 @@ class FakeEngine:
 
     def verdict(self, job: Job, is_oldest: bool, failure: Exception | None) -> Delivery:
         return self.verdicts.get(job, self.delivery)
+
+    def has_arrivals(self, oldest: Job) -> bool:
+        return self.arrivals
 
     def abort(self) -> None:
         self.calls.append("abort")

@@ -22,6 +22,7 @@ from dugong.pool.core.dispatch import connection_limit
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.maintenance import Maintenance
+from dugong.pool.core.rescue import GRACE_TIME
 from dugong.pool.core.retries import make_attempt
 from dugong.pool.core.timers import Timer
 from dugong.pool.response import Attempt
@@ -106,6 +107,8 @@ class Hedging:
         """Send *job*, which is slow on *connection*, once more; return False if that cannot be."""
         host = connection.host
         if self._core.closed or host.is_shut(now) or not host.may_hedge(now):
+            return False
+        if now < _due(job) + GRACE_TIME and _has_begun(job, connection):
             return False
         other = self._connection_locked(host, now)
         if other is None:
@@ -192,6 +195,11 @@ def _may_be_hedged(job: Job) -> bool:
         and job.place is Place.IN_FLIGHT
         and job.fatal_error is None
     )
+
+
+def _has_begun(job: Job, connection: PooledConnection) -> bool:
+    """Return True if the response to *job* is there, and the receiver has not come to it."""
+    return job is connection.oldest and connection.engine.has_arrivals(job)
 
 
 def _due(job: Job) -> float:

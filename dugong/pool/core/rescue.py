@@ -26,12 +26,15 @@ from dugong.pool.core.timers import Timer
 from dugong.pool.response import Attempt
 from dugong.pool.retry.policy import retry_refusal_reason
 
-__all__ = ["LOOK_TIME", "Rescue"]
+__all__ = ["GRACE_TIME", "LOOK_TIME", "Rescue"]
 
 #: Seconds between two looks, at most, at the connections on which requests wait behind others,
 LOOK_TIME = 0.05
 #: and at least.
 _MIN_LOOK_TIME = 0.01
+#: Seconds from when a response is slow, during which requests stay behind it as long as something
+#: has arrived that the receiver has not come to: then it is this process that is slow.
+GRACE_TIME = 1.0
 
 _REASON = "it has waited behind a slow response"
 
@@ -98,7 +101,9 @@ class Rescue:
                 del self._watched[connection]
             elif (slow_at := _slow_at(connection)) > now:
                 next_look = min(next_look, slow_at)
-            elif _has_free(connection.host, now):
+            elif _has_free(connection.host, now) and not (
+                now < slow_at + GRACE_TIME and connection.engine.has_arrivals(connection.oldest)
+            ):
                 # What may not be taken back now may not be later either.
                 del self._watched[connection]
                 self._rescue_locked(connection)

@@ -37,7 +37,7 @@ Completion = tuple[Exchange, int, str, Headers | bytes, int | None, bytes | None
 class Engine(Protocol):
     """One connection. One thread may send while another receives.
 
-    `abort`, `verdict` and the properties may be used by any thread, and never wait.
+    `abort`, `verdict`, `has_arrivals` and the properties may be used by any thread, and never wait.
     """
 
     @property
@@ -138,6 +138,13 @@ class Engine(Protocol):
         """Return how far *job* has got; *is_oldest* says that its response comes next.
 
         *failure* is why the connection has ended, if it has.
+        """
+
+    def has_arrivals(self, oldest: Job) -> bool:
+        """Return True if something has come that the receiving thread has not reported yet.
+
+        *oldest* is the request whose response comes next. A part of that which has been received is
+        nothing of the kind, but all of it is. Another thread may change this at any moment.
         """
 
     def abort(self) -> None:

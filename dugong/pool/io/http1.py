@@ -290,6 +290,20 @@ class Http1Engine:
             return Delivery.PARTLY_SENT  # the head was, but not all of the body
         return delivery
 
+    def has_arrivals(self, oldest: Job) -> bool:
+        state, exchange = self._state, oldest.exchange
+        transport, buffer = state.transport, state.buffer
+        if exchange is None or transport is None:
+            return False
+        if buffer.start != buffer.end or transport.has_arrivals():
+            return True
+        try:
+            due = state.awaiting_response[0]
+        except IndexError:  # as another thread may take the last at any moment
+            due = None
+        # In this order, for its exchange becomes `incoming` before it ceases to be due.
+        return due is not exchange and state.incoming is not exchange
+
     def abort(self) -> None:
         self._session.abort()
 

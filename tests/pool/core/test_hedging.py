@@ -12,7 +12,8 @@ from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.hedging import LOOK_TIME
 from dugong.pool.core.host import FREE_HEDGES, HEDGE_SHARE
 from dugong.pool.core.job import Job, Place
-from tests.support.parts import SchedulerRig, hold, make_host
+from dugong.pool.core.rescue import GRACE_TIME
+from tests.support.parts import SchedulerRig, engine_of, hold, make_host
 
 HEDGE = 0.5
 
@@ -64,6 +65,28 @@ def test_what_is_slow_is_reserved_for_a_connection_that_is_opened_for_it(rig: Sc
     assert job.future.done()
     assert job.current is twin
     assert job.place is Place.DONE
+
+
+def test_a_response_that_has_arrived_may_be_received_a_little_later(rig: SchedulerRig) -> None:
+    slow, (job,) = send(rig)
+    engine_of(slow).arrivals = True
+    rig.forward(HEDGE)
+    rig.forward(GRACE_TIME - 0.1)
+    assert job.twin is None
+    rig.forward(0.1)
+    assert job.twin is not None
+
+
+def test_what_has_arrived_is_not_the_response_to_a_request_behind(rig: SchedulerRig) -> None:
+    slow, (oldest, behind) = send(rig, 2)
+    other = next(iter(slow.host.connections))
+    assert rig.traffic.begin_sending(other)
+    rig.traffic.connected(other)
+    rig.park(slow.host)
+    engine_of(slow).arrivals = True
+    rig.forward(HEDGE)
+    assert oldest.twin is None
+    assert twin_of(behind).connection is other
 
 
 def test_a_connection_that_ends_before_it_has_sent_the_twin_leaves_the_request_alone(

@@ -16,10 +16,17 @@ from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.job import Job, Place
 from dugong.pool.core.pipelining import MIN_SLOW
-from dugong.pool.core.rescue import LOOK_TIME
+from dugong.pool.core.rescue import GRACE_TIME, LOOK_TIME
 from dugong.pool.failure import Abandoned
 from tests.support.clock import throw
-from tests.support.parts import NO_RETRY, FakeEngine, SchedulerRig, StartedThreads, hold
+from tests.support.parts import (
+    NO_RETRY,
+    FakeEngine,
+    SchedulerRig,
+    StartedThreads,
+    engine_of,
+    hold,
+)
 
 SLOW = MIN_SLOW + LOOK_TIME
 
@@ -116,6 +123,27 @@ def test_the_limit_is_four_times_what_the_host_took(rig: SchedulerRig) -> None:
     rig.forward(3.9)
     assert line.taken() == []
     rig.forward(0.2)
+    assert line.targets_taken() == targets(line.behind)
+
+
+def test_they_wait_while_what_has_arrived_is_still_to_be_received(rig: SchedulerRig) -> None:
+    line = Line(rig)
+    engine_of(line.slow).arrivals = True
+    line.be_slow()
+    rig.forward(GRACE_TIME / 2)
+    assert line.taken() == []
+    engine_of(line.slow).arrivals = False
+    rig.forward(LOOK_TIME)
+    assert line.targets_taken() == targets(line.behind)
+
+
+def test_they_wait_for_what_has_arrived_no_longer_than_that(rig: SchedulerRig) -> None:
+    line = Line(rig)
+    engine_of(line.slow).arrivals = True
+    line.be_slow()
+    rig.forward(GRACE_TIME - LOOK_TIME - 0.01)
+    assert line.taken() == []
+    rig.forward(LOOK_TIME + 0.01)
     assert line.targets_taken() == targets(line.behind)
 
 

@@ -650,6 +650,44 @@ def test_of_a_batch_that_was_cut_short_each_request_knows_how_far_it_got(
 # --- for any thread -------------------------------------------------------------------------------
 
 
+def test_what_has_arrived_is_seen_until_it_is_received(line: Line) -> None:
+    (job,) = line.ask("/a")
+    assert not line.engine.has_arrivals(job)
+    line.peer.sendall(with_length(b"body")[:-2])
+    assert line.engine.has_arrivals(job)
+    ((_, *_, body),), _ = line.engine.receive()
+    assert body is None
+    assert line.engine.has_arrivals(job)  # in the buffer
+    assert line.read_body() == b"bo"
+    assert not line.engine.has_arrivals(job)
+    line.peer.sendall(b"dy")
+    assert line.engine.has_arrivals(job)
+
+
+def test_a_response_that_has_been_received_has_arrived_until_it_is_reported(line: Line) -> None:
+    first, second = line.ask("/1", "/2")
+    line.peer.sendall(OK)
+    line.engine.receive()
+    assert line.engine.has_arrivals(first)
+    assert not line.engine.has_arrivals(second)
+    line.peer.sendall(OK)
+    line.engine.receive()
+    assert line.engine.has_arrivals(second)
+
+
+def test_nothing_has_arrived_before_a_request_is_sent_or_after_the_connection_is_closed(
+    line: Line,
+) -> None:
+    unconnected = Line()
+    assert not unconnected.engine.has_arrivals(unconnected.job())
+    unconnected.close()
+    assert not line.engine.has_arrivals(line.job())
+    (job,) = line.ask("/a")
+    line.peer.sendall(OK)
+    line.engine.drop()
+    assert not line.engine.has_arrivals(job)
+
+
 def test_an_aborted_connection_is_shut_down(line: Line) -> None:
     line.engine.abort()
     assert line.peer.recv(100) == b""
