@@ -27,7 +27,7 @@ from dugong.pool.core.rescue import GRACE_TIME
 from dugong.pool.io.http1 import Http1Engine
 from tests.support.byhand import HandPeer, HandServer, named, settle, warm_up
 from tests.support.clock import StoppedClock
-from tests.support.pool import OpenSite, connections_of, each, wait_for
+from tests.support.pool import OpenSite, connections_of, each, wait_for, wait_until
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 SOON = 2.0  # seconds that the client is given for what it does at once
@@ -412,8 +412,12 @@ def test_a_response_that_has_begun_and_does_not_end_is_slow_as_well(
         scene = set_scene(pool, server)
         make_free(pool, scene)
         response = named(scene.first)
+        (slow,) = [connection for connection in connections_of(pool) if connection.in_flight]
         scene.slow.send(response[:-1])
-        settle(pool)
+        wait_until(
+            pool,
+            lambda: slow.oldest.response_started and not slow.engine.has_arrivals(slow.oldest),
+        )
         clock.forward(pool, NOT_YET)
         settle(pool)
         assert scene.free.is_silent()
