@@ -200,9 +200,12 @@ class ConnectionTimedOut(DugongError):
 
     A call that had not taken or sent anything may be made again to go on waiting; otherwise
     disconnect.
+
+    `response` is as that of `ConnectionClosed`.
     """
 
     msg: str = "send/recv timeout exceeded"
+    response: Response | None = None
 
 
 class StateError(DugongError):

@@ -46,7 +46,7 @@ from dugong.errors import (
 )
 from dugong.pool.core.core import Entering, Nested
 from dugong.pool.core.waiting import NoConnectionFree
-from dugong.pool.failure import Abandoned, BodyInterrupted, UploadTimedOut
+from dugong.pool.failure import Abandoned, BodyInterrupted
 from dugong.s3.errors import ChecksumError, S3Error, SyncError
 
 PLAIN = [
@@ -99,7 +99,7 @@ def made(cls: type[DugongError]) -> DugongError:
 def test_every_exception_of_the_module_is_a_dugong_error() -> None:
     names = [name for name in errors.__all__ if name[0].isupper() and name != "Delivery"]
     classes = [getattr(errors, name) for name in names]
-    internal = {Abandoned, BodyInterrupted, Entering, Nested, NoConnectionFree, UploadTimedOut}
+    internal = {Abandoned, BodyInterrupted, Entering, Nested, NoConnectionFree}
     assert set(EVERY_CLASS) == {*classes, *internal, ChecksumError, S3Error, SyncError}
     assert all(issubclass(cls, DugongError) for cls in classes)
 

@@ -36,7 +36,6 @@ from dugong.errors import (
     UnsupportedResponse,
 )
 from dugong.pool.core.waiting import NoConnectionFree, Patience
-from dugong.pool.failure import UploadTimedOut
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import POOL_DEFAULT, ElaborateHeaders, Request
 
@@ -448,6 +447,6 @@ def _kind_of(exc: DugongError) -> str:
         return "RemoteProtocolError"
     if isinstance(exc, ConnectionClosed):
         if not is_sent:
-            return "WriteTimeout" if isinstance(exc, UploadTimedOut) else "WriteError"
+            return "WriteError"
         return "ReadError" if isinstance(exc.__cause__, OSError) else "RemoteProtocolError"
     return "ConnectError" if delivery is Delivery.UNSENT else "ReadError"

@@ -108,6 +108,8 @@ class BodySide:
         except RESUMABLE:
             raise
         except BaseException as exc:
+            if isinstance(exc, ConnectionClosed):
+                state.explained(exc)
             self.fail(earlier(exc))
             raise
         if reader.done:

@@ -340,6 +340,8 @@ class ReceiveSide:
         The exchange that it belongs to has its response, or this error: it is not waited for again.
         """
         state = self._state
+        if isinstance(exc, ConnectionClosed):
+            state.explained(exc)
         with state.lock:
             # If the sender has opened another connection, the response had been received.
             if state.transport is transport:

@@ -72,7 +72,7 @@ class SendSide:
             state.parser.reset()
             state.incoming = None
             state.failure = state.last_response_reason = None
-            state.said_close = False
+            state.said_close = state.gave_up_sending = False
             state.closing = False
             state.transport = transport
             # Looked at after the transport can be seen, so that it is closed by abort() or here.
@@ -335,7 +335,8 @@ class SendSide:
                 "read_response() must return 100 (Continue) before the body is written"
             )
         if exchange.request_side is RequestSide.CANCELLED:
-            raise ConnectionClosed("the server responded or closed before the body was complete")
+            reason = "the server responded or closed before the body was complete"
+            raise state.explained(ConnectionClosed(reason))
         return exchange, state.transport_in_use()
 
     def _finish_request_if_complete(self, exchange: Exchange) -> None:
@@ -373,6 +374,7 @@ class SendSide:
         if not isinstance(exc, ConnectionClosed):
             # Half a message is out, and no response will come to it. If on the other hand the
             # peer has closed, it may have said why: that is left for the receiver to read.
+            self._state.gave_up_sending = True
             transport.shutdown()
 
 

@@ -40,6 +40,8 @@ __all__ = ["ConnectionState"]
 
 T = TypeVar("T")
 
+_GAVE_UP = "sending a request has timed out, or was given up"
+
 
 class ConnectionState:
     """One connection, from being dialled to its end, and the exchanges that are under way on it.
@@ -86,6 +88,9 @@ class ConnectionState:
         self.last_response_reason: str | None = None
         #: That response had a ``Connection: close``. Set and reset as `last_response_reason`.
         self.said_close = False
+        #: The sender has given up within a request, and shuts the connection. Set by it before it
+        #: does so, reset as `closing`.
+        self.gave_up_sending = False
         #: `abort()` has been called. Set under `lock` by any thread, never reset.
         self.aborted = False
         #: What is told where responses end, but for those of the parser's fast path. Set before the
@@ -102,6 +107,13 @@ class ConnectionState:
         if transport is None or self.aborted:
             raise ConnectionClosed("the connection has been closed")
         return transport
+
+    def explained(self, exc: ConnectionClosed) -> ConnectionClosed:
+        """Return *exc*, which says that the connection has ended, with the reason if we have."""
+        if self.gave_up_sending:
+            exc.msg = _GAVE_UP
+            exc.args = (exc.msg,)
+        return exc
 
     def nothing_under_way_locked(self) -> bool:
         """Return True if no response is being waited for or read. Only with `lock` held."""

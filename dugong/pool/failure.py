@@ -33,7 +33,6 @@ __all__ = [
     "Abandoned",
     "BodyError",
     "BodyInterrupted",
-    "UploadTimedOut",
     "as_exception",
     "connect_error",
     "describe",
@@ -57,10 +56,6 @@ class BodyInterrupted(ConnectionClosed):
     """The body of a request is not waited for any more, for its connection is not used any more."""
 
     msg: str = "the connection has been given up while the body was waited for"
-
-
-class UploadTimedOut(ConnectionClosed):
-    """The rest of the body of a request could not be sent in time, after the response had begun."""
 
 
 class BodyError(Exception):
@@ -132,13 +127,15 @@ def internal_error(exc: BaseException) -> InternalError:
     return error
 
 
-def incomplete_upload(response: Response, reason: Exception) -> ConnectionClosed:
+def incomplete_upload(
+    response: Response, reason: Exception
+) -> ConnectionClosed | ConnectionTimedOut:
     """Return what a request fails with that got *response*, a success, but was not sent to its end.
 
     *reason* is what kept the rest of its body from being sent.
     """
     text = f"the server responded {status_text(response)} before the body was sent as a whole"
-    kind = UploadTimedOut if isinstance(reason, ConnectionTimedOut) else ConnectionClosed
+    kind = ConnectionTimedOut if isinstance(reason, ConnectionTimedOut) else ConnectionClosed
     error = kind(f"{text}, and the rest could not be sent: {describe(reason)}")
     error.response = response
     return error
@@ -146,11 +143,11 @@ def incomplete_upload(response: Response, reason: Exception) -> ConnectionClosed
 
 def _with_phase(msg: str, delivery: Delivery) -> str:
     """Return *msg*, and what a request that has got so far was waiting for."""
-    phase = "waiting for the response"
-    if delivery is Delivery.ANSWER_STARTED:
-        phase = "in the middle of the response"
-    elif "received" not in msg:
-        phase = "sending the request"
+    has_begun = delivery is Delivery.ANSWER_STARTED
+    if "received" not in msg:
+        phase = "sending the request" + (", whose response has begun" if has_begun else "")
+    else:
+        phase = "in the middle of the response" if has_begun else "waiting for the response"
     return msg if msg[-1:] == ")" else f"{msg} ({phase})"
 
 

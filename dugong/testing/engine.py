@@ -87,6 +87,7 @@ class MockEngine:
     capacity: int = sys.maxsize
     peer: PeerInfo = NO_PEER
     has_stray_bytes = False
+    gave_up_sending = False
     keep_alive_timeout: float | None = None
     paused: float = 0.0
     held_up_until: float = float("-inf")

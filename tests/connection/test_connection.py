@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
 from array import array
 from collections import deque
@@ -925,6 +926,43 @@ def test_a_send_that_timed_out_ends_the_connection(streamed: bool) -> None:
         with pytest.raises(ConnectionClosed):
             conn.read_response()
         assert get(conn, "/b") == b"/b"
+
+
+@pytest.mark.parametrize("begun", ["", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n1"])
+@pytest.mark.parametrize("tls", [False, True])
+def test_all_calls_hear_that_a_send_has_timed_out(
+    begun: str, tls: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """Another thread, which waits for the response or within it, does so as well."""
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(begun.encode())
+        timed_out.wait(TIMEOUT)
+
+    def receive() -> None:
+        conn.read_response()
+        conn.readall()
+
+    timed_out = threading.Event()
+    with (
+        ScriptedServer(script, context=server_context if tls else None) as server,
+        HTTPConnection(*server.address, ssl_context=client_context if tls else None) as conn,
+        other_thread() as submit,
+    ):
+        conn.timeout = TIMEOUT
+        conn.send_request("PUT", "/a", body=BodyFollowing(len(LONG) + 1))
+        receiving = submit(receive)
+        with pytest.raises(ConnectionTimedOut, match="nothing sent"):
+            eval_coroutine(conn.co_write(LONG), 0.1)
+        timed_out.set()
+        told = "sending a request has timed out, or was given up"
+        with pytest.raises(ConnectionClosed, match=told):
+            receiving.result(TIMEOUT)
+        with pytest.raises(ConnectionClosed, match=told):
+            conn.write(b"x")
+        with pytest.raises(ConnectionClosed, match=told):
+            conn.readall() if begun else conn.read_response()
 
 
 # --- two threads ---------------------------------------------------------------------------------

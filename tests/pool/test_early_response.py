@@ -16,7 +16,20 @@ from typing import Any
 
 import pytest
 
-from dugong import ConnectionPool, ConnectionTimedOut, Delivery, DugongError, RetryPolicy
+from dugong import (
+    ConnectionPool,
+    ConnectionTimedOut,
+    Delivery,
+    DugongError,
+    PollNeeded,
+    Request,
+    RetryPolicy,
+)
+from dugong.pool.core.connection import PooledConnection
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.traffic import Traffic
+from dugong.pool.core.waiting import Patience
+from dugong.pool.io.http1 import Http1Engine
 from tests.support.clock import Listener
 from tests.support.pool import (
     GONE,
@@ -28,7 +41,7 @@ from tests.support.pool import (
     open_site,
     wait_for,
 )
-from tests.support.server import Peer, ReceivedRequest
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest
 
 MUCH = bytes(range(256)) * 20_000  # 5 MB: more than fits into the buffers of one side
 TOO_MUCH = bytes(16_000_000)  # more than fits into all of them
@@ -473,6 +486,125 @@ def test_a_success_instead_of_100_does_not_hide_that_the_body_was_not_sent(
             assert error.response.body == b"gladly"
         assert here.goes_on()
     assert (error is None) == (script.received == [MUCH])
+
+
+# --- the rest cannot be sent in time --------------------------------------------------------------
+
+#: What a server says that reads no more, and how far the request has got then.
+SAID = {
+    "nothing": (b"", Delivery.PARTLY_SENT),
+    "100": (b"HTTP/1.1 100 Continue\r\n\r\n", Delivery.PARTLY_SENT),
+    "200": (GLADLY, Delivery.PARTLY_SENT),
+    "200 as the last": (LAST["close"], Delivery.PARTLY_SENT),
+    "a part of 200": (GLADLY[:-1], Delivery.ANSWER_STARTED),
+    "a part of 403": (
+        b"HTTP/1.1 403 No\r\nContent-Length: 6\r\n\r\nsadly",
+        Delivery.ANSWER_STARTED,
+    ),
+}
+
+
+#: Seconds that sending may take; receiving has longer.
+PATIENCE = Patience(None, None, write=SOON)
+
+
+class SpeaksLate:
+    """A script that reads no body, and sends *response* when the sender waits for it to do so."""
+
+    def __init__(self, response: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._response = response
+        self._is_blocked = threading.Event()
+        self._end = threading.Event()
+        sending = threading.local()
+        send_body, poll = Http1Engine.send_body, PollNeeded.poll
+
+        def send_body_noted(*args: Any) -> None:
+            sending.engine = args[0]
+            try:
+                send_body(*args)
+            finally:
+                del sending.engine
+
+        def poll_noted(needed: PollNeeded, timeout: float | None = None) -> bool:
+            if hasattr(sending, "engine"):
+                self._is_blocked.set()
+            return poll(needed, timeout)
+
+        monkeypatch.setattr(Http1Engine, "send_body", send_body_noted)
+        monkeypatch.setattr(PollNeeded, "poll", poll_noted)
+
+    def __call__(self, peer: Peer) -> None:
+        peer.head()
+        at_once(peer, b"")
+        wait_for(self._is_blocked)
+        peer.send(self._response)
+        wait_for(self._end)
+
+    def end(self) -> None:
+        self._end.set()
+
+
+@pytest.mark.parametrize("kind", [bytes, Pieces])
+@pytest.mark.parametrize("said", SAID)
+def test_a_body_that_is_not_taken_in_time_is_told_as_a_time_out(
+    site: OpenSite, said: str, kind: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response, delivery = SAID[said]
+    script = SpeaksLate(response, monkeypatch)
+    with site(script, each(name_target)) as here:
+        request = Request("PUT", here.url(), body=kind(TOO_MUCH), timeout=TIMEOUT)
+        try:
+            with pytest.raises(ConnectionTimedOut, match=r"nothing sent for 0\.2 s") as caught:
+                here.pool._request(request, PATIENCE)
+        finally:
+            script.end()
+        assert caught.value.delivery is delivery
+        early = caught.value.response
+        assert (early is not None) is said.startswith("200")
+        assert here.goes_on()
+
+
+@pytest.mark.parametrize("said", ["a part of 200", "a part of 403"])
+def test_a_reader_of_a_stream_is_told_that_the_body_was_not_taken_in_time(
+    site: OpenSite, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it may find the connection ended before the sender has said why."""
+    is_told = threading.Event()
+    reader = threading.get_ident()
+    next_batch, wait = Traffic.next_batch, PoolCore.wait
+
+    def next_batch_late(traffic: Traffic, connection: PooledConnection, error: Any) -> Any:
+        if isinstance(error, ConnectionTimedOut):
+            wait_for(is_told)
+        return next_batch(traffic, connection, error)
+
+    def wait_and_tell(core: PoolCore, *args: Any) -> None:
+        if threading.get_ident() == reader:
+            is_told.set()
+        wait(core, *args)
+
+    def read(here: Site) -> None:
+        request = Request("PUT", here.url(), body=TOO_MUCH, timeout=TIMEOUT)
+        with here.pool._stream(request, PATIENCE) as response:
+            monkeypatch.setattr(PoolCore, "wait", wait_and_tell)
+            try:
+                response.read()
+            finally:
+                is_told.set()
+
+    monkeypatch.setattr(Traffic, "next_batch", next_batch_late)
+    script = SpeaksLate(SAID[said][0], monkeypatch)
+    with site(script, each(name_target)) as here:
+        try:
+            with pytest.raises(ConnectionTimedOut, match=r"nothing sent for 0\.2 s") as caught:
+                read(here)
+        finally:
+            script.end()
+        is_success = said == "a part of 200"
+        expected = Delivery.PARTLY_SENT if is_success else Delivery.ANSWER_STARTED
+        assert caught.value.delivery is expected
+        assert (caught.value.response is not None) is is_success
+        assert here.goes_on()
 
 
 # --- what is told ---------------------------------------------------------------------------------

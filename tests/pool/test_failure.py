@@ -27,7 +27,6 @@ from dugong.errors import is_out_of_descriptors, is_tls_refusal
 from dugong.pool.failure import (
     Abandoned,
     BodyError,
-    UploadTimedOut,
     as_exception,
     connect_error,
     describe,
@@ -150,6 +149,11 @@ def test_an_exception_that_cannot_be_changed_is_raised_all_the_same() -> None:
         ("nothing received for 1 s", Delivery.PARTLY_SENT, "waiting for the response"),
         ("nothing received for 1 s", Delivery.ANSWER_STARTED, "in the middle of the response"),
         ("nothing sent for 1 s", Delivery.PARTLY_SENT, "sending the request"),
+        (
+            "nothing sent for 1 s",
+            Delivery.ANSWER_STARTED,
+            "sending the request, whose response has begun",
+        ),
     ],
 )
 def test_a_time_out_says_what_was_waited_for(msg: str, delivery: Delivery, text: str) -> None:
@@ -309,10 +313,13 @@ def test_what_would_end_the_program_is_told_of_by_an_exception() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "kind"),
-    [(ConnectionTimedOut("nothing sent for 5 s"), UploadTimedOut), (OSError(), ConnectionClosed)],
+    [
+        (ConnectionTimedOut("nothing sent for 5 s"), ConnectionTimedOut),
+        (OSError(), ConnectionClosed),
+    ],
 )
 def test_an_upload_that_has_stopped_is_told_from_one_that_has_failed(
-    reason: Exception, kind: type[ConnectionClosed]
+    reason: Exception, kind: type[DugongError]
 ) -> None:
     response = Response(200, "OK", Headers(), b"", REQUEST)
     error = incomplete_upload(response, reason)

@@ -147,6 +147,7 @@ class FakeEngine:
 
     capacity = sys.maxsize
     peer = NO_PEER
+    gave_up_sending = False
     keep_alive_timeout: float | None = None
     paused = 0.0
     held_up_until = float("-inf")

@@ -102,11 +102,23 @@ class Lending:
             if not complete:
                 self._connections.fail_locked(connection, Abandoned())
         # What waits for the sender to let go of the request's body must not keep it from that.
-        upload = job.extras.upload
         with core.transaction():
-            while upload is not None and upload.is_sending and not core.threads.is_own():
-                core.wait(core.body_released)
+            self._wait_for_sender_locked(job)
             self._end_stream_locked(connection, job, complete)
+
+    @locked
+    def _wait_for_sender_locked(self, job: Job) -> None:
+        core, upload = self._core, job.extras.upload
+        while upload is not None and upload.is_sending and not core.threads.is_own():
+            core.wait(core.body_released)
+
+    def wait_for_sender(self, job: Job) -> None:
+        """Wait until the sender, which has ended the connection of *job*, has said why."""
+        self._core.protect(self._wait_for_sender, do_nothing, job)
+
+    def _wait_for_sender(self, job: Job) -> None:
+        with self._core.transaction():
+            self._wait_for_sender_locked(job)
 
     def abort_stream(self, connection: PooledConnection, job: Job) -> None:
         """End the stream of *job*, if it goes on, with its connection; wait for nothing."""

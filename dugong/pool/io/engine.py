@@ -79,6 +79,13 @@ class Engine(Protocol):
         By `time.monotonic`.
         """
 
+    @property
+    def gave_up_sending(self) -> bool:
+        """Whether the sending thread has ended the connection, for it could not send a request.
+
+        It is on its way to say why.
+        """
+
     def is_at_rest(self, keep_alive: float | None) -> bool:
         """Return True if `has_stray_bytes` is False, and `keep_alive_timeout` is *keep_alive*."""
 

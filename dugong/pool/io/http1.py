@@ -109,6 +109,10 @@ class Http1Engine:
         transport = self._state.transport
         return float("-inf") if transport is None else transport.held_up_until
 
+    @property
+    def gave_up_sending(self) -> bool:
+        return self._state.gave_up_sending
+
     def is_at_rest(self, keep_alive: float | None) -> bool:
         state = self._state
         buffer = state.buffer

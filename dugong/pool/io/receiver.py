@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import ConnectionClosed, ConnectionTimedOut, Delivery, ResponseTooLarge
+from dugong.pool.core.core import Nested
 from dugong.pool.core.job import NO_EXTRAS
 from dugong.pool.core.rate import measured
 from dugong.pool.failure import (
@@ -222,7 +223,7 @@ def _hand_over(
         early = Response(
             status, reason, headers, b"", request, attempts, seconds, minor_version, peer=peer
         )
-    source = ConnectionBody(job, connection, beginning, early)
+    source = ConnectionBody(traffic, job, connection, beginning, early)
     reader: BodySource = source
     if job.extras.download is not None and is_metered(status):
         reader = MeteredSource(source, job.extras.download, length)
@@ -344,11 +345,13 @@ class ConnectionBody:
 
     def __init__(
         self,
+        traffic: Traffic,
         job: Job,
         connection: PooledConnection,
         beginning: bytes = b"",
         early: Response | None = None,
     ) -> None:
+        self._traffic = traffic  # never changes
         self._job = job  # never changes
         self._upload = job.extras.upload  # never changes
         self._connection = connection  # never changes
@@ -408,6 +411,9 @@ class ConnectionBody:
         """Return what to raise for *exc*: if the pool has ended the connection, why it has."""
         if isinstance(exc, ConnectionTimedOut):
             self._timed_out = True
+        elif isinstance(exc, ConnectionClosed) and self._connection.engine.gave_up_sending:
+            with suppress(Nested):
+                self._traffic.lending.wait_for_sender(self._job)
         job, ended = self._job, self._connection.failure
         early, self._early = self._early, None
         cause = None if self._upload is None else self._upload.error
