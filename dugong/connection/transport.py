@@ -104,8 +104,8 @@ class Transport(ABC):
             # Not by MSG_PEEK, which would take a reset from the receiving thread. If the descriptor
             # has become that of something else, that is no worse than a stale value.
             return PollNeeded(self.sock.fileno(), POLLIN).is_ready()
-        except ValueError:
-            return False  # it is closed
+        except (OSError, ValueError):
+            return False  # it is closed, or the system cannot say
 
     @property
     def ssl_object(self) -> ssl.SSLObject | None:
