@@ -122,6 +122,18 @@ def test_a_stream_ends_when_the_sender_has_let_go_of_the_body_of_the_request(rig
     assert connection.phase is Phase.CLOSED
 
 
+def test_a_reader_waits_for_a_sender_that_has_failed_until_that_has_said_why(rig: Rig) -> None:
+    connection, job = send_upload(rig)
+    assert begin_stream(rig, job.host, connection, job)
+    assert would_wait(lambda: rig.lending.wait_for_sender(job))
+    assert job.place is Place.STREAMING
+    late = ConnectionTimedOut("nothing sent")
+    rig.look_for_work(connection, late)
+    rig.lending.wait_for_sender(job)
+    assert job.upload_error is late
+    assert connection.failure is late
+
+
 def test_a_stream_that_is_interrupted_is_still_to_be_ended(rig: Rig) -> None:
     _, connection, job = stream(rig)
     rig.lending.interrupt_stream(job)

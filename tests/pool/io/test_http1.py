@@ -355,6 +355,22 @@ def test_a_body_that_is_to_be_asked_for_waits_until_it_is(line: Line) -> None:
     assert line.received() == b"12345"
 
 
+@pytest.mark.parametrize("end", ["a time-out", "an end of the peer's"])
+def test_it_is_known_that_the_sender_has_ended_the_connection(line: Line, end: str) -> None:
+    job = line.job(body=bytes(16_000_000))
+    job.timeout = 0.01
+    line.send(job)
+    assert not line.engine.gave_up_sending
+    if end == "a time-out":
+        with pytest.raises(ConnectionTimedOut):
+            line.engine.send_body(job, lambda is_waiting: None)
+    else:
+        line.peer.close()
+        with pytest.raises(ConnectionClosed):
+            line.engine.send_body(job, lambda is_waiting: None)
+    assert line.engine.gave_up_sending is (end == "a time-out")
+
+
 def test_a_body_that_is_not_asked_for_is_sent_in_the_end(line: Line) -> None:
     job = begin_expecting(line)
     waits: list[bool] = []
