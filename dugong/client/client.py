@@ -322,10 +322,10 @@ class Client:
         must name the version of the file by a strong ETag or Last-Modified; if it does not, or
         sends another version or other bytes than were requested, the download begins anew.
 
-        * *resume* (True): go on with what an earlier call, maybe of another process, has left, and
-          leave what this call has received if it fails. *path* with ``.part.state`` appended says
-          which version it is. With False, the file has a hidden name until it is complete.
-        * *connections* (1): how many receive a large file at a time, in parts of 4 MiB.
+        * *resume*: go on with what an earlier call, maybe of another process, has left there, and
+          leave what this one has if it fails. *path* with ``.part.state`` appended says what it is.
+          If not, the file has a hidden name until it is complete.
+        * *connections*: over how many a large file is received at a time, in parts of 4 MiB.
         * *digest*: of the file, such as ``"sha256:HEX"``, with an algorithm that `hashlib` has, or
           as in Repr-Digest, ``"sha-256=:BASE64:"``. Digests that the server sends in
           Content-Digest, Repr-Digest (RFC 9530; sha-256 and sha-512) and Content-MD5 are verified,
@@ -339,9 +339,9 @@ class Client:
         decoded, unless the client has *decode* off. A download that is decoded cannot go on.
 
         Raises what `stream` raises; `HTTPStatusError` for a status that is no success; and
-        `IntegrityError` if a digest is wrong, when nothing is kept. OSError, which names the file;
-        BlockingIOError while another download writes to it. `PoolClosed` if the client is closed,
-        which ends the wait for another attempt, too. Any thread may call it.
+        `IntegrityError` if a digest is wrong. Then nothing is kept. OSError for the file, which it
+        names; that is a BlockingIOError while another download writes to the same. `PoolClosed` if
+        the client is closed, which ends the wait for another attempt, too. Any thread may call it.
         """
         from dugong.client.download import download
 

@@ -93,7 +93,8 @@ class Frontier:
     * *path*: the file of a SQLite database, which is made if it is not there. If it is, the crawl
       goes on: with the URLs that were not done. One frontier at a time can use it. None: what is in
       the frontier is forgotten with it.
-    * *max_depth*: how many links in a row are followed from a URL that was added; None: any number.
+    * *max_depth*: how many links may lead from a URL that was added to one that is followed; None:
+      any number.
     * *max_per_host*: how many URLs of a host (a scheme, a name and a port) are taken in; None: any
       number.
     * *max_length*, *max_segments*: how many characters a URL may have, and how many segments its

@@ -149,12 +149,12 @@ class Bucket:
 
         A large object is fetched in several ranges at a time, of *part_size* or 16 MiB. If the
         object is replaced meanwhile, that is an `S3Error` with the code PreconditionFailed. The
-        checksum is verified as by `get`. The bytes are written to a hidden file beside *path*,
-        which replaces the file when it is complete, verified and on the disk. After a failure, the
-        file is as it was before. If the process is killed, the hidden file stays until the next
-        download to *path*. *progress* is called with how many bytes have been written, and of how
-        many, in the thread of the call. Raises OSError, too: BlockingIOError while another download
-        to *path* is under way.
+        checksum is verified as by `get`. The file is replaced when all of that is done and on the
+        disk; whatever fails, it is as it was before. Until then, what has come is in a hidden file
+        beside it; if the process is killed, that stays until the next download to *path*.
+        *progress* is called with how many bytes have been written, and of how many, in the thread
+        of the call. Raises OSError, too: BlockingIOError while another download to *path* is under
+        way.
         """
         check_key(key)
         size = min(self._part_size, PART_SIZE)
