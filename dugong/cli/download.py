@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dugong.cli.names import Names, disposition_name
 from dugong.cli.settings import Settings, TimeLimit
 from dugong.cli.tally import Tally
+from dugong.client.partname import check_is_no_part, may_be_part
 from dugong.errors import HTTPStatusError
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Fetching:
         #: Whether a request has no options, so that it costs the client the least.
         self.is_plain: bool = not self._options and settings.deadline is None
         self.names = names
+        #: Paths of files of the run that a part could have. The calling thread adds them, the
+        #: threads of the streams look: each is one operation that is atomic, without the GIL, too.
+        self.wanted: set[str] = set()
         # What is found to be large is asked for twice.
         may_repeat = method in ("GET", "HEAD")
         self.streams_all: bool = streams_all or settings.rate is not None or not may_repeat
@@ -78,6 +82,15 @@ class Fetching:
     def options(self) -> dict[str, Any]:
         """Return the options of a request that is made now. Raises `ConnectionTimedOut`."""
         return self._options | self.limit.options()
+
+    def expect(self, path: str) -> None:
+        """Have no part take the name *path*. Raises FileExistsError if that is one of another file.
+
+        The calling thread calls it before a download to *path* begins.
+        """
+        if may_be_part(path):
+            self.wanted.add(path)  # before it looks: a part takes a name and then looks here
+            check_is_no_part(path)
 
     def names_for(self, response: Response) -> Iterator[str] | None:
         """Return the names that the file of *response* may have, if the server has named it."""

@@ -85,7 +85,7 @@ def _receive(
             continues=fetching.may_continue,
         )
         url = receiver.request.url if fetching.keeps_parts else None
-        with Part(download.path, url, syncs=fetching.keeps_parts) as part:
+        with Part(download.path, url, syncs=fetching.keeps_parts, wanted=fetching.wanted) as part:
             got = receiver.into(part, fetching.names_for)
         download.path, download.size = got.path, got.size
     except (DugongError, OSError, ValueError) as exc:

@@ -19,7 +19,9 @@ from dugong.cli.download import Download, Fetching
 from dugong.cli.fetching import fetch
 from dugong.cli.names import Names
 from dugong.cli.progress import Display, can_display
+from dugong.cli.settings import describe
 from dugong.cli.url import checked_url, file_name, without_password
+from dugong.client.partname import is_left
 
 if TYPE_CHECKING:
     from dugong.cli.sources import Urls
@@ -67,6 +69,7 @@ class _Plan:
         self._directory = directory and os.path.join(directory, "")
         self._file = file
         self._names = fetching.names or Names()
+        self._expect = fetching.expect
         self._streams_all = fetching.streams_all
 
     def __call__(self, text: str) -> Download:
@@ -79,10 +82,15 @@ class _Plan:
             path = self._directory + self._names.claim(file_name(url))
         download = Download(text, url, path)
         download.large = self._streams_all
+        try:
+            self._expect(path)
+        except OSError as exc:
+            download.error = f"cannot write the file: {describe(exc)}"
+            return download
         if self._keeps_parts:
             if os.path.isfile(path):
                 download.was_there = True
-            elif os.path.lexists(f"{path}.part"):
+            elif is_left(path):
                 download.large = True
         return download
 

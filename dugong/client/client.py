@@ -324,7 +324,8 @@ class Client:
 
         * *resume*: go on with what an earlier call, maybe of another process, has left there, and
           leave what this one has if it fails. *path* with ``.part.state`` appended says what it is.
-          If not, the file has a hidden name until it is complete.
+          Both are hidden files beside *path* if these names are too long, or are those of other
+          files. If not, the file has another hidden name until it is complete.
         * *connections*: over how many a large file is received at a time, in parts of 4 MiB.
         * *digest*: of the file, such as ``"sha256:HEX"``, with an algorithm that `hashlib` has, or
           as in Repr-Digest, ``"sha-256=:BASE64:"``. Digests that the server sends in
@@ -340,8 +341,9 @@ class Client:
 
         Raises what `stream` raises; `HTTPStatusError` for a status that is no success; and
         `IntegrityError` if a digest is wrong. Then nothing is kept. OSError for the file, which it
-        names; that is a BlockingIOError while another download writes to the same. `PoolClosed` if
-        the client is closed, which ends the wait for another attempt, too. Any thread may call it.
+        names; that is a BlockingIOError while another download writes to the same, and a
+        FileExistsError if *path* is the partial file of another one. `PoolClosed` if the client is
+        closed, which ends the wait for another attempt, too. Any thread may call it.
         """
         from dugong.client.download import download
 

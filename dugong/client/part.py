@@ -4,9 +4,10 @@
 
 Guarantees: a file has all of its bytes once it has its name; until then, what has that name is not
 touched. A link that has the name is replaced, not followed. What does not become whole is removed,
-but for what a `Part` leaves for a later one. What ``PATH.part.state`` says is in ``PATH.part``:
-that was on the disk before it was said, so it is true after a crash of the system, too. One `Part`
-at a time uses these, over all processes of the system.
+but for what a `Part` leaves for a later one. What the state beside a part says is in it: that was
+on the disk before it was said, so it is true after a crash of the system, too. One `Part` at a time
+uses these, over all processes of the system. No part takes the name of another file, and no file
+takes that of a part (`dugong.client.partname`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
+
+from dugong.client.partname import (
+    check_is_no_part,
+    directory_of,
+    hash_of,
+    hidden_for,
+    may_be_part,
+    read_state,
+    state_of,
+    visible_for,
+)
 
 __all__ = ["CHECKPOINT", "Part", "save"]
 
@@ -30,7 +42,6 @@ _HIDDEN: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _KEPT: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _STATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _PIECE = 1024 * 1024
-_LONGEST_STATE = 1024 * 1024
 
 #: Writes the data of a file to the disk; not all systems can do it without what they know of it.
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -38,6 +49,10 @@ _sync = getattr(os, "fdatasync", os.fsync)
 # With the number of the process, no two files have the same hidden name.
 _token = os.urandom(8).hex()
 _numbers = count(1)  # next() of it is atomic, without the GIL, too
+
+# The absolute path of the file of each `Part` that is entered. Any thread adds its own, removes it,
+# and copies all: each is one operation that is atomic, without the GIL, too.
+_files: dict[Part, str] = {}
 
 
 def save(body: bytes, path: str, names: Iterable[str] | None = None) -> str:
@@ -62,28 +77,22 @@ def save(body: bytes, path: str, names: Iterable[str] | None = None) -> str:
         raise
 
 
-def _directory_of(path: str) -> str:
-    """Return what *path* begins with, up to the last slash: faster than os.path does."""
-    return path[: path.rfind("/") + 1]
-
-
 def _hidden_beside(path: str) -> str:
-    return f"{_directory_of(path)}.dugong-{_token}-{os.getpid()}-{next(_numbers)}.part"
-
-
-def _hidden_for(path: str) -> str:
-    """Return a hidden name that follows from *path*, and is never too long."""
-    directory = _directory_of(path)
-    name = path[len(directory) :]
-    return f"{directory}.{name[:50]}.{_hash_of(name)[:16]}.part"
+    return f"{directory_of(path)}.dugong-{_token}-{os.getpid()}-{next(_numbers)}.part"
 
 
 def _place(name: str, path: str, names: Iterable[str] | None) -> str:
     """Give the file *name* the name *path*, or one of *names* as `save` does; return its path."""
+    directory = directory_of(path)
     if names is None:
+        if may_be_part(path):
+            check_is_no_part(path)
+            if not os.path.lexists(path):  # then another thread or process may make a part of it
+                with suppress(FileExistsError):
+                    return _place(name, path, [path[len(directory) :]])
+                check_is_no_part(path)
         os.replace(name, path)
         return path
-    directory = _directory_of(path)
     for each in names:
         path = directory + each
         try:
@@ -107,32 +116,36 @@ class Part:
 
     Parameters: *path* is that of the file. With *url*, that of which it is a download, what an
     earlier `Part` of the same has left goes on; and what this one has goes on later, if it is known
-    which version of the file it is of. All else is removed when the block is left. With *alone*,
-    or an *url*, one `Part` at a time has the *path*, and a file that is left of a process that was
-    killed is used by the next one. With *syncs*, the file is on the disk before it gets its name.
+    which version of the file it is of. Then one `Part` at a time has the *path*, and what there is
+    has the name ``PATH.part``; or a hidden one, if it is to be *hidden*, if the system does not
+    take that name, or if that is another file, or will be: that of a `Part` of this process that is
+    entered, or one of *wanted*. All else is removed when the block is left. With *syncs*, the file
+    is on the disk before it gets its name.
 
     Attributes: *validator* names the version, for an If-Range; "" if no other request can ask for
     the same. *size* is how many bytes the file will have, or None. *received* is how many there
     are.
 
     All methods raise OSError, which names the file. Entering raises BlockingIOError while another
-    `Part` has the path.
+    `Part` has the path, and FileExistsError if that is the part of another file.
     """
 
     def __init__(
-        self, path: str, url: str | None = None, *, alone: bool = False, syncs: bool = True
+        self,
+        path: str,
+        url: str | None = None,
+        *,
+        hidden: bool = False,
+        syncs: bool = True,
+        wanted: Container[str] = (),
     ) -> None:
         self.path = path  # changes when it is complete, if it gets another name
         self._goes_on = url is not None  # never changes, nor do the following
-        self._url = "" if url is None else _hash_of(url)
-        self._is_alone = alone or url is not None
+        self._url = "" if url is None else hash_of(url)
+        self._is_hidden = hidden
         self._syncs = syncs
-        if url is not None:
-            self._name = f"{path}.part"
-        else:
-            self._name = _hidden_for(path) if alone else _hidden_beside(path)
-        self._state_name = f"{self._name}.state"
-        self._new_state_name = f"{self._state_name}.new"
+        self._wanted = wanted
+        self._name = ""  # once it is entered
         self._fd = -1  # once it is entered
         self._noted = 0.0  # when, as `monotonic` gives it
         self._is_complete = False
@@ -142,31 +155,91 @@ class Part:
         self._ranges: list[tuple[int, int]] = []
 
     def __enter__(self) -> Part:
+        with suppress(FileNotFoundError):
+            os.lstat(self.path)  # a name that the system does not take is an error now
         if os.path.isdir(self.path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
-        if not self._is_alone:
-            self._fd = os.open(self._name, _HIDDEN, 0o666)
-            return self
-        self._fd = self._open()
+        # First this and then the check; `_take` does the opposite. So one of the two sees the other
+        # if it is for a part that has this path.
+        _files[self] = os.path.abspath(self.path)
         try:
-            if self._goes_on:
-                self._read_state()
+            if not self._goes_on:
+                check_is_no_part(self.path)
+                self._name = _hidden_beside(self.path)
+                self._fd = os.open(self._name, _HIDDEN, 0o666)
+                return self
+            self._fd = self._open()
+        except BaseException:
+            del _files[self]
+            raise
+        try:
+            self._read_state()
             if not self._ranges:
                 self.begin("", None)
+            check_is_no_part(self.path)
         except BaseException:
-            os.close(self._fd)
+            self.__exit__(None, None, None)
             raise
         self._noted = monotonic()
         return self
 
     def _open(self) -> int:
-        """Open the file under its lock; return the descriptor."""
+        """Open the file under its lock, and return the descriptor; set its name."""
+        visible, hidden = visible_for(self.path), hidden_for(self.path)
+        if not (self._is_hidden or os.path.lexists(hidden)):
+            fd = self._take(visible)
+            if fd is not None:
+                self._name = visible
+                return fd
+        self._name = hidden
+        return self._lock(hidden)
+
+    def _take(self, name: str) -> int | None:
+        """Open the file *name* under its lock; return None if it is not, or must not be, a part."""
+        if read_state(name) is not None:
+            return self._lock(name)
+        if os.path.lexists(name):
+            return None
+        state = state_of(name)
+        try:
+            save(self._state_with([]), state, [state[len(directory_of(state)) :]])
+        except OSError as exc:
+            if exc.errno not in (errno.EEXIST, errno.ENAMETOOLONG):
+                exc.filename, exc.filename2 = name, None
+                raise
+            # Another process may have begun the same download at the same time.
+            return None if read_state(name) is None else self._lock(name)
+        try:
+            if self._is_wanted(name) or self._is_wanted(state):
+                _remove(state)
+                return None
+            os.close(os.open(name, _KEPT | os.O_EXCL, 0o666))
+        except FileExistsError:  # since then
+            _remove(state)
+            return None
+        except BaseException:
+            _remove(state)
+            raise
+        return self._lock(name)
+
+    def _is_wanted(self, name: str) -> bool:
+        """Return True if *name* will be the name of another file."""
+        return (
+            name in self._wanted
+            or os.path.abspath(name) in _files.copy().values()
+            # Those of another process.
+            or os.path.lexists(visible_for(name))
+            or os.path.lexists(hidden_for(name))
+        )
+
+    def _lock(self, name: str) -> int:
+        """Open the part *name* under its lock; return the descriptor."""
         while True:
-            fd = os.open(self._name, _KEPT, 0o666)
+            fd = os.open(name, _KEPT, 0o666)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # What had the lock may have given the file its name since, or removed it.
-                if _is_at(self._name, fd):
+                if _is_at(name, fd):
                     return fd
             except OSError as exc:
                 os.close(fd)
@@ -206,7 +279,8 @@ class Part:
         """Begin with nothing, of the version that *validator* names."""
         self._ranges.clear()
         self.validator, self.size = validator, size
-        self._forget()
+        if self._goes_on and _is_at(self._name, self._fd):
+            self._replace_state(syncs=False)
         with self._errors_named():
             os.ftruncate(self._fd, 0)
 
@@ -265,6 +339,7 @@ class Part:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        del _files[self]
         try:
             if self._is_complete:
                 pass
@@ -272,11 +347,11 @@ class Part:
                 with suppress(OSError):  # what was raised says more; what was noted stays true
                     self._note()
             else:
-                self._forget()
                 if _is_at(self._name, self._fd):
                     _remove(self._name)
+                self._forget()
         finally:
-            if self._is_alone:  # a forked child may have the file open, and would keep the lock
+            if self._goes_on:  # a forked child may have the file open, and would keep the lock
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
 
@@ -290,41 +365,48 @@ class Part:
         if not _is_at(self._name, self._fd):
             self._forget()  # or a later run would take over what is in another file
             return
+        with self._errors_named():
+            _sync(self._fd)
+            self._replace_state(syncs=True)
+
+    def _state_with(self, ranges: list[tuple[int, int]]) -> bytes:
+        """Return what is to be noted, if what is on the disk are *ranges*."""
         import json
 
         state = {
             "url": self._url,
             "validator": self.validator,
             "size": self.size,
-            "ranges": self._ranges,
+            "ranges": ranges,
         }
-        with self._errors_named():
-            _sync(self._fd)
-            fd = os.open(self._new_state_name, _STATE, 0o600)
-            with open(fd, "w", encoding="utf-8") as file:
-                json.dump(state, file)
-                file.flush()
-                os.fsync(fd)
-            os.replace(self._new_state_name, self._state_name)
+        return json.dumps(state).encode()
+
+    def _replace_state(self, *, syncs: bool) -> None:
+        state = state_of(self._name)
+        new = hidden_for(state)  # which a later run replaces, if this one is killed now
+        with open(os.open(new, _STATE, 0o600), "wb") as file:
+            file.write(self._state_with(self._ranges))
+            file.flush()
+            if syncs:
+                os.fsync(file.fileno())
+        os.replace(new, state)
 
     def _forget(self) -> None:
         """Have no later run know of what there is."""
         if self._goes_on:
-            _remove(self._state_name)
-            _remove(self._new_state_name)  # if a run was killed in the middle of noting
+            state = state_of(self._name)
+            _remove(state)
+            _remove(hidden_for(state))  # if a run was killed in the middle of noting
 
     def _read_state(self) -> None:
         """Take over what an earlier run has noted, if it is of the same URL and can be true."""
-        import json
-
+        state = read_state(self._name)
         try:
-            with open(self._state_name, encoding="utf-8") as file:
-                state: Any = json.loads(file.read(_LONGEST_STATE))
-            if state["url"] != self._url:
+            if state is None or state["url"] != self._url:
                 return
             validator, size = str(state["validator"]), state["size"]
             ranges = [(int(start), int(end)) for start, end in state["ranges"]]
-        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError):
             return
         edges = [edge for each in ranges for edge in each]
         limit = os.fstat(self._fd).st_size
@@ -354,10 +436,3 @@ def _is_at(name: str, fd: int) -> bool:
 def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _hash_of(text: str) -> str:
-    """Return what stands for *text*, which may be secret or long."""
-    from hashlib import sha256
-
-    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -151,10 +151,12 @@ class Bucket:
         object is replaced meanwhile, that is an `S3Error` with the code PreconditionFailed. The
         checksum is verified as by `get`. The file is replaced when all of that is done and on the
         disk; whatever fails, it is as it was before. Until then, what has come is in a hidden file
-        beside it; if the process is killed, that stays until the next download to *path*.
-        *progress* is called with how many bytes have been written, and of how many, in the thread
-        of the call. Raises OSError, too: BlockingIOError while another download to *path* is under
-        way.
+        beside it. If the download fails, or the process is killed, that stays, and the next
+        download of *key* to *path* asks for the rest, if the object still has the same strong ETag;
+        nothing stays if the checksum is wrong or the object was replaced. *progress* is called with
+        how many bytes there are, and of how many, in the thread of the call, after each range.
+        Raises OSError, too: BlockingIOError while another download to *path* is under way, and
+        FileExistsError if that is the partial file of another one.
         """
         check_key(key)
         size = min(self._part_size, PART_SIZE)

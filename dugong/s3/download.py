@@ -1,8 +1,9 @@
 """An object is written to a file, in several ranges at a time if it is large.
 
 Guarantees: the file is whole and verified, or it is as it was before; no ranges of two versions of
-an object are put together. Memory holds no more than a few ranges. What is left of a download whose
-process was killed is one hidden file, which the next download to the same path takes over.
+an object are put together. Memory holds no more than a few ranges. What a download has left that
+failed, or whose process was killed, is hidden files; the next one of the same object to the same
+path goes on with them, if the ETag is the same, and removes them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dugong.client.part import Part
 from dugong.client.ranges import ContentRange, content_range
 from dugong.s3.checksums import verifier
 from dugong.s3.documents import invalid
-from dugong.s3.errors import ChecksumError, check
+from dugong.s3.errors import ChecksumError, S3Error, check
 from dugong.s3.service import Object, Service, object_of, under_way
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from dugong.pool.response import Response
 
 __all__ = ["ASK_CHECKSUM", "download", "verified"]
+
+#: What a server responds if there is not what was asked for, or not any more.
+_GONE = frozenset((404, 412, 416))
 
 ASK_CHECKSUM = (("x-amz-checksum-mode", "ENABLED"),)
 
@@ -44,30 +48,54 @@ def download(
     """Write the object *key* to *path*; see `Bucket.download`."""
     head = service.send("HEAD", key, headers=ASK_CHECKSUM)
     found = object_of(key, head)
-    with Part(path, alone=True) as part:
-        for future in under_way(_ranges(service, found, part_size)):
-            data = _data_of(future.result(), found, *future.request.context)
-            part.write(future.request.context[0], data)
-            if progress is not None:
-                progress(part.received, found.size)
+    # A hidden name is no other object's, whose file may be written at the same time.
+    with Part(path, head.request.url, hidden=True) as part:
+        validator = found.etag if found.etag[:1] == '"' else ""
+        if not validator or (part.validator, part.size) != (validator, found.size):
+            part.begin(validator, found.size)
+        try:
+            _receive(service, found, part, part_size, progress)
+        except S3Error as exc:
+            if exc.response.status in _GONE:
+                part.begin("", None)  # nothing can be asked for that would go on with it
+            raise
         verify = verifier(head.headers)
         if verify is not None and not verify(part.pieces(0, found.size)):
+            part.begin("", None)
             raise _wrong(head)
         part.complete()
     return found
 
 
-def _ranges(service: Service, found: Object, part_size: int) -> Iterator[ResponseFuture]:
-    """Submit a request for each range of the object *found*."""
-    is_strong = found.etag[:1] == '"'
-    if not is_strong:
+def _receive(
+    service: Service,
+    found: Object,
+    part: Part,
+    part_size: int,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    """Receive what *part* has not of the object *found*."""
+    for future in under_way(_ranges(service, found, part, part_size)):
+        data = _data_of(future.result(), found, *future.request.context)
+        part.write(future.request.context[0], data)
+        if progress is not None:
+            progress(part.received, found.size)
+
+
+def _ranges(
+    service: Service, found: Object, part: Part, part_size: int
+) -> Iterator[ResponseFuture]:
+    """Submit a request for each range of the object *found* that *part* has not."""
+    if not part.validator:
         part_size = max(found.size, 1)  # nothing would tell ranges of two versions apart
-    for start in range(0, found.size, part_size):
-        size = min(part_size, found.size - start)
-        headers = [("Range", f"bytes={start}-{start + size - 1}")]
-        if is_strong:
-            headers.append(("If-Match", found.etag))
-        yield service.submit("GET", found.key, headers=headers, context=(start, size))
+    for first, end in part.gaps():
+        stop = found.size if end is None else end
+        for start in range(first, stop, part_size):
+            size = min(part_size, stop - start)
+            headers = [("Range", f"bytes={start}-{start + size - 1}")]
+            if part.validator:
+                headers.append(("If-Match", part.validator))
+            yield service.submit("GET", found.key, headers=headers, context=(start, size))
 
 
 def _data_of(response: Response, found: Object, start: int, size: int) -> bytes:

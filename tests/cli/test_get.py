@@ -7,9 +7,10 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -17,6 +18,8 @@ from dugong.cli.download import Fetching
 from dugong.cli.get import get as get_into
 from dugong.cli.settings import Settings
 from dugong.cli.sources import Urls
+from dugong.client.part import Part
+from tests.support.pool import GONE
 from tests.support.server import Peer, ScriptedServer
 
 TIMEOUT = 10.0
@@ -196,6 +199,62 @@ def test_files_that_are_there_are_not_asked_for_if_parts_are_kept(
     out, err = capsys.readouterr()
     assert f"{server}/a -> {tmp_path}/a (was there)\n" in out
     assert err == f"dugong: {server}/d: cannot write the file: Is a directory\n"
+
+
+LARGE = 300 * 1024
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.state"])
+def test_a_file_of_the_run_that_is_called_like_a_part_is_none(tmp_path: Path, suffix: str) -> None:
+    """The part of ``a`` is under way until there is ``a.part``."""
+    other = tmp_path / f"a{suffix}"
+
+    def converse(peer: Peer) -> None:
+        request = peer.head()
+        body = request.target.encode() + bytes(LARGE)
+        head = f'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: {len(body)}\r\n\r\n'
+        with suppress(*GONE):  # as what is found to be large is asked for again
+            peer.send(head.encode() + body[:-1000])
+            if request.target == "/a":
+                end = monotonic() + TIMEOUT
+                while not (other.is_file() and other.stat().st_size > LARGE) and monotonic() < end:
+                    threading.Event().wait(0.01)
+            peer.send(body[-1000:])
+
+    with ScriptedServer(converse, repeat=True) as server:
+        urls = Urls([server.url("/a"), server.url(f"/a{suffix}")])
+        settings = Settings(timeout=TIMEOUT, connections=4)
+        assert get_into(urls, Fetching(settings, keeps_parts=True), str(tmp_path)) == 0
+    assert files(tmp_path) == {
+        name: f"/{name}".encode() + bytes(LARGE) for name in ("a", f"a{suffix}")
+    }
+
+
+@pytest.mark.parametrize("keeps_parts", [True, False])
+@pytest.mark.parametrize("suffix", [".part", ".part.state"])
+def test_the_part_of_another_download_is_neither_there_nor_replaced(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, keeps_parts: bool
+) -> None:
+    with Part(str(tmp_path / "a"), f"{server}/a") as part:
+        part.begin('"1"', 10)
+        part.write(0, b"abc")
+    before = files(tmp_path)
+    urls = Urls([f"{server}/a{suffix}"])
+    fetching = Fetching(Settings(timeout=TIMEOUT), keeps_parts=keeps_parts)
+    assert get_into(urls, fetching, str(tmp_path)) == 1
+    assert files(tmp_path) == before
+    why = "cannot write the file: it is the partial file of another download"
+    assert capsys.readouterr() == ("", f"dugong: {server}/a{suffix}: {why}\n")
+
+
+def test_a_part_with_a_hidden_name_goes_on(server: str, tmp_path: Path) -> None:
+    (tmp_path / "a.part").write_bytes(b"precious")
+    with Part(str(tmp_path / "a"), f"{server}/a") as part:
+        part.begin('"1"', 10)
+        part.write(0, b"abc")
+    fetching = Fetching(Settings(timeout=TIMEOUT), keeps_parts=True)
+    assert get_into(Urls([f"{server}/a", f"{server}/b"]), fetching, str(tmp_path)) == 0
+    assert files(tmp_path) == {"a": b"/a", "b": b"/b", "a.part": b"precious"}
 
 
 def test_quiet_says_nothing_of_a_success(

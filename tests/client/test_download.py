@@ -918,7 +918,7 @@ def test_the_digest_of_a_part_is_verified(path: Path, connections: int, is_right
 
 
 def coded(request: ReceivedRequest, answer: Answer) -> Answer:
-    body = gzip.compress(FILE)
+    body = gzip.compress(FILE, mtime=0)
     fields = f"ETag: {TAG}\r\nContent-Encoding: gzip\r\n"
     return Answer("200 OK", fields + repr_digest(body) + repr_digest(body, "Content-Digest"), body)
 
@@ -929,7 +929,7 @@ def test_a_coding_that_was_not_asked_for_is_undone_as_in_a_response(
 ) -> None:
     with serving(coded, decode=decode) as (_, client, url):
         client.download(url, path)
-    assert path.read_bytes() == (FILE if decode else gzip.compress(FILE))
+    assert path.read_bytes() == (FILE if decode else gzip.compress(FILE, mtime=0))
 
 
 def test_the_digest_of_a_coded_body_is_verified_if_that_stays_as_it_is(path: Path) -> None:
@@ -1054,6 +1054,61 @@ def test_two_downloads_at_once_do_not_write_to_one_file(path: Path) -> None:
         assert errors[0].filename == str(path)
         assert len(files.requests) == 1
     assert path.read_bytes() == FILE
+
+
+@pytest.mark.parametrize("length", [240, 250, 255])
+def test_a_file_with_a_long_name_goes_on_in_a_later_run(path: Path, length: int) -> None:
+    path = path.with_name("ü" * (length // 2) + "n" * (length % 2))
+    with serving(cut(1000), retry=RetryPolicy.never) as (files, client, url):
+        with pytest.raises(ConnectionClosed):
+            client.download(url, path)
+        assert client.download(url, path).resumed == 1000
+        assert files.asked == [None, "bytes=1000-99999"]
+    assert path.read_bytes() == FILE
+    assert names_beside(path) == [path.name]
+
+
+def test_a_name_that_is_too_long_is_an_error_before_anything_is_sent(path: Path) -> None:
+    with serving() as (files, client, url):
+        for resume in (True, False):
+            with pytest.raises(OSError, match="too long"):
+                client.download(url, path.with_name("n" * 256), resume=resume)
+        assert files.requests == []
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_download_does_not_write_to_the_part_of_another(path: Path, resume: bool) -> None:
+    errors: list[OSError] = []
+
+    def download_there(done: int, total: int | None) -> None:
+        if not errors:
+            with pytest.raises(FileExistsError, match="partial file of another") as caught:
+                client.download(url, f"{path}.part", resume=resume)
+            errors.append(caught.value)
+
+    with serving() as (files, client, url):
+        client.download(url, path, progress=download_there)
+        assert errors[0].filename == f"{path}.part"
+        assert len(files.requests) == 1
+        assert names_beside(path) == ["file"]
+        client.download(url, f"{path}.part", resume=resume)
+    assert path.read_bytes() == path.with_name("file.part").read_bytes() == FILE
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_the_part_of_a_download_is_not_where_another_one_writes_to(
+    path: Path, resume: bool
+) -> None:
+    sizes: list[int] = []
+
+    def download_there(done: int, total: int | None) -> None:
+        if not sizes:
+            sizes.append(client.download(url, path).size)
+
+    with serving() as (_, client, url):
+        client.download(url, f"{path}.part", resume=resume, progress=download_there)
+    assert path.read_bytes() == path.with_name("file.part").read_bytes() == FILE
+    assert names_beside(path) == ["file", "file.part"]
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception]]] = {

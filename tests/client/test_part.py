@@ -113,6 +113,11 @@ def test_the_first_name_that_no_file_has_is_taken(
     assert Path(f"{path}.c").read_bytes() == b"body"
 
 
+def no_replace(source: str, target: str) -> None:
+    """Stand for `os.replace` on a disk that fails."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def no_links(source: str, target: str) -> None:
     """Stand for `os.link` on a file system without links."""
     if os.path.lexists(target):
@@ -203,7 +208,7 @@ def test_what_begins_anew_does_not_go_on(path: str) -> None:
         part.begin('"v2"', 10)
         assert part.gaps() == [(0, 10)]
         assert os.path.getsize(f"{path}.part") == 0
-        assert names_beside(path) == ["file.part"]
+        assert state_of(path)["ranges"] == []
 
 
 @pytest.mark.parametrize(("tag", "data"), [("", b"ab"), (TAG, b"")])
@@ -280,6 +285,7 @@ def test_what_is_noted_is_on_the_disk(path: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "CHECKPOINT", 0)
     with Part(path, URL) as part:
         part.begin(TAG, 10)
+        steps.clear()
         part.write(0, b"ab")
         assert steps == ["data", "state"]
         assert state_of(path)["ranges"] == [[0, 2]]
@@ -295,7 +301,7 @@ def test_a_part_is_noted_now_and_then(path: str, monkeypatch: pytest.MonkeyPatch
         part.write(0, b"ab")
         now += module.CHECKPOINT / 2
         part.write(2, b"cd")
-        assert names_beside(path) == ["file.part"]
+        assert state_of(path)["ranges"] == []
         now += module.CHECKPOINT / 2
         part.write(4, b"ef")
         assert state_of(path)["ranges"] == [[0, 6]]
@@ -330,9 +336,15 @@ def test_a_forked_child_does_not_keep_the_lock(path: str) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_nothing_is_left_of_a_run_that_was_killed_while_it_noted(path: str) -> None:
+def test_nothing_is_left_of_a_run_that_was_killed_while_it_noted(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leave(path, (0, b"ab"))
-    Path(f"{path}.part.state.new").write_text("{")
+    before = names_beside(path)
+    with monkeypatch.context() as patch, Part(path, URL) as part:
+        part.write(2, b"cd")
+        patch.setattr(os, "replace", no_replace)
+    assert len(names_beside(path)) == len(before) + 1
     with Part(path, URL) as part:
         part.write(2, b"cdefghij")
         part.complete()
@@ -388,6 +400,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(
     with Part(path, URL) as part:
         part.begin("", 2)
         part.write(0, b"ab")
+        steps.clear()
         part.complete()
     assert steps == ["data", "name"]
 
@@ -458,16 +471,17 @@ def test_a_directory_is_no_file(path: str) -> None:
 def test_a_link_in_place_of_the_part_is_not_followed(path: str, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     os.symlink("precious", f"{path}.part")
-    with pytest.raises(OSError, match="symbolic"):
-        Part(path, URL).__enter__()
+    write_part(path, URL)
     assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert os.readlink(f"{path}.part") == "precious"
+    assert Path(path).read_bytes() == b"body"
 
 
 @pytest.mark.parametrize("noted", [TAG, ""])
 def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(
     path: str, noted: str
 ) -> None:
-    """So it is if ``file`` and ``file.part`` are downloaded at the same time."""
+    """So it is if another program moves a file there."""
     other = Path(f"{path}.other")
     with Part(path, URL) as part:
         part.begin(noted, 2)
@@ -480,28 +494,212 @@ def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(
     assert names_beside(path) == ["file.part"]  # and no state, which would be of that
 
 
-def test_what_is_left_of_a_part_that_is_alone_is_used_again(path: str) -> None:
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_what_is_left_of_a_process_that_was_killed_is_used_again(path: str, hidden: bool) -> None:
     program = f"""if True:
         import os
         from dugong.client.part import Part
-        part = Part({path!r}, alone=True).__enter__()
+        part = Part({path!r}, {URL!r}, hidden={hidden}).__enter__()
         part.write(0, b"left")
         os._exit(0)"""
     subprocess.run([sys.executable, "-c", program], check=True)
-    assert len(names_beside(path)) == 1
-    with Part(path, alone=True) as part:
+    left = names_beside(path)
+    assert len(left) == 2
+    with Part(path, URL, hidden=hidden) as part:
         part.write(0, b"ab")
+        assert names_beside(path) == left
         with pytest.raises(BlockingIOError, match="another download"):
-            Part(path, alone=True).__enter__()
+            Part(path, URL, hidden=hidden).__enter__()
         part.complete()
     assert names_beside(path) == ["file"]
     assert Path(path).read_bytes() == b"ab"
 
 
-def test_the_name_of_a_file_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
-    path = str(tmp_path / ("n" * 255))
-    for part in (Part(path, alone=True), Part(path)):
-        with part:
-            part.write(0, b"ab")
-            part.complete()
-        assert Path(path).read_bytes() == b"ab"
+@pytest.mark.parametrize("letter", ["n", "ü", "🐘", "\udcff"])
+@pytest.mark.parametrize("length", range(228, 256))
+def test_the_name_of_a_file_may_be_as_long_as_the_system_allows(
+    tmp_path: Path, letter: str, length: int
+) -> None:
+    """A part goes on in a later run, whatever the length is."""
+    size = len(os.fsencode(letter))
+    path = str(tmp_path / (letter * (length // size) + "n" * (length % size)))
+    assert len(os.fsencode(os.path.basename(path))) == length
+    leave(path, (0, b"ab"))
+    with Part(path, URL) as part:
+        assert part.received == 2
+        part.write(2, b"cdefghij")
+        part.complete()
+    assert Path(path).read_bytes() == b"abcdefghij"
+    assert names_beside(path) == [os.path.basename(path)]
+    with Part(path) as part:
+        part.complete()
+
+
+@pytest.mark.parametrize("url", [None, URL])
+def test_a_name_that_is_too_long_is_an_error_at_once(tmp_path: Path, url: str | None) -> None:
+    path = str(tmp_path / ("n" * 256))
+    with pytest.raises(OSError, match="too long") as caught:
+        Part(path, url).__enter__()
+    assert caught.value.filename == path
+    assert names_beside(path) == []
+
+
+def test_names_that_begin_alike_have_parts_of_their_own(tmp_path: Path) -> None:
+    paths = [str(tmp_path / ("n" * 250 + last)) for last in "ab"]
+    with Part(paths[0], URL) as one, Part(paths[1], URL) as other:
+        one.write(0, b"a")
+        other.write(0, b"b")
+        one.complete()
+        other.complete()
+    assert [Path(path).read_bytes() for path in paths] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.state"])
+def test_a_part_does_not_take_the_name_of_a_file_that_is_there(path: str, suffix: str) -> None:
+    other = Path(path + suffix)
+    other.write_bytes(b"precious")
+    leave(path, (0, b"ab"))
+    assert other.read_bytes() == b"precious"
+    with Part(path, URL) as part:
+        assert part.received == 2
+        part.complete()
+    assert other.read_bytes() == b"precious"
+    assert names_beside(path) == ["file", f"file{suffix}"]
+
+
+def test_a_hidden_part_goes_on_though_the_other_name_is_free_now(path: str) -> None:
+    Path(f"{path}.part").write_bytes(b"precious")
+    leave(path, (0, b"ab"))
+    os.unlink(f"{path}.part")
+    with Part(path, URL) as part:
+        assert part.received == 2
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.state"])
+@pytest.mark.parametrize("is_left", [True, False])
+@pytest.mark.parametrize("url", [None, URL])
+def test_a_file_does_not_get_the_name_of_a_part(
+    path: str, suffix: str, is_left: bool, url: str | None
+) -> None:
+    with Part(path, URL) as part:
+        part.begin(TAG, 10)
+        part.write(0, b"ab")
+        if not is_left:
+            check_that_no_file_gets(path + suffix, url)
+    if is_left:
+        check_that_no_file_gets(path + suffix, url)
+    with Part(path, URL) as part:
+        assert part.received == 2
+        assert b"".join(part.pieces(0, 2)) == b"ab"
+        part.complete()
+    write_part(path + suffix, url)
+    assert Path(path).read_bytes() == b"ab"
+    assert names_beside(path) == ["file", f"file{suffix}"]
+
+
+def check_that_no_file_gets(path: str, url: str | None) -> None:
+    before = names_beside(path)
+    with pytest.raises(FileExistsError, match="partial file of another download") as caught:
+        Part(path, url).__enter__()
+    assert caught.value.filename == path
+    with pytest.raises(FileExistsError, match="partial file of another download"):
+        save(b"body", path)
+    assert names_beside(path) == before
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.state"])
+@pytest.mark.parametrize("url", [None, URL])
+def test_a_part_does_not_take_the_name_of_a_file_that_is_under_way(
+    path: str, suffix: str, url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(os.path.dirname(path))
+    with Part(f"file{suffix}", url) as other, Part(path, URL) as part:
+        part.write(0, b"ab")
+        other.write(0, b"other")
+        other.complete()
+        part.complete()
+    assert Path(path).read_bytes() == b"ab"
+    assert Path(path + suffix).read_bytes() == b"other"
+    assert names_beside(path) == ["file", f"file{suffix}"]
+
+
+def test_a_part_does_not_take_the_name_of_a_file_that_another_process_receives(path: str) -> None:
+    program = f"""if True:
+        import os
+        from dugong.client.part import Part
+        Part({path + ".part"!r}, {URL!r}).__enter__()
+        os._exit(0)"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with Part(path, URL):
+        assert "file.part" not in names_beside(path)
+        write_part(f"{path}.part", URL)
+    assert Path(f"{path}.part").read_bytes() == b"body"
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.state"])
+def test_a_part_does_not_take_a_name_that_is_wanted(path: str, suffix: str) -> None:
+    with Part(path, URL, wanted={path + suffix}) as part:
+        save(b"wanted", path + suffix)
+        part.write(0, b"ab")
+        part.complete()
+    assert Path(path + suffix).read_bytes() == b"wanted"
+    assert Path(path).read_bytes() == b"ab"
+
+
+def test_a_file_that_comes_while_a_part_takes_its_name_stays(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lexists = os.path.lexists
+
+    def late(name: str) -> bool:
+        found = lexists(name)
+        if name == f"{path}.part":
+            monkeypatch.undo()
+            save(b"other", name)
+        return found
+
+    monkeypatch.setattr(os.path, "lexists", late)
+    with Part(path, URL) as part:
+        part.write(0, b"ab")
+        part.complete()
+    assert Path(f"{path}.part").read_bytes() == b"other"
+    assert names_beside(path) == ["file", "file.part"]
+
+
+def test_a_part_that_comes_while_a_file_gets_its_name_stays(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+    part = Part(path, URL)
+
+    def late(source: str, target: str) -> None:
+        if target == f"{path}.part":
+            monkeypatch.undo()
+            part.__enter__()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(FileExistsError, match="partial file of another download"):
+        save(b"body", f"{path}.part")
+    part.write(0, b"ab")
+    part.complete()
+    part.__exit__(None, None, None)
+    assert Path(path).read_bytes() == b"ab"
+    assert names_beside(path) == ["file"]
+
+
+def test_a_file_like_a_part_is_replaced_if_it_is_none(path: str) -> None:
+    for body in (b"one", b"two"):
+        save(body, f"{path}.part")
+        write_part(f"{path}.part.state", URL)
+    assert Path(f"{path}.part").read_bytes() == b"two"
+    assert Path(f"{path}.part.state").read_bytes() == b"body"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_part(path: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        Part(f"{path}/file", URL).__enter__()
+    assert caught.value.filename == f"{path}/file.part"

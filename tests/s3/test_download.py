@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dugong import ResponseTooLarge
 from dugong.errors import InvalidResponse
 from dugong.s3 import ChecksumError, S3Error
 from tests.support.client import Page
-from tests.support.s3 import S3Site, Stored, dropped, md5, open_bucket
+from tests.support.s3 import S3Place, S3Site, Stored, dropped, md5, open_bucket
 from tests.support.server import ReceivedRequest
 
 DATA = random.Random(7).randbytes(4500)  # five ranges of 1000 bytes
@@ -93,7 +94,9 @@ def test_another_range_is_no_part_of_the_file(fields: str, size: int, tmp_path: 
         )
         with pytest.raises(InvalidResponse, match="another range"):
             here.bucket.download("key", tmp_path / "file")
-        assert os.listdir(tmp_path) == []
+        assert not (tmp_path / "file").exists()
+        here.bucket.download("key", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("status", ["200 OK", "206 Partial Content"])
@@ -207,3 +210,161 @@ def test_another_file_that_has_the_name_of_the_part_is_not_taken_for_it(tmp_path
             here.bucket.download("key", path, progress=replace)
         assert not path.exists()
         assert part_beside(path).read_bytes() == b"another file"
+
+
+# --- what goes on in a later run ------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """A run ends when it has *done* bytes."""
+
+    def __init__(self, done: int) -> None:
+        super().__init__(done)
+        self.done = done
+
+
+def stop_at(size: int) -> Callable[[int, int], None]:
+    """Return a *progress* that ends a download when it has *size* bytes."""
+
+    def told(done: int, total: int) -> None:
+        if done >= size:
+            raise Stopped(done)
+
+    return told
+
+
+def begin(here: S3Place, path: Path) -> int:
+    """Download to *path*, and stop with about 3000 bytes; return how many are missing."""
+    with pytest.raises(Stopped) as caught:
+        here.bucket.download("key", path, progress=stop_at(3000))
+    assert not path.exists()
+    return len(DATA) - caught.value.done
+
+
+def asked_by(requests: list[ReceivedRequest]) -> int:
+    """Return how many bytes *requests* have asked for."""
+    size = 0
+    for request in requests:
+        first, last = request.headers["range"].removeprefix("bytes=").split("-")
+        size += int(last) + 1 - int(first)
+    return size
+
+
+def requests_of(here: S3Place, path: Path, key: str = "key") -> list[ReceivedRequest]:
+    """Download to *path*; return the GETs of that."""
+    before = len(here.received(f"GET /bucket/{key}"))
+    here.bucket.download(key, path)
+    assert os.listdir(path.parent) == ["file"]
+    return here.received(f"GET /bucket/{key}")[before:]
+
+
+@pytest.mark.parametrize("knows_checksums", [True, False])
+@pytest.mark.parametrize("part_size", [1000, 5000])
+def test_a_download_goes_on_where_it_has_stopped(
+    tmp_path: Path, part_size: int, knows_checksums: bool
+) -> None:
+    path = tmp_path / "file"
+    with open_bucket(S3Site(knows_checksums)) as here:
+        if part_size > 1000:
+            here.site.objects["key"] = Stored(DATA, md5(DATA), {})
+        else:
+            here.bucket.put("key", DATA)
+        etag = here.bucket.head("key").etag
+        assert ("-5" in etag) == (part_size == 1000)
+        missing = begin(here, path)
+        requests = requests_of(here, path)
+        assert path.read_bytes() == DATA
+        assert asked_by(requests) == missing
+        assert {each.headers["if-match"] for each in requests} == {etag}
+
+
+def test_progress_is_told_of_what_there_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    told: list[tuple[int, int]] = []
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        missing = begin(here, path)
+        here.bucket.download("key", path, progress=lambda *each: told.append(each))
+    assert 4500 - missing < told[0][0] <= told[-1][0] == 4500
+    assert {total for _, total in told} == {4500}
+
+
+def test_a_whole_part_is_verified_and_gets_its_name_without_a_request_for_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        with pytest.raises(Stopped):
+            here.bucket.download("key", path, progress=stop_at(4500))
+        assert requests_of(here, path) == []
+    assert path.read_bytes() == DATA
+
+
+def test_a_download_of_another_version_begins_anew(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", random.Random(8).randbytes(4500)
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        begin(here, path)
+        here.bucket.put("key", other)
+        assert asked_by(requests_of(here, path)) == 4500
+    assert path.read_bytes() == other
+
+
+def test_a_download_of_another_object_begins_anew(tmp_path: Path) -> None:
+    """It has the same ETag, but no server promises that this says something of two objects."""
+    path = tmp_path / "file"
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        here.bucket.put("other", DATA)
+        begin(here, path)
+        assert asked_by(requests_of(here, path, "other")) == 4500
+
+
+def test_without_a_strong_entity_tag_a_download_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    page = Page(DATA, headers='ETag: W/"weak"\r\n')
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        here.site.faults.append(lambda request: page if request.method == "HEAD" else None)
+        here.site.faults.append(lambda request: page if request.method == "GET" else None)
+        with pytest.raises(Stopped):
+            here.bucket.download("key", path, progress=stop_at(1))
+        assert os.listdir(tmp_path) == []
+
+
+def test_what_was_damaged_between_two_runs_is_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with open_bucket() as here:
+        here.bucket.put("key", DATA)
+        begin(here, path)
+        with part_beside(path).open("r+b") as file:
+            file.write(bytes(3000))
+        with pytest.raises(ChecksumError):
+            here.bucket.download("key", path)
+        assert os.listdir(tmp_path) == []
+        here.bucket.download("key", path)
+    assert path.read_bytes() == DATA
+
+
+def test_objects_that_are_called_like_the_parts_of_others_come_at_the_same_time(
+    tmp_path: Path,
+) -> None:
+    names = ["file", "file.part", "file.part.state"]
+
+    def download_next(name: str) -> None:
+        later = names[names.index(name) + 1 :]
+
+        def told(done: int, total: int) -> None:
+            if done == total and later:
+                download_next(later[0])
+
+        here.bucket.download(name, tmp_path / name, progress=told)
+
+    with open_bucket() as here:
+        for name in names:
+            here.bucket.put(name, name.encode() * 500)
+        download_next("file")
+    assert sorted(os.listdir(tmp_path)) == names
+    for name in names:
+        assert (tmp_path / name).read_bytes() == name.encode() * 500

@@ -1,0 +1,93 @@
+"""The names of the files that a `Part` has before it is complete, and whose file a name is.
+
+What goes on in a later run is in ``PATH.part``, or in a hidden file if that name is too long or may
+be another file's. What is noted of it is in the same name with ``.state``. A file is a part if and
+only if such a state is beside it, which is there before the part is.
+
+Touches no file but those states, and only reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any, Final
+
+__all__ = [
+    "check_is_no_part",
+    "directory_of",
+    "hash_of",
+    "hidden_for",
+    "is_left",
+    "may_be_part",
+    "read_state",
+    "state_of",
+    "visible_for",
+]
+
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would block
+_FIELDS: Final = frozenset(("url", "validator", "size", "ranges"))
+_LONGEST_STATE = 1024 * 1024
+#: Bytes of a name that a hidden one begins with: no file system has a limit below 143.
+_LONGEST_STEM = 50
+
+
+def directory_of(path: str) -> str:
+    """Return what *path* begins with, up to the last slash: faster than os.path does."""
+    return path[: path.rfind("/") + 1]
+
+
+def visible_for(path: str) -> str:
+    """Return the name that a part of the file *path* has if it can."""
+    return f"{path}.part"
+
+
+def hidden_for(path: str) -> str:
+    """Return a hidden name that follows from *path*, is no other file's, and is never too long."""
+    directory = directory_of(path)
+    name = path[len(directory) :]
+    stem = os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore")
+    return f"{directory}.{stem}.{hash_of(name)[:16]}.part"
+
+
+def state_of(name: str) -> str:
+    """Return the name of the file that says what is in the part *name*."""
+    return f"{name}.state"
+
+
+def read_state(name: str) -> dict[str, Any] | None:
+    """Return what is noted of the part *name*; None if that is no part."""
+    import json
+
+    try:
+        with open(os.open(state_of(name), _READ), encoding="utf-8") as file:
+            state = json.loads(file.read(_LONGEST_STATE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return state if isinstance(state, dict) and state.keys() >= _FIELDS else None
+
+
+def is_left(path: str) -> bool:
+    """Return True if there is a part of the file *path*."""
+    return any(
+        os.path.lexists(state_of(name)) and read_state(name) is not None
+        for name in (visible_for(path), hidden_for(path))
+    )
+
+
+def may_be_part(path: str) -> bool:
+    """Return True if a part, or what is noted of one, can have the name *path*."""
+    return path.endswith((".part", ".part.state"))
+
+
+def check_is_no_part(path: str) -> None:
+    """Raise FileExistsError if *path* is a part of another file, or what is noted of one."""
+    if may_be_part(path) and read_state(path.removesuffix(".state")) is not None:
+        raise FileExistsError(errno.EEXIST, "it is the partial file of another download", path)
+
+
+def hash_of(text: str) -> str:
+    """Return what stands for *text*, which may be secret or long."""
+    from hashlib import sha256
+
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
