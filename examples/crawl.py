@@ -75,7 +75,8 @@ def main(options: argparse.Namespace) -> int:
             if options.store is not None and page.status == 200:
                 store(page, options.store)
             # Together: what kills the program leaves no page without its links.
-            frontier.done(future.request, same_hosts(options.urls, page))
+            is_redirect = 300 <= page.status < 400
+            frontier.done(future.request, same_hosts(options.urls, page), is_redirect=is_redirect)
         print(
             f"{count['fetched']} pages fetched, {count['failed']} failed, "
             f"{frontier.forbidden} forbidden by robots.txt"

@@ -35,6 +35,8 @@ __all__ = ["Crawl", "crawl"]
 MAX_SIZE = 32 * 1024 * 1024  # bytes of a page; a larger one fails
 #: Bytes a second of a page; a slower one fails, or a server could keep a crawl from ending.
 MIN_RATE = 1000.0
+#: Redirects in a row that are followed, as a `Client` does: a server could make up more for ever.
+MAX_REDIRECTS = 20
 
 
 class Crawl(NamedTuple):
@@ -83,6 +85,7 @@ def crawl(what: Crawl) -> int:
                 Frontier(
                     what.state,
                     max_depth=what.depth,
+                    max_redirects=MAX_REDIRECTS,
                     max_per_host=what.pages_per_host,
                     robots=robots,
                 )
@@ -162,22 +165,29 @@ class _Run:
         try:
             response = future.result()
         except DugongError as exc:
-            self._tally.failed += 1
-            streams.report(streams.printable(f"dugong: {public_url(request.url)}: {describe(exc)}"))
+            self._fail(request.url, describe(exc))
             if self._what.state is not None and is_temp_network_error(exc):
                 self._frontier.postpone(request)
             else:
                 self._frontier.done(request)
             return
-        self._tally.succeeded += 1
-        self._tally.size += len(response.body)
-        depth = request.context.depth
-        if self._announces:
-            line = f"{response.status} {len(response.body)} {depth} {request.url}"
-            streams.write_output(streams.printable(line))
+        visit = request.context
         is_redirect = 300 <= response.status < 400
         found = [url for url in links(response) if self._is_in_scope(url)]
-        self._frontier.done(request, found, depth=depth if is_redirect else depth + 1)
+        if is_redirect and found and visit.redirects >= MAX_REDIRECTS:
+            self._fail(request.url, f"more than {MAX_REDIRECTS} redirects in a row")
+            self._frontier.done(request)
+            return
+        self._tally.succeeded += 1
+        self._tally.size += len(response.body)
+        if self._announces:
+            line = f"{response.status} {len(response.body)} {visit.depth} {request.url}"
+            streams.write_output(streams.printable(line))
+        self._frontier.done(request, found, is_redirect=is_redirect)
+
+    def _fail(self, url: str, why: str) -> None:
+        self._tally.failed += 1
+        streams.report(streams.printable(f"dugong: {public_url(url)}: {why}"))
 
     def _summary(self) -> str:
         tally, left = self._tally, len(self._frontier)

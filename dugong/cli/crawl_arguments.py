@@ -17,8 +17,9 @@ Fetch pages, and the pages that they link to, from many sites at once.
 
 For each page there is a line: its status, its size in bytes, how many links led to it, and its URL;
 or a line on standard error if it cannot be fetched. Pages are not kept, unless --warc is given.
-Redirects are followed as links are. The robots.txt of each host is kept to, with its crawl delay,
-and so are rel="nofollow" and its kin. Each URL is fetched once, in the normal form of RFC 3986.
+Redirects are followed as links are, up to 20 in a row. The robots.txt of each host is kept to, with
+its crawl delay, and so are rel="nofollow" and its kin. Each URL is fetched once, in the normal form
+of RFC 3986.
 
 With --state a crawl that was stopped or killed goes on where it stood: give the same command again.
 URLs of hosts that cannot be reached, or whose robots.txt cannot be had, wait for such a later run.

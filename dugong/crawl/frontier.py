@@ -45,13 +45,15 @@ _FEW = 8  # requests of a host that are under way before one is done
 class Visit(NamedTuple):
     """What the requests of a frontier have as their *context*.
 
-    *depth* is how many links led to the URL. *key* is the frontier's own.
+    *depth* is how many links led to the URL, and *redirects* how many redirects in a row. *key* is
+    the frontier's own.
     """
 
     url: str
     depth: int
     priority: int
     key: int
+    redirects: int = 0
 
 
 class _Host:
@@ -95,6 +97,7 @@ class Frontier:
       the frontier is forgotten with it.
     * *max_depth*: how many links may lead from a URL that was added to one that is followed; None:
       any number.
+    * *max_redirects*: how many redirects in a row are followed, if `done` is told which they are.
     * *max_per_host*: how many URLs of a host (a scheme, a name and a port) are taken in; None: any
       number.
     * *max_length*, *max_segments*: how many characters a URL may have, and how many segments its
@@ -119,6 +122,7 @@ class Frontier:
         path: str | os.PathLike[str] | None = None,
         *,
         max_depth: int | None = None,
+        max_redirects: int = 20,
         max_per_host: int | None = None,
         max_length: int = 2000,
         max_segments: int = 30,
@@ -132,8 +136,10 @@ class Frontier:
             check_counts(max_exact=max_exact)
         if max_depth is not None:
             check_int("max_depth", max_depth, 0)
+        check_int("max_redirects", max_redirects, 0)
         # None of these changes.
         self._max_depth = max_depth
+        self._max_redirects = max_redirects
         self._max_length = max_length
         self._max_segments = max_segments
         self._robots = robots
@@ -177,7 +183,7 @@ class Frontier:
         given = [urls] if isinstance(urls, str) else urls
         split = [(url, *host_and_target(url)) for url in given]
         with self._change():
-            return self._add_locked(split, depth, priority)
+            return self._add_locked(split, depth, priority, 0)
 
     def done(
         self,
@@ -186,25 +192,29 @@ class Frontier:
         *,
         depth: int | None = None,
         priority: int | None = None,
+        is_redirect: bool = False,
     ) -> int:
         """Mark *request* as done, and add the *links* of its page; return how many are new.
 
         Both or none are in the database, whatever kills the program. Links that are no http or
         https URLs are left out, as are those that `add` would not add. *depth* is that of the
-        links, by default one more than that of *request*; *priority* is by default the same.
+        links, by default one more than that of *request*; *priority* is by default the same. With
+        *is_redirect*, the page redirects to the link: the depth is by default the same, and the
+        link is left out if *max_redirects* in a row have led to *request*.
 
         A request may be marked again, which does nothing but add the links. Raises ValueError if
         *request* is not of a frontier, and `StateError` if the frontier is closed.
         """
         visit = _visit_of(request)
-        depth = visit.depth + 1 if depth is None else depth
+        depth = visit.depth + (not is_redirect) if depth is None else depth
         priority = visit.priority if priority is None else priority
         check_int("depth", depth)
         check_int("priority", priority)
+        redirects = visit.redirects + 1 if is_redirect else 0
         new = dict.fromkeys(map(_without_fragment, links))
         split = list(_valid(link for link in new if link not in self._recent))
         with self._change():
-            added = self._add_locked(split, depth, priority)
+            added = self._add_locked(split, depth, priority, redirects)
             key = self._store.remove(visit.key, visit.url)
             host = None if key is None else self._hosts.get(key)
             if visit.key in self._postponed:
@@ -232,8 +242,12 @@ class Frontier:
                 host.taken -= 1
                 self._settle_locked(host)
 
-    def _add_locked(self, split: list[tuple[str, str, str]], depth: int, priority: int) -> int:
+    def _add_locked(
+        self, split: list[tuple[str, str, str]], depth: int, priority: int, redirects: int
+    ) -> int:
         if self._max_depth is not None and depth > self._max_depth:
+            return 0
+        if redirects > self._max_redirects:
             return 0
         count = 0
         for url, origin, target in split:
@@ -242,7 +256,7 @@ class Frontier:
             if target.partition("?")[0].count("/") > self._max_segments:
                 continue
             try:
-                key = self._store.insert(origin, target, depth, priority)
+                key = self._store.insert(origin, target, depth, priority, redirects)
             except HostIsFull:
                 continue
             self._fresh.append(url)
@@ -294,7 +308,7 @@ class Frontier:
                 self._asking.add(host.key)
                 self._unasked.append(host)
                 continue
-            key, target, depth, priority = self._store.take(host.key)
+            key, target, depth, priority, redirects = self._store.take(host.key)
             host.waiting -= 1
             url = host.origin + target
             if host.rules is not None and not host.rules.allows(url):
@@ -305,7 +319,7 @@ class Frontier:
             host.taken += 1
             self._taken[key] = loop
             self._settle_locked(host)
-            return Request("GET", url, context=Visit(url, depth, priority, key))
+            return Request("GET", url, context=Visit(url, depth, priority, key, redirects))
         return None
 
     def _ask(self, hosts: list[_Host]) -> None:

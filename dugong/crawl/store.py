@@ -20,7 +20,7 @@ from dugong.errors import StateError
 __all__ = ["HostIsFull", "Store", "Waiting"]
 
 _APPLICATION = 0x6475676F  # says that a database is one of these
-_VERSION = 1
+_VERSION = 2
 # Bytes of the digest of a URL that stand for it: no two URLs of a crawl have the same ones.
 _EXACT = 16
 
@@ -30,7 +30,7 @@ CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 {TABLE};
 CREATE TABLE page (
     id INTEGER PRIMARY KEY, host INTEGER NOT NULL, target TEXT NOT NULL, depth INTEGER NOT NULL,
-    priority INTEGER NOT NULL, taken INTEGER NOT NULL
+    priority INTEGER NOT NULL, taken INTEGER NOT NULL, redirects INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX next ON page (host, priority DESC, id) WHERE NOT taken;
 CREATE INDEX taken ON page (id) WHERE taken;
@@ -38,8 +38,11 @@ PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
 
-#: A URL that waits: its key, target, depth and priority.
-Waiting = tuple[int, str, int, int]
+#: What makes a database of a version one of the next.
+_CHANGES = {1: "ALTER TABLE page ADD COLUMN redirects INTEGER NOT NULL DEFAULT 0"}
+
+#: A URL that waits: its key, target, depth and priority, and how many redirects led to it.
+Waiting = tuple[int, str, int, int, int]
 
 
 class HostIsFull(Exception):
@@ -115,7 +118,9 @@ class Store:
         """Return the keys of those that are taken."""
         return [key for (key,) in self._database.execute("SELECT id FROM page WHERE taken")]
 
-    def insert(self, origin: str, target: str, depth: int, priority: int) -> int | None:
+    def insert(
+        self, origin: str, target: str, depth: int, priority: int, redirects: int = 0
+    ) -> int | None:
         """Insert a URL; return the key of its host, or None if it is known.
 
         Raises `HostIsFull` if it is one too many.
@@ -141,15 +146,16 @@ class Store:
         else:
             self._bloom.add(digest)
         execute(
-            "INSERT INTO page (host, target, depth, priority, taken) VALUES (?, ?, ?, ?, 0)",
-            (host, target, depth, priority),
+            "INSERT INTO page (host, target, depth, priority, redirects, taken)"
+            " VALUES (?, ?, ?, ?, ?, 0)",
+            (host, target, depth, priority, redirects),
         )
         return host
 
     def take(self, host: int) -> Waiting:
         """Return the next URL of *host*, which has one, and mark it as taken."""
         row: Waiting = self._database.execute(
-            "SELECT id, target, depth, priority FROM page WHERE host = ? AND NOT taken"
+            "SELECT id, target, depth, priority, redirects FROM page WHERE host = ? AND NOT taken"
             " ORDER BY priority DESC, id LIMIT 1",
             (host,),
         ).fetchone()
@@ -218,7 +224,7 @@ def _prepare(database: sqlite3.Connection, name: str) -> None:
     is_new = not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     kind = execute("PRAGMA application_id").fetchone()[0]
     version = execute("PRAGMA user_version").fetchone()[0]
-    if not is_new and (kind, version) != (_APPLICATION, _VERSION):
+    if not is_new and (kind != _APPLICATION or version not in {*_CHANGES, _VERSION}):
         raise ValueError(f"{name} is not the file of a Frontier of this version of dugong")
     # No wait for the disk at each change: the system has it, which is enough if the program dies.
     execute("PRAGMA journal_mode = WAL")
@@ -228,6 +234,10 @@ def _prepare(database: sqlite3.Connection, name: str) -> None:
         if is_new:
             for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
                 execute(statement)
+        else:
+            for each in range(version, _VERSION):
+                execute(_CHANGES[each])
+            execute(f"PRAGMA user_version = {_VERSION}")
         execute("UPDATE page SET taken = 0 WHERE taken")
         execute("COMMIT")
     except BaseException:

@@ -142,6 +142,54 @@ def test_a_redirect_that_turns_in_a_circle_comes_to_its_end() -> None:
         assert site.targets == ["/", "/x"]
 
 
+class Hops(Site):
+    """A site on which each page redirects to the next one, for ever, or *last* redirects."""
+
+    def __init__(self, last: int | None = None) -> None:
+        super().__init__({"/20?secret": []})
+        self._last = last
+
+    def respond(self, peer: Peer, target: str) -> None:
+        number = int(target[1:].partition("?")[0] or 0)
+        if number == self._last:
+            super().respond(peer, target)
+        else:
+            peer.respond(status="302 Found", headers=f"Location: /{number + 1}?secret\r\n")
+
+
+@pytest.mark.parametrize("stops", [[], ["--pages", "7"]], ids=["at once", "in several runs"])
+def test_redirects_without_an_end_come_to_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stops: list[str]
+) -> None:
+    site = Hops()
+    options = ["--no-robots", "--state", str(tmp_path / "state"), *stops, site.url()]
+    with site.server:
+        statuses = [crawl(*options) for _ in range(4)]
+        assert len(site.targets) == 21
+    assert statuses == ([0, 0, 1, 0] if stops else [1, 0, 0, 0])
+    out, err = capsys.readouterr()
+    assert [line.split()[:3] for line in out.splitlines()] == [["302", "0", "0"]] * 20
+    failures = [line for line in err.splitlines() if line.startswith("dugong: ")]
+    assert failures == [f"dugong: {site.url('/20?...')}: more than 20 redirects in a row"]
+
+
+def test_a_page_behind_so_many_redirects_is_fetched(capsys: pytest.CaptureFixture[str]) -> None:
+    site = Hops(20)
+    with site.server:
+        assert crawl("--no-robots", "--depth", "0", site.url()) == 0
+    assert f"200 0 0 {site.url('/20?secret')}" in capsys.readouterr().out
+
+
+def test_redirects_with_links_between_them_are_in_no_row() -> None:
+    pages: dict[str, list[str] | str] = {}
+    for number in range(30):
+        pages[f"/{number}"] = f"/{number}/page"
+        pages[f"/{number}/page"] = [f"/{number + 1}"]
+    with serving(pages) as site:
+        assert crawl("--no-robots", site.url("/0")) == 0
+        assert len(site.targets) == 61
+
+
 def test_only_so_many_pages_are_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     with serving({"/": [f"/{n}" for n in range(50)]}) as site:
         assert crawl("--pages", "7", site.url()) == 0

@@ -106,6 +106,44 @@ def test_links_beyond_the_depth_are_left_out() -> None:
         assert frontier.add(f"{A}2") == 1
 
 
+def test_a_redirect_leads_no_deeper(frontier: Frontier) -> None:
+    frontier.add(A, depth=3)
+    requests = iter(frontier)
+    frontier.done(next(requests), [f"{A}x"], is_redirect=True)
+    visit = next(requests).context
+    assert (visit.depth, visit.redirects) == (3, 1)
+
+
+def test_redirects_in_a_row_are_followed_up_to_a_limit(tmp_path: Path) -> None:
+    """Whatever becomes of the loop and the frontier meanwhile."""
+    path = tmp_path / "crawl.db"
+    for number in range(4):
+        with Frontier(path, max_redirects=3) as frontier:
+            frontier.add(f"{A}0")
+            next(iter(frontier))  # and it is given again
+            (request,) = frontier
+            assert request.context.redirects == number
+            added = frontier.done(request, [f"{A}{number + 1}"], is_redirect=True)
+            assert added == (number < 3)
+            assert len(frontier) == added
+
+
+def test_a_link_ends_a_row_of_redirects(frontier: Frontier) -> None:
+    frontier.add(A)
+    requests = iter(frontier)
+    frontier.done(next(requests), [f"{A}1"], is_redirect=True)
+    frontier.done(next(requests), [f"{A}2"])
+    frontier.done(next(requests), [f"{A}3"], is_redirect=True)
+    visit = next(requests).context
+    assert (visit.depth, visit.redirects) == (1, 1)
+
+
+def test_no_redirects_are_followed_if_that_is_the_limit() -> None:
+    with Frontier(max_redirects=0) as frontier:
+        frontier.add(A)
+        assert frontier.done(next(iter(frontier)), [f"{A}x"], is_redirect=True) == 0
+
+
 def test_a_host_has_only_so_many_urls() -> None:
     with Frontier(max_per_host=2) as frontier:
         assert frontier.add(f"{A}{n}" for n in range(5)) == 2
@@ -124,6 +162,8 @@ def test_urls_that_a_trap_makes_up_are_left_out() -> None:
     [
         ({"max_depth": -1}, ValueError),
         ({"max_depth": "1"}, TypeError),
+        ({"max_redirects": -1}, ValueError),
+        ({"max_redirects": None}, TypeError),
         ({"max_per_host": 0}, ValueError),
         ({"max_length": 0}, ValueError),
         ({"max_segments": None}, TypeError),

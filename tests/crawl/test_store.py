@@ -83,3 +83,53 @@ def test_what_is_taken_is_so_until_the_file_is_closed(tmp_path: Path) -> None:
         assert list(store.load()) == [(host, "http://a", 1, 0)]
         assert store.take(host)[0] == key
     store.close()
+
+
+#: What version 1 has made, before it kept how many redirects lead to a URL.
+VERSION_1 = """
+CREATE TABLE host (id INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, added INTEGER NOT NULL);
+CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE bloom (stage INTEGER, block INTEGER, bits BLOB, PRIMARY KEY (stage, block));
+CREATE TABLE page (
+    id INTEGER PRIMARY KEY, host INTEGER NOT NULL, target TEXT NOT NULL, depth INTEGER NOT NULL,
+    priority INTEGER NOT NULL, taken INTEGER NOT NULL
+);
+CREATE INDEX next ON page (host, priority DESC, id) WHERE NOT taken;
+CREATE INDEX taken ON page (id) WHERE taken;
+INSERT INTO host VALUES (1, 'http://a', 2);
+INSERT INTO page VALUES (1, 1, '/x', 3, 4, 1);
+INSERT INTO page VALUES (2, 1, '/y', 5, 0, 0);
+PRAGMA application_id = 1685415791;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(VERSION_1)
+    store = Store(path)
+    with store:
+        assert list(store.load()) == [(1, "http://a", 2, 0)]
+        assert store.insert("http://a", "/z", 0, 0, 7) == 1
+    store.close()
+    store = Store(path)
+    with store:
+        assert [store.take(1) for _ in range(3)] == [
+            (1, "/x", 3, 4, 0),
+            (2, "/y", 5, 0, 0),
+            (3, "/z", 0, 0, 7),
+        ]
+    store.close()
+
+
+def test_a_file_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        database.execute(f"PRAGMA user_version = {version + 1}")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not the file of a Frontier of this version"):
+        Store(path)
+    assert path.read_bytes() == before

@@ -7,11 +7,11 @@ nothing.
 
 Each site is an address of its own, from 127.0.0.10 on, with the same port. What there is:
 
-    "normal"   a tree of pages, some traps, and pages that cannot be fetched; its robots.txt is one
-               of five kinds
+    "normal"   a tree of pages, some traps (redirects without an end are one), and pages that cannot
+               be fetched; its robots.txt is one of five kinds
     "slow"     the same with few pages, and a long crawl delay
-    "endless"  each page has links to four new ones with session ids, and one redirect leads to
-               another; only the limit of pages ends that
+    "endless"  each page has links to four new ones with session ids; only the limit of pages ends
+               that
     "closed"   has a robots.txt that is a 503 for ever
     "dead"     does not listen
 """
@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 __all__ = [
     "AGENT",
     "DEPTH",
+    "HOPS",
     "INTERVAL",
     "STRANGER",
     "Fault",
@@ -39,6 +40,7 @@ __all__ = [
 
 AGENT = "soakbot"
 DEPTH = 8  # links to a page, at most
+HOPS = 20  # redirects in a row, at most
 INTERVAL = 0.01  # seconds between two requests to a site that asks for no more
 STRANGER = "127.9.9.9"  # an address that is no site, and linked to
 _WIDTH = 5  # links to new pages
@@ -239,6 +241,8 @@ class Site:
                 return self._moved(away.origin + away.target(int(number)))
             case ["loop", number]:
                 return self._moved(f"{self.origin}/loop/{(int(number) + 1) % 3}")
+            case ["hop", number]:
+                return self._hop(int(number))
             case ["to", "private"]:
                 return self._moved(f"{self.origin}/private/moved")
             case ["to", "nowhere"]:
@@ -266,13 +270,18 @@ class Site:
     def _endless(self, target: str) -> Page:
         match target.split("/")[1:]:
             case ["hop", number]:
-                return self._moved(f"{self.origin}/hop/{int(number) + 1}")
+                return self._hop(int(number))
             case ["s", depth, known]:
                 new = [_dice(self.web.seed, known, n) for n in range(4)]
                 links = [f"{self.origin}/s/{int(depth) + 1}/{each:x}" for each in new]
                 return self._html(target, links)
             case _:
                 return self._html(target, [f"{self.origin}/hop/0", f"{self.origin}/s/1/0"])
+
+    def _hop(self, number: int) -> Page:
+        """Return a redirect that *number* others lead to, and that leads to one more."""
+        page = self._moved(f"{self.origin}/hop/{number + 1}")
+        return page._replace(links=(), outcome="unusable") if number == HOPS else page
 
     def _moved(self, url: str) -> Page:
         status = ("301 Moved", "302 Found", "303 See", "307 Moved", "308 Moved")[len(url) % 5]
@@ -312,6 +321,7 @@ class Site:
     def _special(self) -> list[str]:
         targets = [
             "/loop/0",
+            "/hop/0",
             "/to/private",
             "/to/nowhere",
             "/calendar/1",
@@ -412,7 +422,7 @@ class Web:
         self.normal = [site for site in self.sites if site.role == "normal"]
         self.by_origin = {site.origin: site for site in self.sites}
         #: URLs of a host that are taken in, at most: more than a site has that is not endless.
-        self.limit = each * 3 // 2 + 100
+        self.limit = each * 3 // 2 + 130
 
     @property
     def starts(self) -> list[str]:

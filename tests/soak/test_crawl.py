@@ -15,7 +15,7 @@ import pytest
 
 from tests.soak.crawl_archive import Record, cut_problems, digest_of, record_of, records_in
 from tests.soak.crawl_server import Seen, fault_response
-from tests.soak.crawl_sites import DEPTH, STRANGER, Page, Web
+from tests.soak.crawl_sites import DEPTH, HOPS, STRANGER, Page, Web
 from tests.soak.crawl_verdict import TOLERANCE, Evidence, Run, Verdict, reach
 
 ROOT = Path(__file__).parent.parent.parent
@@ -328,6 +328,10 @@ WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
     "a trap is followed too deep": (
         lambda good: with_request(good, NORMAL.number, f"/calendar/{DEPTH + 1}"),
         "no link within the rules leads there",
+    ),
+    "redirects in a row are followed too far": (
+        lambda good: with_request(good, NORMAL.number, f"/hop/{HOPS + 1}"),
+        f"/hop/{HOPS + 1} was asked for, and no link within the rules leads there",
     ),
     "another site is asked": (
         lambda good: with_request(good, -1, f"http://{STRANGER}/"),
