@@ -7,6 +7,7 @@ output.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import deque
@@ -38,7 +39,11 @@ def get(urls: Urls, fetching: Fetching, directory: str | None, file: str | None 
     with closing(urls):
         if file is not None or directory is not None:
             if directory:
-                os.makedirs(directory, exist_ok=True)
+                try:
+                    os.makedirs(directory, exist_ok=True)
+                except FileExistsError as exc:  # for that it is a file is what is wrong
+                    text = os.strerror(errno.ENOTDIR)
+                    raise NotADirectoryError(errno.ENOTDIR, text, directory) from exc
             return _to_files(urls, fetching, _Plan(fetching, directory or "", file))
         from tempfile import TemporaryDirectory
 

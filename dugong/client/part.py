@@ -384,12 +384,16 @@ class Part:
     def _replace_state(self, *, syncs: bool) -> None:
         state = state_of(self._name)
         new = hidden_for(state)  # which a later run replaces, if this one is killed now
-        with open(os.open(new, _STATE, 0o600), "wb") as file:
-            file.write(self._state_with(self._ranges))
-            file.flush()
-            if syncs:
-                os.fsync(file.fileno())
-        os.replace(new, state)
+        try:
+            with open(os.open(new, _STATE, 0o600), "wb") as file:
+                file.write(self._state_with(self._ranges))
+                file.flush()
+                if syncs:
+                    os.fsync(file.fileno())
+            os.replace(new, state)
+        except BaseException:
+            _remove(new)
+            raise
 
     def _forget(self) -> None:
         """Have no later run know of what there is."""

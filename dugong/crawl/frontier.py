@@ -111,7 +111,8 @@ class Frontier:
       allowed are dropped.
 
     Raises TypeError and ValueError if these make no sense, or *path* is something else;
-    `StateError` if another frontier uses it; OSError if it cannot be opened.
+    `StateError` if another frontier uses it; OSError if it cannot be opened. All methods and loops
+    raise OSError if it cannot be read or written, as on a full disk, and then have done nothing.
 
     A frontier is a context manager, which closes it at the end. Any thread may call any method, but
     not in a forked child.

@@ -55,7 +55,7 @@ class Store:
     *max_per_host* is how many URLs of a host are taken in (None: any number), *max_exact* of how
     many it is known for certain whether they were (the others are in a Bloom filter). Raises
     ValueError if *path* is something else, `StateError` if it is in use, OSError if it cannot be
-    opened.
+    opened. A `with` block of it raises OSError if the database cannot be read or written.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Store:
         max_exact: int | None = None,
     ) -> None:
         # None of these changes.
+        self._name = _name_of(path)
         self._max_per_host = max_per_host
         self._max_exact = max_exact
         self._database = _open(path)
@@ -90,13 +91,18 @@ class Store:
             self._database.execute("BEGIN")
         return self
 
-    def __exit__(self, exc_type: object, *_: object) -> None:
-        if exc_type is not None:
+    def __exit__(self, exc_type: object, exc: object, _: object) -> None:
+        if exc_type is None and self._is_to_be_kept:
+            try:
+                self._database.execute("COMMIT")
+                self._is_to_be_kept = False
+            except sqlite3.OperationalError as failure:
+                exc = failure
+        if exc is not None:
             self._roll_back()
-        elif self._is_to_be_kept:
-            self._database.execute("COMMIT")
-            self._is_to_be_kept = False
         self._is_inside = False
+        if isinstance(exc, sqlite3.OperationalError):
+            raise OSError(f"cannot use {self._name}: {exc}") from exc
 
     def _roll_back(self) -> None:
         if self._database.in_transaction:
@@ -197,8 +203,12 @@ class Store:
         self._database.close()
 
 
+def _name_of(path: str | os.PathLike[str] | None) -> str:
+    return ":memory:" if path is None else os.fspath(path)
+
+
 def _open(path: str | os.PathLike[str] | None) -> sqlite3.Connection:
-    name = ":memory:" if path is None else os.fspath(path)
+    name = _name_of(path)
     try:
         database = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.OperationalError as exc:

@@ -77,6 +77,7 @@ class WarcWriter:
         fields = _checked(info or {})
         path = os.fspath(path)
         # None of these changes.
+        self._path = path
         self._name = os.path.basename(path)
         self._make_writer = WARCWriter
         self._loader = ArcWarcRecordLoader(verify_http=False)  # which has no state
@@ -102,7 +103,8 @@ class WarcWriter:
     def write(self, exchange: RecordedExchange) -> None:
         """Write *exchange*: the *record* of a pool.
 
-        Raises OSError if that fails, and ValueError if the writer has been closed.
+        Raises OSError, which names the file, if that fails, and ValueError if the writer has been
+        closed.
         """
         if os.getpid() != self._process:  # where the lock may be held for ever
             raise ValueError("a WARC file belongs to the process that has opened it")
@@ -207,8 +209,10 @@ class WarcWriter:
                 view = memoryview(piece)
                 while view:
                     view = view[file.write(view) :]
-        except BaseException:
+        except BaseException as exc:
             file.truncate(end)
+            if isinstance(exc, OSError) and exc.filename is None:
+                exc.filename = self._path
             raise
 
 

@@ -257,6 +257,13 @@ def test_a_part_with_a_hidden_name_goes_on(server: str, tmp_path: Path) -> None:
     assert files(tmp_path) == {"a": b"/a", "b": b"/b", "a.part": b"precious"}
 
 
+def test_a_file_in_place_of_the_directory_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(NotADirectoryError) as caught:
+        get(["http://host.invalid/a"], str(tmp_path / "a"), TIMEOUT)
+    assert caught.value.filename == str(tmp_path / "a")
+
+
 def test_quiet_says_nothing_of_a_success(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

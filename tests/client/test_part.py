@@ -344,6 +344,7 @@ def test_nothing_is_left_of_a_run_that_was_killed_while_it_noted(
     with monkeypatch.context() as patch, Part(path, URL) as part:
         part.write(2, b"cd")
         patch.setattr(os, "replace", no_replace)
+        patch.setattr(module, "_remove", lambda name: None)  # as if it was killed before
     assert len(names_beside(path)) == len(before) + 1
     with Part(path, URL) as part:
         part.write(2, b"cdefghij")
@@ -451,6 +452,17 @@ def test_an_error_of_the_disk_names_the_file(path: str) -> None:
     assert caught.value.filename == f"{path}.part"
     assert not os.path.exists(path)
     assert state_of(path)["ranges"] == [[0, 2]]
+
+
+def test_what_cannot_be_noted_leaves_what_was_noted(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(path, (0, b"ab"))
+    with monkeypatch.context() as patch, Part(path, URL) as part:
+        part.write(2, b"cd")
+        patch.setattr(os, "replace", no_replace)
+    assert state_of(path)["ranges"] == [[0, 2]]
+    assert names_beside(path) == ["file.part", "file.part.state"]
 
 
 def test_a_file_that_is_cut_by_others_is_an_error(path: str) -> None:

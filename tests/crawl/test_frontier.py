@@ -673,6 +673,26 @@ def interrupted(*_: Any) -> Any:
     raise KeyboardInterrupt
 
 
+def test_a_full_disk_is_an_os_error_and_nothing_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    with Frontier(path) as frontier:
+        frontier.add(A)
+        requests = iter(frontier)
+        request = next(requests)
+        limit = frontier._store._database.execute
+        (size,) = limit("PRAGMA page_count").fetchone()
+        limit(f"PRAGMA max_page_count = {size}")
+        many = [f"{B}{number}/{'x' * 500}" for number in range(100)]
+        with pytest.raises(OSError, match=r"cannot use .*crawl\.db: database or disk is full"):
+            frontier.add(many)
+        with pytest.raises(OSError, match="full"):
+            frontier.done(request, many)
+        assert (len(frontier), frontier.under_way, frontier.known) == (1, 1, 1)
+        limit("PRAGMA max_page_count = 100000")
+        assert frontier.done(request, many) == 100
+        assert len(given(requests)) > 0
+
+
 def test_a_forked_child_cannot_use_it(frontier: Frontier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(StateError, match="forked"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -388,7 +389,7 @@ def test_what_cannot_be_written_is_taken_back_and_reported(
 
         def write(self, data: Any) -> int:
             if limit and self.tell() >= limit:
-                raise OSError("no space left")
+                raise OSError(errno.ENOSPC, "no space left")
             return super().write(memoryview(data)[: limit - self.tell() if limit else None])
 
     monkeypatch.setattr("dugong.crawl.warc.FileIO", Full)
@@ -399,7 +400,8 @@ def test_what_cannot_be_written_is_taken_back_and_reported(
         limit = size + 100
         assert pool.get(server.url("/gzip")).status == 200
         assert path.stat().st_size == size
-        assert str(warc.error) == "no space left"
+        assert isinstance(warc.error, OSError)
+        assert (warc.error.filename, warc.error.strerror) == (str(path), "no space left")
         limit = 0
         pool.get(server.url("/chunks"))
         assert warc.exchanges == 2
