@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing
+from typing import IO, TYPE_CHECKING
 
 from dugong.cli import streams
 from dugong.cli.download import Download, Fetching
@@ -33,11 +34,17 @@ __all__ = ["get"]
 def get(urls: Urls, fetching: Fetching, directory: str | None, file: str | None = None) -> int:
     """Fetch *urls* into *directory* or the *file*, or to standard output; return the exit status.
 
-    Closes *urls*. Raises OSError if *directory* cannot be made, `streams.StreamError` if a standard
-    stream or a file of URLs cannot be used, and what `make_client` raises.
+    A *file* that is a device or a pipe is written to, when what is for it is complete. Closes
+    *urls*. Raises OSError if *directory* cannot be made, or such a *file* cannot be written,
+    `streams.StreamError` if a standard stream or a file of URLs cannot be used, and what
+    `make_client` raises.
     """
-    with closing(urls):
-        if file is not None or directory is not None:
+    with ExitStack() as stack:
+        stack.enter_context(closing(urls))
+        out: IO[bytes] | None = None
+        if file is not None and _is_special(file):
+            out = stack.enter_context(open(file, "wb"))
+        elif file is not None or directory is not None:
             if directory:
                 try:
                     os.makedirs(directory, exist_ok=True)
@@ -47,9 +54,13 @@ def get(urls: Urls, fetching: Fetching, directory: str | None, file: str | None 
             return _to_files(urls, fetching, _Plan(fetching, directory or "", file))
         from tempfile import TemporaryDirectory
 
-        with TemporaryDirectory(prefix="dugong-") as spool:
-            in_order = _InOrder(_Plan(fetching, spool))
-            return _run(urls, fetching, in_order.plan, in_order.deliver)
+        spool = stack.enter_context(TemporaryDirectory(prefix="dugong-"))
+        in_order = _InOrder(_Plan(fetching, spool), out)
+        return _run(urls, fetching, in_order.plan, in_order.deliver)
+
+
+def _is_special(file: str) -> bool:
+    return os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file)
 
 
 def _to_files(urls: Urls, fetching: Fetching, plan: _Plan) -> int:
@@ -141,11 +152,12 @@ def _size_of(download: Download) -> str:
 class _InOrder:
     """Copies files to standard output, in the order in which they were planned, and removes them.
 
-    Makes the downloads by *plan*, and so knows that order.
+    Makes the downloads by *plan*, and so knows that order. With *out*, copies them to that instead.
     """
 
-    def __init__(self, plan: Callable[[str], Download]) -> None:
+    def __init__(self, plan: Callable[[str], Download], out: IO[bytes] | None = None) -> None:
         self._plan = plan
+        self._out = out
         self._undelivered: deque[Download] = deque()
         self._ended: set[Download] = set()
 
@@ -162,5 +174,10 @@ class _InOrder:
             oldest = self._undelivered.popleft()
             self._ended.remove(oldest)
             if oldest.error is None:
-                streams.copy_to_output(oldest.path)
+                if self._out is None:
+                    streams.copy_to_output(oldest.path)
+                else:
+                    with open(oldest.path, "rb") as file:
+                        shutil.copyfileobj(file, self._out)
+                    self._out.flush()
                 os.unlink(oldest.path)

@@ -3,11 +3,11 @@
 `save` is for a body that is in memory, and `Part` for what comes bit by bit.
 
 Guarantees: a file has all of its bytes once it has its name; until then, what has that name is not
-touched. A link that has the name is replaced, not followed. What does not become whole is removed,
-but for what a `Part` leaves for a later one. What the state beside a part says is in it: that was
-on the disk before it was said, so it is true after a crash of the system, too. One `Part` at a time
-uses these, over all processes of the system. No part takes the name of another file, and no file
-takes that of a part (`dugong.client.partname`).
+touched. A link that has the name is replaced, not followed; what is no file is not replaced. What
+does not become whole is removed, but for what a `Part` leaves for a later one. What the state
+beside a part says is in it: that was on the disk before it was said, so it is true after a crash of
+the system, too. One `Part` at a time uses these, over all processes of the system. No part takes
+the name of another file, and no file takes that of a part (`dugong.client.partname`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Final
 
 from dugong.client.partname import (
     check_is_no_part,
+    check_is_no_special,
     directory_of,
     hash_of,
     hidden_for,
@@ -85,6 +86,7 @@ def _place(name: str, path: str, names: Iterable[str] | None) -> str:
     """Give the file *name* the name *path*, or one of *names* as `save` does; return its path."""
     directory = directory_of(path)
     if names is None:
+        check_is_no_special(path)  # which a privileged process would replace
         if may_be_part(path):
             check_is_no_part(path)
             if not os.path.lexists(path):  # then another thread or process may make a part of it
@@ -157,8 +159,7 @@ class Part:
     def __enter__(self) -> Part:
         with suppress(FileNotFoundError):
             os.lstat(self.path)  # a name that the system does not take is an error now
-        if os.path.isdir(self.path):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
+        check_is_no_special(self.path)
         # First this and then the check; `_take` does the opposite. So one of the two sees the other
         # if it is for a part that has this path.
         _files[self] = os.path.abspath(self.path)

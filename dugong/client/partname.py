@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Any, Final
 
 __all__ = [
     "check_is_no_part",
+    "check_is_no_special",
     "directory_of",
     "hash_of",
     "hidden_for",
@@ -84,6 +86,18 @@ def check_is_no_part(path: str) -> None:
     """Raise FileExistsError if *path* is a part of another file, or what is noted of one."""
     if may_be_part(path) and read_state(path.removesuffix(".state")) is not None:
         raise FileExistsError(errno.EEXIST, "it is the partial file of another download", path)
+
+
+def check_is_no_special(path: str) -> None:
+    """Raise OSError if *path* is no file that could be replaced, or a link to what is none."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # there is none
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket", path)
 
 
 def hash_of(text: str) -> str:

@@ -146,7 +146,7 @@ def test_a_directory_that_cannot_be_made_is_status_1(
 ) -> None:
     (tmp_path / "file").touch()
     assert main(["get", *["http://127.0.0.1:9/"] * 2, "-o", str(tmp_path / "file")]) == 1
-    assert "File exists" in capsys.readouterr().err
+    assert "Not a directory" in capsys.readouterr().err
 
 
 # A shell that runs the tests in the background has them ignore the signal.

@@ -257,6 +257,26 @@ def test_a_part_with_a_hidden_name_goes_on(server: str, tmp_path: Path) -> None:
     assert files(tmp_path) == {"a": b"/a", "b": b"/b", "a.part": b"precious"}
 
 
+@pytest.mark.parametrize("size", [5, 300_000])
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path, size: int) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+
+    def converse(peer: Peer) -> None:
+        peer.head()
+        peer.respond(bytes(size))
+
+    with ScriptedServer(converse, repeat=True) as server:
+        fetching = Fetching(Settings(timeout=TIMEOUT), streams_all=True)
+        assert get_into(Urls([server.url("/a")]), fetching, None, str(pipe)) == 0
+    reader.join()
+    assert got == [bytes(size)]
+    assert pipe.is_fifo()
+
+
 def test_a_file_in_place_of_the_directory_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(NotADirectoryError) as caught:

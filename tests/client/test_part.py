@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -478,6 +479,26 @@ def test_a_directory_is_no_file(path: str) -> None:
     os.mkdir(path)
     with pytest.raises(IsADirectoryError, match="file"):
         Part(path, URL).__enter__()
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+@pytest.mark.parametrize("url", [None, URL])
+def test_what_is_no_file_is_not_replaced(
+    path: str, url: str | None, is_link: bool, tmp_path: Path
+) -> None:
+    """Such as a device, by a privileged process."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    if is_link:
+        os.symlink("pipe", path)
+    before = names_beside(path)
+    place = path if is_link else pipe
+    for write in (lambda: save(b"body", place), lambda: write_part(place, url)):
+        with pytest.raises(OSError, match="a device, a pipe or a socket") as caught:
+            write()
+        assert caught.value.filename == place
+    assert names_beside(path) == before
+    assert stat.S_ISFIFO(os.stat(pipe).st_mode)
 
 
 def test_a_link_in_place_of_the_part_is_not_followed(path: str, tmp_path: Path) -> None:
