@@ -149,9 +149,12 @@ class _Run:
                 self._take(futures)
         else:
             self._take(futures)
+        held = self._frontier.held
+        for origin, why in held.items():
+            streams.report(streams.printable(f"dugong: {origin}/robots.txt: {why}"))
         if not self._what.settings.quiet:
             streams.report(self._summary())
-        return 1 if self._tally.failed else 0
+        return 1 if self._tally.failed or held else 0
 
     def _take(self, futures: Iterator[ResponseFuture]) -> None:
         for future in futures:

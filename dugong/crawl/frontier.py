@@ -416,6 +416,16 @@ class Frontier:
         with self._change():
             return self._forbidden
 
+    @property
+    def held(self) -> dict[str, str]:
+        """The origins of which nothing is given now, each with why its robots.txt cannot be had."""
+        with self._change():
+            return {
+                host.origin: host.rules.failure
+                for host in self._hosts.values()
+                if host.rules is not None and not host.rules.is_known
+            }
+
     def close(self) -> None:
         """Close the database; loops end. What is not done is given by the next frontier there.
 

@@ -19,7 +19,8 @@ from dugong.client.aio import AsyncClient
 from dugong.client.client import Client
 from dugong.client.urls import resolve
 from dugong.crawl.delays import keep_to_delay
-from dugong.errors import DugongError
+from dugong.errors import DugongError, printable
+from dugong.pool.failure import describe
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request
 
@@ -52,14 +53,16 @@ class Rules:
     """What the robots.txt of an origin says to one robot. It never changes.
 
     Attributes: *is_known*: whether the robots.txt could be had, or there is none; if not, nothing
-    is allowed for the time being. *crawl_delay*: how many seconds there are to be between two
-    requests, or None. *expires*: when it is to be asked for again, by `time.monotonic`.
+    is allowed for the time being, and *failure* says why. *crawl_delay*: how many seconds there are
+    to be between two requests, or None. *expires*: when it is to be asked for again, by
+    `time.monotonic`.
     """
 
-    __slots__ = ("_agent", "_parser", "crawl_delay", "expires", "is_known")
+    __slots__ = ("_agent", "_parser", "crawl_delay", "expires", "failure", "is_known")
 
-    def __init__(self, parser: Protego | None, agent: str) -> None:
+    def __init__(self, parser: Protego | None, agent: str, failure: str = "") -> None:
         self._parser = parser
+        self.failure: str = failure
         self._agent = agent
         self.is_known: bool = parser is not None
         self.crawl_delay: float | None = None if parser is None else parser.crawl_delay(agent)
@@ -150,10 +153,10 @@ class Robots:
         """Ask for *url*, of which the rules of *origin* come; resolve *future* when it has come."""
         try:
             response = self._submit(url)
-        except DugongError:  # the pool is full, or closed
-            self._learn(origin, future, None)
-        except BaseException:
-            self._learn(origin, future, None)
+        except DugongError as exc:  # the pool is full, or closed
+            self._learn(origin, future, None, describe(exc))
+        except BaseException as exc:
+            self._learn(origin, future, None, type(exc).__name__)
             raise
         else:
             response.add_done_callback(partial(self._came, origin, future, url, redirects))
@@ -168,8 +171,8 @@ class Robots:
     ) -> None:
         try:
             response = outcome.result()
-        except (DugongError, CancelledError):
-            self._learn(origin, future, None)
+        except (DugongError, CancelledError) as exc:
+            self._learn(origin, future, None, describe(exc))
             return
         except BaseException as exc:  # of a function of the caller's, such as host_policy
             future.set_exception(exc)
@@ -185,16 +188,18 @@ class Robots:
                 self._ask(origin, future, target, redirects - 1)
                 return
         if status == 429 or status >= 500:
-            self._learn(origin, future, None)
+            self._learn(origin, future, None, f"{status} {printable(response.reason)}".rstrip())
         elif 200 <= status < 300:
             text = response.body[:MAX_SIZE].decode("utf-8-sig", "replace")
             self._learn(origin, future, Protego.parse(text))
         else:
             self._learn(origin, future, _EVERYTHING)
 
-    def _learn(self, origin: Origin, future: Future[Rules], parser: Protego | None) -> None:
+    def _learn(
+        self, origin: Origin, future: Future[Rules], parser: Protego | None, failure: str = ""
+    ) -> None:
         try:
-            rules = Rules(parser, self._agent)
+            rules = Rules(parser, self._agent, failure)
             if rules.crawl_delay:
                 keep_to_delay(self._pool, origin, rules.crawl_delay)
         except BaseException as exc:  # of host_policy: or nothing would resolve the future

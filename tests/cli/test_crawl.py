@@ -346,12 +346,25 @@ def test_pages_of_a_host_that_is_down_wait_for_another_run(
     site = Down({"/": []})
     state = str(tmp_path / "state")
     with site.server:
-        assert crawl("--state", state, site.url()) == 0
+        assert crawl("--state", state, site.url()) == 1
         assert site.targets == []
-        assert capsys.readouterr().err == "0 fetched, 0 failed, 1 left for another run\n"
+        assert capsys.readouterr().err.splitlines() == [
+            f"dugong: {site.url('/robots.txt')}: 500 Internal Server Error",
+            "0 fetched, 0 failed, 1 left for another run",
+        ]
         site.is_down = False
         assert crawl("--state", state, site.url()) == 0
         assert site.targets == ["/"]
+
+
+def test_a_host_that_is_not_there_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving({}) as site:
+        url = site.url()
+    assert crawl(url) == 1
+    line, summary = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dugong: {url}robots.txt: ")
+    assert "refused" in line
+    assert summary == "0 fetched, 0 failed, 1 left"
 
 
 def test_a_page_that_failed_for_a_moment_waits_for_another_run(

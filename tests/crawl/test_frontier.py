@@ -541,8 +541,10 @@ def test_urls_of_a_host_whose_robots_txt_cannot_be_had_wait_for_a_later_loop(
         robots = Robots(pool)
         with Frontier(path, robots=robots) as frontier:
             frontier.add([A, B])
+            assert frontier.held == {}
             assert crawled(frontier, pool) == [B]
             assert len(frontier) == 1
+            assert frontier.held == {A.rstrip("/"): "503 Service Unavailable"}
             now += 200
             assert crawled(frontier, pool) == []
             assert len(pool.requests) == 3
@@ -553,6 +555,7 @@ def test_urls_of_a_host_whose_robots_txt_cannot_be_had_wait_for_a_later_loop(
         now += 400
         with Frontier(path, robots=robots) as frontier:
             assert crawled(frontier, pool) == [A]
+            assert frontier.held == {}
 
 
 def test_what_goes_wrong_while_a_robots_txt_is_read_is_raised() -> None:

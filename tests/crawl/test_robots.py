@@ -96,15 +96,19 @@ def test_a_site_without_a_robots_txt_allows_everything(status: int) -> None:
         assert Robots(pool).allows(f"{SITE}/private")
 
 
-@pytest.mark.parametrize("problem", [429, 500, 503, ConnectionClosed("it is gone")])
+@pytest.mark.parametrize(
+    ("problem", "failure"),
+    [(429, "429"), (500, "500"), (503, "503"), (ConnectionClosed("it is gone"), "it is gone")],
+)
 def test_while_it_cannot_be_had_nothing_is_allowed(
-    problem: Any, monkeypatch: pytest.MonkeyPatch
+    problem: Any, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
     with open_pool(problem, RULES) as pool:
         robots = Robots(pool)
         assert not robots.allows(f"{SITE}/a")
         assert not robots.rules(SITE).result().is_known
+        assert robots.rules(SITE).result().failure.startswith(failure)
         clock.now += module.LATER - 1
         assert not robots.allows(f"{SITE}/a")
         assert len(pool.requests) == 1

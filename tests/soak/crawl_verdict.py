@@ -8,7 +8,7 @@ What has to hold:
 * Everything that links lead to within the rules is asked for, nothing else is.
 * Each page has its line on standard output, and its response is in the archive as it was sent. Each
   page that cannot be fetched has a line on standard error, and is not in the archive if its
-  response was not whole.
+  response was not whole. So has each robots.txt that cannot be had, in each run that has ended.
 * A page is asked for again only if the response before was a fault, or did not come, or may have
   been lost to a reset; or if it was under way when the crawler was killed: of what had its line by
   then, that is the last page alone. A crawler that is late itself may take a response for slow, and
@@ -309,16 +309,23 @@ class Verdict:
     def _check_errors(self) -> None:
         """Look at the lines of what has failed."""
         failed: dict[str, list[int]] = defaultdict(list)
+        robots = {f"{self._place(url)[0].origin}/robots.txt" for url in self.reach.waiting}
         for run in self._evidence.runs:
             lines = run.errors if run.was_killed else run.errors[:-1]  # without the summary
+            held = set()
             for line in lines:
                 _, name, rest = line.partition("dugong: ")
                 url = rest.partition(": ")[0]
+                if name and url in robots and url not in held and not run.was_killed:
+                    held.add(url)
+                    continue
                 page = self._pages.get(url)
                 if not name or page is None or page.outcome == "page":
                     self._say(f"run {run.number} has written an error: {line}")
                 else:
                     failed[url].append(run.number)
+            for url in () if run.was_killed else robots - held:
+                self._say(f"{url} cannot be had, and no line of run {run.number} says so")
         ended = [run.number for run in self._evidence.runs if not run.was_killed]
         for url, page in self._pages.items():
             if page.outcome == "page":

@@ -119,6 +119,8 @@ class Made:
         self.errors[1] = self.errors[1] + [
             f"dugong: {url}: cut" for url in left if not any(url in e for e in self.errors[1])
         ]
+        held = {url.partition("/p/")[0].rstrip("/") for url in self.reach.waiting}
+        self.errors[1] += [f"dugong: {origin}/robots.txt: 503" for origin in sorted(held)]
         self.errors[1].append("the summary")
         runs = [Run(n + 1, n == 0, n, self.lines[n], self.errors[n]) for n in (0, 1)]
         self.evidence = Evidence(WEB, self.seen, runs, self.records, left | self.reach.waiting)
@@ -367,6 +369,12 @@ WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
     "an error is not said": (
         lambda good: with_run(with_run(good, 1, errors=[]), 2, errors=["the summary"]),
         "cannot be fetched, and no line says so",
+    ),
+    "it is not said that a robots.txt cannot be had": (
+        lambda good: with_run(
+            good, 2, errors=[line for line in good.runs[1].errors if "robots.txt" not in line]
+        ),
+        f"{CLOSED.origin}/robots.txt cannot be had, and no line of run 2 says so",
     ),
     "the crawler says something else": (
         lambda good: with_run(good, 1, errors=["Traceback"]),
