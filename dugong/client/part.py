@@ -149,6 +149,7 @@ class Part:
         self._wanted = wanted
         self._name = ""  # once it is entered
         self._fd = -1  # once it is entered
+        self._is_blank = False  # whether what is noted is that there is nothing, of this URL
         self._noted = 0.0  # when, as `monotonic` gives it
         self._is_complete = False
         self.validator: str = ""
@@ -280,8 +281,11 @@ class Part:
         """Begin with nothing, of the version that *validator* names."""
         self._ranges.clear()
         self.validator, self.size = validator, size
-        if self._goes_on and _is_at(self._name, self._fd):
-            self._replace_state(syncs=False)
+        if self._goes_on:
+            # Another `Part` that has just ended may have removed it.
+            is_noted = self._is_blank and os.path.lexists(state_of(self._name))
+            if not is_noted and _is_at(self._name, self._fd):
+                self._replace_state(syncs=False)
         with self._errors_named():
             os.ftruncate(self._fd, 0)
 
@@ -395,6 +399,7 @@ class Part:
         except BaseException:
             _remove(new)
             raise
+        self._is_blank = not self._ranges
 
     def _forget(self) -> None:
         """Have no later run know of what there is."""
@@ -409,6 +414,7 @@ class Part:
         try:
             if state is None or state["url"] != self._url:
                 return
+            self._is_blank = not state["ranges"]
             validator, size = str(state["validator"]), state["size"]
             ranges = [(int(start), int(end)) for start, end in state["ranges"]]
         except (ValueError, TypeError):

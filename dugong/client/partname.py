@@ -94,10 +94,11 @@ def check_is_no_special(path: str) -> None:
         mode = os.stat(path).st_mode
     except OSError:
         return  # there is none
+    if stat.S_ISREG(mode):
+        return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket", path)
+    raise OSError(errno.EINVAL, "it is a device, a pipe or a socket", path)
 
 
 def hash_of(text: str) -> str:
