@@ -175,6 +175,8 @@ class Part:
             del _files[self]
             raise
         try:
+            # Now, under the lock: behind `complete`, it may be that of another `Part`.
+            _remove(hidden_for(state_of(self._name)))  # if a run was killed while it noted
             self._read_state()
             if not self._ranges:
                 self.begin("", None)
@@ -388,7 +390,7 @@ class Part:
 
     def _replace_state(self, *, syncs: bool) -> None:
         state = state_of(self._name)
-        new = hidden_for(state)  # which a later run replaces, if this one is killed now
+        new = hidden_for(state)  # which a later run removes, if this one is killed now
         try:
             with open(os.open(new, _STATE, 0o600), "wb") as file:
                 file.write(self._state_with(self._ranges))
@@ -404,9 +406,7 @@ class Part:
     def _forget(self) -> None:
         """Have no later run know of what there is."""
         if self._goes_on:
-            state = state_of(self._name)
-            _remove(state)
-            _remove(hidden_for(state))  # if a run was killed in the middle of noting
+            _remove(state_of(self._name))
 
     def _read_state(self) -> None:
         """Take over what an earlier run has noted, if it is of the same URL and can be true."""

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from dugong.client import part as module
 from dugong.client.part import Part, save
+from tests.support.server import TIMEOUT
 
 URL = "http://host/file?signature=secret"
 TAG = '"v1"'
@@ -360,6 +362,45 @@ def test_another_process_is_another_download(path: str) -> None:
             [sys.executable, "-c", program], capture_output=True, text=True, check=False
         )
     assert "BlockingIOError" in done.stderr
+
+
+def test_what_ends_removes_nothing_of_what_begins(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another download to the path begins when the first one has its name, and notes something."""
+    first, second = Part(path, URL), Part(path, URL)
+    beginning = threading.Thread(target=second.__enter__)
+    notes, has_ended = threading.Event(), threading.Event()
+    place, replace = module._place, os.replace
+
+    def place_and_begin(*arguments: Any) -> str:
+        made = place(*arguments)
+        monkeypatch.setattr(module, "_place", place)
+        monkeypatch.setattr(os, "replace", replace_late)
+        beginning.start()
+        assert notes.wait(TIMEOUT)
+        return made
+
+    def replace_late(*names: str) -> None:
+        notes.set()
+        assert has_ended.wait(TIMEOUT)
+        replace(*names)
+
+    monkeypatch.setattr(module, "CHECKPOINT", 0)
+    with first:
+        first.begin(TAG, 2)
+        first.write(0, b"ab")
+        monkeypatch.setattr(module, "_place", place_and_begin)
+        first.complete()
+    has_ended.set()
+    beginning.join()
+    second.begin(TAG, 2)
+    second.write(0, b"AB")
+    assert state_of(path)["ranges"] == [[0, 2]]
+    second.complete()
+    second.__exit__(None, None, None)
+    assert Path(path).read_bytes() == b"AB"
+    assert names_beside(path) == ["file"]
 
 
 @pytest.mark.parametrize("ending", ["gets its name", "is removed"])
