@@ -130,7 +130,8 @@ def test_a_reader_waits_for_a_sender_that_has_failed_until_that_has_said_why(rig
     late = ConnectionTimedOut("nothing sent")
     rig.look_for_work(connection, late)
     rig.lending.wait_for_sender(job)
-    assert job.upload_error is late
+    assert job.extras.upload is not None
+    assert job.extras.upload.error is late
     assert connection.failure is late
 
 
