@@ -114,12 +114,11 @@ class Soak:
             s3 = server.client()
             s3.create_bucket(Bucket=BUCKET)
             with Relay(server.port, BUCKET, self._tally) as relay:
-                url = f"http://127.0.0.1:{relay.port}/{BUCKET}"
                 moments = self._moments(kills, len(large))
-                self._play("back-up", url, self._tree.root, server, moments)
+                self._play("back-up", relay, self._tree.root, server, moments)
                 if not self.problems:
                     moments = self._moments_of_restore(kills)
-                    self._play("restore", url, self._copy, server, moments)
+                    self._play("restore", relay, self._copy, server, moments)
             self._look_at_bucket(s3)
         self.problems += verdict.in_tree(self._tree.files, self._copy)
         largest = max(file.size for file in self._tree.files.values())
@@ -152,16 +151,18 @@ class Soak:
     def _play(
         self,
         action: str,
-        url: str,
+        relay: Relay,
         root: Path,
         server: judge_botocore.RealServer,
         moments: list[tuple[str, Moment]],
     ) -> None:
         """Run a process as often as *moments* say, to its end, and once more for nothing."""
+        arguments = [action, f"http://127.0.0.1:{relay.port}/{BUCKET}", str(root)]
         has_ended = False
         while not self.problems:
             before = self._tally.counts.copy()
-            status, said, wrote, killed = self._run([action, url, str(root)], server, moments)
+            status, said, wrote, killed = self._run(arguments, server, moments)
+            relay.settle()
             passed = self._tally.counts - before
             line = f"{action}: {_mib(passed['sent'])} sent, {_mib(passed['fetched'])} fetched"
             self.problems += verdict.process(

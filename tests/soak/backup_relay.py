@@ -151,6 +151,14 @@ class Relay:
                     sock.shutdown(socket.SHUT_RDWR)
             thread.join()
 
+    def settle(self) -> None:
+        """Wait until the server has responded to all that clients have sent, which have gone.
+
+        Where requests are pipelined, it goes on with those that had come when a client was killed.
+        """
+        for thread, _ in list(self._serving):
+            thread.join()
+
     def _accept(self) -> None:
         with suppress(OSError):  # the listener is shut down
             while True:
