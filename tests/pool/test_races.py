@@ -1,4 +1,4 @@
-"""Interleavings in which two threads could take the same thing for theirs, or nobody for his."""
+"""Interleavings in which two threads could take the same thing for theirs, or none could."""
 
 from __future__ import annotations
 
