@@ -25,13 +25,16 @@ _LINGER = 10.0  # seconds for which a client that the server has left may go on 
 
 
 class Asked(NamedTuple):
-    """A request for the object *key*: *part* is its partNumber or "", *md5* its Content-MD5."""
+    """A request for the object *key*.
+
+    *part* is its partNumber or "", *digest* the SHA-256 of its body.
+    """
 
     method: str
     key: str
     query: frozenset[str]
     part: str
-    md5: str
+    digest: str
     size: int
 
 
@@ -84,7 +87,7 @@ class Tally:
         with self._lock:
             if asked.part:
                 self.under_way = asked.key
-            if (asked.key, asked.part, asked.md5) in self._stored:
+            if (asked.key, asked.part, asked.digest) in self._stored:
                 self.again.append(f"{asked.key!r} {asked.part}".strip())
 
     def end(self, asked: Asked, status: int) -> None:
@@ -93,19 +96,28 @@ class Tally:
             self.count(f"responses {status}", 1)
         elif asked.method == "PUT" and asked.key:
             with self._lock:
-                stored = (asked.key, asked.part, asked.md5)
+                stored = (asked.key, asked.part, asked.digest)
                 size = 0 if stored in self._stored else asked.size
                 self._stored.add(stored)
             self.count("stored", size)
         if status < 500 and _name_of(asked) == "completions":
             self._end_upload(asked.key)
 
+    def break_off(self, asked: Asked) -> None:
+        """There is no response to *asked*.
+
+        A server that is killed while it completes an upload may have lost all of its parts.
+        """
+        if _name_of(asked) == "completions":
+            with self._lock:
+                self._stored -= {each for each in self._stored if each[0] == asked.key and each[1]}
+
     def _end_upload(self, key: str) -> None:
         """An upload of *key* is complete: if the file changes, all of it has to be sent."""
         with self._lock:
             parts = {each for each in self._stored if each[0] == key and each[1]}
             self._stored -= parts
-            whole = (key, "", " ".join(sorted(md5 for _, _, md5 in parts)))
+            whole = (key, "", " ".join(sorted(digest for _, _, digest in parts)))
             if parts and whole in self._stored:
                 self.again.append(f"{key!r}")
             self._stored.add(whole)
@@ -202,16 +214,20 @@ class Relay:
         line, fields, head = _head(requests)
         asked = self._asked(line, fields)
         tally.begin(asked)
-        server.sendall(head)
-        counted = "sent" if asked.method == "PUT" else "told"
-        self._pass(requests, server, asked.size, counted)
         status = 100
-        while status < 200:
-            line, fields, head = _head(responses)
-            status = int(line.split()[1])
-            if status >= 200:
-                tally.end(asked, status)
-            client.sendall(head)
+        try:
+            server.sendall(head)
+            self._pass(requests, server, asked.size, "sent" if asked.method == "PUT" else "told")
+            while status < 200:
+                line, fields, head = _head(responses)
+                status = int(line.split()[1])
+                if status >= 200:
+                    tally.end(asked, status)
+                client.sendall(head)
+        except (OSError, EOFError):
+            if status < 200:
+                tally.break_off(asked)
+            raise
         if asked.method == "HEAD" or status in (204, 304):
             return True
         counted = "fetched" if asked.method == "GET" and asked.key else "listed"
@@ -257,7 +273,8 @@ class Relay:
         key = unquote(path).removeprefix(f"/{self._bucket}").removeprefix("/")
         size = int(fields.get("content-length", "0"))
         part = query.get("partNumber", [""])[0]
-        return Asked(method, key, frozenset(query), part, fields.get("content-md5", ""), size)
+        digest = fields.get("x-amz-content-sha256", "")
+        return Asked(method, key, frozenset(query), part, digest, size)
 
 
 def _head(source: BufferedReader) -> tuple[str, dict[str, str], bytes]:

@@ -140,9 +140,9 @@ def test_the_entity_tag_of_a_file_is_that_of_its_object(size: int, tmp_path: Pat
 COMPLETION = Asked("POST", "a", frozenset(["uploadId"]), "", "", 10)
 
 
-def asked(key: str, md5: str = "1", part: str = "", size: int = 10) -> Asked:
+def asked(key: str, digest: str = "1", part: str = "", size: int = 10) -> Asked:
     query = frozenset(("partNumber", "uploadId") if part else ())
-    return Asked("PUT", key, query, part, md5, size)
+    return Asked("PUT", key, query, part, digest, size)
 
 
 def passed_by(*requests: tuple[Asked, int | None]) -> Tally:
@@ -151,7 +151,9 @@ def passed_by(*requests: tuple[Asked, int | None]) -> Tally:
     for request, status in requests:
         tally.begin(request)
         tally.count("sent", request.size)
-        if status is not None:
+        if status is None:
+            tally.break_off(request)
+        else:
             tally.end(request, status)
     return tally
 
@@ -175,6 +177,10 @@ def passed_by(*requests: tuple[Asked, int | None]) -> Tally:
         (
             [(asked("a", part="1"), 200), (COMPLETION, 500), (asked("a", part="1"), None)],
             ["'a' 1 was sent again, though it was stored"],
+        ),
+        (
+            [(asked("a", part="1"), 200), (COMPLETION, None), (asked("a", part="1"), 200)],
+            [],
         ),
         (
             [(asked("a", part="1"), 200), (asked("a", part="1"), 200)],
