@@ -16,7 +16,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
-from dugong.errors import DugongError
+from dugong.errors import DugongError, InvalidResponse
 from dugong.pool.filepart import FilePart
 from dugong.pool.many import AtHand
 from dugong.s3.checksums import Sums, expected_of, hash_of_etag, sums_of, whole_of
@@ -66,7 +66,8 @@ def sync(
         pass  # now, so that what cannot be read is no empty directory
     known = {each.key: (each.size, each.etag) for each in there}
     left_open: list[OpenUpload] = []
-    with suppress(S3Error):  # not every server tells them, and not everyone
+    # Not every server tells them, nor can each user know them, nor XML have each key.
+    with suppress(S3Error, InvalidResponse):
         left_open += open_uploads(service, prefix)
     run = _Sync(service, part_size, known, {each.key for each in left_open})
     requests = AtHand(run.requests(directory, prefix), TOGETHER)

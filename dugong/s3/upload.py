@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from dugong.errors import DugongError
+from dugong.errors import DugongError, InvalidResponse
 from dugong.pool.body import can_be_sent_again
 from dugong.s3.checksums import CRC32, Sums, expected_of, hash_of_etag, sums_of, whole_of
 from dugong.s3.documents import completion, document, invalid, number_in, text_of
@@ -204,14 +204,19 @@ class _Multipart:
             self._abort_others(known)
 
     def _open(self) -> dict[str, OpenUpload]:
-        """Return the uploads of the key that are open, by their ids; none if that is a secret."""
+        """Return the uploads of the key that are open, by their ids.
+
+        None if that is a secret, or if XML cannot have the key.
+        """
         try:
             found = open_uploads(self._service, self._key, exact=True)
             return {each.id: each for each in found}
         except S3Error as exc:
             if exc.code != "AccessDenied":
                 raise
-            return {}
+        except InvalidResponse:
+            pass
+        return {}
 
     def _abort_others(self, known: dict[str, OpenUpload]) -> None:
         """Abort what attempts to create the upload have left, whose responses were lost."""
@@ -335,7 +340,8 @@ def _is_md5(etag: str, sums: Sums) -> bool:
 
 def open_uploads(service: Service, prefix: str, exact: bool = False) -> Iterator[OpenUpload]:
     """Yield the uploads that are open of keys with *prefix*, or of that key if it is *exact*."""
-    query = {"uploads": "", "encoding-type": "url"}
+    # Not with the encoding-type "url": SeaweedFS says that it has used that, and has not.
+    query = {"uploads": ""}
     if prefix:
         query["prefix"] = prefix
     while True:
@@ -346,13 +352,12 @@ def open_uploads(service: Service, prefix: str, exact: bool = False) -> Iterator
                 return
             raise
         root = document(response, "ListMultipartUploadsResult")
-        coding = text_of(root, "EncodingType")
         for each in root.iter("Upload"):
-            key = text_of(each, "Key", coding)
+            key = text_of(each, "Key")
             if key == prefix if exact else key.startswith(prefix):
                 yield OpenUpload(key, text_of(each, "UploadId"), text_of(each, "Initiated"))
         following = {
-            "key-marker": text_of(root, "NextKeyMarker", coding),
+            "key-marker": text_of(root, "NextKeyMarker"),
             "upload-id-marker": text_of(root, "NextUploadIdMarker"),
         }
         if text_of(root, "IsTruncated") != "true" or following.items() <= query.items():

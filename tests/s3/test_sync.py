@@ -197,6 +197,24 @@ def test_a_sync_aborts_what_was_left_open_of_files_that_are_there_without_it(roo
         assert bodies(site)["large"] == LARGE
 
 
+@pytest.mark.parametrize("name", ["a+b", "a%20b", "a&b", "ä"])
+def test_what_was_left_open_is_aborted_by_its_name(name: str, root: Path) -> None:
+    (root / name).write_bytes(b"it is there")
+    site = S3Site()
+    with open_bucket(site) as here:
+        here.bucket.sync(root)
+        site.uploads["u00"] = Upload(name, {}, {1: b"x"})
+        here.bucket.sync(root)
+        assert site.uploads == {}
+
+
+def test_a_list_of_uploads_that_cannot_be_read_keeps_nothing_from_being_stored(root: Path) -> None:
+    site = S3Site()
+    site.uploads["u00"] = Upload("\x01", {}, {1: b"x"})  # which XML cannot have
+    with open_bucket(site) as here:
+        assert len(here.bucket.sync(root).stored) == len(FILES)
+
+
 def test_an_upload_of_a_file_that_could_not_be_stored_is_left_open(root: Path) -> None:
     site = S3Site()
     site.uploads["u00"] = Upload("a b", {}, {1: b"x"})

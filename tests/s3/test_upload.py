@@ -165,6 +165,15 @@ def test_the_next_upload_goes_on_with_what_was_left_open(page_size: int) -> None
         assert len(told) == 5
 
 
+def test_an_upload_that_xml_cannot_name_is_not_continued() -> None:
+    site = S3Site()
+    site.uploads["u00"] = Upload("\x01", {}, {1: PARTS[0]})
+    with open_bucket(site) as here:
+        here.bucket.put("\x01", DATA)
+        assert site.objects["\x01"].body == DATA
+        assert len(here.received("PUT")) == 5
+
+
 def test_the_last_of_several_that_are_open_is_continued() -> None:
     site = S3Site(page_size=1)
     site.uploads["u01"] = Upload("key", {}, {1: PARTS[0]})

@@ -218,14 +218,16 @@ class S3Site:
         ]
         page, rest = ids[: self.page_size], ids[self.page_size :]
         items = "".join(
-            f"<Upload><Key>{quote_plus(self.uploads[name].key)}</Key><UploadId>{name}</UploadId>"
+            f"<Upload><Key>{escape(self.uploads[name].key)}</Key><UploadId>{name}</UploadId>"
             f"<Initiated>2026-11-27T07:{name[1:]}:00Z</Initiated></Upload>"
             for name in page
         )
         if rest:
-            items += f"<NextKeyMarker>{quote_plus(self.uploads[page[-1]].key)}</NextKeyMarker>"
+            items += f"<NextKeyMarker>{escape(self.uploads[page[-1]].key)}</NextKeyMarker>"
             items += f"<NextUploadIdMarker>{page[-1]}</NextUploadIdMarker>"
-        return _xml("ListMultipartUploadsResult", items, bool(rest), "url")
+        # As SeaweedFS does, which says what was asked for, and has done nothing.
+        coding = query.get("encoding-type", "")
+        return _xml("ListMultipartUploadsResult", items, bool(rest), coding)
 
     # --- uploads in parts -------------------------------------------------------------------------
 
