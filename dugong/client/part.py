@@ -283,7 +283,9 @@ class Part:
         """Begin with nothing, of the version that *validator* names."""
         self._ranges.clear()
         self.validator, self.size = validator, size
-        if self._goes_on:
+        if self._goes_on and self._name != visible_for(self.path):
+            self._forget()  # a hidden name is no other file's, whatever is beside it
+        elif self._goes_on:
             # Another `Part` that has just ended may have removed it.
             is_noted = self._is_blank and os.path.lexists(state_of(self._name))
             if not is_noted and _is_at(self._name, self._fd):

@@ -1,8 +1,8 @@
 """The names of the files that a `Part` has before it is complete, and whose file a name is.
 
 What goes on in a later run is in ``PATH.part``, or in a hidden file if that name is too long or may
-be another file's. What is noted of it is in the same name with ``.state``. A file is a part if and
-only if such a state is beside it, which is there before the part is.
+be another file's. What is noted of it is in the same name with ``.state``. A file without a hidden
+name is a part if and only if such a state is beside it, which is there before the part is.
 
 Touches no file but those states, and only reads them.
 """
