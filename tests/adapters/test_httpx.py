@@ -644,7 +644,8 @@ def test_no_connection_in_time_is_a_connect_timeout(httpx: Any, run: Run) -> Non
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcd"])
 def test_a_response_that_stops_coming_is_a_read_timeout(httpx: Any, run: Run, data: bytes) -> None:
     with ScriptedServer(sends(data, wait=True), repeat=True) as server:
-        for timeout in (SOON, httpx.Timeout(10, read=SOON), httpx.Timeout(10, read=0)):
+        soon = httpx.Timeout(SOON, connect=10, pool=10)  # a busy machine may take long to connect
+        for timeout in (soon, httpx.Timeout(10, read=SOON), httpx.Timeout(10, read=0)):
             for exc in raised(httpx, run, server.url(), httpx.ReadTimeout, timeout=timeout):
                 assert isinstance(exc.__cause__, ConnectionTimedOut)
 
