@@ -227,7 +227,7 @@ class BodySide:
         self._state.closing = True
         self._state.buffer.clear()
         if exchange.request_side is RequestSide.BODY:
-            if exchange.sends_to_end:
+            if exchange.special is not None and exchange.special.sends_to_end:
                 return
             exchange.request_side = RequestSide.CANCELLED
         transport.shutdown()

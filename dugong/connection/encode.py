@@ -7,10 +7,9 @@ is sent or any state is changed; the framing that is announced is the one that w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from threading import get_ident
 from typing import NamedTuple
 
-from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.exchange import Exchange, RequestSide, Special
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import check_host, check_method, check_target, field_line
 from dugong.connection.writers import BodyFollowing, ChunkedWriter, LengthWriter
@@ -108,7 +107,8 @@ class RequestBuilder:
         ):
             head = f"{method} {target}{self._plain_rest}".encode("latin-1")
             exchange = Exchange(method, path)
-            exchange.needs_full_parse = method == "CONNECT"
+            if method == "CONNECT":
+                exchange.special = Special()
             # The class itself would go through a function in Python, at twice the cost.
             return tuple.__new__(EncodedRequest, (exchange, head, None))
 
@@ -143,13 +143,10 @@ class RequestBuilder:
         lines += (self._fixed, b"\r\n")
 
         exchange = Exchange(method, path)
-        exchange.close = "close" in given.connection
-        exchange.upgrade = "upgrade" in given.names
-        exchange.needs_full_parse = True  # perhaps
+        exchange.special = Special("close" in given.connection, "upgrade" in given.names)
         if following and length != 0:
             exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
             exchange.request_side = RequestSide.CONTINUE if expect100 else RequestSide.BODY
-            exchange.thread = get_ident()
         elif expect100:
             # A server has nothing to wait for if there is no body, so it is not asked.
             exchange.request_side = RequestSide.SELF_CONTINUE

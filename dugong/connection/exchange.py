@@ -7,7 +7,7 @@ receiving thread; the two exceptions are named at `RequestSide`. Touches nothing
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dugong.connection.head import headers_of, public_target
 from dugong.connection.readers import NO_TRAILERS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dugong.connection.writers import Writer
     from dugong.headers import Headers
 
-__all__ = ["Exchange", "ExchangeRecorder", "HTTPResponse", "RequestSide"]
+__all__ = ["Exchange", "ExchangeRecorder", "HTTPResponse", "RequestSide", "Special"]
 
 
 class RequestSide(Enum):
@@ -88,6 +88,20 @@ class HTTPResponse:
         return f"<HTTPResponse {self.status} {reason} to {self.method} {target}>"
 
 
+class Special(NamedTuple):
+    """What a request asks for beside its response, which can so change more than that it has come.
+
+    If it asks for nothing of it, but the response has to be looked at with care all the same, this
+    is what it has, too.
+    """
+
+    close: bool = False  # that the connection is closed
+    upgrade: bool = False  # another protocol
+    #: That the body is sent to its end though a response below 300 has come that is the last of the
+    #: connection. Then the owner of the session ends the connection.
+    sends_to_end: bool = False
+
+
 class Exchange:
     """A request whose response has not been read to its end.
 
@@ -96,21 +110,17 @@ class Exchange:
     """
 
     __slots__ = (
-        "close",
         "delivery",
         "interim",
         "key",
         "method",
         "minor_version",
-        "needs_full_parse",
         "path",
         "persistent",
         "reader",
         "request_side",
-        "sends_to_end",
-        "thread",
+        "special",
         "trailers",
-        "upgrade",
         "writer",
     )
 
@@ -119,16 +129,9 @@ class Exchange:
         self.method: str = method
         self.path: str = path
         self.key: object = key
-        self.close: bool = False  # the request asks for the connection to be closed
-        self.upgrade: bool = False  # the request offers another protocol
-        #: The response can change more than that it has come: the parser's fast path is not for it.
-        self.needs_full_parse: bool = False
-        #: The body is sent to its end though a response below 300 has come that is the last of the
-        #: connection. Then the owner of the session ends the connection.
-        self.sends_to_end: bool = False
+        self.special: Special | None = None  # if not None, the parser's fast path is not for it
         # The sender's; the receiver only looks whether there is a writer at all.
         self.writer: Writer | None = None
-        self.thread: int = 0  # set by the sender: who wrote to the body last; read by any thread
         self.request_side: RequestSide = _SENT  # see RequestSide
         self.delivery: Delivery = _DELIVERED  # set by the sender if sending fails; read after that
         # The receiver's:

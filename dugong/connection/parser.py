@@ -177,7 +177,7 @@ class ResponseParser:
         not the connection's last; and if it cannot be read in two ways: it is one valid line after
         the other, each ended by CRLF, with no fold, no bare LF, and an unambiguous framing.
         """
-        if exchange.needs_full_parse:
+        if exchange.special is not None:
             return None
         buffer = self._buffer
         stop = buffer.data.find(b"\r\n\r\n", start, end)

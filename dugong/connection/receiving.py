@@ -356,8 +356,10 @@ class ReceiveSide:
         state = self._state
         minor_version, status, reason, headers, kind, length, persistent, said_close = head
         switched = False
-        if exchange.needs_full_parse or not persistent or status < 200:
-            if status < 200 and not (status == 101 and exchange.upgrade):
+        special = exchange.special
+        if special is not None or not persistent or status < 200:
+            switches = status == 101 and special is not None and special.upgrade
+            if status < 200 and not switches:
                 return self._take_interim(exchange, head)
             switched = status == 101 or (exchange.method == "CONNECT" and status < 300)
             persistent = self._stays_open(exchange, status, persistent)
@@ -405,4 +407,4 @@ class ReceiveSide:
         if exchange.request_side is RequestSide.BODY and status >= 300:
             exchange.request_side = RequestSide.CANCELLED  # RFC 9112 §9.5
             return False
-        return persistent and not exchange.close
+        return persistent and not (exchange.special is not None and exchange.special.close)

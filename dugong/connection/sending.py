@@ -282,7 +282,7 @@ class SendSide:
     def _co_write(self, view: memoryview) -> Coroutine[int]:
         exchange, transport = self._writable()
         assert exchange.writer is not None
-        exchange.thread = get_ident()
+        exchange.writer.thread = get_ident()
         yield from self._co_send(transport, exchange, exchange.writer.frame, view)
         return view.nbytes
 
@@ -298,7 +298,7 @@ class SendSide:
         exchange, transport = self._writable()
         writer = exchange.writer
         assert isinstance(writer, LengthWriter)
-        exchange.thread = get_ident()
+        writer.thread = get_ident()
         try:
             while not isinstance(sent := transport.send_file(fd, offset, count), int):
                 yield sent

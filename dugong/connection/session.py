@@ -82,8 +82,8 @@ class Http1Session:
             if not state.awaiting_response:
                 return None
             oldest = state.awaiting_response[0]
-        mine = oldest.request_side is RequestSide.BODY and oldest.thread == get_ident()
-        return oldest if mine else None
+        writer = oldest.writer if oldest.request_side is RequestSide.BODY else None
+        return oldest if writer is not None and writer.thread == get_ident() else None
 
     @property
     def unread(self) -> bool:

@@ -6,6 +6,8 @@ Touches no socket. Owner: the sending thread.
 
 from __future__ import annotations
 
+from threading import get_ident
+
 from dugong.errors import ExcessBodyData, StateError
 
 __all__ = ["BodyFollowing", "ChunkedWriter", "LengthWriter", "Writer"]
@@ -35,10 +37,11 @@ class BodyFollowing:
 class LengthWriter:
     """A body of exactly *remaining* bytes (RFC 9112 §6.2)."""
 
-    __slots__ = ("remaining",)
+    __slots__ = ("remaining", "thread")
 
     def __init__(self, length: int) -> None:
         self.remaining: int = length  # the sending thread's
+        self.thread: int = get_ident()  # that wrote to the body last; any thread may read it
 
     @property
     def complete(self) -> bool:
@@ -65,10 +68,11 @@ class LengthWriter:
 class ChunkedWriter:
     """A body in chunks (RFC 9112 §7.1): one for each piece, and an empty one at the end."""
 
-    __slots__ = ("complete",)
+    __slots__ = ("complete", "thread")
 
     def __init__(self) -> None:
         self.complete: bool = False  # the sending thread's
+        self.thread: int = get_ident()  # that wrote to the body last; any thread may read it
 
     def frame(self, data: memoryview) -> tuple[bytes | memoryview, ...]:
         """Return the buffers to send for *data*: none for no data, which would end the body."""

@@ -78,6 +78,7 @@ class Preparer:
         hedge: float | None = None,
     ) -> None:
         self._scheduler = scheduler
+        self._known_host = scheduler.hosts.get  # a look-up in an OrderedDict itself takes longer
         self._dialer = dialer
         self._proxy_for = proxy_for
         self._headers = pairs = default_headers(headers).with_defaults(_USER_AGENT).fixed
@@ -96,12 +97,10 @@ class Preparer:
 
         Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
         """
-        scheduler = self._scheduler
-        host = scheduler.hosts.get(request.origin) or self._new_host(request.origin)
-        options = request._options
-        is_plain = request.method in _NO_BODY
+        scheduler, options = self._scheduler, request._options
+        host = self._known_host(request.origin) or self._new_host(request.origin)
         timeout, retry, hedge = self._timeout, self._retry, self._hedge
-        if options is PLAIN_OPTIONS and is_plain:
+        if options is PLAIN_OPTIONS and request.method in _NO_BODY:
             job = Job(request, scheduler, pool, host, None, timeout, retry)
         else:
             if options.timeout is not POOL_DEFAULT:
@@ -111,7 +110,7 @@ class Preparer:
             if options.hedge is not POOL_DEFAULT:
                 hedge = options.hedge
             if (
-                is_plain
+                request.method in _NO_BODY
                 and options.headers is None
                 and options.body is None
                 and options.progress is None

@@ -66,8 +66,6 @@ _FRAMING = frozenset(
     ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
 )
 
-_COMMON = IDEMPOTENT | {"POST", "PATCH"}
-
 HeaderPairs = tuple[tuple[str, str], ...]
 #: Makes header fields for each sending of a request, of which it is told.
 HeadersMaker = Callable[["Request"], HeadersLike | None]
@@ -414,10 +412,7 @@ def make_request(
     cls: type[Request], method: object, url: object, options: CheckedOptions = PLAIN_OPTIONS
 ) -> Request:
     """Return a new *cls*, whose method and URL are checked here."""
-    if method not in _COMMON:
-        method = _checked_method(method)
-    elif type(method) is not str:
-        method = str.__str__(method)  # what is formatted is what was checked
+    method = _known_method(method) or _checked_method(method)
     if type(url) is not str:
         url = _as_str(url)
     plain = _plain_url(url)
@@ -459,6 +454,9 @@ def with_headers(request: Request, headers: ElaborateHeaders) -> Request:
     return changed
 
 
+# What is equal to one of these is replaced by it, so what is formatted is what was checked.
+_METHODS: dict[object, str] = {method: method for method in (*IDEMPOTENT, "POST", "PATCH")}
+_known_method = _METHODS.get
 _plain_url = PLAIN_URL.fullmatch
 _PARAMETERS = ("method", "url", *CheckedOptions._fields[:-2])
 

@@ -34,6 +34,7 @@ from dugong import (
 )
 from dugong.client import download as module
 from dugong.client import part
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.scheduler import Scheduler
 from tests.support.nginx import Nginx, nginx
 from tests.support.pool import GONE, discard_rest, wait_for, wait_until
@@ -411,15 +412,15 @@ def test_a_client_that_is_closed_ends_the_wait_between_two_attempts(
 def until_it_waits(client: Client, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return what is set when a thread waits for *client* to be closed."""
     waits = threading.Event()
-    core = client._pool._scheduler._core
-    wait = core.wait
+    closing = client._pool._scheduler._core.room
+    wait = PoolCore.wait
 
-    def noted(condition: threading.Condition, timeout: float | None = None) -> None:
-        if condition is core.room:
+    def noted(core: PoolCore, condition: threading.Condition, timeout: float | None = None) -> None:
+        if condition is closing:
             waits.set()
-        wait(condition, timeout)
+        wait(core, condition, timeout)
 
-    monkeypatch.setattr(core, "wait", noted)
+    monkeypatch.setattr(PoolCore, "wait", noted)
     return waits
 
 

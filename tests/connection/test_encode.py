@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dugong import BodyFollowing, Headers, HTTPConnection
 from dugong.connection.encode import EncodedRequest, RequestBuilder, byte_view
-from dugong.connection.exchange import RequestSide
+from dugong.connection.exchange import RequestSide, Special
 from dugong.connection.writers import ChunkedWriter, LengthWriter
 from tests.support.server import ScriptedServer
 
@@ -135,7 +135,7 @@ def test_a_body_that_follows_with_a_length() -> None:
     assert request.body is None
     assert isinstance(request.exchange.writer, LengthWriter)
     assert request.exchange.request_side is RequestSide.BODY
-    assert request.exchange.thread == threading.get_ident()
+    assert request.exchange.writer.thread == threading.get_ident()
 
 
 def test_a_body_that_follows_without_a_length_is_chunked() -> None:
@@ -172,13 +172,13 @@ def test_the_server_is_not_asked_about_an_empty_body() -> None:
 )
 def test_a_request_may_ask_for_the_connection_to_be_closed(value: str, close: bool) -> None:
     request = build(headers={"connection": value})
-    assert request.exchange.close is close
+    assert request.exchange.special == Special(close=close)
     assert fields(request)["connection"] == value
 
 
 def test_a_request_may_offer_another_protocol() -> None:
-    assert build(headers={"upgrade": "h2c"}).exchange.upgrade
-    assert not build().exchange.upgrade
+    assert build(headers={"upgrade": "h2c"}).exchange.special == Special(upgrade=True)
+    assert build().exchange.special is None
 
 
 def test_a_content_length_that_agrees_is_sent_once() -> None:

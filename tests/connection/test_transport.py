@@ -1012,9 +1012,9 @@ def test_disconnecting_ends_both_directions_and_the_last_one_out_closes(contexts
         conn = HTTPConnection(*server.address, ssl_context=contexts[1])
         conn.send_request("PUT", "/", body=BodyFollowing(2**30))
         fd = descriptor(conn)
-        conn._session.state.awaiting_response[
-            0
-        ].thread = 0  # as if another thread had sent the request
+        (exchange,) = conn._session.state.awaiting_response
+        assert exchange.writer is not None
+        exchange.writer.thread = 0  # as if another thread had sent the request
         conn.read_response()
         receiving = conn.co_read(10)
         next(receiving)

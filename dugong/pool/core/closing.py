@@ -173,7 +173,7 @@ class Closing:
         self._retries.requeue_locked(back)  # before the reserved one, which stood behind them
         for job in jobs:
             connection.take_off(job)
-        core.ended += connection.was_open
+        core.totals.ended += connection.was_open
         del self._finishing[connection]
         forget_frames(connection.failure)
         if self._room.is_awaited:

@@ -53,6 +53,8 @@ class ConnectionManager:
         pipeline_rescue: bool = True,
     ) -> None:
         self._core = core  # never changes
+        #: Of the connections to each host that has no policy for it; never changes.
+        self._limit = core.limits.max_connections_per_host
         self._maintenance = maintenance  # never changes
         self._retries = retries  # never changes
         self._politeness = politeness  # never changes
@@ -118,17 +120,14 @@ class ConnectionManager:
             self._core.hosts.move_to_end(host.origin)
             return
         del self._core.hosts[host.origin]
-        for index, count in enumerate((host.sent, host.answered, host.resent)):
-            self._core.past[index] += count
-        self._core.past_rescued += host.rescued
-        self._core.past_hedged += host.hedged
+        self._core.totals.add(host)
 
     # --- a request is queued ----------------------------------------------------------------------
 
     @locked
     def ensure_served_locked(self, host: Host) -> None:
         """See to it that a connection takes the request that has been queued last."""
-        limit = self._core.limits.max_connections_per_host
+        limit = self._limit
         if host.gate is not None:
             if host.is_shut(monotonic()):
                 self._politeness.wait_locked(host)
@@ -165,9 +164,9 @@ class ConnectionManager:
     @locked
     def ensure_all_served_locked(self, host: Host) -> None:
         """See to it that requests which are queued are taken, however many there are."""
-        count = min(host.queued, self._core.limits.max_connections_per_host)
+        count = min(host.queued, self._limit)
         if host.gate is not None and count:
-            most = connection_limit(host, self._core.limits.max_connections_per_host)
+            most = connection_limit(host, self._limit)
             count = min(max(1, host.startable(monotonic())), most)
         for _ in range(count):
             self.ensure_served_locked(host)
@@ -175,7 +174,7 @@ class ConnectionManager:
     @locked
     def limit_locked(self, host: Host) -> None:
         """Have *host* keep no more connections than it may have: the idle ones go first."""
-        most = connection_limit(host, self._core.limits.max_connections_per_host)
+        most = connection_limit(host, self._limit)
         connections = [c for c in host.connections if not c.is_draining]
         connections.sort(key=lambda c: c not in host.idle)
         for connection in connections[: max(0, len(connections) - most)]:
@@ -354,7 +353,7 @@ class ConnectionManager:
             if not connection.is_closing:
                 connection.open()
                 connection.idle_since = monotonic()
-                core.opened += 1
+                core.totals.opened += 1
                 core.emit("opened", host, connection.name)
                 self._room.opened_locked()
             if host.connect_failures:

@@ -18,7 +18,7 @@ from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, current_thread, get_ident, main_thread
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from dugong.errors import DugongError, PoolClosed, StateError
 from dugong.pool.core.callbacks import Callbacks
@@ -42,6 +42,7 @@ Settlement = tuple["ResponseFuture", Outcome]
 #: How often it is tried to mend what an interrupt has left, while other interrupts come.
 _RECOVERIES = 3
 
+A = TypeVar("A")
 R = TypeVar("R")
 
 __all__ = [
@@ -52,13 +53,14 @@ __all__ = [
     "Nested",
     "Outcome",
     "PoolCore",
+    "Totals",
     "do_nothing",
     "locked",
 ]
 
 
-#: A remedy, and the arguments of that: see `PoolCore.mend`.
-Mending = tuple[Callable[..., object], tuple[object, ...]]
+#: A remedy, and what that is called with: see `PoolCore.mend`.
+Mending = tuple[Callable[[Any], object], Any]
 
 
 class Heads(Protocol):
@@ -115,18 +117,72 @@ class Entering(Nested):
     """The same, where a transaction is about to begin or has just ended in this thread."""
 
 
+class Totals:
+    """What a pool has counted that is not counted by the hosts that it knows."""
+
+    __slots__ = ("answered", "ended", "hedged", "opened", "rescued", "resent", "sent")
+
+    def __init__(self) -> None:
+        self.opened = 0  # connections that were established
+        self.ended = 0  # of these, those that are closed
+        # Requests of hosts that were forgotten.
+        self.sent = self.answered = self.resent = self.rescued = self.hedged = 0
+
+    def add(self, host: Host) -> None:
+        """Count for *host*, which is forgotten."""
+        self.sent += host.sent
+        self.answered += host.answered
+        self.resent += host.resent
+        self.rescued += host.rescued
+        self.hedged += host.hedged
+
+
 class PoolCore:
     """The state that all parts of a pool share, and the lock that guards it."""
 
-    #: Returns a context manager: its block holds the lock; leaving it does what was decided.
-    #: Raises `Nested` in a thread that is in a transaction already. Never changes.
-    transaction: Callable[[], PoolCore]
+    # CPython looks up the attributes of an object fast if they are these, or fewer than 30.
+    __slots__ = (
+        "_calls",
+        "_follow_ups",
+        "_is_disturbed",
+        "_under_way",
+        "awaiting_connection",
+        "body_released",
+        "call_failed",
+        "callbacks",
+        "closed",
+        "connections",
+        "has_closer",
+        "have_mended",
+        "heads",
+        "hosts",
+        "idle",
+        "limits",
+        "lock",
+        "max_queued",
+        "on_event",
+        "owner",
+        "parents_hosts",
+        "queued",
+        "readers",
+        "repair_locked",
+        "room",
+        "room_calls",
+        "settlements",
+        "streamed",
+        "threads",
+        "totals",
+        "transaction",
+    )
 
     def __init__(self, limits: Limits, on_event: Callable[[Event], object] | None = None) -> None:
-        # This object, each time: what is called in C costs half as much as a method. A weak
-        # reference would be none in a finalizer of what is collected together with this.
-        self.transaction = itertools.repeat(self).__next__
+        #: Returns a context manager: its block holds the lock; leaving it does what was decided.
+        #: Raises `Nested` in a thread that is in a transaction already. Never changes. It is this
+        #: object, each time: what is called in C costs half as much as a method. A weak reference
+        #: would be none in a finalizer of what is collected together with this.
+        self.transaction: Callable[[], PoolCore] = itertools.repeat(self).__next__
         self.limits = limits  # never changes
+        self.max_queued = limits.max_queued  # never changes; a named tuple is slow to look up
         #: Hears of the events. Set under the lock; any thread may read it.
         self.on_event = on_event
         #: Called with the lock held after an interrupt, to mend what it left unfinished; set once.
@@ -160,12 +216,7 @@ class PoolCore:
         self.awaiting_connection: dict[Host, None] = {}
         self.queued: int = 0  # requests in the queues of all hosts; guarded by the lock
         self.connections = 0  # that are not closed; guarded by the lock
-        self.opened = 0  # connections that were established; guarded by the lock
-        self.ended = 0  # of these, those that are closed; guarded by the lock
-        #: Requests sent, answered and resent, of hosts that were forgotten; guarded by the lock.
-        self.past: list[int] = [0, 0, 0]
-        self.past_rescued = 0  # requests rescued, of the same hosts; guarded by the lock
-        self.past_hedged = 0  # requests hedged, of the same hosts; guarded by the lock
+        self.totals: Totals = Totals()  # guarded by the lock
         self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
         self.has_closer = False
@@ -435,16 +486,17 @@ class PoolCore:
                 continue  # another interrupt; the first one is told of
             return
 
-    def protect(self, action: Callable[..., R], remedy: Callable[..., object], *args: object) -> R:
-        """Return ``action(*args)``; if it raises, mend what that has left, and do *remedy* so, too.
+    def protect(self, action: Callable[[A], R], remedy: Callable[[A], object], subject: A) -> R:
+        """Return what *action* returns of *subject*; if it raises, mend what that has left.
 
-        So does the maintenance thread after an interrupt, for any number of others may keep this
-        thread from it. *remedy* must not wait for long, and may be done twice.
+        Then *remedy* is called with *subject*, too. So does the maintenance thread after an
+        interrupt, for any number of others may keep this thread from it. *remedy* must not wait for
+        long, and may be called twice.
         """
         ident = get_ident()
         try:
             try:
-                return action(*args)
+                return action(subject)
             except DugongError:
                 raise
             except BaseException:
@@ -453,7 +505,7 @@ class PoolCore:
                     self._is_disturbed = True
                 # Two calls of functions in C, so that both are made whatever comes between them.
                 try:
-                    self.have_mended((remedy, args))
+                    self.have_mended((remedy, subject))
                 finally:
                     try:
                         self.lock.release()  # no other thread can
@@ -462,13 +514,13 @@ class PoolCore:
                 raise
         except BaseException as exc:
             self.recover(exc)
-            remedy(*args)
+            remedy(subject)
             raise
 
-    def mend(self, remedy: Callable[..., object], args: tuple[object, ...]) -> None:
+    def mend(self, remedy: Callable[[A], object], subject: A) -> None:
         """Mend what an interrupt has left in a thread that may not have come to do it itself.
 
-        For the maintenance thread, which then does *remedy*, as `protect`.
+        For the maintenance thread, which then calls *remedy*, as `protect`.
         """
         with self.transaction():
             under_way = list(self._under_way.values())
@@ -477,7 +529,7 @@ class PoolCore:
                     self._follow_ups += todo.copy()  # a thread may be at it, which does no harm
                 self.repair_locked()
                 self._is_disturbed = False
-        remedy(*args)
+        remedy(subject)
 
     def _recover(self, is_certain: bool) -> None:
         """Mend what an exception may have left; *is_certain* says that it was an interrupt."""
@@ -589,9 +641,9 @@ class PoolCore:
 
     def unqueue_locked(self, count: int) -> None:
         """*count* requests have left the queues."""
-        full = self.queued >= self.limits.max_queued
+        full = self.queued >= self.max_queued
         self.queued -= count
-        if full and self.queued < self.limits.max_queued:
+        if full and self.queued < self.max_queued:
             self.tell_of_room_locked()
 
     def tell_of_room_locked(self) -> None:

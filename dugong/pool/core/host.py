@@ -259,10 +259,10 @@ class Host:
                     queue.appendleft(job)
                     break
                 last = extras
-            self.queued -= 1
             jobs.append(job)
             if job.exclusive:
                 break
+        self.queued -= len(jobs)
         if not self.queued and queue:
             self._forget_withdrawn()
         return jobs

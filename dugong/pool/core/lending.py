@@ -8,6 +8,7 @@ that at any moment: no other thread knows of the request, so none can cancel it.
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -87,12 +88,13 @@ class Lending:
     def end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
         """The caller of *job* reads no more; *complete* says if the body was read to its end."""
         try:
-            self._core.protect(self._end_stream, do_nothing, connection, job, complete)
+            end = partial(self._end_stream, connection, complete)
+            self._core.protect(end, do_nothing, job)
         except BaseException:
             self.abort_stream(connection, job)
             raise
 
-    def _end_stream(self, connection: PooledConnection, job: Job, complete: bool) -> None:
+    def _end_stream(self, connection: PooledConnection, complete: bool, job: Job) -> None:
         core = self._core
         with core.transaction():
             if job.place is not Place.STREAMING:

@@ -154,20 +154,21 @@ class Scheduler:
 
         In a finalizer or a signal handler, that is done later.
         """
+        change = partial(self._set_policy, policy, otherwise)
         try:
-            self._core.protect(self._set_policy, do_nothing, origin, policy, otherwise)
+            self._core.protect(change, do_nothing, origin)
         except Nested:
-            self.do_later(partial(self._set_policy, origin, policy, otherwise))
+            self.do_later(partial(change, origin))
 
-    def _set_policy(self, origin: Origin, policy: HostPolicy | None, otherwise: HostPolicy) -> None:
+    def _set_policy(self, policy: HostPolicy | None, otherwise: HostPolicy, origin: Origin) -> None:
         with self._core.transaction():
             self._politeness.set_locked(origin, policy, otherwise)
 
     def follow_policy(self, host: Host, policy: HostPolicy) -> None:
         """Have *host*, which nothing knows yet, treated by *policy*."""
-        self._core.protect(self._follow_policy, do_nothing, host, policy)
+        self._core.protect(partial(self._follow_policy, policy), do_nothing, host)
 
-    def _follow_policy(self, host: Host, policy: HostPolicy) -> None:
+    def _follow_policy(self, policy: HostPolicy, host: Host) -> None:
         with self._core.transaction():
             self._politeness.follow_locked(host, policy)
 
@@ -183,7 +184,8 @@ class Scheduler:
             # It is never unset. Callers that go on would take the lock from what closes the pool.
             if core.closed:
                 raise PoolClosed
-            core.protect(self._submit, do_nothing, job, block)
+            queue = self._queue if block else partial(self._queue, block=False)
+            core.protect(queue, do_nothing, job)
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
                 raise failure(PoolClosed(), Delivery.UNSENT, job.request) from None
@@ -193,14 +195,14 @@ class Scheduler:
             exc.request = job.request
             raise
 
-    def _submit(self, job: Job, block: bool) -> None:
+    def _queue(self, job: Job, block: bool = True) -> None:
         core = self._core
         deadline = None if job.deadline is None else monotonic() + job.deadline
         core.begin()
         try:
             if core.closed:
                 raise PoolClosed
-            if core.queued >= core.limits.max_queued:
+            if core.queued >= core.max_queued:
                 self._wait_for_room_locked(job, block, deadline)
             if job.place is _NEW:  # else it was cancelled before
                 self._enqueue_locked(job, deadline)
@@ -234,7 +236,7 @@ class Scheduler:
     @locked
     def _queue_some_locked(self, jobs: Sequence[Job]) -> int:
         core = self._core
-        queued = jobs[: max(0, core.limits.max_queued - core.queued)]
+        queued = jobs[: max(0, core.max_queued - core.queued)]
         for job in queued:
             self._enqueue_locked(job, None if job.deadline is None else monotonic() + job.deadline)
         for host in dict.fromkeys([job.host for job in queued]):
@@ -277,7 +279,7 @@ class Scheduler:
         if not block:
             raise PoolFull(f"{core.queued} requests are queued")
         # A callback that submits must not keep the thread from working that makes room.
-        while core.queued >= core.limits.max_queued and not core.threads.is_own():
+        while core.queued >= core.max_queued and not core.threads.is_own():
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 raise self._waited_too_long(job)
@@ -305,15 +307,16 @@ class Scheduler:
         core = self._core
         with core.transaction():
             core.room_calls.append(call)
-            if core.closed or core.queued < core.limits.max_queued:
+            if core.closed or core.queued < core.max_queued:
                 core.tell_of_room_locked()
 
     def begin_deadline(self, job: Job) -> None:
         """Have the deadline of *job* count from now: it is a new one, and waits for room."""
         if job.deadline is not None:
-            self._core.protect(self._begin_deadline, do_nothing, job, monotonic() + job.deadline)
+            begin = partial(self._begin_deadline, monotonic() + job.deadline)
+            self._core.protect(begin, do_nothing, job)
 
-    def _begin_deadline(self, job: Job, deadline: float) -> None:
+    def _begin_deadline(self, deadline: float, job: Job) -> None:
         with self._core.transaction():
             if job.timer is None and not job.is_decided:
                 job.timer = self._maintenance.at_locked(deadline, job.expire)
@@ -652,11 +655,11 @@ class Scheduler:
         """Return what there is to be seen now."""
         from dugong.pool.core.snapshot import pool_statistics
 
-        def look() -> PoolStatistics:
-            with self._core.transaction():
-                return pool_statistics(self._core, len(self._retries.waiting), monotonic())
+        def look(core: PoolCore) -> PoolStatistics:
+            with core.transaction():
+                return pool_statistics(core, len(self._retries.waiting), monotonic())
 
-        return self._core.protect(look, do_nothing)
+        return self._core.protect(look, do_nothing, self._core)
 
     def __repr__(self) -> str:
         core = self._core

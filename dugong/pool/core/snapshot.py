@@ -21,20 +21,21 @@ __all__ = ["pool_statistics"]
 
 def pool_statistics(core: PoolCore, waiting: int, now: float) -> PoolStatistics:
     """Return the statistics of the pool of *core*, where *waiting* requests wait for a retry."""
+    totals = core.totals
     hosts = {str(host.origin): _host_statistics(host, now) for host in core.hosts.values()}
     return PoolStatistics(
         queued=core.queued,
         waiting=waiting,
         in_flight=sum(host.in_flight for host in hosts.values()),
-        connections=core.opened - core.ended,
-        opened=core.opened,
-        closed=core.ended,
-        sent=core.past[0] + sum(host.sent for host in hosts.values()),
-        answered=core.past[1] + sum(host.answered for host in hosts.values()),
-        resent=core.past[2] + sum(host.resent for host in hosts.values()),
+        connections=totals.opened - totals.ended,
+        opened=totals.opened,
+        closed=totals.ended,
+        sent=totals.sent + sum(host.sent for host in hosts.values()),
+        answered=totals.answered + sum(host.answered for host in hosts.values()),
+        resent=totals.resent + sum(host.resent for host in hosts.values()),
         hosts=hosts,
-        rescued=core.past_rescued + sum(host.rescued for host in hosts.values()),
-        hedged=core.past_hedged + sum(host.hedged for host in hosts.values()),
+        rescued=totals.rescued + sum(host.rescued for host in hosts.values()),
+        hedged=totals.hedged + sum(host.hedged for host in hosts.values()),
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.exchange import Exchange, RequestSide, Special
 from dugong.connection.peer import NO_PEER, PeerInfo, find_peer
 from dugong.connection.polling import eval_coroutine
 from dugong.connection.session import Http1Session
@@ -323,11 +323,12 @@ class Http1Engine:
 def _begin(job: Job) -> tuple[Exchange, bytes]:
     """Return the record of the next sending of *job*, and what is sent first."""
     request, head = job.request, job.head
-    exchange = job.exchange = Exchange(request.method, request.url, job)
+    method, url = request.method, request.url
+    exchange = job.exchange = Exchange(method, url, job)
     if head is None:
         target = request._target  # as `Request.target`, once more for speed
-        path = request.url[target:] if type(target) is int else request.target
-        head = job.host.builder.plain_head(request.method, path)
+        path = url[target:] if type(target) is int else request.target
+        head = job.host.builder.plain_head(method, path)
     else:
         _describe(job, exchange)
     return exchange, head
@@ -335,10 +336,11 @@ def _begin(job: Job) -> tuple[Exchange, bytes]:
 
 def _describe(job: Job, exchange: Exchange) -> None:
     """Say in *exchange* what is not plain about the sending of *job*."""
-    upload = job.extras.upload
-    exchange.close = exchange.needs_full_parse = job.extras.close
+    upload, close = job.extras.upload, job.extras.close
+    if close:
+        exchange.special = Special(close)
     if upload is not None and upload.body.length != 0:
-        exchange.needs_full_parse = exchange.sends_to_end = True
+        exchange.special = Special(close, sends_to_end=True)
         length = upload.body.length
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if upload.expect100 else RequestSide.BODY

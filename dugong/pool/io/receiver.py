@@ -57,6 +57,11 @@ T = TypeVar("T")
 #: What has come of a body, and again if that is all of it (else None).
 _Beginning = tuple[bytes, bytes | None]
 
+#: Whether there is nothing to be reported, and what the request behind the responses fails with.
+_End = tuple[bool, Exception | None]
+_NOTHING_BEHIND: _End = (False, None)
+_NOT_REPORTED: _End = (True, None)
+
 _FIRST_PIECE = 16 * 1024  # bytes received at a time of a body whose length is not known,
 _PIECE = 256 * 1024  # and once it is known to be larger than that
 
@@ -102,7 +107,7 @@ def _gather(
     connection: PooledConnection,
     completions: list[Completion],
     done: list[tuple[Job, Response]],
-) -> tuple[bool, Exception | None]:
+) -> _End:
     """Add to *done* what responses *completions* are.
 
     Returns whether there is nothing to be reported, and what the request behind them fails with.
@@ -110,48 +115,13 @@ def _gather(
     limit = traffic.limits.max_body_size
     now, peer = monotonic(), connection.engine.peer
     for completion in completions:
-        exchange, status, reason, headers, length, buffered = completion
-        if status < 200:  # the 100 that was asked for
-            traffic.continue_sending(connection)
-            return True, None
+        exchange, status, reason, headers, _, body = completion
         job = exchange.key
-        extras, body = job.extras, buffered
-        counts, is_early, is_told = True, False, False
-        if extras is not NO_EXTRAS:
-            counts = extras.hedge is None or traffic.counts(job, status)
-            # A stream begins with its response, though the sender has the body of the request until
-            # later. If it has released that in this moment, both ways lead to the same.
-            upload = extras.upload
-            is_sending = upload is not None and upload.is_sending
-            is_early = extras.streamed and is_sending and status < 300
-            is_told = extras.download is not None
-        if body is None or is_early or is_told or (len(body) > limit and not extras.streamed):
-            job.response_started = True
-            if job.is_decided and connection.lost_requests:
-                return False, Abandoned()  # it is late: what came before it must not wait for it
-            if body is not None and len(body) > limit and not extras.streamed:
-                return False, _too_large(len(body), limit, length is not None)
-            if extras.streamed and (body is None or is_early):
-                beginning: _Beginning | Exception = (buffered or b"", None)
-                if traffic.may_be_retried(job, status):
-                    beginning = _outcome_of(
-                        job, _receive_beginning, traffic, connection, job, length
-                    )
-                if isinstance(beginning, Exception):
-                    return False, beginning
-                start, body = beginning
-                # In the thread of a caller, what a signal handler raises here is no fault of the
-                # connection.
-                if body is None:
-                    if _hand_over(traffic, connection, completion, start, now):
-                        return True, None
-                    body = buffered
-            received = _outcome_of(
-                job, _finish_body, traffic, connection, job, status, length, body
-            )
-            if isinstance(received, Exception):
-                return False, received
-            body = received
+        counts = True
+        if body is None or len(body) > limit or status < 200 or job.extras is not NO_EXTRAS:
+            body, counts, end = _look_closer(traffic, connection, completion, now)
+            if body is None:
+                return end
             now = monotonic()
         whole = Response(
             status,
@@ -168,7 +138,53 @@ def _gather(
         if job.flow is not None:
             job.is_accepted = counts and job.flow.accepts(whole)
         done.append((job, whole))
-    return False, None
+    return _NOTHING_BEHIND
+
+
+def _look_closer(
+    traffic: Traffic, connection: PooledConnection, completion: Completion, now: float
+) -> tuple[bytes | None, bool, _End]:
+    """Return the body of *completion*, which is not plain, and if it counts (see `counts`).
+
+    If there is no response to be reported: None, and what `_gather` returns.
+    """
+    exchange, status, _, _, length, buffered = completion
+    if status < 200:  # the 100 that was asked for
+        traffic.continue_sending(connection)
+        return None, False, _NOT_REPORTED
+    job, body, limit = exchange.key, buffered, traffic.limits.max_body_size
+    extras = job.extras
+    counts = extras.hedge is None or traffic.counts(job, status)
+    # A stream begins with its response, though the sender has the body of the request until later.
+    # If it has released that in this moment, both ways lead to the same.
+    upload = extras.upload
+    is_early = extras.streamed and upload is not None and upload.is_sending and status < 300
+    is_too_large = body is not None and len(body) > limit and not extras.streamed
+    if not (body is None or is_early or is_too_large or extras.download is not None):
+        return body, counts, _NOTHING_BEHIND
+    job.response_started = True
+    if job.is_decided and connection.lost_requests:
+        # It is late: what came before it must not wait for it.
+        return None, counts, (False, Abandoned())
+    if body is not None and is_too_large:
+        return None, counts, (False, _too_large(len(body), limit, length is not None))
+    if extras.streamed and (body is None or is_early):
+        beginning: _Beginning | Exception = (buffered or b"", None)
+        if traffic.may_be_retried(job, status):
+            beginning = _outcome_of(job, _receive_beginning, traffic, connection, job, length)
+        if isinstance(beginning, Exception):
+            return None, counts, (False, beginning)
+        start, body = beginning
+        # In the thread of a caller, what a signal handler raises here is no fault of the
+        # connection.
+        if body is None:
+            if _hand_over(traffic, connection, completion, start, now):
+                return None, counts, _NOT_REPORTED
+            body = buffered
+    received = _outcome_of(job, _finish_body, traffic, connection, job, status, length, body)
+    if isinstance(received, Exception):
+        return None, counts, (False, received)
+    return received, counts, _NOTHING_BEHIND
 
 
 def _outcome_of(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from dugong.connection.buffer import BUFFER_SIZE
 from dugong.connection.copying import CopyingTransport
-from dugong.connection.exchange import Exchange, RequestSide
+from dugong.connection.exchange import Exchange, RequestSide, Special
 from dugong.connection.peer import PeerInfo, find_peer
 from dugong.pool.failure import ends_program
 from dugong.pool.recording import Record, RecordedExchange
@@ -79,7 +79,8 @@ class Recorder:
         """
         now = datetime.now(UTC)
         for exchange, head in zip(exchanges, heads, strict=True):
-            exchange.needs_full_parse = True  # so that the end of its response is told
+            # So that the end of its response is told.
+            exchange.special = exchange.special or Special()
             record = self._records[exchange] = _Record(exchange, now)
             record.sent.write(head)
             if record.job.extras.upload is None:

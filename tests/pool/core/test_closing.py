@@ -52,7 +52,7 @@ def test_a_connection_is_closed_when_the_last_thread_has_left_it(rig: Rig) -> No
         rig.connections.finish_closing_locked(connection)
         rig.connections.finish_closing_locked(connection)
     assert connection.phase is Phase.CLOSED
-    assert (rig.core.connections, rig.core.ended) == (1, 1)  # and a new one, for the request
+    assert (rig.core.connections, rig.core.totals.ended) == (1, 1)  # and a new one, for the request
 
 
 def test_a_connection_that_is_closed_twice_ends_for_the_first_reason(rig: Rig) -> None:

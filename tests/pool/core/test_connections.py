@@ -36,7 +36,8 @@ def test_the_counts_of_a_host_that_is_forgotten_are_kept(rig: Rig) -> None:
     host.sent, host.answered, host.resent, host.rescued = 7, 5, 2, 1
     for number in range(MAX_KNOWN_HOSTS + 1):
         rig.host(name=f"host{number}")
-    assert (rig.core.past, rig.core.past_rescued) == ([7, 5, 2], 1)
+    totals = rig.core.totals
+    assert (totals.sent, totals.answered, totals.resent, totals.rescued) == (7, 5, 2, 1)
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_a_connection_that_cannot_be_connected_is_closed_and_its_host_left_alone
     rig.connections.connect_failed(rig.latest(host), ConnectionRefusedError("refused"))
     assert not host.connections
     assert job.place is Place.QUEUED
-    assert rig.core.ended == 0  # for it never was one
+    assert rig.core.totals.ended == 0  # for it never was one
     assert rig.heard("closed") == ["it could not be connected: refused"]
     left = host.connect_backoff_until - rig.clock.now
     assert left > 0

@@ -854,7 +854,7 @@ class Interrupted:
         self, action: Callable[[], object], remedy: Callable[[], object] = lambda: None
     ) -> None:
         with pytest.raises(Interrupt):
-            self._core.protect(action, remedy)
+            self._core.protect(lambda _: action(), lambda _: remedy(), None)
 
     def maintain(self) -> None:
         """Do what is left to the maintenance thread, in another one than this."""
@@ -964,12 +964,12 @@ def test_an_exception_of_the_pool_is_nothing_for_the_maintenance_thread(core: Po
     log: list[str] = []
     core.have_mended = left.append
 
-    def refuse() -> None:
+    def refuse(subject: str) -> None:
         with core.transaction():
             raise PoolFull
 
     with pytest.raises(PoolFull):
-        core.protect(refuse, lambda: log.append("remedied"))
+        core.protect(refuse, log.append, "remedied")
     assert left == []
     assert log == ["remedied"]
 

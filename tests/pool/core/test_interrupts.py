@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -137,12 +136,12 @@ class Request(Operation):
         (job,) = self.jobs
         scheduler = self.rig.scheduler
 
-        def make() -> None:
+        def make(job: Job) -> None:
             connection = scheduler.lending.borrow(job)
             assert connection is not None
             caller_runs.perform(scheduler.traffic, connection, job)
 
-        scheduler.protect(make, partial(scheduler.abandon, job))
+        scheduler.protect(make, scheduler.abandon, job)
 
     def has_ended(self, job: Job) -> bool:
         # The interrupt has told its caller, who has no future.

@@ -25,7 +25,7 @@ from dugong.pool.core.host import Host
 from dugong.pool.core.job import Place
 from dugong.pool.core.scheduler import DRAIN_TIME
 from tests.support.clock import throw
-from tests.support.parts import SchedulerRig, WouldWait, engine_of, make_limits
+from tests.support.parts import SchedulerRig, WouldWait, engine_of
 from tests.support.placed import PLACES, Placed
 from tests.support.points import Interrupt
 
@@ -583,7 +583,7 @@ def test_a_request_whose_deadline_has_passed_makes_way_for_one_that_is_queued(
 def test_a_deadline_is_two_objects_for_the_garbage_collector(
     rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rig.core, "limits", make_limits(max_queued=1000))
+    monkeypatch.setattr(rig.core, "max_queued", 1000)
     host = rig.host()
 
     def objects_of_a_request(deadline: float | None) -> float:

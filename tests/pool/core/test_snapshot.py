@@ -23,8 +23,9 @@ def core_with(*hosts: Host) -> PoolCore:
 
 def test_a_pool_without_hosts_has_only_its_past() -> None:
     core = core_with()
-    core.past, core.past_rescued = [7, 5, 2], 1
-    core.opened, core.ended = 3, 2
+    totals = core.totals
+    totals.sent, totals.answered, totals.resent, totals.rescued = 7, 5, 2, 1
+    totals.opened, totals.ended = 3, 2
     statistics = pool_statistics(core, 4, NOW)
     assert (statistics.sent, statistics.answered, statistics.resent) == (7, 5, 2)
     assert statistics.rescued == 1
@@ -38,7 +39,9 @@ def test_the_sums_are_those_of_all_hosts_and_the_past() -> None:
         make_connection(host, in_flight=2)
         host.sent, host.answered, host.resent, host.rescued = 10, 8, 3, 2
     core = core_with(first, second)
-    core.past, core.past_rescued = [100, 100, 100], 50
+    totals = core.totals
+    totals.sent = totals.answered = totals.resent = 100
+    totals.rescued = 50
     statistics = pool_statistics(core, 0, NOW)
     assert list(statistics.hosts) == ["http://host", "http://second"]
     assert statistics.in_flight == 4

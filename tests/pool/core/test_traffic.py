@@ -38,7 +38,7 @@ def test_a_connection_that_is_connected_is_open(rig: Rig) -> None:
     rig.submit(host, "/a")
     connection = rig.connect(host)
     assert connection.phase is Phase.OPEN
-    assert rig.core.opened == 1
+    assert rig.core.totals.opened == 1
     assert rig.heard("opened") == [""]
 
 
@@ -66,7 +66,7 @@ def test_a_sender_whose_connection_is_not_wanted_any_more_ends_it(rig: Rig) -> N
     assert connection.phase is Phase.CLOSING
     assert not rig.traffic.begin_sending(connection)
     assert connection.phase is Phase.CLOSED
-    assert (rig.core.opened, rig.core.ended) == (0, 0)
+    assert (rig.core.totals.opened, rig.core.totals.ended) == (0, 0)
 
 
 def test_a_connection_that_was_ended_while_it_connected_is_not_opened(rig: Rig) -> None:
@@ -79,7 +79,7 @@ def test_a_connection_that_was_ended_while_it_connected_is_not_opened(rig: Rig) 
     assert connection.phase is Phase.CLOSING
     assert rig.look_for_work(connection) == []
     assert connection.phase is Phase.CLOSED
-    assert rig.core.opened == 0
+    assert rig.core.totals.opened == 0
 
 
 @pytest.mark.parametrize("uploading", [False, True])

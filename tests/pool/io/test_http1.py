@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dugong.connection.encode import RequestBuilder
-from dugong.connection.exchange import RequestSide
+from dugong.connection.exchange import RequestSide, Special
 from dugong.connection.polling import Coroutine
 from dugong.connection.transport import PlainTransport, Transport
 from dugong.connection.writers import ChunkedWriter, LengthWriter
@@ -218,14 +218,14 @@ def test_a_request_without_a_body_is_sent_when_its_head_is(line: Line) -> None:
     exchange = job.exchange
     assert (exchange.method, exchange.path) == ("GET", "http://host/a")
     assert (exchange.request_side, exchange.writer) == (RequestSide.SENT, None)
-    assert not exchange.close
+    assert exchange.special is None
 
 
 def test_a_request_that_asks_to_close_says_so_to_the_connection(line: Line) -> None:
     job = line.job()
     job.own_extras().close = True
     line.send(job)
-    assert job.exchange.close
+    assert job.exchange.special == Special(close=True)
 
 
 def test_a_response_may_be_waited_for_once_the_sending_has_begun(line: Line) -> None:
