@@ -470,7 +470,7 @@ class Traffic:
                 future = job._future or job.future
                 if not future._settle_locked(response):
                     settlements.append((future, response))
-                job.finish()
+                job.place = _DONE  # as `Job.finish`
                 accepted += 1
             elif (upload := job.extras.upload) is None:
                 accepted += complete(job, response)
