@@ -88,6 +88,7 @@ Submit = Callable[[list[T]], "list[ResponseFuture]"]
 #: Has a source make a call when it has more: `RequestSource.call_when_more`.
 CallWhenMore = Callable[[Callable[[], object]], bool]
 _outcome_of = attrgetter("_outcome")
+_body_of = attrgetter("body")
 
 
 class RequestSource(Protocol):
@@ -334,7 +335,9 @@ class Supply(Generic[T]):
 def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
     """Return how large the bodies of those *futures* are that are done; 0 for a failure."""
     # Not result(), which would add to the traceback of a failure.
-    outcomes = filter(None, map(_outcome_of, futures))
+    outcomes = list(filter(None, map(_outcome_of, futures)))
+    if set(map(type, outcomes)) <= {Response}:  # no step of Python for each of them
+        return list(map(len, map(_body_of, outcomes)))
     return [len(outcome.body) if isinstance(outcome, Response) else 0 for outcome in outcomes]
 
 
@@ -425,7 +428,8 @@ def as_completed(
 
     def add(future: ResponseFuture) -> None:
         ready.append(future)
-        sizes.extend(sizes_of([future]) or [0])
+        outcome = future._outcome
+        sizes.append(len(outcome.body) if isinstance(outcome, Response) else 0)
 
     def came() -> deque[int]:
         while not done.empty():
