@@ -493,14 +493,13 @@ class PoolCore:
         interrupt, for any number of others may keep this thread from it. *remedy* must not wait for
         long, and may be called twice.
         """
-        ident = get_ident()
         try:
             try:
                 return action(subject)
             except DugongError:
                 raise
             except BaseException:
-                if self.owner == ident:
+                if self.owner == get_ident():
                     self.owner = 0
                     self._is_disturbed = True
                 # Two calls of functions in C, so that both are made whatever comes between them.

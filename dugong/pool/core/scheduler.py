@@ -111,6 +111,7 @@ class Scheduler:
         core.call_failed = self.traffic.faults.call_failed
         self._connections.hedging.drain_locked = self._drain_locked
         self.limits = limits
+        self._queue_blocking = self._queue  # to look a method up takes longer
         self.hosts: OrderedDict[Origin, Host] = core.hosts
         self.check_may_wait = core.check_may_wait
         self.is_locked_here = core.is_locked_here
@@ -184,7 +185,7 @@ class Scheduler:
             # It is never unset. Callers that go on would take the lock from what closes the pool.
             if core.closed:
                 raise PoolClosed
-            queue = self._queue if block else partial(self._queue, block=False)
+            queue = self._queue_blocking if block else partial(self._queue, block=False)
             core.protect(queue, do_nothing, job)
         except Nested:  # in a finalizer, or a signal handler
             if core.closed:
