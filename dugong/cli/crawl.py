@@ -35,8 +35,6 @@ __all__ = ["Crawl", "crawl"]
 MAX_SIZE = 32 * 1024 * 1024  # bytes of a page; a larger one fails
 #: Bytes a second of a page; a slower one fails, or a server could keep a crawl from ending.
 MIN_RATE = 1000.0
-#: Redirects in a row that are followed, as a `Client` does: a server could make up more for ever.
-MAX_REDIRECTS = 20
 
 
 class Crawl(NamedTuple):
@@ -85,7 +83,6 @@ def crawl(what: Crawl) -> int:
                 Frontier(
                     what.state,
                     max_depth=what.depth,
-                    max_redirects=MAX_REDIRECTS,
                     max_per_host=what.pages_per_host,
                     robots=robots,
                 )
@@ -177,8 +174,8 @@ class _Run:
         visit = request.context
         is_redirect = 300 <= response.status < 400
         found = [url for url in links(response) if self._is_in_scope(url)]
-        if is_redirect and found and visit.redirects >= MAX_REDIRECTS:
-            self._fail(request.url, f"more than {MAX_REDIRECTS} redirects in a row")
+        if is_redirect and found and not visit.redirects_left:
+            self._fail(request.url, f"more than {visit.redirects} redirects in a row")
             self._frontier.done(request)
             return
         self._tally.succeeded += 1

@@ -45,15 +45,17 @@ _FEW = 8  # requests of a host that are under way before one is done
 class Visit(NamedTuple):
     """What the requests of a frontier have as their *context*.
 
-    *depth* is how many links led to the URL, and *redirects* how many redirects in a row. *key* is
-    the frontier's own.
+    *depth* is how many links led to the URL, *redirects* how many redirects in a row, and
+    *redirects_left* how many more of these are followed: with 0, `done` leaves out where the page
+    redirects to. *key* is the frontier's own.
     """
 
     url: str
     depth: int
     priority: int
     key: int
-    redirects: int = 0
+    redirects: int
+    redirects_left: int
 
 
 class _Host:
@@ -201,7 +203,8 @@ class Frontier:
         https URLs are left out, as are those that `add` would not add. *depth* is that of the
         links, by default one more than that of *request*; *priority* is by default the same. With
         *is_redirect*, the page redirects to the link: the depth is by default the same, and the
-        link is left out if *max_redirects* in a row have led to *request*.
+        link is left out if *max_redirects* in a row have led to *request*. Its `Visit` says that
+        before, as *redirects_left*.
 
         A request may be marked again, which does nothing but add the links. Raises ValueError if
         *request* is not of a frontier, and `StateError` if the frontier is closed.
@@ -212,6 +215,8 @@ class Frontier:
         check_int("depth", depth)
         check_int("priority", priority)
         redirects = visit.redirects + 1 if is_redirect else 0
+        if is_redirect and not visit.redirects_left:
+            links = ()
         new = dict.fromkeys(map(_without_fragment, links))
         split = list(_valid(link for link in new if link not in self._recent))
         with self._change():
@@ -247,8 +252,6 @@ class Frontier:
         self, split: list[tuple[str, str, str]], depth: int, priority: int, redirects: int
     ) -> int:
         if self._max_depth is not None and depth > self._max_depth:
-            return 0
-        if redirects > self._max_redirects:
             return 0
         count = 0
         for url, origin, target in split:
@@ -320,7 +323,9 @@ class Frontier:
             host.taken += 1
             self._taken[key] = loop
             self._settle_locked(host)
-            return Request("GET", url, context=Visit(url, depth, priority, key, redirects))
+            left = max(0, self._max_redirects - redirects)
+            visit = Visit(url, depth, priority, key, redirects, left)
+            return Request("GET", url, context=visit)
         return None
 
     def _ask(self, hosts: list[_Host]) -> None:

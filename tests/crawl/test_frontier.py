@@ -122,7 +122,8 @@ def test_redirects_in_a_row_are_followed_up_to_a_limit(tmp_path: Path) -> None:
             frontier.add(f"{A}0")
             next(iter(frontier))  # and it is given again
             (request,) = frontier
-            assert request.context.redirects == number
+            visit = request.context
+            assert (visit.redirects, visit.redirects_left) == (number, 3 - number)
             added = frontier.done(request, [f"{A}{number + 1}"], is_redirect=True)
             assert added == (number < 3)
             assert len(frontier) == added
@@ -140,8 +141,24 @@ def test_a_link_ends_a_row_of_redirects(frontier: Frontier) -> None:
 
 def test_no_redirects_are_followed_if_that_is_the_limit() -> None:
     with Frontier(max_redirects=0) as frontier:
+        frontier.add([A, f"{A}1"])
+        requests = iter(frontier)
+        request = next(requests)
+        assert request.context.redirects_left == 0
+        assert frontier.done(request, [f"{A}x"], is_redirect=True) == 0
+        assert frontier.done(next(requests), [f"{A}x"]) == 1
+
+
+def test_a_limit_that_was_lowered_leaves_no_redirect(tmp_path: Path) -> None:
+    with Frontier(tmp_path / "crawl.db") as frontier:
         frontier.add(A)
-        assert frontier.done(next(iter(frontier)), [f"{A}x"], is_redirect=True) == 0
+        requests = iter(frontier)
+        for number in range(2):
+            frontier.done(next(requests), [f"{A}{number}"], is_redirect=True)
+    with Frontier(tmp_path / "crawl.db", max_redirects=1) as frontier:
+        (request,) = frontier
+        assert request.context[-2:] == (2, 0)
+        assert frontier.done(request, [f"{A}x"], is_redirect=True) == 0
 
 
 def test_a_host_has_only_so_many_urls() -> None:
