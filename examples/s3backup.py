@@ -31,13 +31,16 @@ def main(directory: str, name: str, prefix: str = "") -> int:
     failures: dict[str, Exception] = {}
     try:
         with Bucket(name, retry=PATIENT, max_connections_per_host=AT_A_TIME) as bucket:
-            stored, unchanged = bucket.sync(root, prefix)
+            stored, unchanged, left_out = bucket.sync(root, prefix)
     except SyncError as exc:
-        stored, unchanged, failures = exc.stored, exc.unchanged, exc.failures
+        stored, unchanged, left_out = exc.stored, exc.unchanged, exc.left_out
+        failures = exc.failures
     except (DugongError, ValueError) as exc:  # there are no credentials, or there is no such bucket
         sys.exit(f"s3backup.py: {exc}")
     for key in sorted(stored):
         print(f"uploaded {key}")
+    for path in left_out:
+        print(f"left out {path}, which is a partial file of a download")
     for path, failure in failures.items():
         print(f"failed {path}: {failure}")
     print(f"{len(stored)} files uploaded, {unchanged} unchanged, {len(failures)} failed")

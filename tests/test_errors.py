@@ -76,7 +76,7 @@ MADE = {
     HTTPStatusError: lambda: HTTPStatusError(NOT_FOUND),
     ConnectError: lambda: ConnectError("connecting to host:81 (refused)", errno.ECONNREFUSED),
     S3Error: lambda: S3Error(NOT_FOUND, "NoSuchKey", "there is none"),
-    SyncError: lambda: SyncError(["a"], 1, {"b": OSError("cannot be read")}),
+    SyncError: lambda: SyncError(["a"], 1, {"b": OSError("cannot be read")}, ["c"]),
     TLSError: lambda: TLSError("certificate verify failed", "CERTIFICATE_VERIFY_FAILED"),
 }
 

@@ -48,7 +48,8 @@ none, and else with its Content-Length and the MD5 of its content: as the ETag (
 object stores do) or in Content-MD5. A file that has another size or another MD5
 is uploaded by PUT. If the server sends no MD5, a file of the same size is uploaded, too,
 unless --by-time is given and the object is newer (Last-Modified) than the file. Nothing is ever
-deleted. Links to files are followed, links to directories are not.
+deleted. Links to files are followed, links to directories are not. What a download by dugong has
+left half-written in DIR is not uploaded, and the last line says how many files that are.
 """
 
 

@@ -5,7 +5,8 @@ and else with a 2xx status, the Content-Length, and an MD5 of the content: as th
 Content-MD5. PUT makes or replaces the object.
 
 Guarantees: nothing is uploaded of which the server has the same size and MD5, and nothing is taken
-for the same without that. Only the calling thread writes to standard output.
+for the same without that. Only the partial files of dugong's own downloads are left out, and how
+many is said. Only the calling thread writes to standard output.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dugong.cli.settings import describe, make_client
 from dugong.cli.tally import Tally
 from dugong.cli.uploads import Upload, Uploader
 from dugong.cli.url import checked_url
+from dugong.client.partname import left_among
 from dugong.errors import DugongError
 from dugong.pool.request import Request
 
@@ -69,7 +71,8 @@ def sync(directory: str, url: str, settings: Settings, by_time: bool = False) ->
         run = _Sync(client, uploader, by_time)
         uploader.run(run.differing(directory, url))
     if not settings.quiet:
-        streams.write_output(f"{tally.succeeded} uploaded, {run.same} were there")
+        left = f", {run.left_out} of unfinished downloads left out" if run.left_out else ""
+        streams.write_output(f"{tally.succeeded} uploaded, {run.same} were there{left}")
     return 1 if tally.failed else 0
 
 
@@ -81,6 +84,7 @@ class _Sync:
         self._uploader = uploader  # never changes
         self._by_time = by_time  # never changes
         self.same = 0  # how many do not differ
+        self.left_out = 0  # partial files
 
     def differing(self, directory: str, url: str) -> Iterator[Upload]:
         """Yield what differs in *directory*."""
@@ -113,7 +117,9 @@ class _Sync:
 
         for parent, directories, names in os.walk(directory, onerror=failed):
             directories.sort()
-            for name in sorted(names):
+            left = left_among(names, parent)
+            self.left_out += len(left)
+            for name in sorted(set(names) - left):
                 path = os.path.join(parent, name)
                 try:
                     status = os.stat(path)

@@ -17,7 +17,6 @@ import fcntl
 import os
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from time import monotonic
 from types import TracebackType
 from typing import Final
@@ -31,6 +30,7 @@ from dugong.client.partname import (
     may_be_part,
     read_state,
     state_of,
+    unique_beside,
     visible_for,
 )
 
@@ -47,10 +47,6 @@ _PIECE = 1024 * 1024
 #: Writes the data of a file to the disk; not all systems can do it without what they know of it.
 _sync = getattr(os, "fdatasync", os.fsync)
 
-# With the number of the process, no two files have the same hidden name.
-_token = os.urandom(8).hex()
-_numbers = count(1)  # next() of it is atomic, without the GIL, too
-
 # The absolute path of the file of each `Part` that is entered. Any thread adds its own, removes it,
 # and copies all: each is one operation that is atomic, without the GIL, too.
 _files: dict[Part, str] = {}
@@ -62,7 +58,7 @@ def save(body: bytes, path: str, names: Iterable[str] | None = None) -> str:
     With *names*, it gets the first of these, in the directory of *path*, that no file has. Raises
     OSError. Does not wait for the disk.
     """
-    hidden = _hidden_beside(path)
+    hidden = unique_beside(path)
     try:
         fd = os.open(hidden, _HIDDEN, 0o666)
         try:
@@ -76,10 +72,6 @@ def save(body: bytes, path: str, names: Iterable[str] | None = None) -> str:
         with suppress(OSError):
             os.unlink(hidden)
         raise
-
-
-def _hidden_beside(path: str) -> str:
-    return f"{directory_of(path)}.dugong-{_token}-{os.getpid()}-{next(_numbers)}.part"
 
 
 def _place(name: str, path: str, names: Iterable[str] | None) -> str:
@@ -167,7 +159,7 @@ class Part:
         try:
             if not self._goes_on:
                 check_is_no_part(self.path)
-                self._name = _hidden_beside(self.path)
+                self._name = unique_beside(self.path)
                 self._fd = os.open(self._name, _HIDDEN, 0o666)
                 return self
             self._fd = self._open()

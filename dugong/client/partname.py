@@ -2,7 +2,8 @@
 
 What goes on in a later run is in ``PATH.part``, or in a hidden file if that name is too long or may
 be another file's. What is noted of it is in the same name with ``.state``. A file without a hidden
-name is a part if and only if such a state is beside it, which is there before the part is.
+name is a part if and only if such a state is beside it, which is there before the part is. What
+does not go on in a later run has a hidden name that no other file ever has.
 
 Touches no file but those states, and only reads them.
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
+from collections.abc import Collection
+from itertools import count
 from typing import Any, Final
 
 __all__ = [
@@ -21,9 +25,11 @@ __all__ = [
     "hash_of",
     "hidden_for",
     "is_left",
+    "left_among",
     "may_be_part",
     "read_state",
     "state_of",
+    "unique_beside",
     "visible_for",
 ]
 
@@ -32,6 +38,13 @@ _FIELDS: Final = frozenset(("url", "validator", "size", "ranges"))
 _LONGEST_STATE = 1024 * 1024
 #: Bytes of a name that a hidden one begins with: no file system has a limit below 143.
 _LONGEST_STEM = 50
+
+_HIDDEN: Final = re.compile(r"\.(.+)\.([0-9a-f]{16})\.part", re.DOTALL)
+_UNIQUE: Final = re.compile(r"\.dugong-[0-9a-f]{16}-[0-9]+-[0-9]+\.part")
+
+# With the number of the process, no two files have the same unique name.
+_token = os.urandom(8).hex()
+_numbers = count(1)  # next() of it is atomic, without the GIL, too
 
 
 def directory_of(path: str) -> str:
@@ -50,6 +63,11 @@ def hidden_for(path: str) -> str:
     name = path[len(directory) :]
     stem = os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore")
     return f"{directory}.{stem}.{hash_of(name)[:16]}.part"
+
+
+def unique_beside(path: str) -> str:
+    """Return a hidden name beside *path* that no other file ever has."""
+    return f"{directory_of(path)}.dugong-{_token}-{os.getpid()}-{next(_numbers)}.part"
 
 
 def state_of(name: str) -> str:
@@ -75,6 +93,41 @@ def is_left(path: str) -> bool:
         os.path.lexists(state_of(name)) and read_state(name) is not None
         for name in (visible_for(path), hidden_for(path))
     )
+
+
+def left_among(names: Collection[str], directory: str) -> set[str]:
+    """Return which of *names*, all those in *directory*, are partial files of downloads.
+
+    These have failed, or are under way. No other file is among them: each is a state, or has one
+    beside it, or has a name that is unique, or has the digest of a name in its own: that of its
+    stem, or of one of *names*. Where nothing shows what it is, a partial file is not among them.
+    """
+    left: set[str] = set()
+    hidden: set[str] = set()
+    for name in filter(may_be_part, names):
+        path = os.path.join(directory, name)
+        if not _is_file(path):
+            continue
+        match = _HIDDEN.fullmatch(name)
+        if (
+            _UNIQUE.fullmatch(name)
+            or (match is not None and hash_of(match[1])[:16] == match[2])
+            or read_state(path.removesuffix(".state")) is not None
+        ):
+            left.add(name)
+        elif match is not None:  # what it begins with may be cut short
+            hidden.add(name)
+    if hidden:
+        known = {hidden_for(each) for name in names for each in (name, state_of(name))}
+        left |= known & hidden
+    return left
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def may_be_part(path: str) -> bool:

@@ -218,7 +218,8 @@ class Bucket:
         All objects below the prefix are listed first. Small files are sent many at a time, then
         large ones in parts as by `put`, up to four files at a time. Nothing is deleted; but an
         upload in parts that was left open of a file that is there without it is aborted. Links to
-        files are followed, those to directories are not; what is no file is left out.
+        files are followed, those to directories are not; what is no file is left out, and so are
+        the partial files of downloads by dugong that have failed or are under way.
 
         Returns which were stored. Raises `SyncError` if some files could not be read or stored,
         when all others are; and what `list` raises. OSError if *directory* cannot be read.

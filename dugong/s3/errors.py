@@ -51,15 +51,22 @@ class ChecksumError(DugongError):
 class SyncError(DugongError):
     """`Bucket.sync` could not store some files; all others are stored.
 
-    `failures` are the exceptions by the paths of those files. `stored` and `unchanged` are as in
-    what `Bucket.sync` returns.
+    `failures` are the exceptions by the paths of those files. `stored`, `unchanged` and `left_out`
+    are as in what `Bucket.sync` returns.
     """
 
-    def __init__(self, stored: list[str], unchanged: int, failures: dict[str, Exception]) -> None:
+    def __init__(
+        self,
+        stored: list[str],
+        unchanged: int,
+        failures: dict[str, Exception],
+        left_out: list[str],
+    ) -> None:
         super().__init__(f"{len(failures)} files could not be stored")
         self.stored: list[str] = stored
         self.unchanged: int = unchanged
         self.failures: dict[str, Exception] = failures
+        self.left_out: list[str] = left_out
         for path, exc in islice(failures.items(), _MAX_NOTES):
             self.add_note(f"{path}: {exc}")
 

@@ -1,7 +1,8 @@
 """A directory is stored below a prefix: only the files that differ.
 
 Guarantees: nothing is taken for stored that the server does not have with the same size and MD5,
-and nothing is stored that it has. A file that fails does not stop the others. No upload is left
+and nothing is stored that it has. A file that fails does not stop the others. What is left out is
+told, and is never but a file of a download of dugong that has not ended. No upload is left
 open of a file that is there: not even if it was begun by a process that was killed, and the file
 has become small since.
 """
@@ -16,6 +17,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
+from dugong.client.partname import left_among
 from dugong.errors import DugongError, InvalidResponse
 from dugong.pool.filepart import FilePart
 from dugong.pool.many import AtHand
@@ -45,11 +47,13 @@ TOGETHER = 64
 
 class Synced(NamedTuple):
     """What `Bucket.sync` has done: the keys of the files that were stored, in the order in which
-    they were, and how many there were already.
+    they were; how many there were already; and the paths of those that were left out, because they
+    are the partial files of downloads.
     """
 
     stored: list[str]
     unchanged: int
+    left_out: list[str]
 
 
 class _File(NamedTuple):
@@ -88,10 +92,9 @@ def sync(
         if upload.key in run.settled:
             with suppress(DugongError):  # all is stored, and the next sync aborts it
                 abort(service, upload.key, upload.id)
-    result = Synced(run.stored, run.unchanged)
     if run.failures:
-        raise SyncError(result.stored, result.unchanged, run.failures)
-    return result
+        raise SyncError(run.stored, run.unchanged, run.failures, run.left_out)
+    return Synced(run.stored, run.unchanged, run.left_out)
 
 
 def _opened(path: str) -> BufferedReader:
@@ -120,6 +123,7 @@ class _Sync:
         self.settled: set[str] = set()
         self.stored: list[str] = []
         self.unchanged: int = 0
+        self.left_out: list[str] = []
         self.failures: dict[str, Exception] = {}
         self.left: list[_File] = []  # to be stored by themselves
 
@@ -161,7 +165,9 @@ class _Sync:
             directories.sort()
             below = os.path.relpath(parent, directory)
             start = prefix if below == os.curdir else f"{prefix}{below}/"
-            for name in sorted(names):
+            left = left_among(names, parent)
+            self.left_out += (os.path.join(parent, name) for name in sorted(left))
+            for name in sorted(set(names) - left):
                 path = os.path.join(parent, name)
                 # What is a pipe or a device is none, and a link that leads nowhere fails.
                 if os.path.isfile(path) or not os.path.exists(path):

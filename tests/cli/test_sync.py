@@ -14,6 +14,7 @@ from dugong import Headers
 from dugong.cli.errors import UsageError
 from dugong.cli.settings import Settings
 from dugong.cli.sync import md5_of, sync
+from dugong.client.part import Part
 from tests.support.server import Peer, ScriptedServer
 
 SETTINGS = Settings(timeout=10)
@@ -136,6 +137,20 @@ def test_each_failure_has_its_line_and_the_others_are_uploaded(
         f"dugong: {tmp_path}/a: 403 Forbidden",
         f"dugong: {tmp_path}/dangling: No such file or directory",
     ]
+
+
+def test_the_partial_files_of_downloads_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, {"a": b"1", "b.part": b"2", "sub/.part": b"3"})
+    with Part(str(tmp_path / "sub" / "c"), "http://host/c") as part:
+        part.begin('"1"', 2)
+        part.write(0, b"c")
+    store = Store()
+    assert run(store, tmp_path) == 0
+    assert sorted(store.put) == ["/x/a", "/x/b.part", "/x/sub/.part"]
+    out = capsys.readouterr().out
+    assert out.endswith("\n3 uploaded, 0 were there, 2 of unfinished downloads left out\n")
 
 
 def test_links_to_files_are_followed_and_those_to_directories_are_not(tmp_path: Path) -> None:

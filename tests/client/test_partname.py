@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,11 @@ from dugong.client.partname import (
     check_is_no_part,
     hidden_for,
     is_left,
+    left_among,
     may_be_part,
     read_state,
+    state_of,
+    unique_beside,
     visible_for,
 )
 
@@ -84,3 +89,67 @@ def test_what_is_under_way_is_left(tmp_path: Path) -> None:
     with Part(path, "http://host/file"):
         assert is_left(path)
     assert not is_left(path)
+
+
+# --- what is left in a directory ------------------------------------------------------------------
+
+LONG = "ü" * 100
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(left_among(os.listdir(folder), str(folder)))
+
+
+@pytest.mark.parametrize("name", ["file", LONG])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_a_download_leaves_is_known(tmp_path: Path, name: str, hidden: bool) -> None:
+    with Part(str(tmp_path / name), "http://host/file", hidden=hidden) as part:
+        part.begin('"1"', 10)
+        part.write(0, b"12345")
+    (tmp_path / "other").touch()
+    assert left_in(tmp_path) == sorted({*os.listdir(tmp_path)} - {"other"})
+    assert len(left_in(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"url": "http://host"}, {"url": "/", "hidden": True}])
+def test_what_is_under_way_is_known(tmp_path: Path, options: dict[str, Any]) -> None:
+    with Part(str(tmp_path / "file"), **options):
+        assert left_in(tmp_path) == sorted(os.listdir(tmp_path)) != []
+
+
+@pytest.mark.parametrize("name", ["file", LONG])
+@pytest.mark.parametrize("make", [visible_for, hidden_for])
+def test_a_state_that_was_not_written_to_its_end_is_known(
+    tmp_path: Path, name: str, make: Callable[[str], str]
+) -> None:
+    (tmp_path / make(name)).touch()
+    (tmp_path / state_of(make(name))).write_text(json.dumps(STATE))
+    (tmp_path / hidden_for(state_of(make(name)))).write_text("{")
+    assert left_in(tmp_path) == sorted(os.listdir(tmp_path))
+
+
+def test_a_hidden_part_is_known_by_the_name_of_its_file(tmp_path: Path) -> None:
+    """Before anything is noted of it: by its stem, which may be cut short, or beside the file."""
+    for name in ("file", LONG):
+        (tmp_path / hidden_for(name)).touch()
+        (tmp_path / hidden_for(state_of(hidden_for(name)))).touch()
+    not_cut = [hidden_for("file"), hidden_for(state_of(hidden_for("file")))]
+    noted = hidden_for(state_of(hidden_for(LONG)))  # beside its part
+    assert left_in(tmp_path) == sorted([*not_cut, noted])
+    (tmp_path / LONG).touch()
+    assert left_in(tmp_path) == sorted([*not_cut, noted, hidden_for(LONG)])
+
+
+def test_no_other_file_is_taken_for_one(tmp_path: Path) -> None:
+    digest = "0123456789abcdef"
+    for name in (
+        *("a.part", "b.part.state", ".part", ".part.state", "c.PART", ".dugong-1-2-3.part"),
+        *(f".a.{digest}.part", f".a.{digest}.part.state", f".dugong-{digest}-1-1.part.bak"),
+        *(f"{hidden_for('a')}.bak", hidden_for("a")[1:], f"x{unique_beside('')}"),
+    ):
+        (tmp_path / name).write_text(json.dumps({"url": "http://host", "size": 7}))
+    (tmp_path / hidden_for("directory")).mkdir()
+    (tmp_path / hidden_for("link")).symlink_to("a.part")
+    os.mkfifo(tmp_path / hidden_for("pipe"))
+    (tmp_path / "d.part.state").mkdir()
+    assert left_in(tmp_path) == []

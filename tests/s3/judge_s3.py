@@ -219,13 +219,13 @@ def sync(stage: Stage) -> str:
     with stage.bucket() as bucket:
         assert len(bucket.sync(root).stored) == len(expected)
         stage.check(expected)
-        assert bucket.sync(root) == ([], len(expected))
+        assert bucket.sync(root) == ([], len(expected), [])
         changed = {f"deep/{n % 7}/file {n}": data_of(n, n + 1) for n in range(1, 400, 50)}
         changed["large 1"] = data_of(2 * PART + 1, 100)
         write(root, changed)
         assert sorted(bucket.sync(root).stored) == sorted(changed)
         stage.check(expected | changed)
-        assert bucket.sync(root) == ([], len(expected))
+        assert bucket.sync(root) == ([], len(expected), [])
     return ""
 
 

@@ -51,7 +51,7 @@ def test_a_server_cannot_control_a_terminal_or_fill_a_log() -> None:
 
 def test_a_traceback_shows_some_of_the_failures_of_a_sync() -> None:
     failures: dict[str, Exception] = {f"file {n}": OSError("gone") for n in range(100)}
-    exc = SyncError(["key"], 7, failures)
+    exc = SyncError(["key"], 7, failures, [])
     assert str(exc) == "100 files could not be stored"
     assert exc.__notes__[0] == "file 0: gone"
     assert len(exc.__notes__) == 10

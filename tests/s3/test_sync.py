@@ -51,7 +51,7 @@ def test_a_directory_is_stored_once(prefix: str, root: Path) -> None:
         assert sorted(result.stored) == sorted(here.site.objects)
         assert result.unchanged == 0
         sent = len(here.received("PUT|POST"))
-        assert here.bucket.sync(root, prefix) == ([], 5)
+        assert here.bucket.sync(root, prefix) == ([], 5, [])
         assert len(here.received("PUT|POST")) == sent
         assert here.site.refused == []
 
@@ -87,6 +87,24 @@ def test_what_is_not_in_the_directory_stays(root: Path) -> None:
         here.bucket.sync(root, "pre")
         assert bodies(here.site)["pre/old"] == b"old"
         assert bodies(here.site)["prefix"] == b"other"
+
+
+def test_the_partial_files_of_downloads_are_left_out(root: Path) -> None:
+    with open_bucket() as here:
+        here.bucket.put("new", LARGE)
+        with pytest.raises(ZeroDivisionError):
+            here.bucket.download("new", root / "deep" / "new", progress=lambda done, size: 1 / 0)
+        (root / "own.part").write_bytes(b"mine")
+        result = here.bucket.sync(root, "pre")
+        assert sorted(result.stored) == sorted(f"pre/{name}" for name in (*FILES, "own.part"))
+        assert [path.removeprefix(f"{root}/deep/.new.")[16:] for path in result.left_out] == [
+            ".part",
+            ".part.state",
+        ]
+        (root / "gone").symlink_to(root / "nowhere")
+        with pytest.raises(SyncError) as caught:
+            here.bucket.sync(root, "pre")
+        assert caught.value.left_out == result.left_out
 
 
 def test_a_file_that_fails_does_not_stop_the_others(root: Path) -> None:

@@ -24,8 +24,8 @@ PATIENT = RetryPolicy(attempts=100, max_backoff=2.0)  # for a server that is sta
 
 
 def back_up(bucket: Bucket, directory: str) -> tuple[int, int]:
-    stored, unchanged = bucket.sync(directory)
-    return len(stored), unchanged
+    synced = bucket.sync(directory)
+    return len(synced.stored), synced.unchanged
 
 
 def restore(bucket: Bucket, directory: str) -> tuple[int, int]:
