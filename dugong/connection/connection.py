@@ -238,9 +238,9 @@ class HTTPConnection:
           nothing to ask, and `read_response` returns a 100 of our own.
 
         Raises ValueError or TypeError for bad arguments and `StateError` if another request's body
-        is outstanding, both before anything is sent; `ConnectionClosed` if the connection ends
-        (`read_response` may still return a response then); and whatever `connect` raises. For the
-        sending thread.
+        is outstanding, both before anything is sent; `ConnectionClosed` if the connection ends, and
+        `ConnectionTimedOut` (`read_response` may still return a response then); and whatever
+        `connect` raises. For the sending thread.
         """
         request = self._builder.build(method, path, headers, body, expect100)
         self._closed = False
@@ -265,8 +265,9 @@ class HTTPConnection:
         Returns its size in bytes, all of which have been sent. Empty pieces are allowed, and do not
         end a chunked body. Raises `ExcessBodyData`, before anything is sent, if it is more than
         was announced; `StateError` if no body is due; `ConnectionClosed` if the connection ended or
-        the server responded with an error before all was sent. Even then `read_response` returns a
-        response that had arrived. For the sending thread.
+        the server responded with an error before all was sent; `ConnectionTimedOut`, after which
+        nothing more can be sent. After these two, `read_response` returns a response that had
+        arrived, and does not wait for one. For the sending thread.
         """
         return eval_coroutine(self.co_write(buf), self._timeout)
 

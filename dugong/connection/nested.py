@@ -155,6 +155,10 @@ class NestedTlsTransport(TlsTransport):
             if got is not self._want_read:
                 return got
 
+    def keep_arrivals(self) -> None:
+        self._outer.keep_arrivals()
+        super().keep_arrivals()
+
     def is_quiet(self) -> bool:
         # The socket does not tell what has come, and is still to be decrypted by the outer one.
         return super().is_quiet() and self._outer.is_quiet()

@@ -372,9 +372,11 @@ class SendSide:
         if exchange.request_side in _UNFINISHED:
             exchange.request_side = RequestSide.CANCELLED
         if not isinstance(exc, ConnectionClosed):
-            # Half a message is out, and no response will come to it. If on the other hand the
-            # peer has closed, it may have said why: that is left for the receiver to read.
+            # Half a message is out, and no response will come to it. But one may have come: that
+            # is left for the receiver to read, as it is if the peer has closed.
             self._state.gave_up_sending = True
+            if transport.has_arrivals():
+                transport.keep_arrivals()
             transport.shutdown()
 
 

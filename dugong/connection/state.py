@@ -152,6 +152,8 @@ class ConnectionState:
         """Close the transport if it is shut, unless a side is using it.
 
         A side that is using it comes here when it has given its turn back: the last one closes it.
+        If the transport keeps what has come, that is when the responses that are due have been
+        read, or have turned out not to be there.
         """
         with self.lock:
             self.close_if_unused_locked()
@@ -159,8 +161,11 @@ class ConnectionState:
     def close_if_unused_locked(self) -> None:
         """As `close_if_unused`. Only with `lock` held."""
         transport = self.transport
+        if transport is None or not transport.is_shut:
+            return
         used = self.send_turn.locked() or self.receive_turn.locked()
-        if transport is not None and transport.is_shut and not used:
+        is_kept = transport.keeps_arrivals and self.failure is None
+        if not (used or (is_kept and not self.nothing_under_way_locked())):
             transport.close()
 
     def co_wait_for_sender(self) -> Coroutine[None]:

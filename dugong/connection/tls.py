@@ -100,6 +100,7 @@ class TlsTransport(Transport):
         "_drained",
         "_ended",
         "_first",
+        "_is_mute",
         "_keep_session",
         "_lock",
         "_taken",
@@ -124,6 +125,7 @@ class TlsTransport(Transport):
         self._arrived, self._departing = ssl.MemoryBIO(), ssl.MemoryBIO()  # guarded by _lock
         self._tls = wrap(self._arrived, self._departing)  # guarded by _lock
         self._unsent: bytes | memoryview = b""  # of what OpenSSL has written; guarded by _lock
+        self._is_mute = False  # nothing can be sent any more; guarded by _lock
         self._taken = 0  # bytes of the caller's data that are on their way; guarded by _lock
         self._drained = False  # the last call left nothing to be read; the receiving thread's
         self._used = False  # something has been received; the receiving thread's
@@ -225,7 +227,8 @@ class TlsTransport(Transport):
                     if self.is_shut:
                         break  # shutdown() does not wait for us
                 # The reply to a key update, say. A sender that is at work sends it with its data.
-                if (self._unsent or self._departing.pending) and not (self._flush() or self._taken):
+                is_left = not self._is_mute and (self._unsent or self._departing.pending)
+                if is_left and not (self._flush() or self._taken):
                     self._drained = False
                     return filled or self._want_both
             except (OSError, ValueError) as exc:
@@ -254,7 +257,7 @@ class TlsTransport(Transport):
             error = copy.copy(self._broken)
             error.__cause__ = self._broken.__cause__
             raise error
-        if self.is_shut:
+        if self.is_shut and (self._broken is not None or not self.keeps_arrivals):
             # The good-bye may have dropped a record; do not go on behind it.
             raise ConnectionClosed("disconnected")
 
@@ -318,6 +321,7 @@ class TlsTransport(Transport):
                 if not self._flush():
                     return self._write_wants[1]
             except (OSError, ValueError) as exc:
+                self._is_mute = True  # what has come can be received still
                 if self.is_shut:
                     raise ConnectionClosed("disconnected") from exc
                 error = self._alert() or self._as_raised(exc)
@@ -354,6 +358,11 @@ class TlsTransport(Transport):
             return error
         return None
 
+    def keep_arrivals(self) -> None:
+        with self._lock:
+            self._is_mute = True
+            self.keeps_arrivals = True
+
     def shutdown(self) -> None:
         # A thread that holds the lock is not waited for, be it this very one, when a signal handler
         # calls. Then nothing is said: there is no good-bye in the middle of a record.
@@ -361,7 +370,7 @@ class TlsTransport(Transport):
             super().shutdown()
             return
         with self._lock:  # or an interrupt could leave it taken; no holder keeps it for long
-            if not self.is_shut:
+            if not (self.is_shut or self.keeps_arrivals):
                 self._say_goodbye()
             super().shutdown()
 

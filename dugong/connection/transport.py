@@ -35,12 +35,15 @@ class Transport(ABC):
     `block_timeout` and `receive_low_water` are offers, which a transport need not take.
     """
 
-    __slots__ = ("block_timeout", "is_shut", "receive_low_water", "sock")
+    __slots__ = ("block_timeout", "is_shut", "keeps_arrivals", "receive_low_water", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock: socket.socket = sock  # never changes
-        # Nothing more can be sent or received. Set by any thread, in one step; never cleared.
+        # Nothing more can be sent or received, but for what is kept. Set by any thread, in one
+        # step; never cleared.
         self.is_shut: bool = False
+        # See keep_arrivals(). Set by the sending thread, in one step; never cleared.
+        self.keeps_arrivals: bool = False
         # For how many seconds recv_into() may block before it raises ConnectionTimedOut (None: for
         # ever; 0: not at all, the caller is a coroutine). The receiving thread's.
         self.block_timeout: float | None = 0
@@ -119,6 +122,14 @@ class Transport(ABC):
         None for any other reason: then another connection may fare better.
         """
         return None
+
+    def keep_arrivals(self) -> None:
+        """Have `recv_into` return, after `shutdown`, what the system has received before that.
+
+        Where that is out, it raises `ConnectionClosed`. Some systems, but not Linux, throw it away.
+        For the sending thread, which sends nothing more.
+        """
+        self.keeps_arrivals = True
 
     def shutdown(self) -> None:
         """End the connection for both sides and wake each thread that waits for it, at once.
@@ -210,6 +221,10 @@ class TransportLayer(Transport):
     def refusal(self) -> Exception | None:
         return self._inner.refusal
 
+    def keep_arrivals(self) -> None:
+        self.keeps_arrivals = True
+        self._inner.keep_arrivals()
+
     def shutdown(self) -> None:
         self.is_shut = True
         self._inner.shutdown()
@@ -284,7 +299,7 @@ class PlainTransport(Transport):
 
     def recv_into(self, view: memoryview) -> int | PollNeeded:
         if self.is_shut:
-            raise ConnectionClosed("disconnected")  # by us, which is no end of a body
+            return self._receive_kept(view)
         timeout = self.block_timeout
         may_block = timeout != 0
         if may_block:
@@ -322,6 +337,17 @@ class PlainTransport(Transport):
             self._check_end()
         self._drained = 0 < got < len(view)
         return got
+
+    def _receive_kept(self, view: memoryview) -> int:
+        """Receive what had come before the connection was shut, if that is kept."""
+        if self.keeps_arrivals:
+            try:
+                got = self.sock.recv_into(view, 0, _DONT_WAIT)
+            except OSError:
+                got = 0
+            if got:
+                return got
+        raise ConnectionClosed("disconnected")  # by us, which is no end of a body
 
     def _check_end(self) -> None:
         """Raise `ConnectionClosed` unless the peer has ended the stream in good order."""

@@ -201,6 +201,26 @@ def test_a_good_bye_of_the_server_is_an_end(
         assert conn.readall() == b"all"
 
 
+def test_what_has_come_before_our_own_shutdown_may_be_kept(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    is_over = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.send(b"hello")
+        is_over.wait(TIMEOUT)
+
+    with nested(script, server_context, client_context) as transport:
+        assert receive(transport, 1) == b"h"
+        transport.keep_arrivals()
+        transport.shutdown()
+        assert receive(transport, 4) == b"ello"
+        for _ in range(2):
+            with pytest.raises(ConnectionClosed, match="disconnected"):
+                receive(transport, 1)
+        is_over.set()
+
+
 def test_the_connection_that_a_forked_child_drops_goes_on(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

@@ -860,6 +860,39 @@ def test_after_our_own_shutdown_nothing_is_received_that_might_have_a_gap(
         transport.send(b"data")
 
 
+def test_what_has_come_before_our_own_shutdown_may_be_kept(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"data")
+    wait_readable(transport)
+    transport.keep_arrivals()
+    transport.shutdown()
+    view = memoryview(bytearray(3))
+    assert [receive(transport, view), receive(transport, view)] == [3, 1]
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed, match="disconnected"):
+            receive(transport, view)
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+
+
+def test_a_send_that_fails_leaves_what_has_come_to_be_received(
+    idle: tuple[TlsTransport, ssl.SSLSocket],
+) -> None:
+    transport, peer = idle
+    assert transport.is_quiet()
+    peer.sendall(b"data")
+    wait_readable(transport)
+    transport.sock.shutdown(socket.SHUT_WR)  # as a reset would, for the system keeps what has come
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+    view = memoryview(bytearray(1))
+    received = [view[: receive(transport, view)].tobytes() for _ in range(4)]
+    assert b"".join(received) == b"data"
+
+
 def receive(transport: TlsTransport, view: memoryview) -> int:
     while isinstance(got := transport.recv_into(view), PollNeeded):
         assert got.poll(10)

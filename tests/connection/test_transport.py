@@ -145,6 +145,25 @@ def test_our_own_shutdown_is_no_orderly_end(
         transport.send(b"data")
 
 
+@pytest.mark.parametrize("block_timeout", [0, None])
+def test_what_has_come_before_our_own_shutdown_may_be_kept(
+    transport: Transport, pair: tuple[socket.socket, socket.socket], block_timeout: float | None
+) -> None:
+    pair[1].sendall(b"some data")
+    wait_for(pair[0])
+    transport.block_timeout = block_timeout
+    transport.keep_arrivals()
+    transport.shutdown()
+    view = memoryview(bytearray(5))
+    assert transport.recv_into(view) == 5
+    assert transport.recv_into(view) == 4
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed, match="disconnected"):
+            transport.recv_into(view)
+    with pytest.raises(ConnectionClosed):
+        transport.send(b"data")
+
+
 def test_no_thread_is_told_to_wait_for_a_descriptor_that_is_gone(
     transport: Transport, pair: tuple[socket.socket, socket.socket]
 ) -> None:
