@@ -246,7 +246,7 @@ class ConnectError(DugongError, OSError):
     def __init__(self, msg: str | None = None, number: int | None = None) -> None:
         super().__init__(msg)
         if number is not None:
-            self.errno = number
+            self.errno: int | None = number
             self.strerror: str | None = os.strerror(number)
 
 
