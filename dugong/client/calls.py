@@ -111,6 +111,7 @@ class CallMaker:
     ) -> None:
         # None of these changes.
         self._settings = settings
+        self._cookies = settings.cookies
         self._base_url = base_url
         self._base_origin: Origin | None = origin_of(base_url)
         self._auth = auth
@@ -135,19 +136,29 @@ class CallMaker:
         )
 
     def plain_request(
-        self, method: object, url: str | None, options: ClientOptions
+        self, method: str | Request, url: str | None, options: ClientOptions | None = None
     ) -> Request | None:
         """Return what is sent for these, if that is nothing else; None for all that is not plain.
 
-        A URL that is to be quoted or has credentials in it is not, nor is what cannot be sent.
+        A URL that is to be quoted or has credentials in it is not, nor is what cannot be sent. Nor
+        is a `Request` with headers, which may have to be completed, or with a deadline, which holds
+        for the requests that follow it, too.
         """
-        if self.adds_nothing and not options and isinstance(url, str):
+        if options or not self.adds_nothing:
+            return None
+        if url is not None:
             try:
-                if self._settings.cookies.header_for(url, cross_origin=False) is None:
-                    return make_request(Request, method, url)
+                request = make_request(Request, method, url)
             except ValueError:
-                pass
-        return None
+                return None
+        elif isinstance(method, Request) and method.headers is None and method.deadline is None:
+            request = method
+        else:
+            return None
+        cookies = self._cookies
+        if cookies._count and cookies.header_for(request.url, cross_origin=False) is not None:
+            return None
+        return request
 
     def call(self, method: str | Request, url: str | None, options: ClientOptions) -> Call:
         """Return what is to be done for the arguments of a call, once they have been checked."""

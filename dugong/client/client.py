@@ -391,26 +391,23 @@ class Client:
 
     def _prepare(self, method: str | Request, url: str | None, options: ClientOptions) -> Job:
         plain = self._calls.plain_request(method, url, options)
-        if plain is not None:
-            return self._begin_plain(plain)
-        return self._begin(self._calls.call(method, url, options))
+        if plain is None:
+            return self._begin(self._calls.call(method, url, options))
+        return self._pool._prepare(plain, self._plain_flow)
 
     def _prepare_item(self, item: str | Request) -> Job:
         method, url = (item, None) if isinstance(item, Request) else ("GET", item)
-        plain = self._calls.plain_request(method, url, {})
-        call = self._calls.call(method, url, {}) if plain is None else None
-        request = plain if call is None else call.request
-        assert request is not None
+        request = self._calls.plain_request(method, url)
+        call = None
+        if request is None:
+            call = self._calls.call(method, url, {})
+            request = call.request
         try:
-            return self._begin_plain(request) if call is None else self._begin(call)
+            if call is None:
+                return self._pool._prepare(request, self._plain_flow)
+            return self._begin(call)
         except Exception as exc:
             return self._pool._failing(request, exc)
-
-    def _begin_plain(self, request: Request) -> Job:
-        """Return the job of a *request* that is sent as it is."""
-        job = self._pool._prepare(request)
-        job.flow = self._plain_flow
-        return job
 
     def _begin(self, call: Call) -> Job:
         """Return the job of the first request of *call*. Hooks of the caller's are called."""

@@ -149,45 +149,56 @@ def run(
         flow.close()
 
 
-def is_outcome(response: Response, decoder: Decoder | None) -> bool:
-    """Return True, with *response* decoded, if no flow has anything to do with it.
+def _plain_codings(before: bytes, after: bytes) -> tuple[str, ...] | None:
+    """Return the codings that are named in a plain way; None: look closer.
 
-    So it is with most. Nothing of a caller's is called, and nothing raised.
+    *before* and *after* are what surrounds ``content-encoding:``, in lower case. To read all the
+    fields takes longer than to decode a small body.
     """
-    headers = response._headers
-    # Else they have been looked at, or are not those of a plain head.
-    if response.status >= 300 or not isinstance(headers, bytes):
-        return False
-    lower = headers.lower()
-    if b"set-cookie:" in lower:
-        return False
-    if decoder is not None and b"content-encoding:" in lower:
-        try:
-            decoder.whole(response, _plain_codings(lower))
-        except Exception:
-            return False  # the flow raises it where it can be told
-    return True
-
-
-def _plain_codings(fields: bytes) -> tuple[str, ...] | None:
-    """Return the codings that *fields*, in lower case, name in a plain way; None: look closer.
-
-    To read all the fields takes longer than to decode a small body.
-    """
-    before, name, rest = fields.partition(b"content-encoding:")
-    value, end, after = rest.partition(b"\r\n")
-    is_alone = before[-1:] in (b"", b"\n") and name not in after and end
+    value, end, after = after.partition(b"\r\n")
+    is_alone = before[-1:] == b"\n" and b"content-encoding:" not in after and end
     return _PLAIN_CODINGS.get(value.strip(b" \t")) if is_alone else None
 
 
-class FutureFlow:
-    """The flow of a call behind a future of a pool: see `dugong.pool.core.job.Flow`."""
+class _Accepting:
+    """What most responses need of a flow behind a future: nothing, or to be decoded."""
 
-    __slots__ = ("_accepts", "_decoder", "_flow", "_history", "_pool")
+    __slots__ = ("_decoder", "_pool")
 
-    def __init__(self, call: Call, pool: ConnectionPool, decoder: Decoder | None) -> None:
+    def __init__(self, pool: ConnectionPool, decoder: Decoder | None) -> None:
         self._pool = pool  # never changes
         self._decoder = decoder  # never changes
+
+    def accepts(self, response: Response) -> bool:
+        """Return True, with *response* decoded, if no flow has anything to do with it.
+
+        Nothing of a caller's is called, and nothing raised.
+        """
+        headers = response._headers
+        # Else they have been looked at, or are not those of a plain head.
+        if response.status >= 300 or type(headers) is not bytes:
+            return False
+        lower = headers.lower()
+        # `partition` takes a third of the time of `in`, which looks for an int first.
+        if lower.partition(b"set-cookie:")[1]:
+            return False
+        if self._decoder is not None:
+            before, is_coded, after = lower.partition(b"content-encoding:")
+            if is_coded:
+                try:
+                    self._decoder.whole(response, _plain_codings(before, after))
+                except Exception:
+                    return False  # the flow raises it where it can be told
+        return True
+
+
+class FutureFlow(_Accepting):
+    """The flow of a call behind a future of a pool: see `dugong.pool.core.job.Flow`."""
+
+    __slots__ = ("_accepts", "_flow", "_history")
+
+    def __init__(self, call: Call, pool: ConnectionPool, decoder: Decoder | None) -> None:
+        super().__init__(pool, decoder)
         # Of one thread at a time: that which makes the call, then that which has the response.
         self._flow: Flow = redirected(call)
         self._history: list[Response] = []
@@ -195,20 +206,15 @@ class FutureFlow:
 
     def begin(self) -> Job:
         """Return the job of the first request."""
-        return self._job(next(self._flow))
+        return self._pool._prepare(next(self._flow), self)
 
     def resume(self, response: Response) -> Response | Job:
         """Go on with the *response* to the first request, which was sent without this flow."""
         next(self._flow)
         return self.advance(response)
 
-    def _job(self, request: Request) -> Job:
-        job = self._pool._prepare(request)
-        job.flow = self
-        return job
-
     def accepts(self, response: Response) -> bool:
-        return self._accepts and is_outcome(response, self._decoder)
+        return self._accepts and super().accepts(response)
 
     def advance(self, response: Response) -> Response | Job:
         self._accepts = False  # what comes now has a history
@@ -218,7 +224,7 @@ class FutureFlow:
             response.history = tuple(self._history)
             return response if self._decoder is None else self._decoder.whole(response)
         self._history.append(_as_history(response, self._decoder))
-        return self._job(request)
+        return self._pool._prepare(request, self)
 
     def close(self) -> None:
         try:
@@ -231,25 +237,20 @@ class FutureFlow:
             logging.getLogger(__name__).exception("a flow has failed when it was closed")
 
 
-class PlainFlow:
+class PlainFlow(_Accepting):
     """The flow of all calls of a client whose request is sent as it is, behind a future.
 
     Nearly all responses need nothing more. For those that do, a `FutureFlow` goes on.
     """
 
-    __slots__ = ("_decoder", "_follows", "_pool", "_settings")
+    __slots__ = ("_follows", "_settings")
 
     def __init__(
         self, settings: Settings, follows: bool, pool: ConnectionPool, decoder: Decoder | None
     ) -> None:
-        # None of these changes.
-        self._settings = settings
-        self._follows = follows
-        self._pool = pool
-        self._decoder = decoder
-
-    def accepts(self, response: Response) -> bool:
-        return is_outcome(response, self._decoder)
+        super().__init__(pool, decoder)
+        self._settings = settings  # never changes
+        self._follows = follows  # never changes
 
     def advance(self, response: Response) -> Response | Job:
         return FutureFlow(self._call(response), self._pool, self._decoder).resume(response)
@@ -258,7 +259,7 @@ class PlainFlow:
 
     def finish(self, response: Response) -> Response:
         """Return the final response, if *response* is the first; block until then."""
-        if is_outcome(response, self._decoder):
+        if self.accepts(response):
             return response
         return run(self._call(response), self._pool.request, self._decoder, response)
 

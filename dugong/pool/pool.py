@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from dugong.connection.proxy import ProxyLike
     from dugong.connection.transport import Transport
     from dugong.pool.core.host import Host
-    from dugong.pool.core.job import Job
+    from dugong.pool.core.job import Flow, Job
     from dugong.pool.core.waiting import Patience
     from dugong.pool.events import Event
     from dugong.pool.io.engine import Engine
@@ -355,8 +355,10 @@ class ConnectionPool:
         job.own_extras().patience = patience
         return scheduler.protect(self._make, scheduler.abandon, job)
 
-    def _prepare(self, request: Request) -> Job:
-        return self._preparer.prepare(request, self)
+    def _prepare(self, request: Request, flow: Flow | None = None) -> Job:
+        job = self._preparer.prepare(request, self)
+        job.flow = flow
+        return job
 
     def _prepare_item(self, item: str | Request) -> Job:
         request = request_of(item)
@@ -580,7 +582,8 @@ def _made(method: str | Request, url: str | None, options: OptionsAndBody) -> Re
         return make_request(Request, method, url, checked)
     if not isinstance(method, Request):
         raise TypeError("a method and a URL are needed, or a Request")
-    plain = PLAIN_OPTIONS._asdict()
-    if any(name not in plain or value is not plain[name] for name, value in options.items()):
-        raise TypeError("give either a Request or the parameters of one, not both")
+    if options:
+        plain = PLAIN_OPTIONS._asdict()
+        if any(name not in plain or value is not plain[name] for name, value in options.items()):
+            raise TypeError("give either a Request or the parameters of one, not both")
     return method

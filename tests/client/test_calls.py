@@ -10,7 +10,7 @@ from dugong.client.auth import BasicAuth
 from dugong.client.calls import CallMaker, ClientOptions, origin_of
 from dugong.client.cookies import Cookies
 from dugong.client.flow import Settings
-from dugong.pool.request import ElaborateHeaders
+from dugong.pool.request import ElaborateHeaders, Request
 
 URL = "http://h.example/a"
 
@@ -43,7 +43,42 @@ def test_a_url_that_is_not_sent_as_it_is_is_not_plain(url: str) -> None:
 
 
 def test_a_request_with_cookies_is_not_plain() -> None:
-    assert maker(cookies={"a": "1"}).plain_request("GET", URL, {}) is None
+    for calls in maker(cookies={"a": "1"}), maker(cookies=cookies_of("h.example")):
+        assert calls.plain_request("GET", URL, {}) is None
+        assert calls.plain_request(Request("GET", URL), None, {}) is None
+
+
+def test_a_request_without_any_of_the_cookies_is_plain() -> None:
+    calls = maker(cookies=cookies_of("other.example"))
+    request = Request("GET", URL)
+    assert calls.plain_request("GET", URL, {}) is not None
+    assert calls.plain_request(request, None, {}) is request
+
+
+def cookies_of(domain: str) -> Cookies:
+    cookies = Cookies()
+    cookies.set("a", "1", domain)
+    return cookies
+
+
+def test_a_request_that_is_given_is_sent_itself_if_nothing_is_to_be_added() -> None:
+    request = Request("PUT", URL, body=b"b", context=7, timeout=1, idempotent=False)
+    assert maker().plain_request(request, None) is request
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"headers": {"Range": "bytes=0-"}}, {"headers": lambda request: None}, {"deadline": 1}],
+)
+def test_a_request_with_headers_or_a_deadline_is_not_plain(options: dict[str, Any]) -> None:
+    assert maker().plain_request(Request("GET", URL, **options), None) is None
+
+
+def test_what_is_told_more_is_not_plain() -> None:
+    calls = maker()
+    assert calls.plain_request("GET", URL, {"deadline": 1}) is None
+    assert calls.plain_request(Request("GET", URL), None, {"auth": None}) is None
+    assert calls.plain_request("GET", None) is None
 
 
 @pytest.mark.parametrize(

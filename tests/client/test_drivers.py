@@ -100,6 +100,51 @@ def test_a_client_that_does_not_decode_asks_for_no_codings(way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "field", ["content-encoding:gzip", "CONTENT-ENCODING:\tGZip ", "cOnTeNt-eNcOdInG: x-gzip"]
+)
+def test_each_decodes_however_the_field_is_written(way: Way, field: str) -> None:
+    with open_places({"/a": CODED._replace(headers=f"{field}\r\n")}) as (client, [here]):
+        assert way(client, "GET", here.url("/a")).body == b"decoded"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Encoding: gzip\r\nCONTENT-ENCODING: identity\r\n",
+        "X-Content-Encoding: br\r\nContent-Encoding: gzip\r\n",
+        "Content-Encoding: gzip\r\nX: Content-Encoding: br\r\n",
+        "Content-Encoding: gzip, identity\r\n",
+    ],
+)
+def test_each_decodes_what_all_the_fields_together_say(way: Way, headers: str) -> None:
+    with open_places({"/a": CODED._replace(headers=headers)}) as (client, [here]):
+        assert way(client, "GET", here.url("/a")).body == b"decoded"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "headers", ["X-Content-Encoding: gzip\r\n", "X: content-encoding: gzip\r\n"]
+)
+def test_each_leaves_alone_what_only_looks_coded(way: Way, headers: str) -> None:
+    with open_places({"/a": Page(b"plain", headers=headers)}) as (client, [here]):
+        assert way(client, "GET", here.url("/a")).body == b"plain"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["Set-Cookie", "set-cookie", "SET-COOKIE", "sEt-cOoKiE"])
+@pytest.mark.parametrize("decode", [True, False])
+def test_each_keeps_cookies_however_the_field_is_written(way: Way, name: str, decode: bool) -> None:
+    page = Page(headers=f"{name}:a=1\r\n")
+    with open_places({"/a": page}, decode=decode) as (client, [here]):
+        way(client, "GET", here.url("/a"))
+        assert client.cookies["a"] == "1"
+        way(client, "GET", here.url("/b"))
+        assert here.requests[1].headers["cookie"] == "a=1"
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_coding_that_is_cut_is_an_error(way: Way) -> None:
     with open_places({"/a": CODED._replace(body=CODED.body[:-1])}) as (client, [here]):
         with pytest.raises(DecodingError) as caught:
@@ -150,6 +195,52 @@ def test_the_deadline_is_for_all_requests_together(way: Way) -> None:
             way(client, "GET", here.url("/a"), deadline=0.3)
         assert 2 < len(here.requests) < 20
         slow.set()
+
+
+def test_the_deadline_of_a_request_is_for_all_that_follow_it() -> None:
+    times = iter(range(1000))
+    slow = threading.Event()
+
+    def serve(request: ReceivedRequest) -> Page:
+        slow.wait(0.02)
+        return moved(f"/{next(times)}")
+
+    with open_places(serve, max_redirects=1000) as (client, [here]):
+        request = Request("GET", here.url("/a"), deadline=0.3)
+        with pytest.raises(ConnectionTimedOut, match="deadline"):
+            client.request(request)
+        with pytest.raises(ConnectionTimedOut, match="deadline"):
+            client.submit(request).result(TIMEOUT)
+        slow.set()
+
+
+def test_a_request_may_be_mapped_and_is_that_of_the_response() -> None:
+    with open_places({"/c": CODED}) as (client, [here]):
+        requests = [
+            Request("PUT", here.url(path), body=b"x", context=path) for path in ("/a", "/c")
+        ]
+        assert [(r.request, r.body) for r in client.map(requests)] == [
+            (requests[0], b"/a"),
+            (requests[1], b"decoded"),
+        ]
+        done = {future.request: future.result() for future in client.as_completed(requests)}
+        assert {request: response.request for request, response in done.items()} == {
+            request: request for request in requests
+        }
+        assert client.request(requests[0]).request is requests[0]
+
+
+def test_a_request_that_is_mapped_is_redirected_with_its_body_and_its_context() -> None:
+    pages = {"/a": moved("/b", "307 Temporary Redirect"), "/c": moved("/d", "303 See Other")}
+    with open_places(pages) as (client, [here]):
+        requests = [
+            Request("PUT", here.url(path), body=b"x", context=path) for path in ("/a", "/c")
+        ]
+        got = [*client.map(requests), *map(client.request, requests)]
+        assert [(r.url, r.request.body, r.request.context, len(r.history)) for r in got] == 2 * [
+            (here.url("/b"), b"x", "/a", 1),
+            (here.url("/d"), None, "/c", 1),
+        ]
 
 
 def test_a_future_can_be_cancelled_at_any_hop() -> None:

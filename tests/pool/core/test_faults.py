@@ -21,7 +21,7 @@ from dugong import (
     Request,
     RetryPolicy,
 )
-from dugong.client import drivers
+from dugong.client.drivers import FutureFlow
 from dugong.pool.core import traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
@@ -198,7 +198,7 @@ def _is_of(target: str) -> Callable[..., bool]:
 def test_what_a_flow_does_wrong_in_accepting_fails_its_request_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bug = Bug(monkeypatch, drivers, "is_outcome", first=3)
+    bug = Bug(monkeypatch, FutureFlow, "accepts", first=3)
     with open_site(each(respond), repeat=True, max_connections_per_host=1) as site:
         client = Client(pool=site.pool)
         futures = [client.submit("GET", site.url(path)) for path in PATHS]
