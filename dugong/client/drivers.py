@@ -155,8 +155,8 @@ def _plain_codings(before: bytes, after: bytes) -> tuple[str, ...] | None:
     *before* and *after* are what surrounds ``content-encoding:``, in lower case. To read all the
     fields takes longer than to decode a small body.
     """
-    value, end, after = after.partition(b"\r\n")
-    is_alone = before[-1:] == b"\n" and b"content-encoding:" not in after and end
+    value, _, after = after.partition(b"\r\n")
+    is_alone = before[-1:] == b"\n" and not after.partition(b"content-encoding:")[1]
     return _PLAIN_CODINGS.get(value.strip(b" \t")) if is_alone else None
 
 

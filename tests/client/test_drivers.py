@@ -24,7 +24,7 @@ from dugong import (
 from dugong.client.client import Client
 from tests.support.client import Page, moved, open_places
 from tests.support.pool import wait_for
-from tests.support.server import TIMEOUT, ReceivedRequest
+from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 
 Way = Callable[..., Response | StreamedResponse]
 
@@ -130,6 +130,19 @@ def test_each_decodes_what_all_the_fields_together_say(way: Way, headers: str) -
 def test_each_leaves_alone_what_only_looks_coded(way: Way, headers: str) -> None:
     with open_places({"/a": Page(b"plain", headers=headers)}) as (client, [here]):
         assert way(client, "GET", here.url("/a")).body == b"plain"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("last", ["Content-Encoding: gzip", "Content-Encoding: identity, gzip"])
+def test_each_decodes_if_the_last_field_says_so(way: Way, last: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(CODED.body)}\r\n{last}\r\n\r\n"
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(head.encode() + CODED.body)
+
+    with ScriptedServer(script) as server, Client(trust_env=False) as client:
+        assert way(client, "GET", f"http://{server.host}:{server.port}/").body == b"decoded"
 
 
 @pytest.mark.parametrize("way", WAYS)
