@@ -201,6 +201,8 @@ class CallMaker:
             raise TypeError("give either a Request or the parameters of one, not both")
         url, auth = split_userinfo(quoted(url))
         url = self._with_query(join(self._base_url, url))
+        if not options and self._everywhere is None:
+            return make_request(Request, method, url), auth
         if (params := options.get("params")) is not None:
             url = with_params(url, params)
         body, fields = encode_body(

@@ -180,15 +180,16 @@ class Preparer:
             upload.make_trailers = partial(_fresh_trailers, request)
         job = Job(request, self._scheduler, pool, host, None, timeout, retry)
         job.deadline = request.deadline
-        job.extras = extras = Extras()
-        extras.upload = upload
-        extras.close = close
-        extras.download = told.download
+        if close or upload is not None or told.download is not None or headers.make is not None:
+            job.extras = extras = Extras()
+            extras.upload = upload
+            extras.close = close
+            extras.download = told.download
         job.builder = host.builder
         job.head = self._head(job, headers, following)
         if headers.make is not None:
             make = headers.make
-            extras.make_head = partial(_fresh_head, headers, make, self._head, following)
+            job.extras.make_head = partial(_fresh_head, headers, make, self._head, following)
         needs_connection = (
             close
             or upload is not None

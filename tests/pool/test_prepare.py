@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from dugong import ConnectionClosed, ConnectionPool, PoolClosed, Request, TLSError
+from dugong.pool.core.job import NO_EXTRAS
 from dugong.pool.request import Origin
 from tests.support.pool import Held, each, name_target, open_site
 from tests.support.proxies import HttpProxy, UnixServer
@@ -272,6 +273,21 @@ def test_a_host_that_is_forgotten_before_a_request_is_queued_takes_its_credentia
     assert got.headers.get("trailer") == ("X-Sum" if "trailers" in given else None)
     body = given.get("body", b"/page")
     assert response.body == (b"".join(body) if isinstance(body, list) else body)
+
+
+def test_headers_and_a_small_body_alone_make_no_extras() -> None:
+    with ConnectionPool() as pool:
+        url = "http://h.example/"
+        request = Request("PUT", url, {"X-A": "b"}, b"body")
+        assert pool._prepare(request).extras is NO_EXTRAS
+        for given in (
+            {"headers": {"Connection": "close"}},
+            {"headers": lambda request: None},
+            {"progress": lambda done, total: None},
+            {"body": [b"piece"]},
+        ):
+            options: dict[str, Any] = given
+            assert pool._prepare(Request("PUT", url, **options)).extras is not NO_EXTRAS
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "direct"])
