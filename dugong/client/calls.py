@@ -185,7 +185,7 @@ class CallMaker:
             settings = settings._replace(find_auth=None)
         if auth is not None:
             auth_origin = origin  # what a call names is for the origin that it names
-        elif "auth" not in options and not has_credentials(request):
+        elif self._auth is not None and "auth" not in options and not has_credentials(request):
             auth = self._auth
         given = options.get("cookies")
         cookies = None if given is None else Cookies(given)
