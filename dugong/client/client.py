@@ -29,6 +29,7 @@ from dugong.pool.request import (
     HeaderPairs,
     Request,
     default_headers,
+    make_request,
 )
 
 if TYPE_CHECKING:
@@ -396,18 +397,27 @@ class Client:
         return self._pool._prepare(plain, self._plain_flow)
 
     def _prepare_item(self, item: str | Request) -> Job:
-        method, url = (item, None) if isinstance(item, Request) else ("GET", item)
-        request = self._calls.plain_request(method, url)
-        call = None
+        request = call = None
+        if type(item) is str and self._calls.adds_nothing and not self.cookies._count:
+            try:  # what `plain_request` comes to for most, in fewer steps
+                request = make_request(Request, "GET", item)
+            except ValueError:
+                pass
         if request is None:
-            call = self._calls.call(method, url, {})
-            request = call.request
+            method, url = (item, None) if isinstance(item, Request) else ("GET", item)
+            request = self._calls.plain_request(method, url)
+            if request is None:
+                call = self._calls.call(method, url, {})
+                request = call.request
+        pool = self._pool
         try:
-            if call is None:
-                return self._pool._prepare(request, self._plain_flow)
-            return self._begin(call)
+            if call is not None:
+                return self._begin(call)
+            job = pool._preparer.prepare(request, pool)
+            job.flow = self._plain_flow
+            return job
         except Exception as exc:
-            return self._pool._failing(request, exc)
+            return pool._failing(request, exc)
 
     def _begin(self, call: Call) -> Job:
         """Return the job of the first request of *call*. Hooks of the caller's are called."""

@@ -243,6 +243,28 @@ def test_a_request_may_be_mapped_and_is_that_of_the_response() -> None:
         assert client.request(requests[0]).request is requests[0]
 
 
+class Text(str):
+    """A str of another class."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("cookies", [None, {"a": "1"}])
+def test_what_is_mapped_may_be_of_each_kind(cookies: dict[str, str] | None) -> None:
+    options: dict[str, Any] = {"cookies": cookies, "max_connections_per_host": 1}
+    with open_places({}, **options) as (client, [here]):
+        url = here.url("/a")
+        items = [url, here.url("/a b"), Text(url), url.replace("//", "//u:p@"), Request("PUT", url)]
+        assert [r.body for r in client.map(items)] == [b"/a", b"/a%20b", b"/a", b"/a", b"/a"]
+        assert [r.headers.get("cookie") for r in here.requests] == 5 * [cookies and "a=1"]
+        assert ["authorization" in r.headers for r in here.requests] == [False] * 3 + [True, False]
+        assert [r.method for r in here.requests] == ["GET"] * 4 + ["PUT"]
+        with pytest.raises(ValueError, match="ftp"):
+            list(client.map([url, "ftp://h/"]))
+        with pytest.raises(TypeError):
+            list(client.map([url, 7]))  # type: ignore[list-item]  # what the test is about
+
+
 def test_a_request_that_is_mapped_is_redirected_with_its_body_and_its_context() -> None:
     pages = {"/a": moved("/b", "307 Temporary Redirect"), "/c": moved("/d", "303 See Other")}
     with open_places(pages) as (client, [here]):
