@@ -193,7 +193,7 @@ class _Run:
                 return
         self._under_way -= 1
         if download.error is None and not download.was_there:
-            supply.taken(min(download.size, SMALL))
+            supply.taken(min(download.size, SMALL), 1)
         ended.append(download)
 
     def _is_to_be_streamed(self, download: Download, future: Future[Response]) -> bool:

@@ -133,7 +133,7 @@ class Part:
         syncs: bool = True,
         wanted: Container[str] = (),
     ) -> None:
-        self.path = path  # changes when it is complete, if it gets another name
+        self.path: str = path  # changes when it is complete, if it gets another name
         self._goes_on = url is not None  # never changes, nor do the following
         self._url = "" if url is None else hash_of(url)
         self._is_hidden = hidden

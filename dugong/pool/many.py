@@ -153,7 +153,7 @@ class AtHand(Iterator[T]):
 
     def __init__(self, items: Iterable[T], at_once: int) -> None:
         self._items = iter(items)
-        self.at_once = at_once  # never changes
+        self.at_once: int = at_once  # never changes
 
     def __next__(self) -> T:
         return next(self._items)
@@ -243,7 +243,7 @@ class Supply(Generic[T]):
         self._clock = clock
         self._allowance = allowance = Allowance(max_size, expected_size)
         #: See there.
-        self.taken = allowance.taken
+        self.taken: Callable[[int, int], None] = allowance.taken
         self._rest_until = 0.0  # when the source may be called though there is a response to give
         #: `more` is to be called when no more than this are under way.
         self.low: int = 0

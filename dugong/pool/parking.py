@@ -8,10 +8,12 @@ For one thread at a time.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dugong.pool.core.gate import Gate
     from dugong.pool.core.job import Job
     from dugong.pool.request import Origin, Request
 
@@ -22,7 +24,7 @@ __all__ = ["PARKED", "Parking", "gate_of"]
 PARKED = 32 * 1024
 
 #: Returns the gate of the host of a job. That is looked at once, so without a lock: see there.
-gate_of = attrgetter("host.gate")
+gate_of: Callable[[Any], Gate | None] = attrgetter("host.gate")
 
 
 class Parking:

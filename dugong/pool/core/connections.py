@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import Protocol
 
 from dugong.errors import Delivery, DugongError, is_out_of_descriptors
 from dugong.pool.core.closing import Closing
@@ -26,6 +27,7 @@ from dugong.pool.core.retries import RetryEngine
 from dugong.pool.core.room import Room
 from dugong.pool.failure import describe, failure, forget_frames, internal_error, is_bug
 from dugong.pool.io.engine import Engine
+from dugong.pool.response import Response, StreamedResponse
 
 __all__ = ["ConnectionManager"]
 
@@ -37,6 +39,18 @@ RELEASE_TIME = 1.0
 MAX_KNOWN_HOSTS = 4096
 
 _SLICE = 100  # requests that fail before other threads get the lock
+
+
+class CloseConnection(Protocol):
+    """The type of `Closing.close_locked`."""
+
+    def __call__(
+        self,
+        connection: PooledConnection,
+        reason: str = "the server ended it",
+        error: Exception | None = None,
+    ) -> None:
+        """See there."""
 
 
 class ConnectionManager:
@@ -67,16 +81,24 @@ class ConnectionManager:
         self.hedging: Hedging = Hedging(core, maintenance, self)
         retries.hedging = self.hedging
         #: What is told that requests wait on a connection behind its oldest one; never changes.
-        self.watch_locked = rescue.watch_locked if pipeline_rescue else _ignore
-        self.admit_locked = room.admit_locked
-        self.taken_locked = politeness.taken_locked
-        self.responded_locked = politeness.responded_locked
-        self.timed_out_locked = politeness.timed_out_locked
-        self.close_locked = closing.close_locked
-        self.fail_locked = closing.fail_locked
-        self.finish_closing_locked = closing.finish_closing_locked
-        self.emit_learned = closing.emit_learned
-        self.delivery_locked = closing.delivery_locked
+        self.watch_locked: Callable[[PooledConnection], None] = (
+            rescue.watch_locked if pipeline_rescue else _ignore
+        )
+        self.admit_locked: Callable[[PooledConnection], bool] = room.admit_locked
+        self.taken_locked: Callable[[Host], None] = politeness.taken_locked
+        self.responded_locked: Callable[[Host, Job, Response | StreamedResponse], None] = (
+            politeness.responded_locked
+        )
+        self.timed_out_locked: Callable[[Host, Exception], None] = politeness.timed_out_locked
+        self.close_locked: CloseConnection = closing.close_locked
+        self.fail_locked: Callable[[PooledConnection, Exception], None] = closing.fail_locked
+        self.finish_closing_locked: Callable[[PooledConnection], None] = (
+            closing.finish_closing_locked
+        )
+        self.emit_learned: Callable[[PooledConnection, str | None, int | None], None] = (
+            closing.emit_learned
+        )
+        self.delivery_locked: Callable[[PooledConnection, Job], Delivery] = closing.delivery_locked
 
     def reset(self) -> None:
         """Begin with nothing: also for a child process, after a fork."""

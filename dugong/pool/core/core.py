@@ -47,12 +47,14 @@ R = TypeVar("R")
 
 __all__ = [
     "Entering",
+    "Exclusively",
     "Heads",
     "Limits",
     "Mending",
     "Nested",
     "Outcome",
     "PoolCore",
+    "Protect",
     "Totals",
     "do_nothing",
     "locked",
@@ -82,6 +84,20 @@ class _NoHeads:
     def rebuild(self, job: Job) -> None: ...
 
     def equip(self, host: Host, headers: HeaderPairs) -> None: ...
+
+
+class Exclusively(Protocol):
+    """The type of `PoolCore.exclusively`."""
+
+    def __call__(self, action: Callable[[], R]) -> R:
+        """See there."""
+
+
+class Protect(Protocol):
+    """The type of `PoolCore.protect`."""
+
+    def __call__(self, action: Callable[[A], R], remedy: Callable[[A], object], subject: A) -> R:
+        """See there."""
 
 
 def do_nothing(*args: object) -> None:
@@ -123,10 +139,14 @@ class Totals:
     __slots__ = ("answered", "ended", "hedged", "opened", "rescued", "resent", "sent")
 
     def __init__(self) -> None:
-        self.opened = 0  # connections that were established
-        self.ended = 0  # of these, those that are closed
+        self.opened: int = 0  # connections that were established
+        self.ended: int = 0  # of these, those that are closed
         # Requests of hosts that were forgotten.
-        self.sent = self.answered = self.resent = self.rescued = self.hedged = 0
+        self.sent: int = 0
+        self.answered: int = 0
+        self.resent: int = 0
+        self.rescued: int = 0
+        self.hedged: int = 0
 
     def add(self, host: Host) -> None:
         """Count for *host*, which is forgotten."""
@@ -181,8 +201,8 @@ class PoolCore:
         #: object, each time: what is called in C costs half as much as a method. A weak reference
         #: would be none in a finalizer of what is collected together with this.
         self.transaction: Callable[[], PoolCore] = itertools.repeat(self).__next__
-        self.limits = limits  # never changes
-        self.max_queued = limits.max_queued  # never changes; a named tuple is slow to look up
+        self.limits: Limits = limits  # never changes
+        self.max_queued: int = limits.max_queued  # never changes; a named tuple is slow to look up
         #: Hears of the events. Set under the lock; any thread may read it.
         self.on_event = on_event
         #: Called with the lock held after an interrupt, to mend what it left unfinished; set once.
@@ -215,11 +235,13 @@ class PoolCore:
         #: Hosts that would open a connection if there were room; guarded by the lock.
         self.awaiting_connection: dict[Host, None] = {}
         self.queued: int = 0  # requests in the queues of all hosts; guarded by the lock
-        self.connections = 0  # that are not closed; guarded by the lock
+        self.connections: int = 0  # that are not closed; guarded by the lock
         self.totals: Totals = Totals()  # guarded by the lock
-        self.closed = False  # the pool takes no more requests; guarded by the lock, never unset
+        self.closed: bool = (
+            False  # the pool takes no more requests; guarded by the lock, never unset
+        )
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
-        self.has_closer = False
+        self.has_closer: bool = False
         self.room: Condition = Condition(self.lock)  # there is room in the queues
         #: To be called, once each, when there is; guarded by the lock.
         self.room_calls: list[Callable[[], object]] = []

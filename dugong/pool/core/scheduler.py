@@ -27,7 +27,17 @@ from dugong.errors import (
 )
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Heads, Limits, Nested, Outcome, PoolCore, do_nothing, locked
+from dugong.pool.core.core import (
+    Exclusively,
+    Heads,
+    Limits,
+    Nested,
+    Outcome,
+    PoolCore,
+    Protect,
+    do_nothing,
+    locked,
+)
 from dugong.pool.core.dispatch import holding_limit
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
@@ -113,15 +123,15 @@ class Scheduler:
         self.limits = limits
         self._queue_blocking = self._queue  # to look a method up takes longer
         self.hosts: OrderedDict[Origin, Host] = core.hosts
-        self.check_may_wait = core.check_may_wait
-        self.is_locked_here = core.is_locked_here
-        self.is_nested = core.is_nested
-        self.exclusively = core.exclusively
-        self.call_later = core.call_later
-        self.do_later = self._maintenance.do_later
-        self.close_when_forgotten = self._maintenance.watch
-        self.recover = core.recover
-        self.protect = core.protect
+        self.check_may_wait: Callable[[], None] = core.check_may_wait
+        self.is_locked_here: Callable[[], bool] = core.is_locked_here
+        self.is_nested: Callable[[], bool] = core.is_nested
+        self.exclusively: Exclusively = core.exclusively
+        self.call_later: Callable[[Callable[[], object]], None] = core.call_later
+        self.do_later: Callable[[Callable[[], object]], None] = self._maintenance.do_later
+        self.close_when_forgotten: Callable[[object], None] = self._maintenance.watch
+        self.recover: Callable[[BaseException], None] = core.recover
+        self.protect: Protect = core.protect
 
     @property
     def readers(self) -> Readers:

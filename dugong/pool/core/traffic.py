@@ -64,11 +64,13 @@ class Traffic:
         #: What callers do on these connections by themselves.
         self.lending: Lending = Lending(core, maintenance, retries, connections, progress, rate)
         #: Whether the policy of a job has a response of a status tried again. Needs no lock.
-        self.may_be_retried = retries.may_be_retried
-        self.connect_failed = connections.connect_failed
+        self.may_be_retried: Callable[[Job, int], bool] = retries.may_be_retried
+        self.connect_failed: Callable[[PooledConnection, Exception], None] = (
+            connections.connect_failed
+        )
         self.faults: Faults = Faults(core, maintenance, retries, connections)
         #: The thread, which is the sender or not, has raised what it cannot handle: a bug of ours.
-        self.crashed = self.faults.crashed
+        self.crashed: Callable[[PooledConnection, BaseException, bool], None] = self.faults.crashed
         #: Whether there may be requests to be hedged. Any thread may set it; it is never unset.
         self.hedges = False
 

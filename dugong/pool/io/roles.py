@@ -31,7 +31,7 @@ def run_sender(traffic: Traffic, connection: PooledConnection) -> None:
                 return
             traffic.connected(connection)
     except BaseException as exc:
-        traffic.crashed(connection, exc, is_sender=True)
+        traffic.crashed(connection, exc, True)
         return
     _take_turns(traffic, connection, is_sender=True)
 
