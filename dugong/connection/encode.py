@@ -18,11 +18,14 @@ from dugong.headers import Headers
 __all__ = ["Body", "EncodedRequest", "HeadersLike", "RequestBuilder"]
 
 HeadersLike = Mapping[str, str] | Headers | Iterable[tuple[str, str]]
+HeaderPairs = tuple[tuple[str, str], ...]
 Body = bytes | bytearray | memoryview | BodyFollowing
 
 _MEANT_FOR_A_BODY = frozenset(("POST", "PUT", "PATCH"))
 _NO_BODY = b"Content-Length: 0\r\n"
 _IDENTITY = b"Accept-Encoding: identity\r\n"
+#: Header fields of so many kinds are remembered, which requests have one after the other.
+_KINDS = 16
 
 
 class EncodedRequest(NamedTuple):
@@ -34,7 +37,7 @@ class EncodedRequest(NamedTuple):
 
 
 class RequestBuilder:
-    """Builds the requests of one connection. Immutable, so any thread may use it.
+    """Builds the requests of one connection. Any thread may use it.
 
     Parameters: *netloc* is the value of Host; *prefix* goes before each origin-form target (the
     absolute form, for a proxy); *fixed* are header lines that every request carries, instead of
@@ -51,6 +54,7 @@ class RequestBuilder:
         "_omit_legacy_headers",
         "_plain_rest",
         "_prefix",
+        "_rests",
     )
 
     def __init__(
@@ -62,7 +66,7 @@ class RequestBuilder:
         omit_legacy_headers: bool = False,
         omitted: frozenset[str] = frozenset(),
     ) -> None:
-        # None of these changes.
+        # None of these changes, but for the last.
         self._prefix = prefix
         self._host_line = field_line("Host", netloc)
         self._fixed = fixed
@@ -75,6 +79,9 @@ class RequestBuilder:
         identity = b"" if "accept-encoding" in names else _IDENTITY
         lines = (b" HTTP/1.1\r\n", self._host_line, no_body, identity, fixed, *kept, b"\r\n")
         self._plain_rest = b"".join(lines).decode("latin-1")
+        # What follows the target, by the header fields. Single operations of a dict are atomic, in
+        # free-threaded CPython, too; several threads may add one more for a while.
+        self._rests: dict[HeaderPairs, bytes] = {}
 
     def build(
         self,
@@ -159,6 +166,21 @@ class RequestBuilder:
         methods that are not meant for a body.
         """
         return f"{method} {self._prefix}{path}{self._plain_rest}".encode("latin-1")
+
+    def bodiless_head(self, method: str, path: str, headers: HeaderPairs) -> bytes:
+        """Return the head that `build` makes of a request with *headers* and without a body.
+
+        For the same builders and arguments as `plain_head`. Raises ValueError for *headers* that
+        cannot be sent. Programs send the same ones again and again, so they are looked at once.
+        """
+        rest = self._rests.get(headers)
+        if rest is None:
+            head = self.build("GET", "/", headers, None, False).head
+            rest = head[head.index(b" HTTP/1.1\r\n") :]
+            if len(self._rests) >= _KINDS:
+                self._rests.clear()
+            self._rests[headers] = rest
+        return f"{method} {self._prefix}{path}".encode("ascii") + rest
 
 
 def _lines(data: bytes) -> list[bytes]:

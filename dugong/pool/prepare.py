@@ -205,10 +205,12 @@ class Preparer:
         """
         # No fields at all would stand for the default ones.
         fields = headers.with_defaults(job.host.fields).fixed or IDENTITY
-        request, upload = job.request, job.extras.upload
+        request, upload, builder = job.request, job.extras.upload, job.host.builder
+        method, target = request.method, request.target
+        if following is None and method in _NO_BODY and target.startswith("/"):
+            return builder.bodiless_head(method, target, fields)
         expect100 = upload is not None and upload.expect100
-        build = job.host.builder.build
-        built = build(request.method, request.target, fields, following, expect100)
+        built = builder.build(method, target, fields, following, expect100)
         return built.head if built.body is None else built.head + built.body
 
     def rebuild(self, job: Job) -> None:

@@ -74,6 +74,34 @@ def test_the_default_fields_are_those_of_a_request_for_which_none_are_given() ->
     assert b"A: b" not in builder.build("GET", "/", {"C": "d"}, None, False).head
 
 
+PLAIN_FIELDS = st.tuples(
+    st.sampled_from(["A", "Accept-Encoding", "Host", "Proxy-Authorization", "User-Agent"]),
+    st.sampled_from(["b", "c"]),
+)
+
+
+@given(
+    st.lists(
+        st.lists(PLAIN_FIELDS, max_size=3, unique_by=lambda field: field[0]).map(tuple), max_size=40
+    )
+)
+def test_the_head_without_a_body_is_the_one_that_is_built_whatever_came_before(
+    sets: list[tuple[tuple[str, str], ...]],
+) -> None:
+    builder = RequestBuilder("h", "http://h", b"Proxy-Authorization: x\r\n", b"A: b\r\n", True)
+    for headers in sets:
+        for method, path in (("GET", "/a?b"), ("DELETE", "/")):
+            if headers:  # or else those of the builder would be sent
+                built = builder.build(method, path, headers, None, False).head
+                assert builder.bodiless_head(method, path, headers) == built
+
+
+def test_headers_that_cannot_be_sent_are_refused_each_time_without_a_body_too() -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="A"):
+            BUILDER.bodiless_head("GET", "/", (("A", "b\r\nC: d"),))
+
+
 @pytest.mark.parametrize(
     "headers", [{"A": "b"}, [("A", "b")], Headers([("A", "b")]), iter([("A", "b")])]
 )
