@@ -153,7 +153,7 @@ class Preparer:
         fields = {name.lower(): value for name, value in reversed(given)}
         if "upgrade" in fields:
             raise ValueError("a pool cannot change protocols: use an HTTPConnection")
-        close = any(
+        close = "connection" in fields and any(
             name.lower() == "connection" and "close" in list_members(value) for name, value in given
         )
         length = fields.get("content-length")

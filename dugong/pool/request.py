@@ -137,15 +137,15 @@ class ElaborateHeaders(NamedTuple):
     @property
     def decided(self) -> frozenset[str]:
         """The names, in lower case, of which it is known that they are sent, or not sent."""
-        return self.without.union(name.lower() for name, _ in self.fixed)
+        return self.without.union([name.lower() for name, _ in self.fixed])
 
     def with_defaults(self, defaults: HeaderPairs) -> ElaborateHeaders:
         """Return these and those of *defaults* whose names are not `decided`."""
         if not defaults:
             return self
         decided = self.decided
-        added = tuple(field for field in defaults if field[0].lower() not in decided)
-        return self._replace(fixed=self.fixed + added)
+        added = tuple([field for field in defaults if field[0].lower() not in decided])
+        return ElaborateHeaders(self.fixed + added, self.make, self.without)
 
     def with_fresh(self, fresh: HeaderPairs) -> ElaborateHeaders:
         """Return these with *fresh* in place of the fixed ones of the same names."""
@@ -551,7 +551,7 @@ def checked_options(
     elif headers is not None:
         checked = pairs = checked_headers(headers)
     said = _said_idempotent(idempotent, pairs)
-    source = body if type(body) is bytes else rememberable(body)
+    source = body if body is None or type(body) is bytes else rememberable(body)
     return CheckedOptions(
         checked,
         body,
@@ -570,7 +570,7 @@ def checked_options(
 
 
 def _said_idempotent(idempotent: bool | None, pairs: HeaderPairs) -> bool | None:
-    if idempotent is None and any(name.lower() == "idempotency-key" for name, _ in pairs):
+    if idempotent is None and "idempotency-key" in [name.lower() for name, _ in pairs]:
         return True
     return idempotent
 
