@@ -28,6 +28,7 @@ from dugong.client.partname import (
     hash_of,
     hidden_for,
     may_be_part,
+    naming,
     read_state,
     state_of,
     unique_beside,
@@ -183,7 +184,8 @@ class Part:
         """Open the file under its lock, and return the descriptor; set its name."""
         visible, hidden = visible_for(self.path), hidden_for(self.path)
         if not (self._is_hidden or os.path.lexists(hidden)):
-            fd = self._take(visible)
+            with naming():
+                fd = self._take(visible)
             if fd is not None:
                 self._name = visible
                 return fd

@@ -15,7 +15,9 @@ import os
 import re
 import stat
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from itertools import count
+from threading import RLock
 from typing import Any, Final
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "is_left",
     "left_among",
     "may_be_part",
+    "naming",
     "read_state",
     "state_of",
     "unique_beside",
@@ -45,6 +48,25 @@ _UNIQUE: Final = re.compile(r"\.dugong-[0-9a-f]{16}-[0-9]+-[0-9]+\.part")
 # With the number of the process, no two files have the same unique name.
 _token = os.urandom(8).hex()
 _numbers = count(1)  # next() of it is atomic, without the GIL, too
+
+_naming = RLock()
+
+
+def _renew_lock() -> None:
+    global _naming  # noqa: PLW0603  # another thread of the parent process may hold it
+    _naming = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def naming() -> AbstractContextManager[object]:
+    """Return what a download holds while it takes a name for its part, and looks if it may keep it.
+
+    For all threads of this process. Nothing is waited for in it but the file system.
+    """
+    return _naming
 
 
 def directory_of(path: str) -> str:
@@ -137,8 +159,12 @@ def may_be_part(path: str) -> bool:
 
 def check_is_no_part(path: str) -> None:
     """Raise FileExistsError if *path* is a part of another file, or what is noted of one."""
-    if may_be_part(path) and read_state(path.removesuffix(".state")) is not None:
-        raise FileExistsError(errno.EEXIST, "it is the partial file of another download", path)
+    name = path.removesuffix(".state")
+    if may_be_part(path) and read_state(name) is not None:
+        with naming():  # what has taken that name may have seen at once that it cannot keep it
+            if read_state(name) is not None:
+                text = "it is the partial file of another download"
+                raise FileExistsError(errno.EEXIST, text, path)
 
 
 def check_is_no_special(path: str) -> None:

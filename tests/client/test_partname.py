@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dugong.client import partname
 from dugong.client.part import Part
 from dugong.client.partname import (
     check_is_no_part,
@@ -22,6 +25,7 @@ from dugong.client.partname import (
     unique_beside,
     visible_for,
 )
+from tests.support.server import TIMEOUT
 
 STATE = {"url": "", "validator": "", "size": None, "ranges": []}
 
@@ -153,3 +157,33 @@ def test_no_other_file_is_taken_for_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / hidden_for("pipe"))
     (tmp_path / "d.part.state").mkdir()
     assert left_in(tmp_path) == []
+
+
+def test_a_name_that_a_part_takes_and_gives_back_at_once_is_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part of ``a`` notes its state before it looks if another file is to have that name."""
+    other = str(tmp_path / "a.part.state")
+    is_noted, was_seen = threading.Event(), threading.Event()
+
+    def look(part: Part, name: str) -> bool:
+        is_noted.set()
+        assert was_seen.wait(TIMEOUT)
+        return name == other
+
+    def read(name: str) -> object:
+        state = read_state(name)
+        was_seen.set()
+        return state
+
+    def begin() -> None:
+        with Part(str(tmp_path / "a"), "http://host/a"):
+            pass
+
+    monkeypatch.setattr(Part, "_is_wanted", look)
+    with ThreadPoolExecutor(1) as executor:
+        begun = executor.submit(begin)
+        assert is_noted.wait(TIMEOUT)
+        monkeypatch.setattr(partname, "read_state", read)
+        check_is_no_part(other)
+        begun.result(TIMEOUT)

@@ -55,7 +55,7 @@ class FakeTransport(Transport):
     def __init__(
         self, pieces: Iterable[bytes] = (), *, eof: bool = True, accept: int | None = None
     ) -> None:
-        self.is_shut = False
+        self.is_shut = self.keeps_arrivals = False
         self.block_timeout = 0
         self.receive_low_water = 1
         self.sent = bytearray()
