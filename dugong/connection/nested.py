@@ -160,8 +160,13 @@ class NestedTlsTransport(TlsTransport):
         super().keep_arrivals()
 
     def is_quiet(self) -> bool:
+        # That there is nothing to read for the outer one is not asked: session tickets of this one,
+        # which may come at any time, would be data of that.
+        return super().is_quiet() and not (self._outer.is_shut or self._outer.has_ended)
+
+    def _has_come(self) -> bool:
         # The socket does not tell what has come, and is still to be decrypted by the outer one.
-        return super().is_quiet() and self._outer.is_quiet()
+        return super()._has_come() or self._outer.has_arrivals()
 
     def has_arrivals(self) -> bool:
         return super().has_arrivals() or self._outer.has_arrivals()

@@ -405,7 +405,7 @@ class TlsTransport(Transport):
             return False
         # What is there may be session tickets; only reading tells.
         for _ in range(_TICKETS):
-            if not self._arrived.pending and not self._want_read.is_ready():
+            if not self._has_come():
                 return True
             try:
                 if not isinstance(self._receive(memoryview(bytearray(1))), PollNeeded):
@@ -413,6 +413,10 @@ class TlsTransport(Transport):
             except (OSError, ConnectionClosed):
                 return False  # `refusal` has the reason
         return False
+
+    def _has_come(self) -> bool:
+        """Return True if there is something that was not decrypted yet. While it is idle."""
+        return bool(self._arrived.pending) or self._want_read.is_ready()
 
     def has_arrivals(self) -> bool:
         if not self._lock.acquire(blocking=False):

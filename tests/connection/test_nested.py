@@ -28,6 +28,7 @@ from dugong.connection.nested import NestedTlsTransport, ProxyTlsTransport
 from dugong.connection.proxy import Proxy
 from dugong.connection.tls import TlsTransport
 from dugong.connection.transport import LARGE
+from tests.support import proxies
 from tests.support.proxies import HttpProxy
 from tests.support.server import TIMEOUT, Peer, Script, ScriptedServer
 
@@ -146,6 +147,37 @@ def test_a_connection_is_quiet_until_something_comes(
         send(transport, b"hello")
         assert receive(transport, 5) == b"hello"
         assert_not_quiet(transport)
+
+
+def test_session_tickets_may_come_at_any_time(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are no data; but those of the inner connection are data of the outer one."""
+    released = threading.Event()
+    relay, is_quiet = proxies.relay, TlsTransport.is_quiet
+
+    def relay_tickets_late(client: socket.socket, upstream: socket.socket) -> None:
+        upstream.sendall(client.recv(65536))
+        client.sendall(upstream.recv(65536))
+        upstream.sendall(client.recv(65536))  # now the client is done with the handshake
+        assert released.wait(TIMEOUT)
+        relay(client, upstream)
+
+    def look_and_release(transport: TlsTransport) -> bool:
+        was_quiet = is_quiet(transport)
+        if isinstance(transport, NestedTlsTransport):
+            released.set()
+            assert PollNeeded(transport.sock.fileno(), select.POLLIN).poll(TIMEOUT)
+        return was_quiet
+
+    monkeypatch.setattr(proxies, "relay", relay_tickets_late)
+    with nested(Peer.until_eof, server_context, client_context) as transport:
+        with monkeypatch.context() as patched:
+            patched.setattr(TlsTransport, "is_quiet", look_and_release)
+            assert transport.is_quiet()
+        assert transport.is_quiet()
 
 
 def test_what_the_outer_one_has_decrypted_is_not_quiet(
