@@ -156,6 +156,7 @@ class CallMaker:
         else:
             return None
         cookies = self._cookies
+        # The first as `header_for` does, once more for speed.
         if cookies._count and cookies.header_for(request.url, cross_origin=False) is not None:
             return None
         return request

@@ -15,7 +15,7 @@ from dugong.connection.head import check_host, check_method, check_target, field
 from dugong.connection.writers import BodyFollowing, ChunkedWriter, LengthWriter
 from dugong.headers import Headers
 
-__all__ = ["Body", "EncodedRequest", "HeadersLike", "RequestBuilder"]
+__all__ = ["Body", "EncodedRequest", "HeaderPairs", "HeadersLike", "RequestBuilder"]
 
 HeadersLike = Mapping[str, str] | Headers | Iterable[tuple[str, str]]
 HeaderPairs = tuple[tuple[str, str], ...]

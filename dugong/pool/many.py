@@ -338,7 +338,11 @@ def sizes_of(futures: Iterable[ResponseFuture]) -> list[int]:
     outcomes = list(filter(None, map(_outcome_of, futures)))
     if set(map(type, outcomes)) <= {Response}:  # no step of Python for each of them
         return list(map(len, map(_body_of, outcomes)))
-    return [len(outcome.body) if isinstance(outcome, Response) else 0 for outcome in outcomes]
+    return [_size_of(outcome) for outcome in outcomes]
+
+
+def _size_of(outcome: object) -> int:
+    return len(outcome.body) if isinstance(outcome, Response) else 0
 
 
 def in_order(
@@ -428,8 +432,7 @@ def as_completed(
 
     def add(future: ResponseFuture) -> None:
         ready.append(future)
-        outcome = future._outcome
-        sizes.append(len(outcome.body) if isinstance(outcome, Response) else 0)
+        sizes.append(_size_of(future._outcome))
 
     def came() -> deque[int]:
         while not done.empty():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple, Never, NoReturn, TypedDict, Unpack
 
-from dugong.connection.encode import HeadersLike
+from dugong.connection.encode import HeaderPairs, HeadersLike
 from dugong.connection.head import check_method, check_target, field_line, is_token
 from dugong.connection.trailers import check_trailer_name
 from dugong.headers import Headers
@@ -66,7 +66,6 @@ _FRAMING = frozenset(
     ("connection", "content-length", "expect", "host", "transfer-encoding", "upgrade")
 )
 
-HeaderPairs = tuple[tuple[str, str], ...]
 #: Makes header fields for each sending of a request, of which it is told.
 HeadersMaker = Callable[["Request"], HeadersLike | None]
 

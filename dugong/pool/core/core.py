@@ -160,7 +160,7 @@ class Totals:
 class PoolCore:
     """The state that all parts of a pool share, and the lock that guards it."""
 
-    # CPython looks up the attributes of an object fast if they are these, or fewer than 30.
+    # CPython finds the attributes of an object fast only if they are slots, or fewer than 30.
     __slots__ = (
         "_calls",
         "_follow_ups",
@@ -237,9 +237,8 @@ class PoolCore:
         self.queued: int = 0  # requests in the queues of all hosts; guarded by the lock
         self.connections: int = 0  # that are not closed; guarded by the lock
         self.totals: Totals = Totals()  # guarded by the lock
-        self.closed: bool = (
-            False  # the pool takes no more requests; guarded by the lock, never unset
-        )
+        #: The pool takes no more requests; guarded by the lock, never unset.
+        self.closed: bool = False
         #: A thread waits for all others, in place of a caller; guarded by the lock, never unset.
         self.has_closer: bool = False
         self.room: Condition = Condition(self.lock)  # there is room in the queues

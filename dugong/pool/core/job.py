@@ -57,11 +57,7 @@ class Place(Enum):
 
 _NEW, _QUEUED, _RESERVED, _IN_FLIGHT = Place.NEW, Place.QUEUED, Place.RESERVED, Place.IN_FLIGHT
 _WAITING, _STREAMING, _DONE = Place.WAITING, Place.STREAMING, Place.DONE
-# From where a request may come to a place; the most frequent first, for it is found fastest.
 _DISPATCHABLE = (_QUEUED, _RESERVED, _NEW)
-_QUEUEABLE = (_NEW, _WAITING, _IN_FLIGHT, _RESERVED, _QUEUED)
-_FINISHABLE = (_IN_FLIGHT, _QUEUED, _WAITING, _RESERVED, _NEW)
-_DECIDED = (_DONE, _STREAMING)
 
 
 class Owner(Protocol):
@@ -298,7 +294,8 @@ class Job:
 
     def enter_queue(self) -> None:
         """It is in the queue of its host."""
-        if self.place in _DECIDED:
+        place = self.place
+        if place is _DONE or place is _STREAMING:
             raise self._refuse(_QUEUED)
         self.place = _QUEUED
         self.connection = None
@@ -416,14 +413,16 @@ class Job:
 
     def finish(self) -> None:
         """Its outcome is decided."""
-        if self.place in _DECIDED:
+        place = self.place
+        if place is _DONE or place is _STREAMING:
             raise self._refuse(_DONE)
         self.place = _DONE
 
     @property
     def is_decided(self) -> bool:
         """True if its future has ended, or is about to."""
-        return self.place in _DECIDED
+        place = self.place
+        return place is _DONE or place is _STREAMING
 
     # --- what it is -------------------------------------------------------------------------------
 

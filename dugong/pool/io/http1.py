@@ -337,11 +337,10 @@ def _begin(job: Job) -> tuple[Exchange, bytes]:
 def _describe(job: Job, exchange: Exchange) -> None:
     """Say in *exchange* what is not plain about the sending of *job*."""
     upload, close = job.extras.upload, job.extras.close
-    if close:
-        exchange.special = Special(close)
-    if upload is not None and upload.body.length != 0:
-        exchange.special = Special(close, sends_to_end=True)
-        length = upload.body.length
+    length = 0 if upload is None else upload.body.length
+    if close or length != 0:
+        exchange.special = Special(close, sends_to_end=length != 0)
+    if upload is not None and length != 0:
         exchange.writer = ChunkedWriter() if length is None else LengthWriter(length)
         exchange.request_side = RequestSide.CONTINUE if upload.expect100 else RequestSide.BODY
 
