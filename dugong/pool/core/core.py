@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, current_thread, get_ident, main_thread
+from time import sleep
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
@@ -41,6 +42,9 @@ Settlement = tuple["ResponseFuture", Outcome]
 
 #: How often it is tried to mend what an interrupt has left, while other interrupts come.
 _RECOVERIES = 3
+
+#: How often a thread lets others run and tries to take the lock again, before it waits in line.
+_TRIES = 10
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -285,6 +289,13 @@ class PoolCore:
         if is_finalizing():
             # A daemon thread that was stopped for good may hold it.
             raise PoolClosed("the interpreter is exiting")
+        # A thread that waits in line for a lock is given it while it waits for the GIL as well. The
+        # thread that runs meanwhile finds the lock taken, and waits in line itself: from then on,
+        # each transaction is a switch of threads. So this one lets others run, and tries again.
+        for _ in range(_TRIES):
+            sleep(0)
+            if self.lock.acquire(False):
+                return
         self.lock.acquire()
 
     def end(

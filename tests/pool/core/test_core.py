@@ -110,6 +110,43 @@ def test_a_transaction_waits_for_that_of_another_thread(core: PoolCore) -> None:
     assert log == ["first", "second"]
 
 
+class BusyLock:
+    """A lock that other threads hold until it has been tried *tries* times more."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+        self.has_waited = False
+
+    def acquire(self, blocking: bool = True) -> bool:
+        self.tries -= 1
+        self.has_waited = blocking
+        return blocking or self.tries < 0
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("tries", [0, 1, 5])
+def test_a_transaction_takes_the_lock_when_it_runs_and_is_not_given_it_before(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    """Else the thread that runs would have to wait for one that has the lock, but not the GIL."""
+    lock = BusyLock(tries)
+    monkeypatch.setattr(core, "lock", lock)
+    with core.transaction():
+        assert not lock.has_waited
+        assert lock.tries == -1
+
+
+def test_a_transaction_waits_in_line_for_a_lock_that_stays_busy(
+    core: PoolCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = BusyLock(10**9)
+    monkeypatch.setattr(core, "lock", lock)
+    with core.transaction():
+        assert lock.has_waited
+
+
 def test_a_transaction_within_a_transaction_is_refused_and_harms_the_outer_one_not(
     core: PoolCore,
 ) -> None:
