@@ -166,7 +166,6 @@ class PoolCore:
 
     # CPython finds the attributes of an object fast only if they are slots, or fewer than 30.
     __slots__ = (
-        "_calls",
         "_follow_ups",
         "_is_disturbed",
         "_under_way",
@@ -174,6 +173,7 @@ class PoolCore:
         "body_released",
         "call_failed",
         "callbacks",
+        "calls",
         "closed",
         "connections",
         "has_closer",
@@ -253,7 +253,8 @@ class PoolCore:
         self.threads: Threads = Threads()
         self.callbacks: Callbacks = Callbacks(self.threads, self._callback_failed)
         self.readers: Readers = Readers(self.threads)
-        self._calls = self.callbacks.calls
+        #: What is to be called when the transaction is left, by `callbacks`.
+        self.calls = self.callbacks.calls
         self._follow_ups: list[Callable[[], object]] = []  # guarded by the lock
         #: Futures that something observes, which are to end when the transaction is left, and with
         #: what (None: cancelled); guarded by the lock.
@@ -314,8 +315,8 @@ class PoolCore:
         try:
             self.lock.release()
         except RuntimeError:
-            self._leave_in_child()  # which has another lock: a signal handler has forked
-        if todo is not None or self._calls:
+            self.leave_in_child()  # which has another lock: a signal handler has forked
+        if todo is not None or self.calls:
             self._follow(todo)
 
     __exit__ = end
@@ -327,10 +328,10 @@ class PoolCore:
         if self.owner == get_ident():
             return False
         if self.parents_hosts:
-            self._leave_in_child()
+            self.leave_in_child()
         return True  # an interrupted `wait` has not got it back
 
-    def _leave_in_child(self) -> None:
+    def leave_in_child(self) -> None:
         """Mend what a transaction has done without the lock, in the middle of which was a fork.
 
         This is the child. The signal handler that has forked has returned to the transaction.
@@ -341,7 +342,7 @@ class PoolCore:
     @property
     def has_follow_ups(self) -> bool:
         """Whether a thread that is about to wait has to leave the transaction first."""
-        return bool(self._follow_ups or self.settlements or self._calls)
+        return bool(self._follow_ups or self.settlements or self.calls)
 
     def follow_up(self, action: Callable[[], object]) -> None:
         """Have *action* done when the transaction is left.
@@ -365,7 +366,7 @@ class PoolCore:
                 result = action()
             finally:
                 self.owner = 0
-        if self._calls:
+        if self.calls:
             self.callbacks.run()
         return result
 
@@ -412,7 +413,7 @@ class PoolCore:
         held = self._release_all()
         if todo is not None:
             self._do(todo)
-        if self._calls:
+        if self.calls:
             self.callbacks.run()
         for _ in range(held):
             self.lock.acquire()
@@ -576,7 +577,7 @@ class PoolCore:
                 self._under_way.pop(ident, None)
                 self.repair_locked()
                 self._is_disturbed = False
-        elif self._calls:
+        elif self.calls:
             self.callbacks.run()
 
     # --- what follows -----------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from dugong.pool.core.core import (
 from dugong.pool.core.dispatch import holding_limit
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import NO_EXTRAS, Job, Place
 from dugong.pool.core.maintenance import SLICE as _SLICE
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
@@ -70,7 +70,7 @@ DRAIN_TIME = 1.0
 #: Seconds that `close` waits for threads, which name resolution or a caller's body may hold up.
 CLOSE_TIME = 5.0
 
-_NEW = Place.NEW
+_NEW, _QUEUED = Place.NEW, Place.QUEUED  # members are looked up slowly in their class
 
 #: A loop of one of a connection's threads.
 Loop = Callable[[Traffic, PooledConnection], object]
@@ -121,6 +121,7 @@ class Scheduler:
         core.call_failed = self.traffic.faults.call_failed
         self._connections.hedging.drain_locked = self._drain_locked
         self.limits = limits
+        self._most_connections = limits.max_connections_per_host
         self._queue_blocking = self._queue  # to look a method up takes longer
         self.hosts: OrderedDict[Origin, Host] = core.hosts
         self.check_may_wait: Callable[[], None] = core.check_may_wait
@@ -195,6 +196,9 @@ class Scheduler:
             # It is never unset. Callers that go on would take the lock from what closes the pool.
             if core.closed:
                 raise PoolClosed
+            # A number that is out of date by now does no harm: both ways come to the same.
+            if job.host.queued and core.protect(self._queue_behind, do_nothing, job):
+                return
             queue = self._queue_blocking if block else partial(self._queue, block=False)
             core.protect(queue, do_nothing, job)
         except Nested:  # in a finalizer, or a signal handler
@@ -205,6 +209,45 @@ class Scheduler:
         except DugongError as exc:
             exc.request = job.request
             raise
+
+    def _queue_behind(self, job: Job) -> bool:
+        """Queue *job* if no more than that is to be done; else return False, with nothing done.
+
+        So it is for most requests of a caller that submits many: others are queued, all connections
+        of the host are at work, and no other thread has the lock. This comes to the same as
+        `_queue`, in half as many steps.
+        """
+        core, host, ident = self._core, job.host, get_ident()
+        if (
+            job.extras is not NO_EXTRAS
+            or job.deadline is not None
+            or core.owner == ident
+            or not core.lock.acquire(False)
+        ):
+            return False
+        core.owner = ident
+        is_plain = (
+            host.queued > 0
+            and host.gate is None
+            and not (host.idle or host.with_capacity)
+            and len(host.connections) >= self._most_connections
+            and core.queued < core.max_queued
+            and job.place is _NEW
+            and not core.closed
+        )
+        if is_plain:
+            host.queue.append(job)
+            job.place = _QUEUED
+            host.queued += 1
+            core.queued += 1
+        core.owner = 0
+        try:
+            core.lock.release()
+        except RuntimeError:
+            core.leave_in_child()
+        if core.calls:
+            core.callbacks.run()
+        return is_plain
 
     def _queue(self, job: Job, block: bool = True) -> None:
         core = self._core

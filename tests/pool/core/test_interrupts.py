@@ -94,6 +94,13 @@ class SubmitToIdle(Submit):
         self.rig.idle(self.jobs[0].host)
 
 
+class SubmitBehindOthers(Submit):
+    def prepare(self) -> None:
+        fly(self.rig, exclusive=True)
+        self.rig.submit(self.rig.host(), "/before")
+        super().prepare()
+
+
 class CancelQueued(Operation):
     def prepare(self) -> None:
         host = self.rig.host()
@@ -278,6 +285,7 @@ OPERATIONS: list[type[Operation]] = [
     Statistics,
     Submit,
     SubmitToIdle,
+    SubmitBehindOthers,
     CancelQueued,
     CancelInFlight,
     CancelWaiting,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections import deque
 
 import pytest
 
 from dugong.errors import ConnectionTimedOut, PoolClosed
 from dugong.pool.core.connection import Phase
-from dugong.pool.core.job import Place
+from dugong.pool.core.job import Job, Place
 from tests.support.clock import throw
 from tests.support.parts import SchedulerRig, StartedThreads, engine_of, make_response
 from tests.support.placed import PLACES, POLICY, Placed
@@ -171,6 +172,28 @@ def test_a_child_may_be_forked_in_the_middle_of_a_change(rig: SchedulerRig) -> N
     assert rig.scheduler.statistics().queued == 1
     connection = rig.connect(used.host)
     assert rig.look_for_work(connection) == [used]
+
+
+def test_a_child_may_be_forked_while_a_request_is_queued_behind_others(rig: SchedulerRig) -> None:
+    """By a signal handler, which returns to the call that queues it in the child."""
+    host = rig.host()
+    rig.send(host, "/sent", exclusive=True)
+    rig.submit(host, "/before")
+
+    class Forked(deque[Job]):
+        def append(self, job: Job) -> None:
+            rig.scheduler.recovery.before_fork()
+            rig.scheduler.recovery.begin_as_child()
+            StartedThreads(rig.core)
+            super().append(job)
+
+    host.queue = Forked(host.queue)
+    lost = rig.job(host, "/lost")
+    rig.scheduler.submit(lost)
+    assert isinstance(lost.future.exception(), PoolClosed)
+    assert rig.scheduler.statistics().queued == 0
+    (used,) = rig.submit(rig.host(), "/used")
+    assert rig.look_for_work(rig.connect(used.host)) == [used]
 
 
 def test_a_child_that_was_forked_in_a_wait_does_not_go_on_with_it(

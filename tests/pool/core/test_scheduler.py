@@ -6,7 +6,10 @@ import concurrent.futures
 import gc
 import sys
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,8 +25,10 @@ from dugong.errors import (
 from dugong.pool.core import scheduler as module
 from dugong.pool.core.connection import Phase
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Place
+from dugong.pool.core.job import Job, Place
 from dugong.pool.core.scheduler import DRAIN_TIME
+from dugong.pool.core.waiting import NoConnectionFree, Patience
+from dugong.pool.host_policy import HostPolicy
 from tests.support.clock import throw
 from tests.support.parts import SchedulerRig, WouldWait, engine_of
 from tests.support.placed import PLACES, Placed
@@ -55,6 +60,121 @@ def test_a_request_is_queued_and_served(rig: SchedulerRig) -> None:
     jobs = rig.submit(host, "/a")
     assert (host.queued, rig.core.queued) == (1, 1)
     assert rig.look_for_work(rig.connect(host)) == jobs
+
+
+def test_a_request_is_queued_behind_others_that_wait_for_the_same_connections(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    connection, sent = rig.send(host, "/sent", exclusive=True)
+    jobs = rig.submit(host, "/a", "/b")
+    assert (host.queued, rig.core.queued) == (2, 2)
+    assert len(host.connections) == 1
+    rig.respond(connection, *sent)
+    assert rig.look_for_work(connection) == jobs
+
+
+def test_a_request_that_comes_behind_others_still_has_an_idle_connection_take_it(
+    rig: SchedulerRig,
+) -> None:
+    host = rig.host()
+    idle = rig.idle(host)
+    host.append(rig.job(host, "/before"))  # as if the thread that has queued it had not gone on
+    rig.core.queued += 1
+    rig.submit(host, "/a")
+    assert not idle.sender_parked
+
+
+class TellingQueue(deque[Job]):
+    """A queue that tells what it has appended while it does so."""
+
+    def __init__(self, jobs: Iterable[Job], tell: Callable[[], object]) -> None:
+        super().__init__(jobs)
+        self.tell = tell
+
+    def append(self, job: Job) -> None:
+        super().append(job)
+        self.tell()
+
+
+def queue_one(rig: SchedulerRig) -> Host:
+    """Return a host with one request in its queue, behind one that holds the only connection."""
+    host = rig.host()
+    rig.send(host, "/sent", exclusive=True)
+    rig.submit(host, "/before")
+    return host
+
+
+def test_a_request_is_queued_behind_others_with_the_lock(rig: SchedulerRig) -> None:
+    host, locked = queue_one(rig), list[bool]()
+    host.queue = TellingQueue(host.queue, lambda: locked.append(rig.core.is_locked_here()))
+    rig.submit(host, "/a")
+    assert locked == [True]
+    assert not rig.core.is_nested()
+
+
+def test_what_a_finalizer_wants_called_while_a_request_is_queued_is_called(
+    rig: SchedulerRig,
+) -> None:
+    host, called = queue_one(rig), list[str]()
+    call = partial(rig.scheduler.call_later, partial(called.append, "call"))
+    host.queue = TellingQueue(host.queue, call)
+    rig.submit(host, "/a")
+    assert called == ["call"]
+
+
+def test_a_request_that_comes_behind_others_in_the_middle_of_a_change_is_queued_later(
+    rig: SchedulerRig,
+) -> None:
+    job = rig.job(queue_one(rig), "/a")
+    with rig.core.transaction():
+        rig.scheduler.submit(job)
+        assert job.place is Place.NEW
+    rig.maintenance.run_later()
+    assert job.place is Place.QUEUED
+
+
+def test_a_request_that_was_cancelled_is_not_queued_behind_others(rig: SchedulerRig) -> None:
+    job = rig.job(queue_one(rig), "/a")
+    assert job.future.cancel()
+    rig.scheduler.submit(job)
+    assert rig.core.queued == 1
+
+
+def test_a_request_is_not_queued_behind_others_in_a_pool_that_is_being_closed(
+    rig: SchedulerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread closes it when it has been looked whether it is closed."""
+    host, lock = queue_one(rig), rig.core.lock
+
+    def acquire(blocking: bool = True) -> bool:
+        rig.core.closed = True
+        return lock.acquire(blocking)
+
+    closing = SimpleNamespace(acquire=acquire, release=lock.release)
+    monkeypatch.setattr(rig.core, "lock", closing)
+    with pytest.raises(PoolClosed):
+        rig.submit(host, "/a")
+    assert rig.core.queued == 1
+
+
+def test_a_request_that_comes_behind_others_has_the_limits_of_its_own(rig: SchedulerRig) -> None:
+    job = rig.job(queue_one(rig), "/a")
+    job.own_extras().patience = Patience(connect=None, free=2.0)
+    rig.scheduler.submit(job)
+    rig.forward(2.0)
+    assert isinstance(job.future.exception(), NoConnectionFree)
+
+
+def test_a_request_that_comes_behind_others_has_a_connection_opened_that_its_host_may_have(
+    rig: SchedulerRig,
+) -> None:
+    host = queue_one(rig)
+    policy = HostPolicy(max_connections=2)
+    with rig.core.transaction():
+        rig.politeness.follow_locked(host, policy)
+    rig.submit(host, "/a")
+    assert len(host.connections) == 2
 
 
 def test_a_host_that_was_forgotten_is_known_again_with_its_next_request(rig: SchedulerRig) -> None:
