@@ -163,7 +163,7 @@ def test_a_request_that_comes_behind_others_has_the_limits_of_its_own(rig: Sched
     job.own_extras().patience = Patience(connect=None, free=2.0)
     rig.scheduler.submit(job)
     rig.forward(2.0)
-    assert isinstance(job.future.exception(), NoConnectionFree)
+    assert isinstance(job.future.exception(0), NoConnectionFree)
 
 
 def test_a_request_that_comes_behind_others_has_a_connection_opened_that_its_host_may_have(
@@ -175,6 +175,15 @@ def test_a_request_that_comes_behind_others_has_a_connection_opened_that_its_hos
         rig.politeness.follow_locked(host, policy)
     rig.submit(host, "/a")
     assert len(host.connections) == 2
+
+
+def test_a_connection_is_opened_for_each_of_the_first_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = SchedulerRig(monkeypatch, max_connections_per_host=3)
+    host = rig.host()
+    rig.submit(host, "/a", "/b", "/c", "/d")
+    assert len(host.connections) == 3
 
 
 def test_a_host_that_was_forgotten_is_known_again_with_its_next_request(rig: SchedulerRig) -> None:
