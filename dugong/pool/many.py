@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from queue import SimpleQueue
 from time import monotonic
@@ -308,27 +309,33 @@ class Supply(Generic[T]):
 
         Others may be parked.
         """
-        parking = self._parking
+        parking, before = self._parking, len(batch)
         try:
-            for _ in range(most):
-                item: Any = None
-                if parking is not None:
-                    item = parking.pop() if parking.has_free else None
-                    if item is None and parking.is_full:
-                        return False
-                if item is None:
-                    if self._failure is not None:
-                        return False
-                    item = next(self._source)
-                    if parking is not None and gate_of(item) is not None and parking.parks(item):
-                        continue
-                batch.append(item)
+            if parking is not None:
+                return self._take_unparked(parking, batch, most)
+            if self._failure is not None:
+                return False
+            batch += islice(self._source, most)  # which keeps those before an exception
         except StopIteration:
             self.exhausted = True
             return False
         except Exception as exc:
             self._failure = exc
             return False
+        self.exhausted = len(batch) - before < most
+        return not self.exhausted
+
+    def _take_unparked(self, parking: Parking, batch: list[T], most: int) -> bool:
+        """Do the same; those that *parking* parks do not count. Raises what the source raises."""
+        for _ in range(most):
+            item: Any = parking.pop() if parking.has_free else None
+            if item is None:
+                if parking.is_full or self._failure is not None:
+                    return False
+                item = next(self._source)
+                if gate_of(item) is not None and parking.parks(item):
+                    continue
+            batch.append(item)
         return True
 
 
