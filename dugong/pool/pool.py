@@ -344,7 +344,14 @@ class ConnectionPool:
             made = _made(method, url, options)
         else:
             made = make_request(Request, method, url)  # as `_made`, once more for speed
-        return self._submit(self._preparer.prepare(made, self), block)
+        job = self._preparer.prepare(made, self)
+        future = job.make_future()  # from here as `_submit`, once more for speed
+        try:
+            self._scheduler.submit(job, block)
+        except BaseException:
+            future.cancel()
+            raise
+        return future
 
     # The layers above the pool use these, too: with jobs that have a flow, or limits of their own.
 

@@ -122,7 +122,8 @@ class Scheduler:
         self._connections.hedging.drain_locked = self._drain_locked
         self.limits = limits
         self._most_connections = limits.max_connections_per_host
-        self._queue_blocking = self._queue  # to look a method up takes longer
+        # To look a method up takes longer.
+        self._queue_blocking, self._queue_quickly = self._queue, self._queue_behind
         self.hosts: OrderedDict[Origin, Host] = core.hosts
         self.check_may_wait: Callable[[], None] = core.check_may_wait
         self.is_locked_here: Callable[[], bool] = core.is_locked_here
@@ -197,7 +198,7 @@ class Scheduler:
             if core.closed:
                 raise PoolClosed
             # A number that is out of date by now does no harm: both ways come to the same.
-            if job.host.queued and core.protect(self._queue_behind, do_nothing, job):
+            if job.host.queued and core.protect(self._queue_quickly, do_nothing, job):
                 return
             queue = self._queue_blocking if block else partial(self._queue, block=False)
             core.protect(queue, do_nothing, job)
