@@ -26,6 +26,7 @@ from dugong.pool.checks import (
     check_seconds,
 )
 from dugong.pool.core.core import Limits
+from dugong.pool.core.job import NO_EXTRAS
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
@@ -308,7 +309,10 @@ class ConnectionPool:
         Takes either a `Request` or the parameters of one. Raises ValueError or TypeError for bad
         arguments, and what `submit(...).result()` raises.
         """
-        made = _made(method, url, options)
+        if url is None or options:
+            made = _made(method, url, options)
+        else:
+            made = make_request(Request, method, url)  # as `_made`, once more for speed
         scheduler = self._scheduler
         scheduler.check_may_wait()
         job = self._preparer.prepare(made, self)
@@ -317,7 +321,8 @@ class ConnectionPool:
     def _make(self, job: Job) -> Response:
         """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
-        connection = scheduler.lending.borrow(job) if job.needs_no_thread else None
+        is_plain = job.extras is NO_EXTRAS and job.deadline is None
+        connection = scheduler.lending.borrow(job) if is_plain or job.needs_no_thread else None
         if connection is None:
             future = job.future
             scheduler.submit(job)

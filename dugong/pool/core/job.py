@@ -455,14 +455,12 @@ class Job:
     def needs_no_thread(self) -> bool:
         """True if the thread that asks for it may make it by itself on an idle connection."""
         extras = self.extras
-        return self.deadline is None and (
-            extras is NO_EXTRAS
-            or (
-                extras.upload is None
-                and extras.make_head is None
-                and extras.download is None
-                and extras.hedge is None
-            )
+        return (
+            self.deadline is None
+            and extras.upload is None
+            and extras.make_head is None
+            and extras.download is None
+            and extras.hedge is None
         )
 
     @property

@@ -242,7 +242,8 @@ class Lending:
             if in_time:
                 if core.on_event is not None:
                     self._progress.emit_answered(connection, job, response)
-                job.finish()  # there is no future to tell, no timer, and no body to release
+                # As `Job.finish`: there is no future to tell, no timer, and no body to release.
+                job.place = _DONE
             connection.borrower = None  # last, so that an interrupt leaves it to `abandon`
             if (
                 exchange.persistent
@@ -251,8 +252,8 @@ class Lending:
                 and connection.is_as_new()
                 and not (host.queued or core.awaiting_connection)
             ):
-                # What the other branch would come to, at a fraction of its cost.
-                self._connections.enter_idle_locked(connection)
+                # What the other branch would come to, at a fraction of its cost: it enters idle.
+                host.idle[connection] = core.idle[connection] = None
                 if connection.answered % _SAMPLED == 0:
                     host.pipelining.took(now - job.dispatched_at, True)
             else:
