@@ -168,6 +168,14 @@ WORKS = [
         fewer={"pyreqwest": 4096, "aiohttp": 2048, "urllib3": 1024},
     ),
     Work(
+        "submit-threads",
+        "pool: the same on all CPUs",
+        8192,
+        21,
+        [Line(RATE, "pool, on one CPU", 0.75, 1.0), Line(CPU, "pool, on one CPU", 1.35, 1.0)],
+        ours="pool",
+    ),
+    Work(
         "map",
         "pool: 1 KiB GETs by map",
         8192,
@@ -526,6 +534,7 @@ _PROGRAMS = {
     "pool": ("pool", ""),
     "pool, 1000 queued": ("pool", "-by-1000"),
     "pool, retry=None": ("pool", "-once"),
+    "pool, on one CPU": ("pool", "-pinned"),
     "pool, apart": ("pool", "-apart"),
     "raw socket": ("raw", ""),
     "raw socket, 64 a call": ("raw", "-in-batches"),

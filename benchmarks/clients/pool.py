@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import threading
@@ -53,6 +54,12 @@ def submit_tls(server: Server) -> Round:
     pool = ConnectionPool(max_connections_per_host=8, ssl_context=server.tls_context())
     urls = small_urls(server.tls_port, scheme="https")
     return lambda count: submit_all(pool, urls[:count])
+
+
+def submit_on_all_cpus(server: Server) -> Round:
+    """As `submit`, and the system may run each thread on another CPU than the others."""
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    return submit(server)
 
 
 def submit_once(server: Server) -> Round:
@@ -297,6 +304,8 @@ main(
     {
         "submit": submit,
         "submit-once": submit_once,
+        "submit-threads": submit_on_all_cpus,
+        "submit-threads-pinned": submit,
         "submit-tls": submit_tls,
         "request-tls": request_tls,
         "map": in_order,
