@@ -61,20 +61,20 @@ class AioFuture(asyncio.Future[T]):
             return
         try:
             needed = next(self._crt)
-        except StopIteration as exc:
-            self.set_result(exc.value)
-        except (KeyboardInterrupt, SystemExit) as exc:
-            self.set_exception(exc)
+        except StopIteration as end:
+            self.set_result(end.value)
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            self.set_exception(interrupt)
             raise
         except BaseException as exc:
             self.set_exception(exc)
         else:
             try:
                 self._wait_for(needed)
-            except Exception as exc:  # this loop cannot watch this descriptor
+            except Exception as refusal:  # this loop cannot watch this descriptor
                 self._stop_waiting()
                 self._crt.close()
-                self.set_exception(exc)
+                self.set_exception(refusal)
 
     def _wait_for(self, needed: PollNeeded) -> None:
         self._waiting = needed

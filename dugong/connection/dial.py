@@ -136,8 +136,8 @@ def _co_pass(
     except (ConnectionClosed, InvalidResponse, UnsupportedResponse) as exc:
         exc.msg = f"{peer}: {exc.msg}"
         raise
-    except ProxyError as exc:
-        exc.msg = exc.msg.replace("the proxy", peer, 1)
+    except ProxyError as refusal:
+        refusal.msg = refusal.msg.replace("the proxy", peer, 1)
         raise
 
 

@@ -37,7 +37,6 @@ MAX_LENGTH = 2**63 - 1
 FramingField = tuple[str, Any] | None
 
 CLOSE = ("connection", "close")
-_KEEP_ALIVE = ("connection", "keep-alive")
 
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
 #: Transfer codings that a message may name (the registry of RFC 9112 §12.3, and what is not in it
@@ -122,7 +121,7 @@ def framing_field(name: str, value: str) -> FramingField:
         if "close" in members:
             return CLOSE
         if "keep-alive" in members:
-            return _KEEP_ALIVE
+            return name, "keep-alive"
     elif name == "keep-alive":
         seconds = _parse_keep_alive(value)
         return None if seconds is None else (name, seconds)
@@ -148,10 +147,11 @@ def response_framing(
             if length is not None and length != said:
                 raise InvalidResponse(f"contradictory Content-Length {length} and {said}")
             length = said
-        elif field is _KEEP_ALIVE:
-            keep_alive = True
-        elif field is CLOSE:
-            close = True
+        elif name == "connection":
+            if said == "close":
+                close = True
+            else:
+                keep_alive = True
         elif name == "keep-alive":
             idle = said if idle is None else min(idle, said)
         else:

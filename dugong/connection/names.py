@@ -217,10 +217,10 @@ def _ask_other(resolver: Resolver, host: str, name: str, port: int) -> list[Addr
         if isinstance(found, str):
             raise TypeError("not a list of them")
         return [_address(each, port) for each in found]
-    except (OSError, TypeError, ValueError) as exc:
+    except (OSError, TypeError, ValueError) as invalid:
         if hasattr(found, "close"):
             found.close()  # a coroutine
-        reason = TypeError(f"resolver= must return addresses: str, or (address, port) ({exc})")
+        reason = TypeError(f"resolver= must return addresses: str, or (address, port) ({invalid})")
         raise HostnameNotResolvable(host) from reason
 
 

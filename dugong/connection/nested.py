@@ -76,8 +76,8 @@ class _Tunnel:
         while filled < size and error is None:
             try:
                 got = self.outer.recv_into(view[filled:])
-            except ConnectionClosed as exc:
-                error = _as_os_error(exc)
+            except ConnectionClosed as closed:
+                error = _as_os_error(closed)
             except OSError as exc:
                 error = exc
             else:

@@ -120,9 +120,9 @@ class Dialer:
             session = self._session_of(origin)
             try:
                 return (yield from dial(ssl_context=context, session=session))
-            except (DugongError, OSError) as exc:
+            except (DugongError, OSError) as refusal:
                 # A server that should refuse to resume may end the connection instead.
-                if not (session.forget() and is_of_tls(exc)):
+                if not (session.forget() and is_of_tls(refusal)):
                     raise
             return (yield from dial(ssl_context=context, session=session))
         except (DugongError, GeneratorExit):

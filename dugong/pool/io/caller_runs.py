@@ -31,8 +31,8 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
     engine = connection.engine
     try:
         completions, failed = engine.exchange(job)
-    except ConnectionClosed as exc:
-        error: Exception | None = exc  # the receiving side finds out what that means
+    except ConnectionClosed as closed:
+        error: Exception | None = closed  # the receiving side finds out what that means
     except Exception as exc:
         traffic.lending.give_back(connection, exc)
         return None

@@ -193,10 +193,10 @@ def _outcome_of(
     """Return what *step* returns, or what it raises: what the connection, or *job*, fails with."""
     try:
         return step(*args, **keywords)
-    except BodyError as exc:
-        forget_frames(exc)
-        job.fatal_error = exc
-        return exc
+    except BodyError as fatal:
+        forget_frames(fatal)
+        job.fatal_error = fatal
+        return fatal
     except Exception as exc:
         return exc
 

@@ -26,8 +26,8 @@ def run_sender(traffic: Traffic, connection: PooledConnection) -> None:
         if not connection.was_open:
             try:
                 connection.engine.connect(traffic.limits.timeout)
-            except Exception as exc:
-                traffic.connect_failed(connection, exc)
+            except Exception as failed:
+                traffic.connect_failed(connection, failed)
                 return
             traffic.connected(connection)
     except BaseException as exc:

@@ -71,10 +71,10 @@ def _send(traffic: Traffic, connection: PooledConnection, batch: Sequence[Job]) 
             if body is not None:
                 with blaming_body():
                     body.end_sending()
-    except BodyError as exc:
-        forget_frames(exc)
-        last.fatal_error = exc
-        return exc
+    except BodyError as fatal:
+        forget_frames(fatal)
+        last.fatal_error = fatal
+        return fatal
     except Exception as exc:
         # If it is that the connection was closed, the receiver finds out what that means: there may
         # be a response that says why.
