@@ -312,7 +312,7 @@ class Supply(Generic[T]):
         parking, before = self._parking, len(batch)
         try:
             if parking is not None:
-                return self._take_unparked(parking, batch, most)
+                return self._take_or_park(parking, batch, most)
             if self._failure is not None:
                 return False
             batch += islice(self._source, most)  # which keeps those before an exception
@@ -325,8 +325,8 @@ class Supply(Generic[T]):
         self.exhausted = len(batch) - before < most
         return not self.exhausted
 
-    def _take_unparked(self, parking: Parking, batch: list[T], most: int) -> bool:
-        """Do the same; those that *parking* parks do not count. Raises what the source raises."""
+    def _take_or_park(self, parking: Parking, batch: list[T], most: int) -> bool:
+        """Do the same for a source of jobs that may be parked. Raises what the source raises."""
         for _ in range(most):
             item: Any = parking.pop() if parking.has_free else None
             if item is None:

@@ -321,6 +321,7 @@ class ConnectionPool:
     def _make(self, job: Job) -> Response:
         """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
+        # Most jobs are; a property costs more than to look.
         is_plain = job.extras is NO_EXTRAS and job.deadline is None
         connection = scheduler.lending.borrow(job) if is_plain or job.needs_no_thread else None
         if connection is None:

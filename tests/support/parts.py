@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Condition
 from types import SimpleNamespace
@@ -583,6 +583,26 @@ class SchedulerRig(Rig):
         for job in jobs:
             job.deadline = job.request.deadline
             self.scheduler.submit(job)
+
+
+class InterruptedQueue(deque[Job]):
+    """A queue of *jobs*: *interrupt* is called where a call comes to put another one into it."""
+
+    def __init__(self, jobs: Iterable[Job], interrupt: Callable[[], object]) -> None:
+        super().__init__(jobs)
+        self._interrupt = interrupt
+
+    def append(self, job: Job) -> None:
+        self._interrupt()
+        super().append(job)
+
+
+def queue_one(rig: Rig) -> Host:
+    """Return a host with one request in its queue, behind one that holds its only connection."""
+    host = rig.host()
+    rig.send(host, "/sent", exclusive=True)
+    rig.submit(host, "/before")
+    return host
 
 
 def would_wait(function: Callable[[], object]) -> bool:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, current_thread, get_ident, main_thread
-from time import sleep
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
@@ -294,7 +293,7 @@ class PoolCore:
         # thread that runs meanwhile finds the lock taken, and waits in line itself: from then on,
         # each transaction is a switch of threads. So this one lets others run, and tries again.
         for _ in range(_TRIES):
-            sleep(0)
+            time.sleep(0)
             if self.lock.acquire(False):
                 return
         self.lock.acquire()

@@ -14,7 +14,7 @@ from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import PoolCore, locked
 from dugong.pool.core.dispatch import should_refill
-from dugong.pool.core.host import BUDGET_TIME, Host
+from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
 from dugong.pool.response import Response, StreamedResponse, status_text
 
@@ -47,8 +47,7 @@ class Progress:
             for job in batch:
                 self._core.emit_of("sent", job, connection.name)
         connection.dispatched += count
-        if now - host.recent_since >= BUDGET_TIME:
-            host.note_time(now)
+        host.note_time(now)
         host.in_flight += count
         host.sent += count
 

@@ -22,7 +22,7 @@ from dugong.pool.io import caller_runs
 from dugong.pool.response import StreamedResponse
 from tests.support.clock import throw
 from tests.support.interrupts import interrupted_at
-from tests.support.parts import FakeEngine, SchedulerRig, make_host
+from tests.support.parts import FakeEngine, SchedulerRig, make_host, queue_one
 from tests.support.points import Interrupt
 from tests.support.server import TIMEOUT
 from tests.support.uploads import upload
@@ -96,8 +96,7 @@ class SubmitToIdle(Submit):
 
 class SubmitBehindOthers(Submit):
     def prepare(self) -> None:
-        fly(self.rig, exclusive=True)
-        self.rig.submit(self.rig.host(), "/before")
+        queue_one(self.rig)
         super().prepare()
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections import deque
 
 import pytest
 
 from dugong.errors import ConnectionTimedOut, PoolClosed
 from dugong.pool.core.connection import Phase
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import Place
 from tests.support.clock import throw
-from tests.support.parts import SchedulerRig, StartedThreads, engine_of, make_response
+from tests.support.parts import (
+    InterruptedQueue,
+    SchedulerRig,
+    StartedThreads,
+    engine_of,
+    make_response,
+    queue_one,
+)
 from tests.support.placed import PLACES, POLICY, Placed
 from tests.support.points import Interrupt
 
@@ -176,18 +182,14 @@ def test_a_child_may_be_forked_in_the_middle_of_a_change(rig: SchedulerRig) -> N
 
 def test_a_child_may_be_forked_while_a_request_is_queued_behind_others(rig: SchedulerRig) -> None:
     """By a signal handler, which returns to the call that queues it in the child."""
-    host = rig.host()
-    rig.send(host, "/sent", exclusive=True)
-    rig.submit(host, "/before")
+    host = queue_one(rig)
 
-    class Forked(deque[Job]):
-        def append(self, job: Job) -> None:
-            rig.scheduler.recovery.before_fork()
-            rig.scheduler.recovery.begin_as_child()
-            StartedThreads(rig.core)
-            super().append(job)
+    def fork() -> None:
+        rig.scheduler.recovery.before_fork()
+        rig.scheduler.recovery.begin_as_child()
+        StartedThreads(rig.core)
 
-    host.queue = Forked(host.queue)
+    host.queue = InterruptedQueue(host.queue, fork)
     lost = rig.job(host, "/lost")
     rig.scheduler.submit(lost)
     assert isinstance(lost.future.exception(), PoolClosed)

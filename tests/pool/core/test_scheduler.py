@@ -6,8 +6,6 @@ import concurrent.futures
 import gc
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,12 +23,18 @@ from dugong.errors import (
 from dugong.pool.core import scheduler as module
 from dugong.pool.core.connection import Phase
 from dugong.pool.core.host import Host
-from dugong.pool.core.job import Job, Place
+from dugong.pool.core.job import Place
 from dugong.pool.core.scheduler import DRAIN_TIME
 from dugong.pool.core.waiting import NoConnectionFree, Patience
 from dugong.pool.host_policy import HostPolicy
 from tests.support.clock import throw
-from tests.support.parts import SchedulerRig, WouldWait, engine_of
+from tests.support.parts import (
+    InterruptedQueue,
+    SchedulerRig,
+    WouldWait,
+    engine_of,
+    queue_one,
+)
 from tests.support.placed import PLACES, Placed
 from tests.support.points import Interrupt
 
@@ -85,29 +89,9 @@ def test_a_request_that_comes_behind_others_still_has_an_idle_connection_take_it
     assert not idle.sender_parked
 
 
-class TellingQueue(deque[Job]):
-    """A queue that tells what it has appended while it does so."""
-
-    def __init__(self, jobs: Iterable[Job], tell: Callable[[], object]) -> None:
-        super().__init__(jobs)
-        self.tell = tell
-
-    def append(self, job: Job) -> None:
-        super().append(job)
-        self.tell()
-
-
-def queue_one(rig: SchedulerRig) -> Host:
-    """Return a host with one request in its queue, behind one that holds the only connection."""
-    host = rig.host()
-    rig.send(host, "/sent", exclusive=True)
-    rig.submit(host, "/before")
-    return host
-
-
 def test_a_request_is_queued_behind_others_with_the_lock(rig: SchedulerRig) -> None:
     host, locked = queue_one(rig), list[bool]()
-    host.queue = TellingQueue(host.queue, lambda: locked.append(rig.core.is_locked_here()))
+    host.queue = InterruptedQueue(host.queue, lambda: locked.append(rig.core.is_locked_here()))
     rig.submit(host, "/a")
     assert locked == [True]
     assert not rig.core.is_nested()
@@ -118,7 +102,7 @@ def test_what_a_finalizer_wants_called_while_a_request_is_queued_is_called(
 ) -> None:
     host, called = queue_one(rig), list[str]()
     call = partial(rig.scheduler.call_later, partial(called.append, "call"))
-    host.queue = TellingQueue(host.queue, call)
+    host.queue = InterruptedQueue(host.queue, call)
     rig.submit(host, "/a")
     assert called == ["call"]
 
