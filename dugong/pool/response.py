@@ -299,7 +299,7 @@ class StreamedResponse(Received):
 
         0 is the end of the body.
         """
-        source = self._open_source()
+        source = self._source or self._open_source()
         view = writable_view(buf)
         return source.readinto(view) if view.nbytes else 0
 
