@@ -561,7 +561,7 @@ class ConnectionPool:
         Returns when the pool's threads have ended, at the latest after five seconds. To have the
         results of all futures, wait for these first. May be called more than once.
         """
-        self._scheduler.close()
+        self._scheduler.shutdown.close()
 
     def _observe(
         self, listener: Callable[[Event], object], get_trace: Callable[[], object]
