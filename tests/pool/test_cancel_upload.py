@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dugong import ResponseFuture
+from dugong.pool.body import BodyLike
 from dugong.pool.core import shutdown
-from dugong.pool.request import BodyLike
 from tests.support.pool import OpenSite, Site, discard_rest, each, name_target, open_site, wait_for
 from tests.support.server import TIMEOUT, Peer
 

@@ -21,7 +21,7 @@ from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.core.waiting import Patience
 from dugong.pool.dialer import Dialer
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.byhand import HandServer
 from tests.support.fork import holds_in_child
 from tests.support.parts import make_host, queue

@@ -13,12 +13,12 @@ from dugong.pool.core.job import NO_EXTRAS, Extras, Job, Place
 from dugong.pool.core.pipelining import PipeliningState
 
 if TYPE_CHECKING:
-    from dugong.connection.encode import RequestBuilder
+    from dugong.connection.encode import HeaderPairs, RequestBuilder
     from dugong.connection.proxy import Proxy
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.gate import Gate
     from dugong.pool.io.bandwidth import Bandwidth
-    from dugong.pool.request import HeaderPairs, Origin
+    from dugong.pool.url import Origin
 
 __all__ = ["Host"]
 
