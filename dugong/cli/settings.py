@@ -65,12 +65,17 @@ class TimeLimit:
 
     def options(self) -> dict[str, Any]:
         """Return the options of a request that is made now. Raises `ConnectionTimedOut`."""
+        left = self.left()
+        return {} if left is None else {"deadline": left}
+
+    def left(self) -> float | None:
+        """Return how many seconds are left; None if it never ends. Raises `ConnectionTimedOut`."""
         if self._end is None:
-            return {}
+            return None
         left = self._end - time.monotonic()
         if left <= 0:
             raise ConnectionTimedOut("the deadline has passed")
-        return {"deadline": left}
+        return left
 
 
 def make_client(settings: Settings, max_body_size: int, **options: Any) -> Client:

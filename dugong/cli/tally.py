@@ -33,15 +33,19 @@ class Tally:
         self.succeeded = 0
         self.failed = 0
         self.size = 0  # bytes of what has succeeded
-        # Those that take long. Each key is added and removed by one thread, which is atomic for a
-        # dict, without the GIL, too.
+        # Those that take long. Each key is added, and later removed, by one thread at a time, which
+        # is atomic for a dict, without the GIL, too.
         self._transfers: dict[int, Transfer] = {}
 
     def begin(self, name: str) -> Transfer:
         """Note a transfer that takes long."""
         transfer = Transfer(name)
-        self._transfers[id(transfer)] = transfer
+        self.add(transfer)
         return transfer
+
+    def add(self, transfer: Transfer) -> None:
+        """Note that *transfer* has begun."""
+        self._transfers[id(transfer)] = transfer
 
     def end(self, transfer: Transfer) -> None:
         """Forget *transfer*."""

@@ -252,6 +252,37 @@ def test_ctrl_c_ends_what_waits(what: str, tmp_path: Path) -> None:
     assert [name for name in os.listdir(tmp_path / "new") if name != "a"] == []
 
 
+def test_ctrl_c_ends_an_upload_of_what_does_not_come() -> None:
+    received: list[bytes] = []
+    has_come = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.exactly(len(b"4\r\nhalf\r\n"))
+        has_come.set()
+        try:
+            received.append(peer.until_eof())
+        except ConnectionResetError:
+            received.append(b"")
+
+    with ScriptedServer(script) as server:
+        command = [sys.executable, "-c", HEEDING_CTRL_C, "put", "-", url(server, "/a")]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stderr=pipe) as process:
+            assert process.stdin is not None
+            process.stdin.write(b"half")
+            process.stdin.flush()
+            assert has_come.wait(TIMEOUT)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.wait(TIMEOUT)
+            assert time.monotonic() - began < 4
+            assert process.returncode == 130
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+    assert received == [b""]  # not even the last chunk: that would be an end
+
+
 def test_urls_are_fetched_as_they_come(tmp_path: Path) -> None:
     with ScriptedServer(echo, repeat=True) as server:
         command = [sys.executable, "-m", "dugong", "get", "-i", "-", "-o", str(tmp_path)]

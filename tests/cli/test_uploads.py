@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from dugong.cli.settings import Settings, make_client
-from dugong.cli.tally import Tally
+from dugong.cli.tally import Tally, Transfer
 from dugong.cli.uploads import Upload, Uploader
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
@@ -59,11 +60,15 @@ class Store:
 
 
 def upload(
-    store: Store, *files: Path | str, settings: Settings | None = None, method: str = "PUT"
+    store: Store,
+    *files: Path | str,
+    settings: Settings | None = None,
+    method: str = "PUT",
+    tally: Tally | None = None,
 ) -> Tally:
     """Upload *files*, each under its name."""
     settings = (settings or Settings())._replace(timeout=10)
-    tally = Tally(len(files))
+    tally = tally or Tally(len(files))
     with ScriptedServer(store, repeat=True) as server, make_client(settings, 1000) as client:
         base = "http://{}:{}/".format(*server.address)
         uploads = [Upload(str(file), base + Path(file).name) for file in files]
@@ -134,6 +139,61 @@ def test_standard_input_is_uploaded_as_it_comes(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(sys, "stdin", stdin)
         assert upload(store, "-").succeeded == 1
     assert store.objects == {"/-": b"input"}
+
+
+def test_all_that_comes_through_a_named_pipe_is_uploaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_bytes, args=(b"p" * LARGE,))
+    writer.start()
+    store = Store()
+    tally = upload(store, pipe)
+    writer.join()
+    assert store.objects == {"/pipe": b"p" * LARGE}
+    assert tally.size == LARGE
+    assert capsys.readouterr().out.endswith(f"/pipe ({LARGE} bytes)\n")
+
+
+@pytest.mark.parametrize("path", ["/proc/version", "/proc/kallsyms"])
+def test_all_of_a_file_is_uploaded_though_the_system_says_that_it_is_empty(path: str) -> None:
+    if not os.access(path, os.R_OK):
+        pytest.skip("the system has no such file")
+    with open(path, "rb") as file:
+        content = file.read()
+    store = Store()
+    assert upload(store, path).size == len(content)
+    assert list(store.objects.values()) == [content]
+
+
+def test_a_pipe_is_not_waited_for_after_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    store = Store()
+    try:
+        with open(reading) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert upload(store, "-", settings=Settings(deadline=0.1)).failed == 1
+    finally:
+        os.close(writing)
+    assert "deadline" in capsys.readouterr().err
+    assert store.objects == {}
+
+
+def test_a_large_file_is_a_transfer_that_is_under_way_while_it_is_sent(tmp_path: Path) -> None:
+    seen: list[tuple[str, int | None]] = []
+
+    class Watched(Tally):
+        def end(self, transfer: Transfer) -> None:
+            seen.extend((each.name, each.size) for each in self.transfers())
+            super().end(transfer)
+
+    files = [made(tmp_path, "a", LARGE)]
+    tally = upload(Store(), *files, tally=Watched(1))
+    assert seen == [(str(files[0]), LARGE)]
+    assert tally.transfers() == []
 
 
 def test_nothing_is_sent_after_the_deadline(
