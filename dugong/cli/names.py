@@ -1,11 +1,13 @@
 """Names of files: those that URLs and servers give, made safe, and made different in a run.
 
 Guarantees: a name is a single path component, never ``.`` or ``..``, so that the file stays in its
-directory; one that a server has chosen does not begin with a dot. No I/O.
+directory, and has only characters that the system can encode; one that a server has chosen does not
+begin with a dot. No I/O.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import count
@@ -23,6 +25,7 @@ _PARAMETER = re.compile(
 )
 _EXTENDED = re.compile(r"(?P<charset>[A-Za-z0-9_-]+)'[^']*'(?P<value>[!#$&+.^_`|~%0-9A-Za-z-]*)")
 _ESCAPE = re.compile(r"\\(.)")
+_DOTS = re.compile(r"\A[.\s]+")
 
 
 def safe_name(text: str) -> str | None:
@@ -32,8 +35,17 @@ def safe_name(text: str) -> str | None:
     if text in ("", ".", ".."):
         return None
     text = re.sub(r"[/\\]", "_", text)
-    text = "".join(c if c.isprintable() else "_" for c in text)
+    text = "".join(c if c.isprintable() and _has_code(c) else "_" for c in text)
     return text.encode()[:_MAX_NAME].decode(errors="ignore")
+
+
+def _has_code(character: str) -> bool:
+    """Return whether *character* can be in names of files: not all can, in some locales."""
+    try:
+        os.fsencode(character)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def disposition_name(field: str) -> str | None:
@@ -50,7 +62,8 @@ def disposition_name(field: str) -> str | None:
         value = _ESCAPE.sub(r"\1", quoted) if quoted is not None else (match["token"] or "").strip()
         names.setdefault(name, value)
     for value in (_decoded(names.get("filename*", "")), _as_utf_8(names.get("filename", ""))):
-        last = re.split(r"[/\\]", value)[-1].strip().lstrip(".").strip()
+        last = re.split(r"[/\\]", value)[-1].strip()
+        last = _DOTS.sub("", last)
         name_of_file = safe_name(last)
         if name_of_file is not None:
             return name_of_file

@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from itertools import count
@@ -83,7 +84,7 @@ def hidden_for(path: str) -> str:
     """Return a hidden name that follows from *path*, is no other file's, and is never too long."""
     directory = directory_of(path)
     name = path[len(directory) :]
-    stem = os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore")
+    stem = os.fsencode(name)[:_LONGEST_STEM].decode(sys.getfilesystemencoding(), "ignore")
     return f"{directory}.{stem}.{hash_of(name)[:16]}.part"
 
 

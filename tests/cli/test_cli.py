@@ -283,6 +283,42 @@ def test_ctrl_c_ends_an_upload_of_what_does_not_come() -> None:
     assert received == [b""]  # not even the last chunk: that would be an end
 
 
+@pytest.mark.parametrize("options", ["", "-C", "-O"])
+def test_names_need_no_characters_that_the_locale_lacks(tmp_path: Path, options: str) -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def script(peer: Peer) -> None:
+        try:
+            while True:
+                peer.head()
+                field = "Content-Disposition: attachment; filename*=UTF-8''x%e4%b8%ad\r\n"
+                peer.respond(b"body", headers=field)
+        except (EOFError, ConnectionError):
+            pass  # the client has gone
+
+    name = os.fsencode(tmp_path) + b"/\xe4\xb8\xad"
+    with ScriptedServer(script, repeat=True) as server:
+        command = [sys.executable, "-m", "dugong", "get", "-q", url(server, "/%E4%B8%AD")]
+        first = subprocess.run(
+            [*command, url(server, "/b"), *options.split(), "-o", tmp_path],
+            env=environment,
+            timeout=TIMEOUT,
+            check=False,
+            stderr=subprocess.PIPE,
+        )
+        second = subprocess.run(
+            [*command, *options.split(), "-o", name],
+            env=environment,
+            timeout=TIMEOUT,
+            check=False,
+            stderr=subprocess.PIPE,
+        )
+    assert (first.returncode, first.stderr) == (0, b"")
+    assert (second.returncode, second.stderr) == (0, b"")
+    names = {"x_", "x_.1"} if options == "-O" else {"_", "b"}
+    assert set(os.listdir(tmp_path)) == names | {"\u4e2d"}
+
+
 def test_urls_are_fetched_as_they_come(tmp_path: Path) -> None:
     with ScriptedServer(echo, repeat=True) as server:
         command = [sys.executable, "-m", "dugong", "get", "-i", "-", "-o", str(tmp_path)]

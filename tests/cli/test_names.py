@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 
 import pytest
@@ -39,6 +40,10 @@ from dugong.cli.names import Names, disposition_name, safe_name
         # no dotfiles
         ("attachment; filename=.bashrc", "bashrc"),
         ("attachment; filename=...", None),
+        ('attachment; filename=". .bashrc"', "bashrc"),
+        ('attachment; filename="... \t .. .a b"', "a b"),
+        ('attachment; filename="x/. . ."', None),
+        ("attachment; filename*=UTF-8''.%C2%A0.%E3%80%80.x", "x"),
         ("attachment; filename=a/", None),
         ("attachment; filename=a/..; filename*=UTF-8''.ssh", "ssh"),
         # no name
@@ -52,6 +57,11 @@ from dugong.cli.names import Names, disposition_name, safe_name
 )
 def test_the_name_in_a_content_disposition(field: str, name: str | None) -> None:
     assert disposition_name(field) == name
+
+
+def test_what_the_system_cannot_encode_is_not_in_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("latin-1", "surrogateescape"))
+    assert safe_name("ä \u4e2d\u6587\udcff") == "ä ___"
 
 
 def test_a_long_name_is_cut_between_two_characters() -> None:
