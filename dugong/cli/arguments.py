@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dugong.cli import streams
@@ -90,10 +91,10 @@ class _Version(argparse.Action):
         raise SystemExit(0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Return the parser.
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser, and those of the commands.
 
-    What it returns has *run*, which does what was asked for, and *parser*, the one of the command.
+    What they return has *run*, which does what was asked for, and *parser*, the one of the command.
     """
     made = _Parser(prog="dugong", description="An HTTP/1.1 client.", formatter_class=_Formatter)
     made.add_argument(
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add_crawl(_add(commands, "crawl", description, CRAWL, _crawl, connections=2))
     for parser in (get, put, sync):
         _add_transfers(parser)
-    return made
+    return made, commands.choices
 
 
 def _add(
@@ -382,7 +383,14 @@ def _crawl(arguments: argparse.Namespace) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return what *argv* says. Raises SystemExit after --help and --version, and if it is wrong."""
-    arguments, unknown = _parser().parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    parser, commands = _parsers()
+    unknown: list[str] = []
+    if given and given[0] in commands and "--" not in given:
+        # So that options may stand between two URLs. It cannot do with that mark of their end.
+        arguments = commands[given[0]].parse_intermixed_args(given[1:])
+    else:
+        arguments, unknown = parser.parse_known_args(given)
     if unknown:  # of which `parse_args` would complain with the usage of all commands
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.run is _get and not arguments.urls and not arguments.input:

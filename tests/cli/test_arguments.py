@@ -96,6 +96,19 @@ def test_redirects_are_followed_unless_the_user_says_otherwise() -> None:
     assert not parse(["get", URL, "--no-location"]).location
 
 
+def test_options_may_stand_between_urls_and_files() -> None:
+    got = parse(["get", "-q", "http://a/", "-o", "dir", "http://b/", "-v", "http://c/"])
+    assert (got.urls, got.output) == (["http://a/", "http://b/", "http://c/"], "dir")
+    put = parse(["put", "a", "b", "-X", "POST", "c", "-q", "http://h/"])
+    assert (put.files, put.url, put.request) == (["a", "b", "c"], "http://h/", "POST")
+
+
+def test_no_option_comes_after_two_dashes() -> None:
+    put = parse(["put", "-q", "--", "-a", "-b", "http://h/"])
+    assert (put.files, put.url) == (["-a", "-b"], "http://h/")
+    assert parse(["get", "--", "-a"]).urls == ["-a"]
+
+
 def asked(*arguments: str) -> list[ReceivedRequest]:
     """Run `get` with *arguments*, where URL is that of a server; return what it was asked."""
     requests: list[ReceivedRequest] = []
