@@ -38,8 +38,8 @@ respected, up to a minute at a time. A time-out (--timeout) is not retried. If o
 responses is larger than 256 KiB, it is requested a second time, and streamed to its file.
 """
 _PUT = """\
-Upload files by PUT. If URL ends with a slash, the name of each FILE is appended to it. Otherwise
-there is one FILE, which goes to URL. With - the body is standard input.
+Upload files by PUT. If the path of URL ends with a slash, the name of each FILE is appended to it,
+before the query. Otherwise there is one FILE, which goes to URL. With - the body is standard input.
 """
 _SYNC = """\
 Upload the files in DIR, and in the directories in it, that differ from what the server has.

@@ -33,7 +33,7 @@ def put(files: Sequence[str], url: str, settings: Settings, method: str = "PUT")
         url = checked_url(url)
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
-    if url.endswith("/"):
+    if url.partition("?")[0].endswith("/"):
         if STANDARD_INPUT in files:
             raise UsageError("standard input has no name to append to the URL")
         uploads = [Upload(file, url_below(url, os.path.basename(file))) for file in files]
@@ -48,7 +48,11 @@ def put(files: Sequence[str], url: str, settings: Settings, method: str = "PUT")
 
 
 def url_below(url: str, path: str) -> str:
-    """Return the URL of *path*, a relative path of a file, below *url*, which ends with a slash."""
+    """Return the URL of *path*, a relative path of a file, below *url*, whose path ends with a slash.
+
+    The query of *url* stays, as one that permits the access has to.
+    """
     from urllib.parse import quote
 
-    return url + quote(os.fsencode(path))
+    above, mark, query = url.partition("?")
+    return f"{above}{quote(os.fsencode(path))}{mark}{query}"

@@ -60,9 +60,10 @@ def sync(directory: str, url: str, settings: Settings, by_time: bool = False) ->
     `streams.StreamError`.
     """
     try:
-        url = checked_url(url if url.endswith("/") else f"{url}/")
+        above, mark, query = checked_url(url).partition("?")
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
+    url = f"{above.removesuffix('/')}/{mark}{query}"
     with os.scandir(directory):
         pass  # now, so that what cannot be read is no empty directory
     tally = Tally(None)

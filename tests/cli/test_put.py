@@ -32,6 +32,15 @@ def test_files_go_below_a_url_that_ends_with_a_slash(tmp_path: Path) -> None:
     assert store.objects == {"/x/a%20b": b"aa", "/x/c%25%3F%23%C3%A4": b"cc"}
 
 
+def test_a_query_stays_behind_the_names(tmp_path: Path) -> None:
+    store = Store()
+    files = [str(made(tmp_path, name, 2)) for name in ("a", "b")]
+    with ScriptedServer(store, repeat=True) as server:
+        assert put(files, "http://{}:{}/x/?key=1".format(*server.address), SETTINGS) == 0
+        assert put(files[:1], "http://{}:{}/y?dir=z/".format(*server.address), SETTINGS) == 0
+    assert store.objects == {"/x/a?key=1": b"aa", "/x/b?key=1": b"bb", "/y?dir=z/": b"aa"}
+
+
 def test_a_failure_is_status_1(tmp_path: Path) -> None:
     with ScriptedServer(Store({"/a": "500 No"}), repeat=True) as server:
         url = "http://{}:{}/a".format(*server.address)
@@ -49,4 +58,4 @@ def test_what_makes_no_sense_is_refused(files: list[str], url: str) -> None:
 
 
 def test_a_name_that_is_no_text_can_be_in_a_url() -> None:
-    assert url_below("http://h/", os.fsdecode(b"a/\xff")) == "http://h/a/%FF"
+    assert url_below("http://h/?b", os.fsdecode(b"a/\xff")) == "http://h/a/%FF?b"

@@ -65,10 +65,10 @@ class Store:
             pass
 
 
-def run(store: Store, directory: Path, **options: bool) -> int:
+def run(store: Store, directory: Path, target: str = "/x", **options: bool) -> int:
     with ScriptedServer(store, repeat=True) as server:
-        url = "http://{}:{}/x".format(*server.address)
-        return sync(str(directory), url, SETTINGS, **options)
+        url = "http://{}:{}".format(*server.address)
+        return sync(str(directory), url + target, SETTINGS, **options)
 
 
 def fill(directory: Path, files: dict[str, bytes]) -> None:
@@ -97,6 +97,14 @@ def test_all_is_uploaded_at_first_and_nothing_again(
     assert run(store, tmp_path) == 0
     assert store.put == []
     assert capsys.readouterr().out == "0 uploaded, 4 were there\n"
+
+
+@pytest.mark.parametrize("target", ["/x?key=a/b", "/x/?key=a/b"])
+def test_a_query_is_that_of_each_object(tmp_path: Path, target: str) -> None:
+    fill(tmp_path, {"a": b"1", "sub/b": b"22"})
+    store = Store()
+    assert run(store, tmp_path, target) == 0
+    assert store.objects == {"/x/a?key=a/b": b"1", "/x/sub/b?key=a/b": b"22"}
 
 
 @pytest.mark.parametrize("tags", [etag, content_md5])
