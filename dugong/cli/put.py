@@ -48,9 +48,9 @@ def put(files: Sequence[str], url: str, settings: Settings, method: str = "PUT")
 
 
 def url_below(url: str, path: str) -> str:
-    """Return the URL of *path*, a relative path of a file, below *url*, whose path ends with a slash.
+    """Return the URL of *path*, the relative path of a file, below *url*.
 
-    The query of *url* stays, as one that permits the access has to.
+    The path of that ends with a slash. Its query stays, as one that permits the access has to.
     """
     from urllib.parse import quote
 
