@@ -2,7 +2,8 @@
 
 The status is 0 if everything that was asked for has been done; 1 if something has not (a line on
 standard error says what), or if standard output or standard input is needed and cannot be used;
-2 for a wrong command line; 130 after Ctrl-C; 141 if the reader of standard output has gone away.
+2 for a wrong command line; 130 after Ctrl-C; 129 after a SIGHUP and 143 after a SIGTERM, which
+leave as little behind; 141 if the reader of standard output has gone away.
 
 Guarantees: there is no traceback, whichever of the standard streams are closed or full. Never
 imported by `import dugong`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +28,15 @@ __all__ = ["main", "run"]
 _GARBAGE = 20_000
 
 
+class _Terminated(KeyboardInterrupt):
+    """The process is to end, with the status that is the only argument."""
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
+    raise _Terminated(128 + number)
+
+
 def run() -> NoReturn:
     """Be the program: run its command line, and end with its exit status.
 
@@ -33,6 +44,9 @@ def run() -> NoReturn:
     files, and nothing is left to be done.
     """
     gc.set_threshold(_GARBAGE, 10, 10)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores the first
+            signal.signal(number, _terminate)
     status = main()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -52,16 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dugong.cli.errors import UsageError  # here, where Ctrl-C is understood
 
         arguments = parse(argv)
-        streams.require_output()
+        if not getattr(arguments, "quiet", False):
+            streams.require_output()  # for what is said of each file
         try:
             status: int = arguments.run(arguments)
         except UsageError as exc:
             arguments.parser.error(str(exc))
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as exc:
         with suppress(streams.StreamError):
             streams.flush_output()
-        return 130
+        return exc.args[0] if isinstance(exc, _Terminated) else 130
     except streams.ReaderGone:
         return 141
     except (streams.StreamError, OSError) as exc:

@@ -307,12 +307,16 @@ def _credentials(text: str | None) -> tuple[str, str] | None:
         return None
     user, colon, password = text.partition(":")
     if not colon:
-        from getpass import getpass
+        import warnings
+        from getpass import GetPassWarning, getpass
 
         try:
-            password = getpass(f"Password of {user}: ")
-        except EOFError:
-            raise UsageError("-u has no password, and none can be asked for") from None
+            with warnings.catch_warnings():
+                # Without a terminal, it would read standard input, where URLs or a body may be.
+                warnings.simplefilter("error", GetPassWarning)
+                password = getpass(f"Password of {user}: ")
+        except (EOFError, GetPassWarning):
+            raise UsageError("-u has no password, and there is no terminal to ask at") from None
     return user, password
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from dugong.cli.download import Download, Fetching, check_status
 from dugong.cli.settings import describe, make_client
 from dugong.cli.sources import Urls
+from dugong.cli.streams import StreamError
 from dugong.cli.workers import Workers
 from dugong.client.part import Part, save
-from dugong.errors import DugongError, ResponseTooLarge
+from dugong.errors import ConnectionTimedOut, DugongError, ResponseTooLarge
 from dugong.pool.future import ResponseFuture
 from dugong.pool.many import Supply, sizes_of
 
@@ -51,8 +52,8 @@ def fetch(
     """Fetch what *plan* makes of each of *urls*, and yield some when they have ended.
 
     Closing the generator cancels the downloads that have not ended; they get neither a file nor an
-    error. Raises what *urls* raise, once all that came before has ended, and what `make_client`
-    raises.
+    error. Raises what *urls* raise, and `StreamError` if they have no end before the deadline, once
+    all that came before has ended, and what `make_client` raises.
     """
     settings = fetching.settings
     client = make_client(settings, SMALL)
@@ -138,8 +139,10 @@ class _Run:
                     failure = exc
             if not self._under_way and (failure is not None or urls.exhausted):
                 break
-            if not ready:
-                ready.append(self._events.get())  # a download under way ends, or URLs come
+            if not ready and not self._wait():
+                text = "the deadline has passed, and there was no end of the URLs"
+                failure = StreamError(text)
+                continue
             ended: list[Download] = []
             while ready and len(ended) < _BATCH:
                 event = ready.popleft()
@@ -153,6 +156,16 @@ class _Run:
                 yield ended
         if failure is not None:
             raise failure
+
+    def _wait(self) -> bool:
+        """Wait until a download under way ends, or URLs come; False if the deadline comes first."""
+        try:
+            # What is under way has an end by itself.
+            left = None if self._under_way else self._fetching.limit.left()
+            self._ready.append(self._events.get(timeout=left))
+        except (Empty, ConnectionTimedOut):
+            return False
+        return True
 
     def _came(self) -> list[int]:
         while not self._events.empty():

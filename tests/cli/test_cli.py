@@ -175,6 +175,37 @@ def test_ctrl_c_is_status_130_and_leaves_no_half_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("to", ["a directory", "standard output"])
+def test_what_ends_the_process_leaves_no_half_file(
+    number: signal.Signals, to: str, tmp_path: Path
+) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+    seen: list[list[str]] = []
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        size = 1_000_000
+        peer.send(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode() + bytes(size // 2))
+        while not list(tmp_path.rglob("*.part")):
+            threading.Event().wait(0.01)
+        seen.append(os.listdir(tmp_path))
+        processes[0].send_signal(number)
+        until_end(peer)
+
+    with ScriptedServer(script) as server:
+        command = [sys.executable, "-m", "dugong", "get", "-", "--limit-rate", "1G"]
+        command += ["-o", str(tmp_path)] if to == "a directory" else []
+        pipe = subprocess.PIPE
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        with subprocess.Popen(command, stdin=pipe, stderr=pipe, env=environment) as process:
+            processes.append(process)  # before it can know what to connect to
+            _, err = process.communicate(url(server, "/a").encode(), TIMEOUT)
+        assert (process.returncode, err) == (128 + number, b"")
+    assert len(seen[0]) == 1
+    assert os.listdir(tmp_path) == []
+
+
 def test_ctrl_c_keeps_a_part_only_if_it_is_to_be_continued(tmp_path: Path) -> None:
     processes: list[subprocess.Popen[bytes]] = []
     body = bytes(range(256)) * 2048
@@ -353,6 +384,50 @@ def test_the_deadline_is_that_of_the_whole_command(
     assert err.count("\n") == 3
     assert err.count("deadline") == 3
     assert os.listdir(tmp_path) == []
+
+
+def test_the_deadline_ends_a_wait_for_urls(tmp_path: Path) -> None:
+    with ScriptedServer(echo, repeat=True) as server:
+        command = [sys.executable, "-m", "dugong", "get", "-", "-o", str(tmp_path)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [*command, "--deadline", "2"], stdin=pipe, stdout=pipe, stderr=pipe
+        ) as process:
+            assert process.stdin is not None
+            assert process.stderr is not None
+            process.stdin.write(f"{url(server, '/a')}\n".encode())
+            process.stdin.flush()
+            assert process.wait(TIMEOUT) == 1  # though the pipe is open
+            assert process.stderr.read() == (
+                b"dugong: the deadline has passed, and there was no end of the URLs\n"
+            )
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_standard_output_may_be_closed_if_nothing_is_to_be_written_there(tmp_path: Path) -> None:
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "dugong", "get"]
+    with ScriptedServer(echo, repeat=True) as server:
+        command = [*shell, url(server, "/a"), "-q"]
+        got = subprocess.run([*command, "-o", tmp_path], timeout=TIMEOUT, check=False)
+        shown = subprocess.run(command, timeout=TIMEOUT, check=False, stderr=subprocess.PIPE)
+    assert got.returncode == 0
+    assert os.listdir(tmp_path) == ["a"]
+    assert (shown.returncode, shown.stderr) == (1, b"dugong: standard output is closed\n")
+
+
+def test_no_password_is_read_from_standard_input(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "dugong", "get", "-", "-u", "ada"],
+        input=b"http://127.0.0.1:9/not-a-password\n",
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT,
+        check=False,
+        start_new_session=True,  # without a terminal
+    )
+    assert result.returncode == 2
+    error = b"dugong get: error: -u has no password, and there is no terminal to ask at\n"
+    assert result.stderr.endswith(error)
+    assert b"Warning" not in result.stderr
 
 
 def test_the_deadline_ends_a_large_body(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
