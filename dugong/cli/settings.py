@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dugong.cli import streams
 from dugong.cli.errors import UsageError
 from dugong.client.client import Client
-from dugong.errors import ConnectionTimedOut, DugongError, HTTPStatusError, printable
+from dugong.errors import ConnectionTimedOut, DugongError, HTTPStatusError, TLSError, printable
 from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -137,6 +137,9 @@ def describe(exc: Exception) -> str:
         location = exc.response.headers["Location"] if exc.response.status < 400 else None
         more = "" if location is None else f", see {location} (redirects are not followed)"
         return exc.msg + more
+    if isinstance(exc, TLSError) and exc.reason == "CERTIFICATE_VERIFY_FAILED":
+        # What follows the last semicolon is for programs.
+        return f"{exc.msg.rpartition(';')[0]}; --cacert FILE says which authorities are trusted"
     if isinstance(exc, DugongError):
         return exc.msg
     if isinstance(exc, OSError) and exc.strerror:

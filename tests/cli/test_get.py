@@ -360,4 +360,5 @@ def test_a_certificate_that_no_authority_has_signed_is_not_accepted(
         assert get([f"{server}/a"], str(tmp_path), TIMEOUT) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"dugong: {server}/a: the certificate of 127.0.0.1:")
+    assert err.endswith("); --cacert FILE says which authorities are trusted\n")
     assert files(tmp_path) == {}
