@@ -14,6 +14,7 @@ import asyncio
 import io
 import os
 import re
+import stat
 import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, suppress
@@ -381,7 +382,8 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
                 try:
                     await _save(response, file, chunk_size, callback)
                 except BaseException:
-                    os.unlink(path)  # a part of a file looks like a file
+                    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                        os.unlink(path)  # a part of a file looks like a file
                     raise
 
     async def _put_file(

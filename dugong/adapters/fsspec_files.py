@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.spec import AbstractBufferedFile
 
-from dugong.client.ranges import content_range
+from dugong.client.ranges import ContentRange, content_range
 
 if TYPE_CHECKING:
     from dugong.adapters.fsspec import DugongFileSystem
@@ -56,27 +56,41 @@ async def check_found(response: AsyncStreamedResponse, url: str) -> None:
 
 
 def part_of(
-    response: Response, url: str, start: int | None, end: int | None, may_be_whole: bool = True
+    response: Response, url: str, start: int | None, end: int | None, size: int | None = None
 ) -> bytes:
     """Return the bytes from *start* to *end*, which may be negative, of the file at *url*.
 
-    *response* is that to a request for them. Raises ValueError if it is another part, and unless it
-    *may_be_whole* if it is all of the file and another part was asked for.
+    *response* is that to a request for them. Raises ValueError if it does not have all of them that
+    there are. With *size*, that of the file when it was opened, all of them have been there, and it
+    is a ValueError, too, if some are not any more, or the file comes whole though they begin later.
     """
-    if response.status == _NOT_SATISFIABLE:
+    if response.status == _NOT_SATISFIABLE and size is None:
         return b""  # it begins behind the end
     body = found(response, url).body
     came = content_range(response.headers)
     if came is not None:
-        if start is not None and 0 <= start != came.first:
+        first, stop = _limits_in(came, start, end)
+        if not came.first <= first <= stop <= came.last + 1 == came.first + len(body):
             said = response.headers["Content-Range"]
-            raise ValueError(f"{url}: bytes from {start} on were requested, not {said}")
-        return body
-    if response.status == _PARTIAL_CONTENT:
-        return body
-    if start and not may_be_whole:
-        raise ValueError(f"{url}: the server sends whole files only; open it with block_size=0")
-    return body[start:end]
+            raise ValueError(f"{url}: bytes {first}-{stop - 1} were requested, not {said}")
+        body = body[first - came.first : stop - came.first]
+    elif response.status != _PARTIAL_CONTENT:
+        if start and size is not None:
+            raise ValueError(f"{url}: the server sends whole files only; open it with block_size=0")
+        body = body[start:end]
+    if size is not None and end is not None and len(body) != end - (start or 0):
+        raise ValueError(f"{url}: bytes {start}-{end - 1} were requested, {len(body)} bytes came")
+    return body
+
+
+def _limits_in(came: ContentRange, start: int | None, end: int | None) -> tuple[int, int]:
+    """Return from where to where there is something between *start* and *end*."""
+    if came.size is not None:
+        first, stop, _ = slice(start, end).indices(came.size)
+        return first, max(first, stop)
+    # Then the file may end where this part does.
+    first = came.first if start is not None and start < 0 else start or 0
+    return first, came.last + 1 if end is None or end < 0 else min(end, came.last + 1)
 
 
 class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
@@ -87,7 +101,7 @@ class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
         options = dict(self.kwargs)
         headers = {**(options.pop("headers", None) or {}), "Range": f"bytes={start}-{end - 1}"}
         response = client.get(self.path, headers=headers, **options)
-        return part_of(response, self.path, start, end, may_be_whole=False)
+        return part_of(response, self.path, start, end, self.size)
 
 
 class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import os
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,10 +18,10 @@ import pytest
 from fsspec.asyn import get_loop
 from fsspec.callbacks import Callback
 
-from dugong import AsyncClient, HTTPStatusError
+from dugong import AsyncClient, DugongError, HTTPStatusError
 from dugong.adapters.fsspec import DugongFileSystem
 from tests.support.client import Page, Place, open_places
-from tests.support.server import ReceivedRequest
+from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
 get_loop()  # its thread stays for good
 
@@ -159,9 +160,102 @@ def test_another_range_than_was_asked_for_is_an_error() -> None:
 
     with open_places(serve) as (_, [here]):
         fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
-        with pytest.raises(ValueError, match="bytes from 10 on were requested, not bytes 0-3/100"):
+        with pytest.raises(ValueError, match="bytes 10-13 were requested, not bytes 0-3/100"):
             fs.cat_file(here.url("/a"), 10, 14)
         fs.client.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "part", "expected"),
+    [
+        (10, 20, (10, 15), None),  # less than was asked for
+        (10, None, (10, 99), None),
+        (None, 20, (0, 19), None),
+        (-10, None, (991, 1000), None),
+        (-10, None, (990, 999), None),
+        (-10, -5, (990, 994), None),
+        (10, 20, (10, 30), (10, 20)),  # more
+        (10, 20, (0, 1000), (10, 20)),
+        (-10, None, (0, 1000), (990, 1000)),
+        (-10, -5, (980, 1000), (990, 995)),
+        (990, 2000, (990, 1000), (990, 1000)),  # all that there is
+        (-2000, None, (0, 1000), (0, 1000)),
+    ],
+)
+@pytest.mark.parametrize("says_size", [True, False])
+def test_a_part_is_what_was_asked_for_and_not_more_or_less(
+    start: int | None,
+    end: int | None,
+    part: tuple[int, int],
+    expected: tuple[int, int] | None,
+    says_size: bool,
+) -> None:
+    size = 1000 if says_size else "*"
+    body = DATA[slice(*part)]
+
+    def serve(request: ReceivedRequest) -> Page:
+        if request.method == "HEAD":
+            return Page(DATA[:1000])
+        came = f"Content-Range: bytes {part[0]}-{part[1] - 1}/{size}\r\n"
+        return Page(body, "206 Partial Content", came)
+
+    with open_places(serve) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        if expected is None and says_size:
+            with pytest.raises(ValueError, match=r"were requested, not bytes"):
+                fs.cat_file(here.url("/a"), start, end)
+        elif expected is not None and (says_size or (start or 0) >= 0):
+            assert fs.cat_file(here.url("/a"), start, end) == DATA[slice(*expected)]
+        fs.client.close()
+
+
+@pytest.mark.parametrize("change", ["shrinks", "goes", "is cut short"])
+def test_a_file_that_loses_bytes_while_it_is_open_is_an_error(change: str) -> None:
+    there = {"/a": DATA}
+    if change == "is cut short":
+        served_as_usual = served(there)
+
+        def serve(request: ReceivedRequest) -> Page:
+            page = served_as_usual(request)
+            return page if request.method == "HEAD" else Page(b"short", "206 Partial Content")
+    else:
+        serve = served(there)
+    error = FileNotFoundError if change == "goes" else (ValueError, HTTPStatusError)
+    with open_places(serve) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        with fs.open(here.url("/a"), block_size=100, cache_type="none") as file:
+            if change == "shrinks":
+                there["/a"] = DATA[:10]
+            elif change == "goes":
+                del there["/a"]
+            file.seek(5)
+            with pytest.raises(error):
+                file.read(10)
+            file.seek(50)
+            with pytest.raises(error):
+                file.read(10)
+        fs.client.close()
+
+
+def test_a_device_is_not_removed_when_a_download_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort")
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with ScriptedServer(cut) as server:
+            fs = DugongFileSystem(skip_instance_cache=True, trust_env=False, retry=None)
+            with pytest.raises(DugongError):
+                fs.get_file("http://{}:{}/a".format(*server.address), str(pipe))
+            fs.client.close()
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
 
 
 def test_what_is_not_there_is_not_found_and_other_failures_are_told() -> None:
