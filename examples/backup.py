@@ -9,9 +9,11 @@ sent. The program survives a server that restarts or is busy, and a network that
 minute: it retries failed uploads.
 """
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
 from dugong import ConnectionPool, DugongError, RetryPolicy
@@ -20,17 +22,20 @@ AT_A_TIME = 4
 PATIENT = RetryPolicy(attempts=12, max_backoff=30)
 
 
+def cannot_read(error: OSError) -> NoReturn:
+    sys.exit(f"backup.py: {error}")  # or files would be left out without a word
+
+
 def main(directory: str, url: str) -> int:
     root = Path(directory)
 
     def upload(path: Path) -> tuple[int | None, str]:
         """Return how many bytes were stored, or None, and a line that says so."""
         name = path.relative_to(root).as_posix()
+        target = f"{url.rstrip('/')}/{quote(os.fsencode(name))}"
         try:
             with path.open("rb") as file:
-                resp = pool.put(
-                    f"{url}/{quote(name)}", file, expect100=True, timeout=60, deadline=3600
-                )
+                resp = pool.put(target, file, expect100=True, timeout=60, deadline=3600)
         except (DugongError, OSError) as exc:  # an OSError is that of the file
             return None, f"{name}: {exc!r}"
         line = f"{name}: {resp.status} {resp.reason}"
@@ -40,7 +45,12 @@ def main(directory: str, url: str) -> int:
 
     if not root.is_dir():
         sys.exit(f"backup.py: not a directory: {root}")
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = sorted(
+        path
+        for parent, _, names in os.walk(root, onerror=cannot_read)
+        for path in (Path(parent, name) for name in names)
+        if path.is_file()
+    )
     if not files:
         sys.exit(f"backup.py: there are no files in {root}")
     stored = []
@@ -51,7 +61,7 @@ def main(directory: str, url: str) -> int:
         ConnectionPool(max_connections_per_host=AT_A_TIME, retry=PATIENT) as pool,
     ):
         for size, line in executor.map(upload, files):
-            print(line)
+            print(line.encode(errors="backslashreplace").decode())  # for names that are no text
             if size is not None:
                 stored.append(size)
     print(f"stored {len(stored)} of {len(files)} files, {sum(stored)} bytes")

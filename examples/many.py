@@ -75,7 +75,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "-":
         sys.exit(main(sys.stdin))
     try:
-        with open(sys.argv[1], encoding="utf-8") as urls:
+        with open(sys.argv[1], encoding="utf-8-sig") as urls:
             sys.exit(main(urls))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         sys.exit(f"many.py: {error}")

@@ -7,9 +7,11 @@ files go up in parts, as boto3 does it. One line makes the difference to any pro
 boto3: `use_dugong(client)`. Needs the packages boto3 and dugong[botocore].
 """
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -20,11 +22,20 @@ from dugong.adapters.botocore import use_dugong
 AT_A_TIME = 8
 
 
+def cannot_read(error: OSError) -> NoReturn:
+    sys.exit(f"s3boto.py: {error}")  # or files would be left out without a word
+
+
 def main(directory: str, bucket: str, endpoint: str | None = None) -> int:
     root = Path(directory)
     if not root.is_dir():
         sys.exit(f"s3boto.py: not a directory: {root}")
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = sorted(
+        path
+        for parent, _, names in os.walk(root, onerror=cannot_read)
+        for path in (Path(parent, name) for name in names)
+        if path.is_file()
+    )
     if not files:
         sys.exit(f"s3boto.py: there are no files in {root}")
     client = boto3.client("s3", endpoint_url=endpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -312,6 +313,46 @@ def test_backup_uploads_all_files(site: str, tmp_path: Path) -> None:
         "stored 3 of 3 files, 1000001 bytes",
     ]
     assert result.returncode == 0
+
+
+def test_backup_takes_names_that_are_no_text_and_a_url_with_a_slash(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff")).write_bytes(b"a")
+    requests: list[str] = []
+
+    def script(peer: Peer) -> None:
+        requests.append(peer.head().target)
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        peer.exactly(1)
+        peer.respond(status="201 Created")
+
+    with ScriptedServer(script) as server:
+        result = run("backup.py", str(tmp_path), f"http://{server.host}:{server.port}/x/")
+    assert requests == ["/x/%FF"]
+    assert (result.stdout.splitlines()[-1], result.stderr) == ("stored 1 of 1 files, 1 bytes", "")
+    assert result.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for this user")
+@pytest.mark.parametrize("program", ["backup.py", "s3boto.py"])
+def test_a_backup_leaves_no_directory_out_that_cannot_be_read(program: str, tmp_path: Path) -> None:
+    needs(program)
+    (tmp_path / "a").touch()
+    (tmp_path / "b").mkdir(0)
+    result = run(program, str(tmp_path), "http://127.0.0.1:1")
+    (tmp_path / "b").chmod(0o700)
+    assert result.stdout == ""
+    assert re.fullmatch(rf"{program}: .*Permission denied.*\n", result.stderr)
+    assert result.returncode == 1
+
+
+def test_many_reads_what_editors_write(site: str, tmp_path: Path) -> None:
+    (tmp_path / "urls").write_bytes(b"\xef\xbb\xbf" + f"{site}/hello\r\n".encode())
+    result = run("many.py", str(tmp_path / "urls"))
+    assert json.loads(result.stdout)["status"] == 200
+    (tmp_path / "urls").write_bytes(b"\xff\xfe")
+    result = run("many.py", str(tmp_path / "urls"))
+    assert (result.stdout, result.returncode) == ("", 1)
+    assert re.fullmatch(r"many\.py: .*decode.*\n", result.stderr)
 
 
 def test_backup_sends_again_what_a_server_that_restarts_has_lost(site: str, tmp_path: Path) -> None:

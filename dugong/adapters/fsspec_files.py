@@ -68,15 +68,16 @@ def part_of(
         return b""  # it begins behind the end
     body = found(response, url).body
     came = content_range(response.headers)
+    is_part = response.status == _PARTIAL_CONTENT
+    if start and size is not None and not is_part and (came is None or came.first == 0):
+        raise ValueError(f"{url}: the server sends whole files only; open it with block_size=0")
     if came is not None:
         first, stop = _limits_in(came, start, end)
         if not came.first <= first <= stop <= came.last + 1 == came.first + len(body):
             said = response.headers["Content-Range"]
             raise ValueError(f"{url}: bytes {first}-{stop - 1} were requested, not {said}")
         body = body[first - came.first : stop - came.first]
-    elif response.status != _PARTIAL_CONTENT:
-        if start and size is not None:
-            raise ValueError(f"{url}: the server sends whole files only; open it with block_size=0")
+    elif not is_part:
         body = body[start:end]
     if size is not None and end is not None and len(body) != end - (start or 0):
         raise ValueError(f"{url}: bytes {start}-{end - 1} were requested, {len(body)} bytes came")

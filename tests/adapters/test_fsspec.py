@@ -153,6 +153,20 @@ def test_a_range_is_cut_out_of_what_a_server_without_ranges_sends() -> None:
                 file.read(5)
 
 
+def test_an_open_file_is_not_received_as_a_whole_for_each_part_that_is_read() -> None:
+    def serve(request: ReceivedRequest) -> Page:
+        return Page(DATA, headers=f"Content-Range: bytes 0-{len(DATA) - 1}/{len(DATA)}\r\n")
+
+    with open_places(serve) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        with fs.open(here.url("/a"), block_size=1000) as file:
+            assert file.read(5) == DATA[:5]
+            file.seek(5000)
+            with pytest.raises(ValueError, match="block_size=0"):
+                file.read(5)
+        fs.client.close()
+
+
 def test_another_range_than_was_asked_for_is_an_error() -> None:
     def serve(request: ReceivedRequest) -> Page:
         part = "Content-Range: bytes 0-3/100\r\n"
