@@ -254,7 +254,7 @@ class PoolCore:
         self.callbacks: Callbacks = Callbacks(self.threads, self._callback_failed)
         self.readers: Readers = Readers(self.threads)
         #: What is to be called when the transaction is left, by `callbacks`.
-        self.calls = self.callbacks.calls
+        self.calls: deque[Callable[[], object]] = self.callbacks.calls
         self._follow_ups: list[Callable[[], object]] = []  # guarded by the lock
         #: Futures that something observes, which are to end when the transaction is left, and with
         #: what (None: cancelled); guarded by the lock.
