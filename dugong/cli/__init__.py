@@ -26,6 +26,7 @@ __all__ = ["main", "run"]
 # Allocations between two searches for garbage: what a command allocates for each file is freed soon
 # and has no cycles.
 _GARBAGE = 20_000
+_DESCRIPTORS = 1024
 
 
 class _Terminated(KeyboardInterrupt):
@@ -47,12 +48,24 @@ def run() -> NoReturn:
     for number in (signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores the first
             signal.signal(number, _terminate)
+    _raise_limit()
     status = main()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with suppress(OSError, ValueError):
                 stream.flush()
     os._exit(status)
+
+
+def _raise_limit() -> None:
+    """Let the process have enough descriptors: on some systems, it has 256 unless it asks."""
+    import resource
+
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    if resource.RLIM_INFINITY != limit < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from dugong.cli.names import Names
 from dugong.cli.progress import Display, can_display
 from dugong.cli.settings import describe
 from dugong.cli.url import checked_url, file_name, without_password
-from dugong.client.partname import is_left
+from dugong.client.partname import is_descriptor, is_left
 
 if TYPE_CHECKING:
     from dugong.cli.sources import Urls
@@ -60,7 +60,10 @@ def get(urls: Urls, fetching: Fetching, directory: str | None, file: str | None 
 
 
 def _is_special(file: str) -> bool:
-    return os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file)
+    if os.path.isdir(file) or not os.path.exists(file):
+        return False
+    # What /dev/stdout leads to may be a file, but that is not to be replaced.
+    return not os.path.isfile(file) or is_descriptor(file)
 
 
 def _to_files(urls: Urls, fetching: Fetching, plan: _Plan) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.cli import streams
 from dugong.cli.errors import UsageError
+from dugong.cli.url import without_password
 from dugong.client.client import Client
 from dugong.errors import ConnectionTimedOut, DugongError, HTTPStatusError, TLSError, printable
 from dugong.pool.retry.policy import RetryPolicy
@@ -31,6 +32,10 @@ def _should_retry(attempt: Attempt) -> bool:
 
 #: The policy of all requests, but for the number of attempts.
 POLICY = RetryPolicy(should_retry=_should_retry)
+
+
+_CONNECTIONS = 256  # at most, to all hosts
+_OTHERS = 24  # descriptors that are neither of a connection nor of its file
 
 
 class Settings(NamedTuple):
@@ -106,6 +111,7 @@ def _client(settings: Settings, max_body_size: int, options: dict[str, Any]) -> 
         "verify": settings.verify,
         "follow_redirects": settings.follow_redirects,
         "max_connections_per_host": settings.connections,
+        "max_connections": _most_connections(),
         "timeout": settings.timeout,
         "retry": settings.policy,
         "max_body_size": max_body_size,
@@ -114,6 +120,16 @@ def _client(settings: Settings, max_body_size: int, options: dict[str, Any]) -> 
         "download_rate": settings.rate,
     }
     return Client(**made | options)
+
+
+def _most_connections() -> int:
+    """Return how many connections leave descriptors for files."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _CONNECTIONS
+    return max(1, min(_CONNECTIONS, (limit - _OTHERS) // 2))
 
 
 def _tell(event: Event) -> None:
@@ -135,8 +151,9 @@ def describe(exc: Exception) -> str:
     """Return what *exc* means in one line, without the URL, which the caller names."""
     if isinstance(exc, HTTPStatusError):
         location = exc.response.headers["Location"] if exc.response.status < 400 else None
-        more = "" if location is None else f", see {location} (redirects are not followed)"
-        return exc.msg + more
+        if location is None:
+            return exc.msg
+        return f"{exc.msg}, see {without_password(location)} (redirects are not followed)"
     if isinstance(exc, TLSError) and exc.reason == "CERTIFICATE_VERIFY_FAILED":
         # What follows the last semicolon is for programs.
         return f"{exc.msg.rpartition(';')[0]}; --cacert FILE says which authorities are trusted"

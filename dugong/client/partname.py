@@ -27,6 +27,7 @@ __all__ = [
     "directory_of",
     "hash_of",
     "hidden_for",
+    "is_descriptor",
     "is_left",
     "left_among",
     "may_be_part",
@@ -44,6 +45,7 @@ _LONGEST_STATE = 1024 * 1024
 _LONGEST_STEM = 50
 
 _HIDDEN: Final = re.compile(r"\.(.+)\.([0-9a-f]{16})\.part", re.DOTALL)
+_DESCRIPTOR: Final = re.compile(r"/dev/(stdin|stdout|stderr|fd/[0-9]+)|/proc/[^/]+/fd/[0-9]+")
 _UNIQUE: Final = re.compile(r"\.dugong-[0-9a-f]{16}-[0-9]+-[0-9]+\.part")
 
 # With the number of the process, no two files have the same unique name.
@@ -168,6 +170,11 @@ def check_is_no_part(path: str) -> None:
                 raise FileExistsError(errno.EEXIST, text, path)
 
 
+def is_descriptor(path: str) -> bool:
+    """Return True if *path* is the name of an open descriptor, whatever that leads to."""
+    return path.startswith(("/dev/", "/proc/")) and _DESCRIPTOR.fullmatch(path) is not None
+
+
 def check_is_no_special(path: str) -> None:
     """Raise OSError if *path* is no file that could be replaced, or a link to what is none."""
     try:
@@ -175,6 +182,8 @@ def check_is_no_special(path: str) -> None:
     except OSError:
         return  # there is none
     if stat.S_ISREG(mode):
+        if is_descriptor(path):
+            raise OSError(errno.EINVAL, "it is the name of a descriptor", path)
         return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

@@ -415,6 +415,32 @@ def test_standard_output_may_be_closed_if_nothing_is_to_be_written_there(tmp_pat
     assert (shown.returncode, shown.stderr) == (1, b"dugong: standard output is closed\n")
 
 
+@pytest.mark.parametrize("name", ["/proc/self/fd/1", "/dev/fd/1"])
+def test_the_name_of_a_descriptor_is_written_to_though_it_leads_to_a_file(
+    tmp_path: Path, name: str
+) -> None:
+    if not os.path.exists(name):
+        pytest.skip("the system has no such names")
+    with ScriptedServer(echo) as server, open(tmp_path / "file", "wb") as file:
+        command = [sys.executable, "-m", "dugong", "get", url(server, "/a"), "-o", name]
+        assert subprocess.run(command, stdout=file, timeout=TIMEOUT, check=False).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b"/a"
+
+
+@pytest.mark.parametrize("limit", ["-n 16", "-n 40", "-S -n 16"])
+def test_connections_leave_descriptors_for_files(tmp_path: Path, limit: str) -> None:
+    shell = ["sh", "-c", f'ulimit {limit} && exec "$@"', "sh", sys.executable, "-m", "dugong"]
+    count = 100
+    with ScriptedServer(echo, repeat=True) as server:
+        urls = "".join(f"{url(server, f'/{n}')}\n" for n in range(count))
+        command = [*shell, "get", "-", "-j", "60", "-q", "-o", str(tmp_path)]
+        result = subprocess.run(
+            command, input=urls.encode(), stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
+        )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(os.listdir(tmp_path)) == count
+
+
 def test_no_password_is_read_from_standard_input(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "dugong", "get", "-", "-u", "ada"],

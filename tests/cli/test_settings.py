@@ -173,6 +173,10 @@ def response(status: int, **headers: str) -> Response:
             HTTPStatusError(response(301, Location="/b")),
             "301 Whatever, see /b (redirects are not followed)",
         ),
+        (
+            HTTPStatusError(response(301, Location="http://ada:sesame@h/b")),
+            "301 Whatever, see http://...@h/b (redirects are not followed)",
+        ),
     ],
 )
 def test_an_error_is_described_in_a_line(exc: Exception, text: str) -> None:

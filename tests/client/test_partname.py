@@ -16,6 +16,7 @@ from dugong.client import partname
 from dugong.client.part import Part
 from dugong.client.partname import (
     check_is_no_part,
+    check_is_no_special,
     hidden_for,
     is_left,
     left_among,
@@ -86,6 +87,16 @@ def test_only_some_names_can_be_parts() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("directory", ["/proc/self/fd", "/dev/fd"])
+def test_what_a_descriptor_leads_to_is_not_replaced(tmp_path: Path, directory: str) -> None:
+    if not os.path.exists(directory):
+        pytest.skip("the system has no such names")
+    with open(tmp_path / "file", "wb") as file:
+        with pytest.raises(OSError, match="descriptor"):
+            check_is_no_special(f"{directory}/{file.fileno()}")
+        check_is_no_special(str(tmp_path / "file"))
 
 
 def test_what_is_under_way_is_left(tmp_path: Path) -> None:
