@@ -386,6 +386,19 @@ def test_an_open_file_reads_what_it_needs() -> None:
         assert len(gets) == 2
 
 
+@pytest.mark.parametrize("cache", ["none", "bytes", "readahead", "blockcache", "background", "all"])
+def test_an_open_file_has_the_cache_that_is_asked_for(cache: str) -> None:
+    with (
+        open_files() as (fs, here, _),
+        fs.open(here.url("/a"), block_size=10_000, cache_type=cache) as file,
+    ):
+        assert file.read(5) == DATA[:5]
+        file.seek(-5, io.SEEK_END)
+        assert file.read() == DATA[-5:]
+        file.seek(0)
+        assert file.read() == DATA
+
+
 def test_an_open_file_survives_pickle() -> None:
     with open_files() as (fs, here, _), fs.open(here.url("/a")) as file:
         file.seek(7)
