@@ -100,22 +100,36 @@ def _as_utf_8(value: str) -> str:
         return value
 
 
+def _folded(name: str) -> str:
+    """Return what is the same for names that some file system takes for the same.
+
+    There are some that ignore the case, or if a letter and its accent are one character.
+    """
+    if name.isascii():
+        return name.lower()
+    from unicodedata import normalize
+
+    return normalize("NFD", normalize("NFD", name).casefold())
+
+
 class Names:
     """Gives each file of a run a name of its own. Any thread may call it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._taken: dict[str, int] = {}  # name, without its case -> what to append next; `_lock`
+        self._taken: dict[str, int] = {}  # name, folded -> what to append next; `_lock`
 
     def claim(self, wanted: str) -> str:
         """Return *wanted*, with a number appended if that name was given before."""
         with self._lock:
             taken = self._taken
-            name, key = wanted, wanted.casefold()
-            while name.casefold() in taken:
-                name = f"{wanted}.{taken[key]}"
+            name, key = wanted, _folded(wanted)
+            folded = key
+            while folded in taken:
+                number = taken[key]
                 taken[key] += 1
-            taken[name.casefold()] = 1
+                name, folded = f"{wanted}.{number}", f"{key}.{number}"
+            taken[folded] = 1
             return name
 
     def each(self, wanted: str) -> Iterator[str]:

@@ -100,3 +100,11 @@ def test_there_is_always_another_name_to_try() -> None:
     names = Names()
     names.claim("a")
     assert list(islice(names.each("a"), 3)) == ["a.1", "a.2", "a.3"]
+
+
+def test_names_that_some_file_system_takes_for_the_same_are_the_same() -> None:
+    names = Names()
+    wanted = ["\u00e9t\u00e9", "e\u0301te\u0301", "\u00c9T\u00c9", "E\u0301te\u0301.1", "a", "A"]
+    claimed = [names.claim(name) for name in wanted]
+    suffixes = ["", ".1", ".2", ".1", "", ".1"]
+    assert claimed == [name + suffix for name, suffix in zip(wanted, suffixes, strict=True)]
