@@ -6,9 +6,11 @@ Guarantees: those of the command's --help. Only the calling thread writes to sta
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dugong.cli import streams
 from dugong.cli.errors import UsageError
 from dugong.cli.settings import make_client
 from dugong.cli.tally import Tally
@@ -36,7 +38,12 @@ def put(files: Sequence[str], url: str, settings: Settings, method: str = "PUT")
     if url.partition("?")[0].endswith("/"):
         if STANDARD_INPUT in files:
             raise UsageError("standard input has no name to append to the URL")
-        uploads = [Upload(file, url_below(url, os.path.basename(file))) for file in files]
+        names = [os.path.basename(file) for file in files]
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            raise UsageError(f"{count} of the files have the name {streams.printable(name)}")
+        pairs = zip(files, names, strict=True)
+        uploads = [Upload(file, url_below(url, name)) for file, name in pairs]
     elif len(files) > 1:
         raise UsageError("several files need a URL that ends with a slash")
     else:

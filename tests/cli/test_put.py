@@ -50,7 +50,12 @@ def test_a_failure_is_status_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "url"),
-    [(["a", "b"], "http://h/x"), (["-"], "http://h/x/"), (["a"], "gopher://h/")],
+    [
+        (["a", "b"], "http://h/x"),
+        (["-"], "http://h/x/"),
+        (["a"], "gopher://h/"),
+        (["a/x", "b/y", "c/x"], "http://h/x/"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(files: list[str], url: str) -> None:
     with pytest.raises(UsageError):
