@@ -28,6 +28,7 @@ __all__ = ["Urls"]
 _PIECE = 64 * 1024
 _PIECES_AHEAD = 4
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Urls:
@@ -144,10 +145,17 @@ def _read_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
     """Yield the URLs of *file*, which never has its reader wait for long."""
     lines = iter(file)
     try:
-        first = next(lines, b"").removeprefix(_BYTE_ORDER_MARK)
+        first = _without_mark(next(lines, b""), name)
         yield from _urls_of(chain((first,), lines))
     except OSError as exc:
         raise _unreadable(name, exc) from exc
+
+
+def _without_mark(first: bytes, name: str) -> bytes:
+    """Return the line *first*, with which *name* begins, without a byte order mark."""
+    if first.startswith(_UTF_16_MARKS):
+        raise streams.StreamError(f"{name} is in UTF-16: it has to be in UTF-8")
+    return first.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _urls_of(lines: Iterable[bytes]) -> Iterator[str]:
@@ -227,6 +235,8 @@ class _Pipe:
             for lines in self._lines():
                 self._put(list(_urls_of(lines)))
             self._put(None)
+        except streams.StreamError as exc:
+            self._put(exc)
         except OSError as exc:
             self._put(_unreadable(self._name, exc))
 
@@ -255,7 +265,7 @@ class _Pipe:
             if not data:
                 lines, rest = [rest], b""
             if is_first and lines:
-                lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+                lines[0] = _without_mark(lines[0], self._name)
                 is_first = False
             yield lines
             if not data:

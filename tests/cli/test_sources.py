@@ -71,6 +71,21 @@ def test_the_lines_of_files_follow_the_arguments(tmp_path: Path) -> None:
     urls.close()
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_file_in_another_encoding_is_an_error_that_says_so(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "urls").write_bytes("\ufeffhttp://h/a\r\nhttp://h/b".encode(encoding))
+    urls = Urls([], [str(tmp_path / "urls")])
+    with pytest.raises(StreamError, match=r"urls is in UTF-16: it has to be in UTF-8"):
+        next(urls)
+    urls.close()
+
+
+def test_a_pipe_in_another_encoding_is_an_error_that_says_so(fed: Fed) -> None:
+    fed.feed("\ufefffirst\r\nsecond\r\n".encode("utf-16-le"))
+    with pytest.raises(StreamError, match=r"pipe is in UTF-16"):
+        fed.next_ones(2)
+
+
 def test_blank_lines_comments_and_a_byte_order_mark_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "urls").write_bytes(b"\xef\xbb\xbf# a comment\n\n  a \n\t#b\nc#d\n \n")
     urls = Urls([], [str(tmp_path / "urls")])
