@@ -3,11 +3,12 @@
 `save` is for a body that is in memory, and `Part` for what comes bit by bit.
 
 Guarantees: a file has all of its bytes once it has its name; until then, what has that name is not
-touched. A link that has the name is replaced, not followed; what is no file is not replaced. What
-does not become whole is removed, but for what a `Part` leaves for a later one. What the state
-beside a part says is in it: that was on the disk before it was said, so it is true after a crash of
-the system, too. One `Part` at a time uses these, over all processes of the system. No part takes
-the name of another file, and no file takes that of a part (`dugong.client.partname`).
+touched. A link that has the name is replaced, not followed; what is no file is not replaced. A file
+that replaces another one has its permissions, and so has a `Part` of it. What does not become whole
+is removed, but for what a `Part` leaves for a later one. What the state beside a part says is in
+it: that was on the disk before it was said, so it is true after a crash of the system, too. One
+`Part` at a time uses these, over all processes of the system. No part takes the name of another
+file, and no file takes that of a part (`dugong.client.partname`).
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ def _place(name: str, path: str, names: Iterable[str] | None) -> str:
     """Give the file *name* the name *path*, or one of *names* as `save` does; return its path."""
     directory = directory_of(path)
     if names is None:
-        check_is_no_special(path)  # which a privileged process would replace
+        mode = check_is_no_special(path)  # which a privileged process would replace
+        if mode is not None:
+            with suppress(OSError):  # of a file system that has no permissions
+                os.chmod(name, mode)
         if may_be_part(path):
             check_is_no_part(path)
             if not os.path.lexists(path):  # then another thread or process may make a part of it
@@ -153,7 +157,7 @@ class Part:
     def __enter__(self) -> Part:
         with suppress(FileNotFoundError):
             os.lstat(self.path)  # a name that the system does not take is an error now
-        check_is_no_special(self.path)
+        mode = check_is_no_special(self.path)
         # First this and then the check; `_take` does the opposite. So one of the two sees the other
         # if it is for a part that has this path.
         _files[self] = os.path.abspath(self.path)
@@ -162,8 +166,10 @@ class Part:
                 check_is_no_part(self.path)
                 self._name = unique_beside(self.path)
                 self._fd = os.open(self._name, _HIDDEN, 0o666)
+                self._keep_private(mode)
                 return self
             self._fd = self._open()
+            self._keep_private(mode)
         except BaseException:
             del _files[self]
             raise
@@ -179,6 +185,12 @@ class Part:
             raise
         self._noted = monotonic()
         return self
+
+    def _keep_private(self, mode: int | None) -> None:
+        """Let no other user read the part than the file that it replaces, which has *mode*."""
+        if mode is not None:
+            with suppress(OSError):  # of a file system that has no permissions
+                os.fchmod(self._fd, mode | 0o600)
 
     def _open(self) -> int:
         """Open the file under its lock, and return the descriptor; set its name."""

@@ -175,16 +175,19 @@ def is_descriptor(path: str) -> bool:
     return path.startswith(("/dev/", "/proc/")) and _DESCRIPTOR.fullmatch(path) is not None
 
 
-def check_is_no_special(path: str) -> None:
-    """Raise OSError if *path* is no file that could be replaced, or a link to what is none."""
+def check_is_no_special(path: str) -> int | None:
+    """Raise OSError if *path* is no file that could be replaced, or a link to what is none.
+
+    Return the permissions of the file that is there; None if there is none.
+    """
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        return  # there is none
+        return None
     if stat.S_ISREG(mode):
         if is_descriptor(path):
             raise OSError(errno.EINVAL, "it is the name of a descriptor", path)
-        return
+        return mode & 0o777
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     raise OSError(errno.EINVAL, "it is a device, a pipe or a socket", path)

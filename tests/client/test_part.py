@@ -55,6 +55,27 @@ def test_a_body_becomes_a_file(path: str) -> None:
     assert names_beside(path) == ["file"]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o755, 0o4750])
+@pytest.mark.parametrize("url", [None, URL, "in memory"])
+def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(
+    path: str, url: str | None, mode: int
+) -> None:
+    Path(path).write_bytes(b"an older one")
+    os.chmod(path, mode)
+    if url == "in memory":
+        save(b"body", path)
+    else:
+        with Part(path, url) as part:
+            names = [name for name in names_beside(path) if name.endswith(".part")]
+            kept = os.stat(os.path.join(os.path.dirname(path), names[0])).st_mode
+            assert kept & 0o777 & ~0o600 == mode & 0o777 & ~0o600
+            part.begin(TAG, 4)
+            part.write(0, b"body")
+            part.complete()
+    assert stat.S_IMODE(os.stat(path).st_mode) == mode & 0o777  # not that of another user
+    assert Path(path).read_bytes() == b"body"
+
+
 def test_a_file_has_the_permissions_that_the_user_wants(path: str) -> None:
     before = os.umask(0o027)
     try:
