@@ -393,11 +393,14 @@ def test_who_stands_behind_one_that_is_ended_and_answered_at_once_is_sent_again(
                 else:
                     cancellation.take_out_locked(job, None)
                     cancellation._end_drain_locked(pipeline, job)
+            ended.set()
             answered(self, pipeline, done[:1], error)
 
+        ended = threading.Event()
         monkeypatch.setattr(Traffic, "responded", too_late)
         held.release()
         assert second.result(10).body == b"/2"
+        wait_for(ended)
         assert first.done()
 
 

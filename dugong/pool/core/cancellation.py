@@ -106,7 +106,7 @@ class Cancellation:
     @locked
     def drain_locked(self, connection: PooledConnection, job: Job) -> None:
         """Have *connection* closed unless the response to *job*, which is done, comes soon."""
-        drain = partial(self._enddrain_locked, connection, job)
+        drain = partial(self._end_drain_locked, connection, job)
         self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
 
     @locked
@@ -129,7 +129,7 @@ class Cancellation:
         self._retries.reset_connect_backoff_locked(job.host)
 
     @locked
-    def _enddrain_locked(self, connection: PooledConnection, job: Job) -> None:
+    def _end_drain_locked(self, connection: PooledConnection, job: Job) -> None:
         """Close a connection that still owes the response to a cancelled *job*."""
         if connection.is_closing or job not in connection.in_flight:
             return
