@@ -89,7 +89,8 @@ class Client:
     * *follow_redirects* (True), *max_redirects* (20): whether redirects are followed, and how many
       in one call.
     * *decode*: undo the content codings of responses (gzip, deflate; br and zstd if they are
-      installed). `max_body_size` of the pool counts decoded bytes, too.
+      installed). `max_body_size` of the pool counts decoded bytes, too. Of the responses before the
+      last one, in `history`, those with more than 1 MiB stay coded.
     * *trust_env* (True): read the netrc file of the user, now, for credentials of hosts that have
       no others; and without *proxy*, use the proxies that the environment variables HTTP_PROXY,
       HTTPS_PROXY and ALL_PROXY name now, except for the hosts in NO_PROXY.
