@@ -20,7 +20,7 @@ from dugong.client.flow import Hooks, Settings
 from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
-from dugong.pool.checks import check_bool
+from dugong.pool.checks import check_bool, check_call
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.pool import ConnectionPool
@@ -467,8 +467,10 @@ def _hooks(given: Mapping[str, Iterable[Callable[..., object]]] | None) -> dict[
     for name, functions in (given or {}).items():
         if name not in hooks:
             raise ValueError(f"event_hooks are for 'request' and 'response', not {name!r}")
+        if not isinstance(functions, Iterable):
+            kind = type(functions).__name__
+            raise TypeError(f"event_hooks[{name!r}] must be an iterable of callables, not {kind}")
         hooks[name] = tuple(functions)
         for function in hooks[name]:
-            if not callable(function):
-                raise TypeError(f"a hook must be callable, not {function!r}")
+            check_call("a hook", function)
     return hooks
