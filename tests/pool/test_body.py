@@ -283,6 +283,26 @@ def test_a_file_is_left_where_it_stood_however_far_it_was_sent(
     assert send(made_of(file)) == LARGE[10:]
 
 
+@pytest.mark.parametrize("kind", [io.BytesIO, Seeks])
+def test_several_bodies_of_one_file_may_be_sent_at_the_same_time(
+    kind: Callable[[bytes], Any],
+) -> None:
+    file = kind(LARGE)
+    file.seek(10)
+    bodies = [made_of(file), made_of(file)]
+    for body in bodies:
+        body.rewind()
+    sendings = [body.pieces() for body in bodies]
+    firsts = [bytes(next(sending)) for sending in sendings]
+    late = made_of(file)  # when the file stands in its middle
+    assert late.length == len(LARGE) - 10
+    for body, sending, first in zip(bodies, sendings, firsts, strict=True):
+        assert first + b"".join(map(bytes, sending)) == LARGE[10:]
+        body.end_sending()
+    assert send(late) == LARGE[10:]
+    assert file.tell() == 10
+
+
 def test_that_a_file_cannot_be_left_where_it_stood_harms_nothing_that_was_sent() -> None:
     file = io.BytesIO(LARGE)
     body = made_of(file)
