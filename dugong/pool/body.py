@@ -25,7 +25,7 @@ from dugong.pool.bodybase import (
     view_if_bytes_like,
 )
 from dugong.pool.oneshot import can_be_remembered, is_used, mark_used
-from dugong.pool.sharedfile import SeekableBinary, SharedFile, share
+from dugong.pool.sharedfile import SharedFile, share
 
 __all__ = [
     "BodyLike",
@@ -257,11 +257,12 @@ class _Made(RequestBody):
 class _Stream(CountedBody):
     """A file that can be read once: a pipe, or anything that only has ``read(n)``."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "_turn")
 
     def __init__(self, file: ReadableBinary, length: int | None) -> None:
         super().__init__(length)
         self._file = file
+        self._turn: SharedFile | None = None  # while no other body may read it
 
     @property
     def rewindable(self) -> bool:
@@ -274,6 +275,13 @@ class _Stream(CountedBody):
     def _items(self) -> Iterator[object]:
         if is_used(self._file):
             raise used_up()
+        turn = share(self._file)
+        if not turn.begin_alone():
+            raise ValueError(
+                "another request is reading the body: send one part of it after the other, or give "
+                "each request its own"
+            )
+        self._turn = turn
         if self._length is not None:
             return self._reads()  # more requests may follow, each with its part of the file
         mark_used(self._file)
@@ -295,6 +303,11 @@ class _Stream(CountedBody):
             if left is not None:
                 left -= len(cast(bytes, data))
 
+    def end_sending(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end_alone()
+
 
 class _Seekable(CountedBody):
     """A file that can be sent again: a BytesIO, or whatever else can tell and seek."""
@@ -313,7 +326,7 @@ class _Seekable(CountedBody):
             self._is_open = True
 
     def _items(self) -> Iterator[object]:
-        self.rewind()  # what a callable has returned is not rewound before
+        self.rewind()  # what a callable has returned was not
         offset = self._start
         end = offset + cast(int, self._length)
         while offset < end:
@@ -423,7 +436,7 @@ def _made_of_seekable(file: object) -> _Seekable | None:
     seekable = getattr(file, "seekable", None)
     if callable(seekable) and not seekable():
         return None
-    shared = share(cast(SeekableBinary, file))
+    shared = share(file)
     try:
         start, size = shared.extent()
     except (AttributeError, OSError):

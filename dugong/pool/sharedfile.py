@@ -1,16 +1,18 @@
-"""Files without a descriptor that are read by position: by several bodies at a time, each its part.
+"""Files that several bodies read: by position, at the same time; if they cannot seek, in turns.
 
-Guarantees: a read gives what is at its offset, whatever else dugong reads from the file; when all
-has been read, the file stands where it stood. Touches the files, each under its lock. Any thread
-may call anything.
+Guarantees: a read by position gives what is at its offset, whatever else dugong reads from the
+file; when all has been read, the file stands where it stood. Touches the files, each under its
+lock. Any thread may call anything.
 """
 
 from __future__ import annotations
 
 import os
 from threading import Lock, RLock
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
+
+from dugong.pool.oneshot import RememberableFile
 
 __all__ = ["SeekableBinary", "SharedFile", "share"]
 
@@ -81,6 +83,21 @@ class SharedFile:
             if not self._users:
                 self._file.seek(self._home)
 
+    # What cannot seek is for one at a time.
+
+    def begin_alone(self) -> bool:
+        """Return True if nothing else reads from the file, nor may until `end_alone`."""
+        with self.lock:
+            if self._users:
+                return False
+            self._users = 1
+            return True
+
+    def end_alone(self) -> None:
+        """Let others read from the file."""
+        with self.lock:
+            self._users = 0
+
     def begin_in_child(self) -> None:
         """Go on in a forked child, without the threads of its parent."""
         self.lock = Lock()
@@ -93,8 +110,10 @@ _shared_files: WeakValueDictionary[int, SharedFile] = WeakValueDictionary()
 _lock = RLock()  # reentrant, for a finalizer may make a part; a forked child has a new one
 
 
-def share(file: SeekableBinary) -> SharedFile:
+def share(file: Any) -> SharedFile:
     """Return what all that read from *file* have in common."""
+    if isinstance(file, RememberableFile):
+        file = file._file  # each request has another one that stands for it
     mine = SharedFile(file)
     with _lock:
         return _shared_files.setdefault(id(file), mine)

@@ -738,6 +738,18 @@ def test_requests_may_share_a_stream_if_each_says_how_much_is_its_own(kind: str)
             request_body(body)
 
 
+@pytest.mark.parametrize("kind", ["a pipe", "a reader", "a socket"])
+def test_requests_do_not_take_their_parts_of_a_stream_at_the_same_time(kind: str) -> None:
+    with closing(REMEMBERED[kind]()) as stream:
+        first, second, third = (made_of(stream, 1) for _ in range(3))
+        first.rewind()
+        assert [bytes(piece) for piece in first.pieces()] == [b"a"]
+        with pytest.raises(ValueError, match="another request is reading the body"):
+            send(second)
+        first.end_sending()
+        assert send(third) == b"b"
+
+
 def test_a_file_that_can_be_sought_is_sent_from_where_it_stands_even_at_its_end() -> None:
     body = io.BytesIO(b"abc")
     assert send(made_of(body)) == send(made_of(body)) == b"abc"

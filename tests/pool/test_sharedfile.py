@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dugong.pool.oneshot import rememberable
 from dugong.pool.sharedfile import share
 from tests.support.fork import holds_in_child
 from tests.support.pool import wait_for
@@ -32,6 +33,26 @@ def test_all_that_read_a_file_share_it_and_no_other() -> None:
     file = io.BytesIO(DATA)
     assert share(file) is share(file)
     assert share(io.BytesIO(DATA)) is not share(file)
+
+
+def test_what_stands_for_a_file_in_different_requests_shares_it() -> None:
+    class NoWeakReference:
+        __slots__ = ()
+
+        def read(self, size: int, /) -> bytes:
+            raise AssertionError("read")
+
+    file = NoWeakReference()
+    assert rememberable(file) is not rememberable(file)
+    assert share(rememberable(file)) is share(rememberable(file)) is share(file)
+
+
+def test_one_at_a_time_reads_alone() -> None:
+    shared = share(io.BytesIO(DATA))
+    assert shared.begin_alone()
+    assert not shared.begin_alone()
+    shared.end_alone()
+    assert shared.begin_alone()
 
 
 def test_the_extent_is_where_a_file_stands_and_its_size() -> None:
