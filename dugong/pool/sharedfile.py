@@ -8,7 +8,7 @@ lock. Any thread may call anything.
 from __future__ import annotations
 
 import os
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -32,7 +32,9 @@ class SharedFile:
 
     def __init__(self, file: SeekableBinary) -> None:
         self._file = file  # never changes; guarded by the lock
-        self.lock = Lock()  # a forked child has a new one
+        # Reentrant, for a signal handler or a finalizer may send the file while its thread does; a
+        # forked child has a new one.
+        self.lock = RLock()
         # Both are guarded by the lock.
         self._users = 0  # what has begun to read on, and not ended it
         self._home = 0  # where the file will stand when they have
@@ -41,12 +43,18 @@ class SharedFile:
         """Return where the file stands, or will stand without users, and how many bytes it has."""
         with self.lock:
             position = self._file.tell()
+            if not self._users:
+                self._home = position
+            self._users += 1  # for what interrupts this, and asks the same
             try:
                 self._file.seek(0, os.SEEK_END)
                 size = self._file.tell()
             finally:
-                self._file.seek(position)
-            return self._home if self._users else position, size
+                try:
+                    self._file.seek(position)
+                finally:
+                    self._users -= 1
+            return self._home, size
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to *size* bytes that begin at *offset*, and leave the file where it stands."""
@@ -100,7 +108,7 @@ class SharedFile:
 
     def begin_in_child(self) -> None:
         """Go on in a forked child, without the threads of its parent."""
-        self.lock = Lock()
+        self.lock = RLock()
         self._users = 0
 
 

@@ -62,6 +62,27 @@ def test_the_extent_is_where_a_file_stands_and_its_size() -> None:
     assert file.tell() == 7
 
 
+def test_the_extent_may_be_asked_for_in_the_midst_of_itself() -> None:
+    """So it is if a signal handler sends the file while its thread is about to."""
+
+    class Interrupted(io.BytesIO):
+        asked: tuple[int, int] | None = None
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            position = super().seek(offset, whence)
+            if whence == os.SEEK_END and self.asked is None:
+                self.asked = (0, 0)
+                self.asked = share(self).extent()
+            return position
+
+    file = Interrupted(DATA)
+    file.seek(7)
+    shared = share(file)
+    assert shared.extent() == (7, 100)
+    assert file.asked == (7, 100)
+    assert file.tell() == 7
+
+
 def test_a_read_leaves_the_file_where_it_stands() -> None:
     file = io.BytesIO(DATA)
     file.seek(7)
