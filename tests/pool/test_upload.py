@@ -6,6 +6,7 @@ Whatever has happened to an upload, the next request gets its own response.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import mmap
@@ -359,6 +360,7 @@ def test_an_exception_that_cannot_be_copied_truly_is_not_copied() -> None:
 def test_an_iterable_that_fails_as_a_connection_does_ends_the_upload(
     site: OpenSite, error: Exception
 ) -> None:
+    error = copy.copy(error)  # which becomes that of one request
     with site(no_whole_request, each(name_target)) as here:
         future = here.pool.submit("PUT", here.url(), body=raising(error))
         assert future.exception(TIMEOUT) is error
