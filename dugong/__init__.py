@@ -59,10 +59,11 @@ if TYPE_CHECKING:
     from dugong.pool.future import ResponseFuture
     from dugong.pool.host_policy import HostPolicy
     from dugong.pool.many import RequestSource
+    from dugong.pool.options import POOL_DEFAULT, HeadersMaker, Options, PoolDefault
     from dugong.pool.pool import ConnectionPool
     from dugong.pool.progress import Progress
     from dugong.pool.recording import RecordedExchange
-    from dugong.pool.request import POOL_DEFAULT, HeadersMaker, Options, PoolDefault, Request
+    from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response, StreamedResponse
     from dugong.pool.retry.decorator import retrying
     from dugong.pool.retry.policy import RetryPolicy
@@ -177,14 +178,14 @@ _LAZY = {
     "Event": "dugong.pool.events",
     "FilePart": "dugong.pool.filepart",
     "HeadersLike": "dugong.connection.encode",
-    "HeadersMaker": "dugong.pool.request",
+    "HeadersMaker": "dugong.pool.options",
     "Holding": "dugong.pool.statistics",
     "HostPolicy": "dugong.pool.host_policy",
     "HostStatistics": "dugong.pool.statistics",
-    "Options": "dugong.pool.request",
-    "POOL_DEFAULT": "dugong.pool.request",
+    "Options": "dugong.pool.options",
+    "POOL_DEFAULT": "dugong.pool.options",
     "PeerInfo": "dugong.connection.peer",
-    "PoolDefault": "dugong.pool.request",
+    "PoolDefault": "dugong.pool.options",
     "PoolStatistics": "dugong.pool.statistics",
     "Progress": "dugong.pool.progress",
     "RecordedExchange": "dugong.pool.recording",

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from dugong.client.client import Client
     from dugong.pool.events import Event
-    from dugong.pool.request import Origin, Request
+    from dugong.pool.request import Request
+    from dugong.pool.url import Origin
 
 __all__ = ["instrument"]
 

@@ -26,7 +26,15 @@ from fsspec.asyn import get_loop
 import dugong
 from dugong import RetryPolicy
 from dugong.pool import many
-from dugong.pool.core import connections, host, pipelining, room, scheduler, traffic
+from dugong.pool.core import (
+    cancellation,
+    connections,
+    host,
+    pipelining,
+    room,
+    shutdown,
+    traffic,
+)
 from dugong.pool.io import receiver
 from tests.support.client import Place
 from tests.support.proxies import SocksProxy, UnixServer
@@ -248,7 +256,17 @@ def test_the_reference_gives_the_numbers_of_the_pool() -> None:
     described = {name: float(value) * units.get(unit, 1) for name, value, unit in rows}
     numbers = {
         name: value
-        for module in (connections, host, many, pipelining, receiver, room, scheduler, traffic)
+        for module in (
+            cancellation,
+            connections,
+            host,
+            many,
+            pipelining,
+            receiver,
+            room,
+            shutdown,
+            traffic,
+        )
         for name, value in vars(module).items()
         if name[0] != "_" and type(value) in (int, float)
     }

@@ -36,8 +36,9 @@ from dugong.errors import (
     UnsupportedResponse,
 )
 from dugong.pool.core.waiting import NoConnectionFree, Patience
+from dugong.pool.options import POOL_DEFAULT, ElaborateHeaders
 from dugong.pool.pool import ConnectionPool
-from dugong.pool.request import POOL_DEFAULT, ElaborateHeaders, Request
+from dugong.pool.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     import httpx2
 
     from dugong.client.aiostream import AsyncStreamedResponse
+    from dugong.connection.encode import HeaderPairs
     from dugong.pool.io.stream import Stream
-    from dugong.pool.request import HeaderPairs, PoolDefault
+    from dugong.pool.options import PoolDefault
     from dugong.pool.response import Received, StreamedResponse
 
     class _SyncBase(httpx.BaseTransport, httpx2.BaseTransport):

@@ -124,7 +124,7 @@ class _OwnPool:
         """End *use*. This may be a finalizer, in any thread, so it does not wait."""
         self.uses.pop(use, None)
         if self._is_closing and not self.uses:
-            self.pool._scheduler.close(wait=False)
+            self.pool._scheduler.shutdown.close(wait=False)
 
     def close(self) -> None:
         """Close the pool: now, or if it is in use, when it is not any more."""

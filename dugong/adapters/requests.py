@@ -29,7 +29,8 @@ from dugong.errors import (
     TLSError,
 )
 from dugong.pool.core.waiting import Patience
-from dugong.pool.request import POOL_DEFAULT, ElaborateHeaders, Request
+from dugong.pool.options import POOL_DEFAULT, ElaborateHeaders
+from dugong.pool.request import Request
 from dugong.pool.url import PLAIN_URL
 
 try:
@@ -61,8 +62,9 @@ if TYPE_CHECKING:
     from requests.models import PreparedRequest
     from urllib3 import HTTPResponse
 
+    from dugong.connection.encode import HeaderPairs
+    from dugong.pool.options import PoolDefault
     from dugong.pool.pool import ConnectionPool
-    from dugong.pool.request import HeaderPairs, PoolDefault
 
 __all__ = ["DugongAdapter", "mount"]
 

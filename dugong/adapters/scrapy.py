@@ -38,7 +38,9 @@ from dugong.errors import (
     ProxyError,
     ResponseTooLarge,
 )
-from dugong.pool.request import ElaborateHeaders, Request, public_url
+from dugong.pool.options import ElaborateHeaders
+from dugong.pool.request import Request
+from dugong.pool.url import public_url
 
 try:
     from pydispatch.dispatcher import getAllReceivers, liveReceivers

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from dugong.deadline import Deadline
-from dugong.pool.hints import no_attribute
+from dugong.pool.hints import hint_at_attributes
 from dugong.pool.response import Received
 from dugong.pool.text import Lines
 
@@ -228,10 +228,8 @@ class AsyncStreamedResponse(Received):
             await self._stream.step(self._response.raise_for_status)
         return self
 
-    if not TYPE_CHECKING:  # to which it would have attributes of any name
-
-        def __getattr__(self, name):
-            raise no_attribute(self, name, streamed=True)
-
     def __repr__(self) -> str:
         return f"<Async{repr(self._response)[1:]}"
+
+
+hint_at_attributes(AsyncStreamedResponse, streamed=True)

@@ -15,24 +15,18 @@ from dugong.client.credentials import split_userinfo
 from dugong.client.flow import Call, Settings, has_credentials
 from dugong.client.multipart import encode_body
 from dugong.client.urls import join, quoted, with_params
+from dugong.pool.body import BodyLike
 from dugong.pool.checks import check_bool, refuse_coroutine_function
 from dugong.pool.hints import refuse_options
-from dugong.pool.request import (
-    IDENTITY,
-    POOL_DEFAULT,
-    BodyLike,
-    ElaborateHeaders,
-    PoolDefault,
-    Request,
-    make_request,
-    with_headers,
-)
+from dugong.pool.options import IDENTITY, POOL_DEFAULT, ElaborateHeaders, PoolDefault
+from dugong.pool.request import Request, make_request, with_headers
 
 if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike
+    from dugong.pool.options import HeadersMaker
     from dugong.pool.progress import Progress, ProgressCall
-    from dugong.pool.request import HeadersMaker, Origin
     from dugong.pool.retry.policy import RetryPolicy
+    from dugong.pool.url import Origin
 
 __all__ = [
     "CallMaker",

@@ -20,17 +20,13 @@ from dugong.client.flow import Hooks, Settings
 from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
+from dugong.connection.encode import HeaderPairs
 from dugong.pool.checks import check_bool, check_call
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
+from dugong.pool.options import ElaborateHeaders, default_headers
 from dugong.pool.pool import ConnectionPool
-from dugong.pool.request import (
-    ElaborateHeaders,
-    HeaderPairs,
-    Request,
-    default_headers,
-    make_request,
-)
+from dugong.pool.request import Request, make_request
 
 if TYPE_CHECKING:
     import os

@@ -20,6 +20,7 @@ from dugong.client.decoding import codings_of
 from dugong.client.integrity import Digest, digests_in, mismatch, parse_digest
 from dugong.client.part import Part
 from dugong.client.ranges import content_range, strong_validator
+from dugong.connection.encode import HeaderPairs
 from dugong.deadline import Deadline
 from dugong.errors import (
     ConnectionTimedOut,
@@ -33,8 +34,8 @@ from dugong.errors import (
 )
 from dugong.pool.checks import check_bool, check_counts
 from dugong.pool.failure import describe, failure
+from dugong.pool.options import IDENTITY, POOL_DEFAULT
 from dugong.pool.progress import Meter, Progress, progress_of
-from dugong.pool.request import IDENTITY, POOL_DEFAULT, HeaderPairs
 from dugong.pool.response import Attempt, Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
 

@@ -16,20 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dugong.client.auth import Auth
 from dugong.client.redirects import crosses, is_redirect, next_request, redirect_error
+from dugong.connection.encode import HeaderPairs
 from dugong.errors import TooManyRedirects
-from dugong.pool.request import (
-    ElaborateHeaders,
-    HeaderPairs,
-    Request,
-    checked_headers,
-    made_headers,
-    with_headers,
-)
+from dugong.pool.options import ElaborateHeaders, checked_headers, made_headers
+from dugong.pool.request import Request, with_headers
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
     from dugong.client.cookies import Cookies
-    from dugong.pool.request import HeadersMaker, Origin
+    from dugong.pool.options import HeadersMaker
+    from dugong.pool.url import Origin
 
 __all__ = ["Call", "Flow", "Hooks", "Settings", "has_credentials", "redirected"]
 

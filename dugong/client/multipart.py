@@ -18,7 +18,7 @@ from dugong.connection.head import field_line
 from dugong.pool.body import BodyLike, BytesLike, ReadableBinary, request_body
 from dugong.pool.bodybase import BodyMaker, CountedBody, RequestBody
 from dugong.pool.filepart import FilePart
-from dugong.pool.request import checked_headers
+from dugong.pool.options import checked_headers
 
 __all__ = ["Content", "Files", "Multipart", "Part", "encode_body"]
 

@@ -13,10 +13,12 @@ from dugong.client.credentials import has_userinfo
 from dugong.client.urls import resolve
 from dugong.errors import Delivery, RedirectError
 from dugong.pool.body import can_be_sent_again
-from dugong.pool.request import ElaborateHeaders, Request, made_headers, with_headers
+from dugong.pool.options import ElaborateHeaders, made_headers
+from dugong.pool.request import Request, with_headers
 
 if TYPE_CHECKING:
-    from dugong.pool.request import HeaderPairs, HeadersMaker
+    from dugong.connection.encode import HeaderPairs
+    from dugong.pool.options import HeadersMaker
     from dugong.pool.response import Response, StreamedResponse
 
 __all__ = ["crosses", "is_redirect", "next_request", "redirect_error"]

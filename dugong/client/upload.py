@@ -22,8 +22,9 @@ from dugong.pool.progress import progress_of
 if TYPE_CHECKING:
     from dugong.client.aiotransfer import StoppableClient
     from dugong.client.client import Client
+    from dugong.connection.encode import HeaderPairs
     from dugong.pool.progress import Progress, ProgressCall
-    from dugong.pool.request import HeaderPairs, Request
+    from dugong.pool.request import Request
     from dugong.pool.response import Response
 
 __all__ = ["upload"]

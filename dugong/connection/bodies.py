@@ -93,11 +93,12 @@ class BodySide:
         """Like a reader: do what can be done without waiting, or within *timeout*."""
         state = self._state
         exchange, transport = state.incoming, state.transport
-        if state.failure is not None:
-            raise ConnectionClosed(state.failure)
-        if exchange is None and self.truncation_reason is not None:
-            raise ConnectionClosed(self.truncation_reason)
-        if exchange is None or not len(view):
+        if exchange is None or state.failure is not None:
+            reason = state.failure or self.truncation_reason
+            if reason is not None:
+                raise ConnectionClosed(reason)
+            return 0
+        if not view:
             return 0
         reader = exchange.reader
         assert reader is not None

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
-from typing import cast
+from typing import Any
 
 from dugong.connection.forking import apart_from_forks
 from dugong.connection.names import need_descriptor
@@ -175,7 +175,10 @@ class TlsTransport(Transport):
                 if timeout == 0:
                     self._drained = False
                     return want_read
-                if not want_read.poll(timeout):
+                if timeout is not None and timeout != want_read.known:
+                    want_read.know(timeout)
+                # As `PollNeeded.poll`.
+                if not want_read.poller.poll(None if timeout is None else want_read.milliseconds):
                     raise timed_out("received", timeout)
         got = self._receive(view)
         if isinstance(got, int) and got and not self._used:
@@ -191,13 +194,15 @@ class TlsTransport(Transport):
         filled = 0
         limit = min(len(view), LARGE)
         piece = max(_PIECE, limit)
-        tls, arrived = self._tls, self._arrived
-        is_emptied = is_partial = False
-        is_ready = self._want_read.is_ready
+        tls: Any = self._tls  # typeshed does not know what `read` does with a buffer
+        arrived = self._arrived
+        is_emptied = False
+        is_empty = self._drained  # OpenSSL gives nothing more without having more
         moved = 0
         self._drained = False
         with self._lock:
-            self._check()
+            if self.is_shut or self._broken is not None:
+                self._check()
             if self._first:
                 view[:1], self._first = self._first, b""
                 return 1
@@ -206,24 +211,27 @@ class TlsTransport(Transport):
             try:
                 while filled < limit and moved <= 2 * LARGE:  # not all of it has to be data
                     # To find out by reading that there is nothing costs more.
-                    if is_partial or not (arrived.pending or tls.pending()):
+                    if is_empty or not (arrived.pending or tls.pending()):
                         # Behind little, mostly nothing comes.
-                        is_over = is_emptied and (0 < filled < _PIECE or not is_ready())
+                        is_over = is_emptied and (
+                            0 < filled < _PIECE or not self._want_read.is_ready()
+                        )
                         fed = 0 if is_over else self._feed(piece)
                         if not fed:
                             self._drained = True
                             break
                         moved += fed
-                        is_emptied, is_partial = fed < piece, False
+                        is_emptied, is_empty = fed < piece, False
                     try:
-                        got = cast(int, tls.read(limit - filled, cast(bytearray, view[filled:])))
+                        got: int = tls.read(limit - filled, view[filled:] if filled else view)
                     except ssl.SSLWantReadError:
-                        is_partial = True
+                        is_empty = True
                         continue
                     if not got:
                         self._ended = True
                         return filled
                     filled += got
+                    is_empty = not arrived.pending  # it gives as much of a record as *view* takes
                     if self.is_shut:
                         break  # shutdown() does not wait for us
                 # The reply to a key update, say. A sender that is at work sends it with its data.
@@ -286,18 +294,14 @@ class TlsTransport(Transport):
 
     def _flush(self) -> bool:
         """Send what OpenSSL has written; return False if not all of it could be. With the lock."""
-        data = self._unsent or self._departing.read()
-        while data:
+        while self._unsent or self._departing.pending:
+            data = self._unsent or self._departing.read()
             self._unsent = data  # and stays that, if it cannot be sent
             try:
                 sent = self.sock.send(data)
             except BlockingIOError:
                 return False
-            if sent == len(data):
-                self._unsent = b""
-                data = self._departing.read()
-            else:
-                data = memoryview(data)[sent:]
+            self._unsent = b"" if sent == len(data) else memoryview(data)[sent:]
         return True
 
     def send(self, data: bytes | memoryview) -> int | PollNeeded:
@@ -401,7 +405,7 @@ class TlsTransport(Transport):
     def is_quiet(self) -> bool:
         if self.is_shut or self._first or self._ended or self._broken is not None:
             return False
-        if self._tls.pending():
+        if not self._drained and self._tls.pending():
             return False
         # What is there may be session tickets; only reading tells.
         for _ in range(_TICKETS):
@@ -416,7 +420,7 @@ class TlsTransport(Transport):
 
     def _has_come(self) -> bool:
         """Return True if there is something that was not decrypted yet. While it is idle."""
-        return bool(self._arrived.pending) or self._want_read.is_ready()
+        return bool(self._arrived.pending or self._want_read.poller.poll(0))
 
     def has_arrivals(self) -> bool:
         if not self._lock.acquire(blocking=False):

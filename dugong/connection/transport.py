@@ -301,15 +301,24 @@ class PlainTransport(Transport):
         if self.is_shut:
             return self._receive_kept(view)
         timeout = self.block_timeout
-        may_block = timeout != 0
-        if may_block:
+        flags = _DONT_WAIT
+        if timeout == 0:
+            if self._drained:
+                # Waiting first is cheaper than failing first.
+                self._drained = False
+                return self._want_read
+        else:
             if self.receive_low_water > 1:
                 got = self._receive_many(view)
                 if got is not None:
                     return got
             if self._drained and len(view) >= LARGE:
                 self._gather(self._want_read)
-            if timeout is not None and get_ident() == _main_thread:
+            if timeout is None or get_ident() != _main_thread:
+                if timeout != self._receive_timeout:
+                    self._set_receive_timeout(timeout)
+                flags = 0
+            elif self._drained:  # or else there is more, as a rule
                 # A signal handler that returns makes recv() begin its time anew, and poll() not. It
                 # is the main thread that the system interrupts, unless the program has it choose
                 # another. For those, one system call less is worth more.
@@ -318,19 +327,15 @@ class PlainTransport(Transport):
                     want_read.know(timeout)
                 if not want_read.poller.poll(want_read.milliseconds):  # as `PollNeeded.poll`
                     raise timed_out("received", timeout)
-                may_block = False
-            elif timeout != self._receive_timeout:
-                self._set_receive_timeout(timeout)
-        elif self._drained:
-            # Waiting first is cheaper than failing first.
-            self._drained = False
-            return self._want_read
         try:
-            got = self.sock.recv_into(view, 0, 0 if may_block else _DONT_WAIT)
+            got = self.sock.recv_into(view, 0, flags)
         except BlockingIOError:
-            if may_block:
+            if not flags:
                 raise timed_out("received", timeout) from None
-            return self._want_read
+            if timeout == 0 or self._drained:
+                return self._want_read
+            self._drained = True
+            return self.recv_into(view)
         except OSError as exc:
             raise closed_by_peer(exc) from exc
         if got == 0:

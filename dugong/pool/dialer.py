@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dugong.connection.proxy import Proxy
     from dugong.connection.tls import TlsSession
     from dugong.connection.transport import Transport
-    from dugong.pool.request import Origin
+    from dugong.pool.url import Origin
 
 __all__ = ["Dialer"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
-__all__ = ["no_attribute", "refuse_options", "stream_hint"]
+__all__ = ["hint_at_attributes", "refuse_options", "stream_hint"]
 
 _BODY = "give the bytes as body=, and say what they are in a Content-Type header"
 _REDIRECTS = "a pool follows no redirects: the response has a Location header"
@@ -91,10 +91,33 @@ def refuse_options(
     raise TypeError(f"there is no option {name!r}: {hint}")
 
 
-def no_attribute(owner: object, name: str, streamed: bool = False) -> AttributeError:
-    """Return the error for the attribute *name* that *owner*, a response, does not have."""
-    hint = (_STREAMED.get(name) if streamed else None) or _ATTRIBUTES.get(name)
-    text = f"{type(owner).__name__!r} object has no attribute {name!r}"
-    if hint is None:
-        return AttributeError(text, name=name, obj=owner)
-    return AttributeError(f"{text}: {hint}")
+class _Missing:
+    """An attribute that a class does not have, for what it gives has another name here."""
+
+    __slots__ = ("hint", "name")
+
+    def __init__(self, name: str, hint: str) -> None:
+        # Neither changes.
+        self.name = name
+        self.hint = hint
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        text = f"{owner.__name__!r} object has no attribute {self.name!r}"
+        raise AttributeError(f"{text}: {self.hint}")
+
+
+def hint_at_attributes(cls: type, streamed: bool = False) -> None:
+    """Have *cls*, of responses, say what to write for the attributes of other clients' responses.
+
+    It is as if it did not have them, but for the message. A ``__getattr__`` would do as well, and
+    make each read of the attributes that there are take several times as long.
+    """
+    hints = {**_ATTRIBUTES, **_STREAMED} if streamed else _ATTRIBUTES
+    missing = {name: _Missing(name, hint) for name, hint in hints.items() if not hasattr(cls, name)}
+    for name, attribute in missing.items():
+        setattr(cls, name, attribute)
+
+    def there_are(self: object) -> list[str]:
+        return [name for name in object.__dir__(self) if name not in missing]
+
+    cls.__dir__ = there_are  # type: ignore[assignment]  # mypy takes it for one of an object

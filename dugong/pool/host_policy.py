@@ -9,6 +9,7 @@ from __future__ import annotations
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
+from dugong.connection.encode import HeaderPairs
 from dugong.pool.checks import (
     check_bool,
     check_counts,
@@ -16,7 +17,7 @@ from dugong.pool.checks import (
     check_positive,
     check_rates,
 )
-from dugong.pool.request import HeaderPairs, default_headers
+from dugong.pool.options import default_headers
 from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:

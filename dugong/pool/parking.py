@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dugong.pool.core.gate import Gate
     from dugong.pool.core.job import Job
-    from dugong.pool.request import Origin, Request
+    from dugong.pool.request import Request
+    from dugong.pool.url import Origin
 
 __all__ = ["PARKED", "Parking", "gate_of"]
 

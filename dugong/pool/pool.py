@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Never, Unpack
 from dugong.connection.dial import check_ssl_context
 from dugong.connection.network import Network
 from dugong.pool import fork
+from dugong.pool.body import BodyLike
 from dugong.pool.checks import (
     check_bool,
     check_call,
@@ -49,18 +50,10 @@ from dugong.pool.many import (
     more_of,
     request_of,
 )
+from dugong.pool.options import PLAIN_OPTIONS, Options, OptionsAndBody, check_retry, checked_options
 from dugong.pool.parking import Parking
 from dugong.pool.prepare import Preparer, proxy_chooser
-from dugong.pool.request import (
-    PLAIN_OPTIONS,
-    BodyLike,
-    Options,
-    OptionsAndBody,
-    Request,
-    check_retry,
-    checked_options,
-    make_request,
-)
+from dugong.pool.request import Request, make_request
 from dugong.pool.response import Response, StreamedResponse
 from dugong.pool.retry.policy import RetryPolicy
 from dugong.pool.url import Origin, known_origins, split_url
@@ -560,7 +553,7 @@ class ConnectionPool:
         Returns when the pool's threads have ended, at the latest after five seconds. To have the
         results of all futures, wait for these first. May be called more than once.
         """
-        self._scheduler.close()
+        self._scheduler.shutdown.close()
 
     def _observe(
         self, listener: Callable[[Event], object], get_trace: Callable[[], object]

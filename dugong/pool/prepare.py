@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dugong._version import __version__
-from dugong.connection.encode import RequestBuilder
+from dugong.connection.encode import HeaderPairs, RequestBuilder
 from dugong.connection.framing import list_members, parse_content_length
 from dugong.connection.head import field_line
 from dugong.connection.proxy import FOR_PROXIES, Proxy, ProxyLike, absolute_form
@@ -20,21 +20,20 @@ from dugong.pool.body import request_body
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Extras, Job, Upload
 from dugong.pool.host_policy import HostPolicy
-from dugong.pool.progress import Progress
-from dugong.pool.request import (
+from dugong.pool.options import (
     IDENTITY,
     PLAIN_OPTIONS,
     POOL_DEFAULT,
     ElaborateHeaders,
-    HeaderPairs,
     HeadersMaker,
-    Origin,
-    Request,
     checked_trailers,
     default_headers,
     made_headers,
 )
+from dugong.pool.progress import Progress
+from dugong.pool.request import Request
 from dugong.pool.retry.policy import RetryPolicy
+from dugong.pool.url import Origin
 
 if TYPE_CHECKING:
     from dugong.connection.encode import HeadersLike

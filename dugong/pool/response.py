@@ -18,7 +18,7 @@ from dugong.connection.peer import NO_PEER, PeerInfo
 from dugong.connection.readers import NO_TRAILERS
 from dugong.errors import Delivery, DugongError, HTTPStatusError, printable
 from dugong.headers import Headers
-from dugong.pool.hints import no_attribute
+from dugong.pool.hints import hint_at_attributes
 from dugong.pool.links import links_of
 from dugong.pool.text import detected_text_of, lines_of, text_of
 
@@ -211,11 +211,6 @@ class Response(Received):
             raise HTTPStatusError(self)
         return self
 
-    if not TYPE_CHECKING:  # to which it would have attributes of any name
-
-        def __getattr__(self, name):
-            raise no_attribute(self, name)
-
     def __getstate__(self) -> object:
         return super().__getstate__()  # defined, or the oldest protocols of pickle refuse slots
 
@@ -304,7 +299,7 @@ class StreamedResponse(Received):
 
         0 is the end of the body.
         """
-        source = self._open_source()
+        source = self._source or self._open_source()
         view = writable_view(buf)
         return source.readinto(view) if view.nbytes else 0
 
@@ -383,11 +378,6 @@ class StreamedResponse(Received):
     def flush(self) -> None:
         """Do nothing, as files do."""
 
-    if not TYPE_CHECKING:  # to which it would have attributes of any name
-
-        def __getattr__(self, name):
-            raise no_attribute(self, name, streamed=True)
-
     def _open_source(self) -> BodySource:
         if self._source is None:
             raise ValueError("the streamed response is closed")
@@ -397,6 +387,10 @@ class StreamedResponse(Received):
         length = "of unknown length" if self.length is None else f"{self.length} bytes"
         state = ", closed" if self.closed else ""
         return f"<StreamedResponse {_describe(self)}, {length}{state}>"
+
+
+hint_at_attributes(Response)
+hint_at_attributes(StreamedResponse, streamed=True)
 
 
 def status_text(response: Response | StreamedResponse) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dugong.client.client import Client
 from dugong.pool.checks import check_counts
-from dugong.pool.request import checked_headers
+from dugong.pool.options import checked_headers
 from dugong.pool.retry.policy import RetryPolicy
 from dugong.s3.auth import S3Auth
 from dugong.s3.documents import document, invalid, number_in, text_of

@@ -26,12 +26,12 @@ from dugong.errors import (
 from dugong.headers import Headers
 from dugong.pool.body import request_body
 from dugong.pool.checks import check_not_negative
-from dugong.pool.request import checked_headers
+from dugong.pool.options import checked_headers
 
 if TYPE_CHECKING:
-    from dugong.connection.encode import HeadersLike
+    from dugong.connection.encode import HeaderPairs, HeadersLike
     from dugong.pool.body import BodyLike, RequestBody
-    from dugong.pool.request import HeaderPairs, Request
+    from dugong.pool.request import Request
 
 __all__ = ["MockRequest", "MockResponse", "failed", "response_of", "verdict_on"]
 

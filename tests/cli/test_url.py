@@ -7,7 +7,8 @@ import os
 import pytest
 
 from dugong.cli.url import checked_url, file_name, without_password
-from dugong.pool.request import Origin, Request
+from dugong.pool.request import Request
+from dugong.pool.url import Origin
 
 
 def requested(text: str) -> Request:

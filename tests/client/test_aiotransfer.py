@@ -30,7 +30,7 @@ from dugong.client.aioloop import running_loop
 from dugong.client.aiotransfer import StoppableClient
 from dugong.client.integrity import mismatch
 from dugong.client.upload import upload
-from dugong.pool.core import scheduler
+from dugong.pool.core import cancellation, scheduler
 from tests.client.test_download import (
     FILE,
     QUICK,
@@ -58,7 +58,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture(autouse=True)
 def _connections_that_owe_a_response_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
+    monkeypatch.setattr(cancellation, "DRAIN_TIME", 0.01)
 
 
 @pytest.fixture

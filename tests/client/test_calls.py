@@ -10,7 +10,8 @@ from dugong.client.auth import BasicAuth
 from dugong.client.calls import CallMaker, ClientOptions, origin_of
 from dugong.client.cookies import Cookies
 from dugong.client.flow import Settings
-from dugong.pool.request import ElaborateHeaders, Request
+from dugong.pool.options import ElaborateHeaders
+from dugong.pool.request import Request
 
 URL = "http://h.example/a"
 

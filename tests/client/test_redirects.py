@@ -10,7 +10,7 @@ import pytest
 
 from dugong import Headers, RedirectError, Request, Response
 from dugong.client.redirects import is_redirect, next_request
-from dugong.pool.request import ElaborateHeaders
+from dugong.pool.options import ElaborateHeaders
 
 HERE = "http://a.example/dir/page?q=1#part"
 

@@ -97,6 +97,22 @@ def test_a_full_view_may_leave_more_behind(
     ]
 
 
+def test_what_does_not_follow_a_full_view_is_waited_for_as_long_as_may_be(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    view = memoryview(bytearray(5))
+    pair[1].sendall(b"hello")
+    wait_for(pair[0])
+    assert receive(transport, 5) == b"hello"
+    transport.block_timeout = 0.05
+    with pytest.raises(ConnectionTimedOut, match="nothing received"):
+        transport.recv_into(view)
+    pair[1].sendall(b"again")
+    transport.block_timeout = TIMEOUT
+    assert transport.recv_into(view) == 5
+    assert bytes(view) == b"again"
+
+
 def test_sending_into_a_full_socket_says_what_to_wait_for(
     transport: Transport, pair: tuple[socket.socket, socket.socket]
 ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dugong import ConnectionPool, Event, Request, ResponseFuture, RetryPolicy, StateError
-from dugong.pool.core import scheduler
+from dugong.pool.core import shutdown
 from tests.support.byhand import HandServer
 from tests.support.pool import Held, OpenSite, each, name_target, open_site, url, wait_for
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
@@ -126,7 +126,7 @@ def test_no_call_runs_the_callbacks_of_others(call: str) -> None:
 def test_a_caller_may_hold_a_lock_that_the_callbacks_of_others_take(
     call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.5)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 0.5)
     lock = threading.Lock()
     called = threading.Event()
     got: list[bool] = []

@@ -15,7 +15,7 @@ import pytest
 
 from dugong import ConnectionPool
 from dugong.errors import PoolClosed
-from dugong.pool.core import scheduler
+from dugong.pool.core import cancellation
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
 from tests.support.pool import (
@@ -49,7 +49,7 @@ def is_cancelled(future: ResponseFuture) -> bool:
 @pytest.fixture
 def quick_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is abandoned is drained for a moment only."""
-    monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
+    monkeypatch.setattr(cancellation, "DRAIN_TIME", 0.01)
 
 
 class Flight:
@@ -466,14 +466,14 @@ def test_a_response_that_was_parsed_is_not_given_to_a_request_that_was_cancelled
         answered = Traffic.responded
         results: list[bool] = []
 
-        def cancel_first(self: scheduler.Scheduler, *args: Any) -> None:
+        def cancel_first(self: Traffic, *args: Any) -> None:
             if not results:
                 results.append(future.cancel())
             answered(self, *args)
 
         submitted = threading.Event()
 
-        def wait_and_cancel(self: scheduler.Scheduler, *args: Any) -> None:
+        def wait_and_cancel(self: Traffic, *args: Any) -> None:
             wait_for(submitted)
             cancel_first(self, *args)
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dugong import ResponseFuture
-from dugong.pool.core import scheduler
-from dugong.pool.request import BodyLike
+from dugong.pool.body import BodyLike
+from dugong.pool.core import shutdown
 from tests.support.pool import OpenSite, Site, discard_rest, each, name_target, open_site, wait_for
 from tests.support.server import TIMEOUT, Peer
 
@@ -193,7 +193,7 @@ def test_a_loop_goes_on_when_an_upload_is_cancelled(site: OpenSite, kind: str, h
 def test_close_waits_for_such_a_body_no_longer_than_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.5)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 0.5)
     with uploading(open_site, "iterator") as (here, future, _):
         assert in_time(future.cancel)
         began = time.monotonic()

@@ -37,7 +37,7 @@ from dugong.connection.transport import Transport
 from dugong.errors import is_out_of_descriptors, is_tls_refusal
 from dugong.pool import dialer as dialer_module
 from dugong.pool.dialer import Dialer
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.names import FakeNames, no_descriptors, refusing, unresponsive
 from tests.support.proxies import HttpProxy, UnixServer
 from tests.support.server import TIMEOUT, Peer, ScriptedServer

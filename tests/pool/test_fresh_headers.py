@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dugong import Delivery, Request
-from dugong.pool.request import ElaborateHeaders
+from dugong.pool.options import ElaborateHeaders
 from tests.support.byhand import HandServer, settle, warm_up
 from tests.support.pool import discard_rest, each, name_target, open_site
 from tests.support.refusing import AT_ONCE, TOO_MANY, UNAVAILABLE, Refusing, one_connection

@@ -115,6 +115,13 @@ def test_what_the_hints_say_of_a_stream_is_so() -> None:
 
 
 @pytest.mark.parametrize("make", [whole, streamed])
+def test_dir_names_only_the_attributes_that_there_are(make: Callable[[], object]) -> None:
+    names = dir(make())
+    assert "status" in names
+    assert [name for name in names if not hasattr(make(), name)] == []
+
+
+@pytest.mark.parametrize("make", [whole, streamed])
 def test_any_other_attribute_is_missing_as_usual(make: Callable[[], object]) -> None:
     with pytest.raises(AttributeError) as caught:
         make().nonsense  # type: ignore[attr-defined]  # noqa: B018

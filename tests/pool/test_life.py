@@ -23,7 +23,7 @@ import dugong
 from dugong import ConnectionPool, Headers
 from dugong.connection import dial
 from dugong.errors import ConnectionClosed, Delivery, PoolClosed
-from dugong.pool.core import dispatch, scheduler, traffic
+from dugong.pool.core import cancellation, dispatch, shutdown, traffic
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
@@ -80,7 +80,7 @@ def delivery_of(future: ResponseFuture) -> Delivery | None:
 def test_close_ends_50000_requests_to_a_server_that_never_responds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 240.0)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 240.0)
     mute = Mute()
     with ScriptedServer(mute, repeat=True) as server:
         pool = ConnectionPool()
@@ -219,7 +219,7 @@ def test_close_while_shaking_hands(client_context: ssl.SSLContext) -> None:
 
 
 def test_close_does_not_wait_long_for_name_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.02)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 0.02)
     resolving, resolved = threading.Event(), threading.Event()
 
     def resolve(host: str, port: int, **options: Any) -> NoReturn:
@@ -275,7 +275,7 @@ class SlowBody:
 def test_close_does_not_wait_long_for_a_body_that_does_not_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.02)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 0.02)
     body = SlowBody()
     with ScriptedServer(discard_rest) as server:
         pool = ConnectionPool()
@@ -293,7 +293,7 @@ def test_close_does_not_wait_long_for_a_body_that_does_not_come(
 def test_close_resolves_what_was_answered_though_its_body_does_not_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 0.02)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 0.02)
     body = SlowBody()
     answered = threading.Event()
     learn = Progress.learn_locked
@@ -405,7 +405,7 @@ def test_close_in_a_callback() -> None:
 def test_callbacks_of_several_connections_that_close_do_not_wait_for_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "CLOSE_TIME", 60.0)
+    monkeypatch.setattr(shutdown, "CLOSE_TIME", 60.0)
     held = [Held() for _ in range(3)]
     both = threading.Barrier(3)
     closed = threading.Semaphore(0)
@@ -861,7 +861,7 @@ def test_an_interrupted_request_is_given_up_and_not_sent_again(
     interrupt: Callable[[], None], method: str, warm: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first goes through the threads of the connection, the others are the caller's work."""
-    monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
+    monkeypatch.setattr(cancellation, "DRAIN_TIME", 0.01)
 
     def script(peer: Peer) -> None:
         for _ in range(warm):
@@ -928,7 +928,7 @@ def test_an_interrupted_upload_is_cancelled(interrupt: Callable[[], None]) -> No
 def test_an_interrupted_stream_leaves_the_pool_usable(
     interrupt: Callable[[], None], sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
+    monkeypatch.setattr(cancellation, "DRAIN_TIME", 0.01)
     reading = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -955,7 +955,7 @@ def test_an_interrupted_map_cancels_the_rest(
     while_waiting: Callable[[], contextlib.AbstractContextManager[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scheduler, "DRAIN_TIME", 0.01)
+    monkeypatch.setattr(cancellation, "DRAIN_TIME", 0.01)
 
     def respond(peer: Peer, request: ReceivedRequest) -> None:
         if request.target == "/next":

@@ -25,7 +25,7 @@ from dugong import (
 )
 from dugong.pool import many
 from dugong.pool.many import Supply, as_completed, each_of, in_order, request_of
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.pool import Held, discard_rest, each, name_target, url
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer
 

@@ -17,8 +17,8 @@ import pytest
 import trustme
 
 from dugong import ConnectionPool, DugongError, Request, Response
+from dugong.pool.body import BodyLike
 from dugong.pool.core.pipelining import NEAR_DEPTH
-from dugong.pool.request import BodyLike
 from dugong.pool.statistics import HostStatistics
 from tests.support.nginx import Nginx, nginx
 from tests.support.pool import each, open_site

@@ -27,7 +27,7 @@ from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import BUDGET_TIME, FREE_REPEATS, Host
 from dugong.pool.core.job import Job
 from dugong.pool.future import ResponseFuture
-from dugong.pool.request import Options, OptionsAndBody
+from dugong.pool.options import Options, OptionsAndBody
 from tests.support.byhand import HandServer, settle
 from tests.support.pool import Held, discard_rest, each, name_target, url, wait_for
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, ScriptedServer

@@ -13,7 +13,7 @@ import trustme
 
 from dugong import ConnectionClosed, ConnectionPool, PoolClosed, Request, TLSError
 from dugong.pool.core.job import NO_EXTRAS
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.pool import Held, each, name_target, open_site
 from tests.support.proxies import HttpProxy, UnixServer
 from tests.support.refusing import AT_ONCE, dies

@@ -21,7 +21,7 @@ from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.core.waiting import Patience
 from dugong.pool.dialer import Dialer
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.byhand import HandServer
 from tests.support.fork import holds_in_child
 from tests.support.parts import make_host, queue
@@ -386,13 +386,13 @@ def test_who_stands_behind_one_that_is_ended_and_answered_at_once_is_sent_again(
         def too_late(self: Any, pipeline: Any, done: Any, error: Any) -> None:
             monkeypatch.setattr(Traffic, "responded", answered)
             job = pipeline.oldest
-            scheduler = site.pool._scheduler
+            cancellation = site.pool._scheduler.cancellation
             with self._core.transaction():
                 if why == "expired":
-                    scheduler.expire_locked(job)
+                    cancellation.expire_locked(job)
                 else:
-                    scheduler._take_out_locked(job, None)
-                    scheduler._end_drain_locked(pipeline, job)
+                    cancellation.take_out_locked(job, None)
+                    cancellation._end_drain_locked(pipeline, job)
             answered(self, pipeline, done[:1], error)
 
         monkeypatch.setattr(Traffic, "responded", too_late)

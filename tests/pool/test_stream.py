@@ -31,7 +31,7 @@ from dugong.connection.transport import Transport
 from dugong.pool.core import connections
 from dugong.pool.dialer import Dialer
 from dugong.pool.io import receiver
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.pool import (
     GONE,
     OpenSite,

@@ -550,7 +550,7 @@ def test_without_retries_what_stood_behind_the_last_response_is_not_sent_twice_e
 def test_without_retries_what_stood_behind_one_that_was_cancelled_is_not_sent_twice_either(
     pool_without_retries: ConnectionPool, server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dugong.pool.core.scheduler.DRAIN_TIME", 0.0)
+    monkeypatch.setattr("dugong.pool.core.cancellation.DRAIN_TIME", 0.0)
     peer = warm_up(pool_without_retries, server)
     first, second = get_all(pool_without_retries, server, "/a", "/b")
     assert peer.targets(2) == ["/a", "/b"]

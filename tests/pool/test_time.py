@@ -28,10 +28,10 @@ from dugong.pool.core import (
     room,
     traffic,
 )
+from dugong.pool.core.cancellation import Cancellation
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
-from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.future import ResponseFuture
 from tests.support.clock import DECIDING
@@ -272,11 +272,11 @@ def test_a_deadline_passes_after_an_early_response_while_the_body_is_still_sent(
         peer.respond(b"early")
         discard_rest(peer)
 
+    expired = signal_after(monkeypatch, Cancellation, "expire_locked")
     with (
         ScriptedServer(script, mute, serve) as server,
         ConnectionPool(max_connections_per_host=1) as pool,
     ):
-        expired = signal_after(monkeypatch, Scheduler, "expire_locked")
         future = pool.submit("PUT", url(server), body=body(), deadline=SOON)
         wait_for(expired)
         go_on.set()

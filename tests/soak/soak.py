@@ -29,7 +29,7 @@ from typing import Any
 import trustme
 
 from dugong import ConnectionPool, ResponseFuture
-from dugong.pool.core import connections, pipelining, scheduler, traffic
+from dugong.pool.core import cancellation, connections, pipelining, traffic
 from dugong.pool.io import receiver
 from tests.soak.clients import Client, LateClient
 from tests.soak.events import Listener
@@ -172,7 +172,7 @@ def _hurry() -> None:
     """Have everything that is a matter of time happen often in a few seconds."""
     traffic.CONTINUE_TIME = 0.05
     traffic.THREAD_IDLE_TIME = 0.05
-    scheduler.DRAIN_TIME = 0.1
+    cancellation.DRAIN_TIME = 0.1
     receiver.DRAIN_TIME = 0.1
     connections.REOPEN_TIME = 0.05
     connections.RELEASE_TIME = 0.05

@@ -6,7 +6,7 @@ import base64
 
 from dugong import Request
 from dugong.client.auth import Auth
-from dugong.pool.request import checked_headers
+from dugong.pool.options import checked_headers
 
 __all__ = ["SECRET", "URL", "authorization", "basic"]
 

@@ -12,6 +12,7 @@ import pytest
 
 from dugong import ConnectionPool, Event
 from dugong.pool.core import (
+    cancellation,
     closing,
     connections,
     dispatch,
@@ -35,6 +36,7 @@ __all__ = ["DECIDING", "Clock", "Listener", "StoppedClock", "no_luck", "throw"]
 
 #: The parts of a pool that look at the clock, but for the one that keeps the timers.
 DECIDING = (
+    cancellation,
     closing,
     connections,
     dispatch,

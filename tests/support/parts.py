@@ -34,8 +34,8 @@ from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.timers import Timer, Timers
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.io.engine import Completion, Engine
-from dugong.pool.request import Origin
 from dugong.pool.response import Response
+from dugong.pool.url import Origin
 from tests.support.clock import DECIDING, Clock
 from tests.support.uploads import upload
 

@@ -18,7 +18,7 @@ from dugong.connection.transport import Transport
 from dugong.deadline import Deadline
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.io.http1 import Http1Engine
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.server import TIMEOUT, Peer, ReceivedRequest, Script, ScriptedServer
 
 __all__ = [

@@ -487,6 +487,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--list", action="store_true", help="list the points, and do nothing")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.operations if name not in OPERATIONS]:
+        parser.error(f"no such operation: {', '.join(unknown)} (but: {', '.join(OPERATIONS)})")
     end = time.monotonic() + options.seconds
     server_context, client_context = _tls() if options.tls else (None, None)
     server = Server("https" if options.tls else "http", server_context)

@@ -29,11 +29,12 @@ from dugong.pool.failure import ends_program
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
+    from dugong.connection.encode import HeaderPairs
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
     from dugong.pool.future import ResponseFuture
-    from dugong.pool.request import HeaderPairs, Origin
+    from dugong.pool.url import Origin
 
 #: What a request ends with; None: it was cancelled.
 Outcome = Response | StreamedResponse | Exception | None

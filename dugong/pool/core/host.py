@@ -13,12 +13,12 @@ from dugong.pool.core.job import NO_EXTRAS, Extras, Job, Place
 from dugong.pool.core.pipelining import PipeliningState
 
 if TYPE_CHECKING:
-    from dugong.connection.encode import RequestBuilder
+    from dugong.connection.encode import HeaderPairs, RequestBuilder
     from dugong.connection.proxy import Proxy
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.gate import Gate
     from dugong.pool.io.bandwidth import Bandwidth
-    from dugong.pool.request import HeaderPairs, Origin
+    from dugong.pool.url import Origin
 
 __all__ = ["Host"]
 
@@ -108,7 +108,8 @@ class Host:
         # Requests that no connection has, the next one first; `withdrawn` of them are done.
         self.queue: deque[Job] = deque()
         self.withdrawn: int = 0
-        self.needing_fresh: deque[Job] = deque()  # those that need an unused connection
+        # Those that need an unused connection: few at any time, and an empty deque has 600 bytes.
+        self.needing_fresh: list[Job] = []
         self.queued: int = 0  # requests in the two, but for the withdrawn
         self.waiting: int = 0  # requests that wait to be tried again, each for itself
         self.in_flight: int = 0  # requests on connections
@@ -184,7 +185,7 @@ class Host:
     def put_back(self, jobs: list[Job]) -> None:
         """Put *jobs*, which were sent or nearly so, at the head of the queues in their order."""
         self.queue.extendleft(job for job in reversed(jobs) if not job.needs_fresh_connection)
-        self.needing_fresh.extendleft(job for job in reversed(jobs) if job.needs_fresh_connection)
+        self.needing_fresh[:0] = [job for job in jobs if job.needs_fresh_connection]
         for job in jobs:
             job.reenter_queue()
         self.queued += len(jobs)
@@ -232,12 +233,12 @@ class Host:
                     ended += 1
                 else:
                     self.withdrawn -= 1
-                queue.popleft()
+                del queue[0]
         return ended
 
     def pop_needing_fresh(self) -> Job:
         """Remove and return the next job that needs an unused connection. There must be one."""
-        job = self.needing_fresh.popleft()
+        job = self.needing_fresh.pop(0)
         self.queued -= 1
         if not self.queued and self.queue:
             self._forget_withdrawn()
@@ -281,7 +282,7 @@ class Host:
         known = dict.fromkeys((*self.needing_fresh, *self.queue))
         queued = [job for job in known if job.place is Place.QUEUED]
         self.queue = deque(job for job in queued if not job.needs_fresh_connection)
-        self.needing_fresh = deque(job for job in queued if job.needs_fresh_connection)
+        self.needing_fresh = [job for job in queued if job.needs_fresh_connection]
         self.withdrawn = 0
         self.queued = len(self.queue) + len(self.needing_fresh)
         self.in_flight = sum(len(connection.in_flight) for connection in self.connections)

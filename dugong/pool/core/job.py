@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from dugong.errors import Delivery
 from dugong.pool.future import ResponseFuture
-from dugong.pool.request import POOL_DEFAULT
+from dugong.pool.options import POOL_DEFAULT
 
 if TYPE_CHECKING:
-    from dugong.connection.encode import RequestBuilder
+    from dugong.connection.encode import HeaderPairs, RequestBuilder
     from dugong.pool.body import RequestBody
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.waiting import Patience
     from dugong.pool.io.receiver import ConnectionBody
     from dugong.pool.progress import ProgressCall
-    from dugong.pool.request import HeaderPairs, Request
+    from dugong.pool.request import Request
     from dugong.pool.response import Attempt, Response
     from dugong.pool.retry.policy import RetryPolicy
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.job import Job
     from dugong.pool.host_policy import HostPolicy
-    from dugong.pool.request import Origin
     from dugong.pool.response import Response, StreamedResponse
+    from dugong.pool.url import Origin
 
 __all__ = ["HOLDING", "Politeness"]
 

@@ -39,18 +39,6 @@ class BodyRate:
         # a limit of ours had taken by then; guarded by the lock.
         self.since: tuple[int, float] = (0, 0.0)
 
-    def begin_wait(self) -> None:
-        """The thread that reads waits for the server from now on."""
-        received, waited, _ = self._state
-        self._state = (received, waited, monotonic())
-
-    def end_wait(self, received: int) -> None:
-        """It has *received* so many bytes."""
-        before, waited, since = self._state
-        if since is not None:
-            waited += monotonic() - since
-        self._state = (before + received, waited, None)
-
     def measure(self) -> tuple[int, float]:
         """Return how many bytes have come until now, in how many seconds. For any thread."""
         received, waited, since = self._state
@@ -69,14 +57,15 @@ def measured(
     """
     if rate is None:
         return receive(what, timeout)
-    received = 0
-    rate.begin_wait()
+    before, waited, _ = rate._state
+    received, since = 0, monotonic()
+    rate._state = before, waited, since
     try:
         part = receive(what, timeout)
         received = part if isinstance(part, int) else len(part)
         return part
     finally:
-        rate.end_wait(received)
+        rate._state = before + received, waited + monotonic() - since, None
 
 
 class RateLimit:

@@ -1,4 +1,4 @@
-"""The facade of a pool's insides, for its callers: queue a request, abandon it, close, look.
+"""The facade of a pool's insides, for its callers: queue a request, wait for it, look.
 
 Guarantees: a request is in one place (`Place`), and its future ends once; a caller that waits here
 is woken by what it waits for, by a timer or by `close`. An exception that a signal handler raises
@@ -7,8 +7,6 @@ between any two steps leaves nothing behind that keeps later requests from being
 
 from __future__ import annotations
 
-import sys
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,15 +14,14 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from dugong.deadline import Deadline
 from dugong.errors import (
-    ConnectionTimedOut,
     Delivery,
     DugongError,
     PoolClosed,
     PoolFull,
     StateError,
 )
+from dugong.pool.core.cancellation import Cancellation, waited_too_long
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.core import (
@@ -32,28 +29,25 @@ from dugong.pool.core.core import (
     Heads,
     Limits,
     Nested,
-    Outcome,
     PoolCore,
     Protect,
     do_nothing,
     locked,
 )
 from dugong.pool.core.dispatch import holding_limit
-from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import NO_EXTRAS, Job, Place
-from dugong.pool.core.maintenance import SLICE as _SLICE
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.readers import Readers
 from dugong.pool.core.recovery import Recovery
 from dugong.pool.core.retries import RetryEngine
+from dugong.pool.core.shutdown import Shutdown
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.core.waiting import Waiting
 from dugong.pool.events import Event
-from dugong.pool.failure import Abandoned, failure
+from dugong.pool.failure import failure
 from dugong.pool.io.engine import Engine
-from dugong.pool.request import Request
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -64,11 +58,6 @@ if TYPE_CHECKING:
     from dugong.pool.url import Origin
 
 __all__ = ["Scheduler"]
-
-#: Seconds that the response to a cancelled request may take before its connection is closed.
-DRAIN_TIME = 1.0
-#: Seconds that `close` waits for threads, which name resolution or a caller's body may hold up.
-CLOSE_TIME = 5.0
 
 _NEW, _QUEUED = Place.NEW, Place.QUEUED  # members are looked up slowly in their class
 
@@ -88,13 +77,9 @@ class Scheduler:
         on_event: Callable[[Event], object] | None = None,
         pipeline_rescue: bool = True,
     ) -> None:
-        #: A slice of the maintenance thread, and what holds hosts then; guarded by the lock.
-        self._holders: tuple[int, dict[Host, str]] = (-1, {})
-        # None of the others ever changes.
+        # None of these ever changes.
         self._core = core = PoolCore(limits, on_event)
-        self._maintenance = Maintenance(
-            core, partial(self.close, wait=False), self._fail_everything
-        )
+        self._maintenance = Maintenance(core, self._when_forgotten, self._when_closed)
         self._politeness = politeness = Politeness(core, self._maintenance)
         self._retries = RetryEngine(core, self._maintenance, politeness)
         self._connections = ConnectionManager(
@@ -110,7 +95,13 @@ class Scheduler:
             core, self._maintenance, self._retries, self._connections, run_receiver
         )
         self.lending: Lending = self.traffic.lending
-        self._waiting = Waiting(core, self._maintenance, self._take_out_locked)
+        self.cancellation: Cancellation = Cancellation(
+            core, self._maintenance, self._retries, self._connections
+        )
+        self.shutdown: Shutdown = Shutdown(
+            core, self._maintenance, self._retries, self._connections
+        )
+        self._waiting = Waiting(core, self._maintenance, self.cancellation.take_out_locked)
         self._run_sender = run_sender
         self._retries.servers = politeness.servers = self._connections
         self._retries.enqueue_locked = self._enqueue_locked
@@ -119,12 +110,14 @@ class Scheduler:
         )
         core.repair_locked = self.recovery.repair_locked
         core.call_failed = self.traffic.faults.call_failed
-        self._connections.hedging.drain_locked = self._drain_locked
+        self._connections.hedging.drain_locked = self.cancellation.drain_locked
         self.limits = limits
         self._most_connections = limits.max_connections_per_host
         # To look a method up takes longer.
         self._queue_blocking, self._queue_quickly = self._queue, self._queue_behind
         self.hosts: OrderedDict[Origin, Host] = core.hosts
+        self.abandon: Callable[[Job], bool] = self.cancellation.abandon
+        self.expire_locked: Callable[[Job], None] = self.cancellation.expire_locked
         self.check_may_wait: Callable[[], None] = core.check_may_wait
         self.is_locked_here: Callable[[], bool] = core.is_locked_here
         self.is_nested: Callable[[], bool] = core.is_nested
@@ -142,6 +135,14 @@ class Scheduler:
 
     def _send(self, connection: PooledConnection) -> None:
         self._run_sender(self.traffic, connection)
+
+    # The maintenance thread makes these two calls. What they call knows it, and is made after it.
+
+    def _when_forgotten(self) -> None:
+        self.shutdown.close(wait=False)
+
+    def _when_closed(self) -> None:
+        self.shutdown.fail_everything()
 
     def add_listener(self, listener: Callable[[Event], object]) -> None:
         """Have *listener* hear of all further events, beside *on_event*."""
@@ -337,16 +338,12 @@ class Scheduler:
         while core.queued >= core.max_queued and not core.threads.is_own():
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
-                raise self._waited_too_long(job)
+                raise waited_too_long(core, job)
             core.wait(core.room, left)
             if core.closed:
                 raise PoolClosed
             if job.is_decided:
                 return
-
-    def _waited_too_long(self, job: Job) -> ConnectionTimedOut:
-        message = f"{self._core.queued} requests were queued for too long"
-        return _timed_out(message, Delivery.UNSENT, job.request)
 
     # What must not wait here, as an event loop, submits with *block* unset, waits in its own way,
     # and submits again.
@@ -376,160 +373,7 @@ class Scheduler:
             if job.timer is None and not job.is_decided:
                 job.timer = self._maintenance.at_locked(deadline, job.expire)
 
-    # --- a request is given up --------------------------------------------------------------------
-
-    def abandon(self, job: Job) -> bool:
-        """Take *job* out of the pool, because its caller has cancelled it; False if it was done.
-
-        Does not wait: if its body is being sent, its future is cancelled once the sender has
-        released that. If its caller was interrupted while making it, ends the connection that was
-        lent for that.
-        """
-        core = self._core
-        if core.is_locked_here():
-            self._maintenance.do_later(partial(self.abandon, job))
-            return True
-        if sys.is_finalizing():
-            job.future._settle(None)
-            return True
-        return core.protect(self._abandon, self._abandon, job)  # it may be left halfway
-
-    def _abandon(self, job: Job) -> bool:
-        with self._core.transaction():
-            return self._abandon_locked(job)
-
-    @locked
-    def _abandon_locked(self, job: Job) -> bool:
-        job = job.current
-        self._connections.hedging.keep_locked(job, "by its caller")
-        # A list, for what a signal handler raises while a generator is closed is lost.
-        lent = next(iter([c for c in job.host.connections if c.borrower is job]), None)
-        was_decided = job.is_decided
-        if lent is not None:
-            # Its caller was interrupted, when it had its response at the latest, and is at work on
-            # the connection no more. For no other thread can cancel what a caller makes by itself:
-            # that has no future yet, no deadline and no twin, and a stream that others may cancel
-            # borrows nothing. So this is that caller, or the maintenance thread in place of it, and
-            # `Lending.responded_to_caller` never finds the connection given back.
-            job.cancelled = not was_decided
-            self._connections.fail_locked(lent, Abandoned("a request was interrupted"))
-            lent.borrower = None
-            # The connection may have been handed over to a stream that has not begun.
-            lent.streaming = job.place is Place.STREAMING
-            self._connections.finish_closing_locked(lent)
-        if job.is_decided:
-            return not was_decided
-        connection = job.connection
-        upload = job.extras.upload
-        if upload is not None and upload.is_sending:
-            job.cancelled = True
-            assert connection is not None
-            self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
-            return True
-        is_in_flight = job.place is Place.IN_FLIGHT
-        self._take_out_locked(job, None)
-        if is_in_flight and connection is not None and not connection.is_closing:
-            self._drain_locked(connection, job)
-        return True
-
-    @locked
-    def _drain_locked(self, connection: PooledConnection, job: Job) -> None:
-        """Have *connection* closed unless the response to *job*, which is done, comes soon."""
-        drain = partial(self._end_drain_locked, connection, job)
-        self._maintenance.at_locked(monotonic() + DRAIN_TIME, drain)
-
-    @locked
-    def _take_out_locked(self, job: Job, outcome: Outcome) -> None:
-        """End *job* with *outcome*, wherever it is."""
-        place, connection = job.place, job.connection
-        self._retries.complete_locked(job, outcome)  # first, so that an interrupt cannot lose it
-        if place is Place.NEW:
-            self._core.room.notify_all()  # another thread may wait with it
-        elif place is Place.WAITING:
-            self._retries.forget_waiting_locked(job)
-        elif place is Place.QUEUED:
-            job.host.withdraw(job)
-            self._core.unqueue_locked(1)
-        elif place is Place.RESERVED:
-            assert connection is not None
-            connection.reserved = None
-            self._core.unqueue_locked(1)
-            self._connections.wake_sender_locked(connection)
-        self._retries.reset_connect_backoff_locked(job.host)
-
-    @locked
-    def _end_drain_locked(self, connection: PooledConnection, job: Job) -> None:
-        """Close a connection that still owes the response to a cancelled *job*."""
-        if connection.is_closing or job not in connection.in_flight:
-            return
-        if connection.oldest is job:
-            self._connections.fail_locked(connection, Abandoned("a request was cancelled"))
-        else:  # others hold it up
-            self._drain_locked(connection, job)
-
-    @locked
-    def expire_locked(self, job: Job, is_last: bool = False) -> None:
-        """End *job*, for its deadline has passed.
-
-        While others are queued, a request on a connection comes last of those that have expired by
-        now. Else its connection would be replaced by another one for requests that end next.
-        """
-        job = job.current
-        host, connection = job.host, job.connection
-        if host.queued and job.place is Place.IN_FLIGHT and not is_last:
-            expire = partial(self.expire_locked, job, is_last=True)
-            job.timer = self._maintenance.at_locked(monotonic(), expire)
-            return
-        self._connections.hedging.keep_locked(job, "the deadline has passed")
-        if job.is_decided:
-            if job.place is Place.STREAMING and connection is not None:
-                upload = job.extras.upload
-                is_sending = upload is not None and upload.is_sending
-                doing = "sent on" if is_sending else "read from"
-                message = f"the deadline passed while the body was {doing} {connection.name}"
-                error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
-                self._connections.fail_locked(connection, error)
-            return
-        if job.place is Place.NEW:
-            self._take_out_locked(job, self._waited_too_long(job))
-            return
-        if job.is_answered:
-            message = "the deadline passed between two requests"
-            error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
-        elif connection is None or job.place is Place.RESERVED:
-            error = _timed_out(
-                f"the deadline passed in the queue of {host.name}; {self._holders_locked(host)}",
-                job.max_delivery(Delivery.UNSENT),
-                job.request,
-            )
-        else:
-            message = f"the deadline passed on connection {connection.name}"
-            upload = job.extras.upload
-            early = None if upload is None else upload.pending_response
-            if early is not None and early.status >= 300:
-                # It has its response, and waits only for the sender.
-                self._connections.fail_locked(connection, ConnectionTimedOut(message))
-                return
-            delivery = self._connections.delivery_locked(connection, job)
-            error = _timed_out(message, job.max_delivery(delivery), job.request)
-            is_sending = upload is not None and upload.is_sending
-            if is_sending or connection.oldest is job:
-                job.fatal_error = error
-                self._connections.fail_locked(connection, Abandoned(message))
-                return
-        self._core.emit_of("gave up", job, "", error.msg, error)
-        self._take_out_locked(job, error)
-
-    @locked
-    def _holders_locked(self, host: Host) -> str:
-        # Many deadlines may pass at once, and the text is the same for all of them.
-        if self._holders[0] != self._maintenance.slice:
-            self._holders = self._maintenance.slice, {}
-        texts = self._holders[1]
-        text = texts.get(host)
-        if text is None:
-            text = texts[host] = describe_holders(host, monotonic())
-        return text
+    # --- a caller waits for a request, and reads its response -------------------------------------
 
     def begin_stream(self, job: Job, stream: object) -> None:
         """The calling thread is about to wait for *job*, and to read the body of its response.
@@ -594,7 +438,7 @@ class Scheduler:
         # Attributes that are replaced as a whole need no lock, in free-threaded CPython, too.
         return job.current.place is Place.IN_FLIGHT
 
-    # --- the end ----------------------------------------------------------------------------------
+    # --- a caller waits between two requests ------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
         """Wait so long between two requests of a caller. Raises `PoolClosed` if the pool is, first.
@@ -611,101 +455,6 @@ class Scheduler:
                 core.wait(core.room, left)  # which closing wakes
             if core.closed:
                 raise PoolClosed
-
-    def close(self, wait: bool = True) -> None:
-        """End everything; every future ends. With *wait*, see the threads end, if they do.
-
-        The maintenance thread does the work, so that an interrupt of the caller leaves none undone.
-        """
-        core = self._core
-        if core.is_locked_here():
-            self.do_later(partial(self.close, wait=False))
-            return
-        if sys.is_finalizing():  # the threads have been stopped, and the sockets are closed soon
-            core.closed = True
-            return
-        core.protect(self._close, self._close_elsewhere, wait)
-
-    def _close(self, wait: bool) -> None:
-        core = self._core
-        with core.transaction():
-            core.closed = True
-            core.tell_of_room_locked()
-            is_maintained = self._maintenance.is_running
-        self._maintenance.wake()
-        if not is_maintained:
-            self._fail_everything()
-        if wait and not core.threads.is_own():
-            self._see_threads_end()
-
-    def _close_elsewhere(self, wait: bool) -> None:
-        """Go on with what was interrupted, without a wait."""
-        self._close(wait=False)
-        if wait:
-            self._core.threads.start(self._be_closer, "dugong-close", lambda error: None)
-
-    def _be_closer(self) -> None:
-        """See the threads end in place of a caller, unless another thread does: one is enough.
-
-        Two of them would wait for each other.
-        """
-        with self._core.transaction():
-            if self._core.has_closer:
-                return
-            self._core.has_closer = True
-        self._see_threads_end()
-
-    def _see_threads_end(self) -> None:
-        """Wait for all other threads of the pool that is closed; fail what those keep that stay."""
-        core = self._core
-        core.threads.join(Deadline(CLOSE_TIME))
-        self._fail_what_is_late()
-        core.threads.close()
-
-    def _fail_everything(self) -> None:
-        """Fail all requests and close all connections; the pool is closed."""
-        core = self._core
-        with core.transaction():
-            hosts = list(core.hosts.values())
-            for host in hosts:
-                for connection in list(host.connections):
-                    self._connections.fail_locked(connection, PoolClosed())
-        for host in hosts:
-            while self._fail_some_queued(host):
-                time.sleep(0)  # let others have the lock
-        while self._fail_some_waiting():
-            time.sleep(0)
-        core.callbacks.close()
-        core.readers.close()
-
-    def _fail_some_queued(self, host: Host) -> bool:
-        """Fail some of the requests of a closed pool; return False if there are none left."""
-        with self._core.transaction():
-            count = host.end_some(_SLICE, self._retries.close_locked)
-            self._core.queued -= count
-        return count > 0
-
-    def _fail_some_waiting(self) -> bool:
-        with self._core.transaction():
-            return self._retries.fail_some_waiting_locked(_SLICE)
-
-    def _fail_what_is_late(self) -> None:
-        """Fail the requests of connections whose threads do not end."""
-        with self._core.transaction():
-            for host in self._core.hosts.values():
-                for connection in host.connections:
-                    late = connection.uploading
-                    upload = None if late is None else late.extras.upload
-                    response = None if upload is None else upload.pending_response
-                    if late is not None and response is not None and not late.is_decided:
-                        if response.status >= 300:
-                            self._retries.complete_locked(late, response, final=True)
-                        else:  # which says nothing of the rest of the body
-                            self._retries.close_locked(late, Delivery.PARTLY_SENT)
-                    for job in list(connection.in_flight):
-                        if not job.is_decided:
-                            delivery = self._connections.delivery_locked(connection, job)
-                            self._retries.close_locked(job, delivery)
 
     # --- what can be seen -------------------------------------------------------------------------
 
@@ -733,9 +482,3 @@ class Scheduler:
 def _forgotten(scheduler: Scheduler, job: Job, stream: object) -> None:
     if job in scheduler._core.streamed:
         scheduler.do_later(partial(scheduler.end_stream, job))
-
-
-def _timed_out(message: str, delivery: Delivery, request: Request) -> ConnectionTimedOut:
-    error = ConnectionTimedOut(message)
-    error.delivery, error.request = delivery, request
-    return error

@@ -16,7 +16,7 @@ from dugong.pool.core.connection import Phase
 from dugong.pool.core.core import Outcome, PoolCore, locked
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.job import Job, Place
-from dugong.pool.request import POOL_DEFAULT, PoolDefault
+from dugong.pool.options import POOL_DEFAULT, PoolDefault
 
 if TYPE_CHECKING:
     from dugong.pool.core.host import Host

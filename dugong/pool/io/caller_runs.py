@@ -26,7 +26,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
 
     Returns the response, or None if the future of *job* knows more: it has failed, the request has
     gone back to the queue, or the caller is to read the body of the response from the connection.
-    After an exception, `Scheduler.abandon` gives the connection back.
+    After an exception, `Cancellation.abandon` gives the connection back.
     """
     engine = connection.engine
     try:

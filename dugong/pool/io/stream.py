@@ -127,7 +127,7 @@ class Stream(UnenteredStream):
         To be called by the thread that is to enter the block, before it does. That is still to be
         left.
         """
-        self._may_borrow = False  # see `Scheduler.abandon`
+        self._may_borrow = False  # see `Cancellation`
         _ = self._job.future  # before another thread knows of the job, which would make another one
         return self._cancel
 

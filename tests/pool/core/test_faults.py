@@ -23,6 +23,7 @@ from dugong import (
 )
 from dugong.client.drivers import FutureFlow
 from dugong.pool.core import traffic
+from dugong.pool.core.cancellation import Cancellation
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
 from dugong.pool.core.faults import Faults
@@ -30,7 +31,6 @@ from dugong.pool.core.job import Job, Upload
 from dugong.pool.core.lending import Lending
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.retries import RetryEngine
-from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.core.timers import Timers
 from dugong.pool.core.traffic import Traffic
 from dugong.pool.io import receiver
@@ -245,7 +245,7 @@ def test_a_hook_of_a_policy_that_cannot_be_asked_fails_the_request(
 def test_a_deadline_that_cannot_be_dealt_with_fails_the_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bug = Bug(monkeypatch, Scheduler, "expire_locked")
+    bug = Bug(monkeypatch, Cancellation, "expire_locked")
     with open_site(discard_rest, repeat=True) as site:
         future = site.pool.submit("GET", site.url("/a"), deadline=0.05)
         assert bug.is_why(future.exception(TIMEOUT))

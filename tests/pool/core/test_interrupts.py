@@ -214,7 +214,7 @@ class Close(Operation):
         self.jobs = [job, *self.rig.submit(self.rig.host(name="another"), "/b")]
 
     def run(self) -> None:
-        self.rig.scheduler.close()
+        self.rig.scheduler.shutdown.close()
 
 
 # --- after it -------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def find_problems(operation: Operation) -> list[str]:
             found.append(f"{rig.core.queued} requests are queued")
     else:
         rig.maintenance.on_close()
-        rig.scheduler.close()
+        rig.scheduler.shutdown.close()
     found += [f"{job} has not ended" for job in operation.jobs if not operation.has_ended(job)]
     return found
 

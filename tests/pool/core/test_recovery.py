@@ -147,7 +147,7 @@ def test_a_child_begins_afresh(rig: SchedulerRig, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pool_that_was_closed_is_closed_in_a_child(rig: SchedulerRig) -> None:
-    rig.scheduler.close()
+    rig.scheduler.shutdown.close()
     rig.scheduler.recovery.before_fork()
     rig.scheduler.recovery.begin_as_child()
     assert rig.core.closed

@@ -354,7 +354,7 @@ def test_a_pool_that_is_closed_fails_all_of_them_once(rig: SchedulerRig) -> None
     line.be_slow()
     line.taken()
     rig.lose(line.slow, Abandoned())
-    rig.scheduler.close()
+    rig.scheduler.shutdown.close()
     for job in (line.oldest, *line.behind):
         assert type(job.future.exception()).__name__ == "PoolClosed"
 

@@ -30,7 +30,7 @@ from dugong.connection.transport import PlainTransport, Transport
 from dugong.pool.core.host import Host
 from dugong.pool.io import bandwidth
 from dugong.pool.io.bandwidth import Bandwidth, BandwidthLimits, Bucket, LimitedTransport
-from dugong.pool.request import Origin
+from dugong.pool.url import Origin
 from tests.support.clock import Clock
 from tests.support.fork import holds_in_child
 from tests.support.pool import OpenSite, each, open_site, wait_for
