@@ -35,6 +35,10 @@ NOWHERE = "http://127.0.0.1:9/"  # a URL that no test asks for
 LONG = b"0123456789" * 50_000  # a body that is streamed, for it is too long for anything else
 
 
+async def coroutine(_: object) -> None:
+    """Is called where nothing awaits it."""
+
+
 class Bad(NamedTuple):
     """A value for the parameter *name* that is refused with *error*, whose text has *message*."""
 
@@ -154,6 +158,9 @@ BAD_LIMITS = [
     *BAD_CONTEXTS,
     *BAD_POLICIES,
     *several("on_event", TypeError, "on_event must be callable", True, "log"),
+    *several("on_event", TypeError, "on_event must not be a coroutine", coroutine),
+    *several("host_policy", TypeError, "host_policy must not be a coroutine", coroutine),
+    *several("record", TypeError, "record must not be a coroutine", coroutine),
     *several("socket_options", TypeError, "socket_options must be a sequence", 1, "keepalive"),
 ]
 
@@ -474,6 +481,7 @@ BAD_RULES = [
     *several("methods", ValueError, "invalid method", {""}, {"G ET"}, {"GET", "PUT\r\n"}),
     *several("retry_after", TypeError, "retry_after must be a bool", 1, None, "yes"),
     *several("should_retry", TypeError, "should_retry must be callable", True, "no"),
+    *several("should_retry", TypeError, "should_retry must not be a coroutine", coroutine),
 ]
 
 

@@ -64,7 +64,8 @@ class AsyncClient:
     Takes the parameters of `Client`, and raises what that raises. *auth*, *event_hooks* and
     callables as headers are called as for `Client.submit`: in the event loop for the first request
     of a call, and in a thread of the pool for what follows, and for files. What is told of
-    *progress* is always called in a thread. None of them is awaited.
+    *progress* is always called in a thread. None of them is awaited, so coroutine functions are a
+    TypeError.
 
     A *body* may also be an async iterable of bytes-like objects, or a callable that returns one. It
     runs in the event loop, in a task of its own, and is asked for the next item when the last one

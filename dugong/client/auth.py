@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from dugong.connection.encode import HeadersLike
+from dugong.pool.checks import refuse_coroutine_function
 from dugong.pool.request import Request
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def auth_of(value: AuthLike | None) -> Auth | None:
     if isinstance(value, tuple) and len(value) == 2:
         return BasicAuth(*value)
     if callable(value) and not isinstance(value, type):
+        refuse_coroutine_function("auth", value)
         return _CallableAuth(value)
     hint = "; for Basic, write (user, password)" if isinstance(value, str) else ""
     raise TypeError(

@@ -16,7 +16,7 @@ from dugong.client.flow import Call, Settings, has_credentials
 from dugong.client.multipart import encode_body
 from dugong.client.urls import join, quoted, with_params
 from dugong.pool.body import BodyLike
-from dugong.pool.checks import check_bool
+from dugong.pool.checks import check_bool, refuse_coroutine_function
 from dugong.pool.hints import refuse_options
 from dugong.pool.options import IDENTITY, POOL_DEFAULT, ElaborateHeaders, PoolDefault
 from dugong.pool.request import Request, make_request, with_headers
@@ -257,5 +257,6 @@ def elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHeade
     if isinstance(headers, ElaborateHeaders):
         return headers.with_defaults(tuple(fields))
     if callable(headers) and not isinstance(headers, Iterable):
+        refuse_coroutine_function("headers", headers)
         return ElaborateHeaders(tuple(fields), headers)
     return ElaborateHeaders.given(headers).with_defaults(tuple(fields))

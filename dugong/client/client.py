@@ -21,7 +21,7 @@ from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
 from dugong.connection.encode import HeaderPairs
-from dugong.pool.checks import check_bool
+from dugong.pool.checks import check_bool, check_call
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
 from dugong.pool.options import ElaborateHeaders, default_headers
@@ -85,7 +85,8 @@ class Client:
     * *follow_redirects* (True), *max_redirects* (20): whether redirects are followed, and how many
       in one call.
     * *decode*: undo the content codings of responses (gzip, deflate; br and zstd if they are
-      installed). `max_body_size` of the pool counts decoded bytes, too.
+      installed). `max_body_size` of the pool counts decoded bytes, too. Of the responses before the
+      last one, in `history`, those with more than 1 MiB stay coded.
     * *trust_env* (True): read the netrc file of the user, now, for credentials of hosts that have
       no others; and without *proxy*, use the proxies that the environment variables HTTP_PROXY,
       HTTPS_PROXY and ALL_PROXY name now, except for the hosts in NO_PROXY.
@@ -462,8 +463,10 @@ def _hooks(given: Mapping[str, Iterable[Callable[..., object]]] | None) -> dict[
     for name, functions in (given or {}).items():
         if name not in hooks:
             raise ValueError(f"event_hooks are for 'request' and 'response', not {name!r}")
+        if not isinstance(functions, Iterable):
+            kind = type(functions).__name__
+            raise TypeError(f"event_hooks[{name!r}] must be an iterable of callables, not {kind}")
         hooks[name] = tuple(functions)
         for function in hooks[name]:
-            if not callable(function):
-                raise TypeError(f"a hook must be callable, not {function!r}")
+            check_call("a hook", function)
     return hooks

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from dugong.client.auth import Auth, encode_credential
 from dugong.client.challenges import Challenge, parse_challenges
@@ -84,7 +85,8 @@ class DigestAuth(Auth):
 
     Raises ValueError if the *user* or the *password* has a control character. Any thread may use
     it, and it may be shared by clients. If it is pickled, the password is, and what is remembered
-    is not, for each process has to count its own requests.
+    is not, for each process has to count its own requests. So a forked child remembers nothing,
+    either.
     """
 
     def __init__(self, user: str, password: str) -> None:
@@ -94,9 +96,12 @@ class DigestAuth(Auth):
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._lock = Lock()  # guards the two below
+        # Guards the two below. Reentrant, for a signal handler may send a request while its thread
+        # does; a forked child has a new one.
+        self._lock = RLock()
         self._sessions: dict[Origin, _Session] = {}
         self._counts: dict[str, int] = {}  # how many requests were made with each nonce
+        _known[id(self)] = self
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_lock", "_sessions", "_counts")
@@ -188,6 +193,18 @@ class DigestAuth(Auth):
         with self._lock:
             if self._sessions.get(origin) is session:
                 del self._sessions[origin]
+
+
+#: Those that exist, by their id: for the child of a fork.
+_known: WeakValueDictionary[int, DigestAuth] = WeakValueDictionary()
+
+
+def _after_fork_in_child() -> None:
+    for auth in list(_known.values()):
+        auth._begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _remember(table: dict[K, V], key: K, value: V) -> None:

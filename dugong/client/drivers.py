@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Decoder", "FutureFlow", "PlainFlow", "Streaming", "run"]
 
 _PARTIAL_CONTENT = 206
+#: Bytes that the body of a response before the last one may have when it is decoded. A call may
+#: have many of these, which are hardly ever read, and a few KiB may stand for 64 MiB each.
+_LARGEST_BEFORE = 1024 * 1024
 _PLAIN_CODINGS = {b"gzip": ("gzip",), b"deflate": ("deflate",)}
 
 
@@ -78,6 +81,11 @@ class Decoder:
                 raise _failure(exc, response) from None
         return response
 
+    def if_small(self, response: Response) -> None:
+        """Decode *response*, which was not the last one, if that is possible and it is small."""
+        with suppress(DugongError):
+            Decoder(min(self._max_size, _LARGEST_BEFORE)).whole(response)
+
     def streamed(self, response: StreamedResponse) -> StreamedResponse:
         """Return *response*, whose body is decoded while it is read. Raises `DecodingError`."""
         codings = codings_of(response.headers)
@@ -100,10 +108,9 @@ def _failure(error: DugongError, response: Response | StreamedResponse) -> Excep
 
 
 def _as_history(response: Response, decoder: Decoder | None) -> Response:
-    """Return *response*, which was not the last one, decoded if that is possible."""
+    """Return *response*, which was not the last one, decoded as far as `Decoder.if_small` does."""
     if decoder is not None:
-        with suppress(DugongError):
-            decoder.whole(response)
+        decoder.if_small(response)
     return response
 
 

@@ -133,6 +133,8 @@ def authenticated(call: Call, request: Request) -> Flow:
     if auth is None:
         return (yield from exchanged(call, request, None))
     flow = auth.flow(request)
+    if not isinstance(flow, Generator):  # without a yield, it is no generator
+        raise TypeError(f"the flow of {auth!r} must be a generator, not {type(flow).__name__}")
     try:
         sent: object = next(flow, None)
         while True:

@@ -155,6 +155,8 @@ class Part:
         self._ranges: list[tuple[int, int]] = []
 
     def __enter__(self) -> Part:
+        if not self.path:  # as of a URL that ends with a slash
+            raise FileNotFoundError(errno.ENOENT, "a file needs a name", self.path)
         with suppress(FileNotFoundError):
             os.lstat(self.path)  # a name that the system does not take is an error now
         mode = check_is_no_special(self.path)
@@ -215,7 +217,8 @@ class Part:
             save(self._state_with([]), state, [state[len(directory_of(state)) :]])
         except OSError as exc:
             if exc.errno not in (errno.EEXIST, errno.ENAMETOOLONG):
-                exc.filename, exc.filename2 = name, None
+                exc.filename = name
+                del exc.filename2  # None would stand in the message
                 raise
             # Another process may have begun the same download at the same time.
             return None if read_state(name) is None else self._lock(name)

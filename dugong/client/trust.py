@@ -36,6 +36,7 @@ def context_of(verify: Any, cert: Any) -> ssl.SSLContext:
         if os.path.isdir(path):
             context = ssl.create_default_context(capath=path)
         else:
+            _check_readable(path)
             context = ssl.create_default_context(cafile=path)
     else:
         raise TypeError(f"verify must be a bool, a path or an SSLContext, not {verify!r}")
@@ -44,5 +45,13 @@ def context_of(verify: Any, cert: Any) -> ssl.SSLContext:
         files = (cert,) if isinstance(cert, (str, os.PathLike)) else cert
         if not isinstance(files, tuple) or not 1 <= len(files) <= 3:
             raise TypeError("cert must be a path, or a tuple (certificate, key, password)")
+        for file in filter(None, files[:2]):
+            _check_readable(file)
         context.load_cert_chain(*files)
     return context
+
+
+def _check_readable(path: str | os.PathLike[str]) -> None:
+    """Raise the OSError of a file that cannot be read; that of `ssl` would not name it."""
+    with open(os.fspath(path), "rb"):
+        pass

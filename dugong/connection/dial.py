@@ -85,13 +85,13 @@ def co_dial(
     failed; `is_out_of_descriptors` is true for it if one could not be tried for want of a
     descriptor.
     """
-    deadline = Deadline(timeout)
     # A dot at the end is for the DNS and for Host; a certificate has none (RFC 6066 §3).
     server_name = ascii_host(host).removesuffix(".")
     peer = peer_of(host, port, proxy, network)
     find = partial(resolve, test_names=test_names, resolver=network.resolver)
     target = host if proxy is None else _target(host, port, proxy, find, network)
     addresses = _addresses(host, port, proxy, find, network)
+    deadline = Deadline(timeout)
     sock = yield from co_connect(addresses, deadline, peer, network)
     transport: Transport = PlainTransport(sock)
     try:

@@ -25,6 +25,7 @@ from dugong.pool.bodybase import (
     view_if_bytes_like,
 )
 from dugong.pool.oneshot import can_be_remembered, is_used, mark_used
+from dugong.pool.sharedfile import SharedFile, share
 
 __all__ = [
     "BodyLike",
@@ -32,7 +33,6 @@ __all__ = [
     "ReadableBinary",
     "RegularFileBody",
     "RequestBody",
-    "SeekableBinary",
     "can_be_sent_again",
     "check_file",
     "cut_short",
@@ -47,13 +47,6 @@ class ReadableBinary(Protocol):
     """What is needed of a binary file: ``read(n)`` gives at most n bytes, b"" at the end."""
 
     def read(self, size: int, /) -> bytes: ...
-
-
-class SeekableBinary(ReadableBinary, Protocol):
-    """What is needed of a binary file to read a part of it."""
-
-    def tell(self) -> int: ...
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
 
 
 # What their descriptor holds is what their read() gives. It is not so for a GzipFile, nor for a
@@ -264,11 +257,12 @@ class _Made(RequestBody):
 class _Stream(CountedBody):
     """A file that can be read once: a pipe, or anything that only has ``read(n)``."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "_turn")
 
     def __init__(self, file: ReadableBinary, length: int | None) -> None:
         super().__init__(length)
         self._file = file
+        self._turn: SharedFile | None = None  # while no other body may read it
 
     @property
     def rewindable(self) -> bool:
@@ -281,6 +275,13 @@ class _Stream(CountedBody):
     def _items(self) -> Iterator[object]:
         if is_used(self._file):
             raise used_up()
+        turn = share(self._file)
+        if not turn.begin_alone():
+            raise ValueError(
+                "another request is reading the body: send one part of it after the other, or give "
+                "each request its own"
+            )
+        self._turn = turn
         if self._length is not None:
             return self._reads()  # more requests may follow, each with its part of the file
         mark_used(self._file)
@@ -294,7 +295,7 @@ class _Stream(CountedBody):
         while left is None or left > 0:
             data = read(PIECE if left is None else min(left, PIECE))
             if data is None:
-                raise ValueError("the body is a non-blocking file, and has nothing to read now")
+                raise _nothing_now()
             if not data:
                 mark_used(file)
                 break
@@ -302,35 +303,47 @@ class _Stream(CountedBody):
             if left is not None:
                 left -= len(cast(bytes, data))
 
+    def end_sending(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end_alone()
 
-class _Seekable(_Stream):
+
+class _Seekable(CountedBody):
     """A file that can be sent again: a BytesIO, or whatever else can tell and seek."""
 
-    __slots__ = ("_start",)
+    __slots__ = ("_is_open", "_shared", "_start")
 
-    def __init__(self, file: SeekableBinary, start: int, length: int) -> None:
-        super().__init__(file, length)
-        self._start = start
-
-    @property
-    def rewindable(self) -> bool:
-        return True
-
-    @property
-    def is_repeatable(self) -> bool:
-        return True
+    def __init__(self, shared: SharedFile, start: int, length: int) -> None:
+        super().__init__(length)
+        self._shared = shared  # never changes
+        self._start = start  # never changes
+        self._is_open = False  # it is being read
 
     def rewind(self) -> None:
-        cast(SeekableBinary, self._file).seek(self._start)
+        if not self._is_open:
+            self._shared.begin_reading_on(self._start)
+            self._is_open = True
 
     def _items(self) -> Iterator[object]:
-        return self._reads()
+        self.rewind()  # what a callable has returned was not
+        offset = self._start
+        end = offset + cast(int, self._length)
+        while offset < end:
+            data = self._shared.read_on(offset, min(PIECE, end - offset))
+            if data is None:
+                raise _nothing_now()
+            if not data:
+                break
+            yield data
+            offset += len(data)
 
     def end_sending(self) -> None:
-        # Or another request with this file would send nothing, and call that a success. If the file
-        # cannot be sought any more, the next request with it will find that out.
-        with suppress(OSError, ValueError):
-            self.rewind()
+        # If the file cannot be sought any more, the next request with it will find that out.
+        if self._is_open:
+            self._is_open = False
+            with suppress(OSError, ValueError):
+                self._shared.end_reading_on()
 
 
 class RegularFileBody(CountedBody):
@@ -365,6 +378,10 @@ def _stream(file: ReadableBinary, content_length: int | None) -> _Stream:
     if is_used(file):
         raise used_up()
     return _Stream(file, content_length)
+
+
+def _nothing_now() -> ValueError:
+    return ValueError("the body is a non-blocking file, and has nothing to read now")
 
 
 def check_file(file: ReadableBinary) -> None:
@@ -419,12 +436,9 @@ def _made_of_seekable(file: object) -> _Seekable | None:
     seekable = getattr(file, "seekable", None)
     if callable(seekable) and not seekable():
         return None
-    known = cast(SeekableBinary, file)
+    shared = share(file)
     try:
-        start = known.tell()
-        known.seek(0, os.SEEK_END)
+        start, size = shared.extent()
     except (AttributeError, OSError):
         return None
-    length = max(0, known.tell() - start)
-    known.seek(start)
-    return _Seekable(known, start, length)
+    return _Seekable(shared, start, max(0, size - start))

@@ -1,4 +1,4 @@
-"""Checks of parameters that are numbers or switches: each mistake is told in the same words.
+"""Checks of numbers, switches and callables: each mistake is told in the same words.
 
 Each raises TypeError or ValueError, which name the parameter. Touches nothing.
 """
@@ -10,15 +10,18 @@ from threading import TIMEOUT_MAX
 
 __all__ = [
     "check_bool",
+    "check_call",
     "check_counts",
     "check_int",
     "check_not_negative",
     "check_positive",
     "check_rates",
     "check_seconds",
+    "refuse_coroutine_function",
 ]
 
 _MOST = sys.float_info.max
+_IS_COROUTINE = 0x80  # `inspect.CO_COROUTINE`; that module is slow to import
 
 
 def check_counts(**counts: object) -> None:
@@ -73,3 +76,19 @@ def check_bool(name: str, value: object) -> None:
     """Raise unless *value* is a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, not {value!r}")
+
+
+def check_call(name: str, value: object) -> None:
+    """Raise unless *value* can be called, without being awaited."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, not {value!r}")
+    refuse_coroutine_function(name, value)
+
+
+def refuse_coroutine_function(name: str, value: object) -> None:
+    """Raise if *value* is a coroutine function, whose call alone does nothing."""
+    code = getattr(value, "__code__", None)
+    if getattr(code, "co_flags", 0) & _IS_COROUTINE:
+        raise TypeError(
+            f"{name} must not be a coroutine function, for it is called, and not awaited"
+        )

@@ -67,6 +67,7 @@ class BodyError(Exception):
     def __init__(self, error: Exception, culprit: str = "the body of a request") -> None:
         super().__init__(f"{culprit} has failed: {error!r}")
         self.error = error
+        self.culprit = culprit
 
 
 def as_exception(exc: BaseException, culprit: str) -> Exception:
@@ -87,11 +88,13 @@ def failure(error: Exception, delivery: Delivery, request: Request | None = None
     What the network has done may concern many requests, so each gets a copy, with its *request*.
     An `ssl.SSLError` becomes a `TLSError`. What a caller's body has raised is not copied: the
     `error` of a `BodyError`, and any other exception that is not ours, such as an OSError of the
-    caller's file. (What the system says of a connection is a `ConnectionClosed` or `ConnectError`
-    by now, from the transport or the dialer.)
+    caller's file. But what another request has failed with is copied, and keeps its verdict. (What
+    the system says of a connection is a `ConnectionClosed` or `ConnectError` by now, from the
+    transport or the dialer.)
     """
+    own: Exception
     if isinstance(error, BodyError):
-        own = error.error
+        own = _of_its_own(error, request)
     elif isinstance(error, DugongError):
         own = copy.copy(error)
         own.__context__ = None
@@ -110,6 +113,21 @@ def failure(error: Exception, delivery: Delivery, request: Request | None = None
         own.delivery = delivery  # type: ignore[attr-defined]  # any exception has a dict
         if request is not None and (isinstance(own, DugongError) or not hasattr(own, "request")):
             own.request = request  # type: ignore[attr-defined]
+    return own
+
+
+def _of_its_own(error: BodyError, request: Request | None) -> Exception:
+    """Return what the caller's body has raised; a copy, if it is what another request failed with.
+
+    So it may be if the body is, or depends on, the response to that.
+    """
+    theirs = error.error
+    if not isinstance(theirs, DugongError) or theirs.request is None or theirs.request is request:
+        return theirs
+    own = copy.copy(theirs)
+    own.__cause__ = theirs
+    own.msg = f"{error.culprit} has raised an exception: {theirs}"
+    own.args = (own.msg,)
     return own
 
 

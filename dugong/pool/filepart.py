@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from threading import Lock, RLock
 from typing import Any, cast
-from weakref import WeakValueDictionary
 
-from dugong.pool.body import (
-    PlainFile,
-    RegularFileBody,
-    SeekableBinary,
-    check_file,
-    regular_size,
-)
+from dugong.pool.body import PlainFile, RegularFileBody, check_file, regular_size
 from dugong.pool.bodybase import PIECE, BodyMaker, CountedBody, RequestBody
 from dugong.pool.checks import check_int
+from dugong.pool.sharedfile import SeekableBinary, SharedFile, share
 
 __all__ = ["FilePart"]
 
@@ -58,7 +51,7 @@ class FilePart(BodyMaker):
         self.file: SeekableBinary = file
         self.offset: int = offset
         self.length: int | None = length
-        self._shared = _share(file)
+        self._shared = share(file)
         self.make_body(None)  # raises now what a request would raise
 
     def make_body(self, content_length: int | None) -> RequestBody:
@@ -71,7 +64,14 @@ class FilePart(BodyMaker):
             if size == 0 and os.pread(plain.fileno(), 1, 0):
                 raise ValueError("a FilePart needs a file whose size is known")
             return RegularFileBody(plain, self.offset, length)
-        return _SharedFileBody(self._shared, self.offset, self._length_in(self._shared.size()))
+        return _SharedFileBody(self._shared, self.offset, self._length_in(self._size()))
+
+    def _size(self) -> int:
+        """Return how many bytes the file has, which is not on disk."""
+        seekable = getattr(self.file, "seekable", None)
+        if callable(seekable) and not seekable():
+            raise ValueError("a FilePart needs a file that can seek")
+        return self._shared.extent()[1]
 
     def _length_in(self, size: int) -> int:
         """Return how many bytes it has of a file of *size* bytes."""
@@ -84,69 +84,12 @@ class FilePart(BodyMaker):
         return type(self), (self.file, self.offset, self.length)
 
 
-class _SharedFile:
-    """A file that is read by position, and the lock for it."""
-
-    __slots__ = ("__weakref__", "_file", "lock")
-
-    def __init__(self, file: SeekableBinary) -> None:
-        self._file = file  # never changes; guarded by the lock
-        self.lock = Lock()  # a forked child has a new one
-
-    def size(self) -> int:
-        """Return how many bytes the file has. Raises ValueError if it cannot seek."""
-        seekable = getattr(self._file, "seekable", None)
-        if callable(seekable) and not seekable():
-            raise ValueError("a FilePart needs a file that can seek")
-        with self.lock:
-            position = self._file.tell()
-            try:
-                self._file.seek(0, os.SEEK_END)
-                return self._file.tell()
-            finally:
-                self._file.seek(position)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return up to *size* bytes that begin at *offset*; none at the end of the file."""
-        with self.lock:
-            position = self._file.tell()
-            try:
-                self._file.seek(offset)
-                return self._file.read(size)
-            finally:
-                self._file.seek(position)
-
-
-#: By the id() of the file, which lives as long as its entry. Guarded by `_lock`; an entry goes by
-#: itself when no part of the file is left.
-_shared_files: WeakValueDictionary[int, _SharedFile] = WeakValueDictionary()
-_lock = RLock()  # reentrant, for a finalizer may make a part; a forked child has a new one
-
-
-def _share(file: SeekableBinary) -> _SharedFile:
-    """Return what all parts of *file* have in common."""
-    mine = _SharedFile(file)
-    with _lock:
-        return _shared_files.setdefault(id(file), mine)
-
-
-def _renew_locks() -> None:
-    """Replace the locks in a forked child, where the threads that may hold them do not exist."""
-    global _lock  # noqa: PLW0603
-    _lock = RLock()
-    for shared in _shared_files.values():
-        shared.lock = Lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
-
-
 class _SharedFileBody(CountedBody):
     """A part of a file that is read under the lock of the file."""
 
     __slots__ = ("_shared", "_start")
 
-    def __init__(self, shared: _SharedFile, start: int, length: int) -> None:
+    def __init__(self, shared: SharedFile, start: int, length: int) -> None:
         super().__init__(length)
         self._shared = shared
         self._start = start

@@ -15,7 +15,7 @@ from dugong.connection.head import field_line, is_token
 from dugong.connection.trailers import check_trailer_name
 from dugong.headers import Headers
 from dugong.pool.body import BodyLike
-from dugong.pool.checks import check_bool, check_seconds
+from dugong.pool.checks import check_bool, check_seconds, refuse_coroutine_function
 from dugong.pool.hints import refuse_options
 from dugong.pool.oneshot import rememberable
 from dugong.pool.progress import Progress, ProgressCall, progress_of
@@ -213,6 +213,7 @@ def checked_options(
         if body is None:
             raise ValueError("trailers are only allowed with a body")
         if callable(trailers) and not isinstance(trailers, Iterable):
+            refuse_coroutine_function("trailers", trailers)
             behind = trailers
         else:
             behind = checked_trailers(trailers)
@@ -226,6 +227,7 @@ def checked_options(
         pairs = checked_headers(headers.fixed)
         checked = headers._replace(fixed=pairs)
     elif callable(headers) and not isinstance(headers, Iterable):
+        refuse_coroutine_function("headers", headers)
         checked = ElaborateHeaders((), headers)
     elif headers is not None:
         checked = pairs = checked_headers(headers)

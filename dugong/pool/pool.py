@@ -21,6 +21,7 @@ from dugong.pool import fork
 from dugong.pool.body import BodyLike
 from dugong.pool.checks import (
     check_bool,
+    check_call,
     check_counts,
     check_positive,
     check_rates,
@@ -228,12 +229,10 @@ class ConnectionPool:
             host_upload_rate=host_upload_rate,
             host_download_rate=host_download_rate,
         )
-        if on_event is not None and not callable(on_event):
-            raise TypeError(f"on_event must be callable, not {on_event!r}")
-        if host_policy is not None and not callable(host_policy):
-            raise TypeError(f"host_policy must be callable, not {host_policy!r}")
-        if record is not None and not callable(record):
-            raise TypeError(f"record must be callable, not {record!r}")
+        calls = {"on_event": on_event, "host_policy": host_policy, "record": record}
+        for name, call in calls.items():
+            if call is not None:
+                check_call(name, call)
         check_bool("pipeline_rescue", pipeline_rescue)
         limits = Limits(
             max_connections_per_host,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
+from dugong.pool.checks import refuse_coroutine_function
+
 __all__ = ["Meter", "Progress", "ProgressCall", "progress_of"]
 
 #: Is told how many bytes have been transferred, and of how many (None: that is not known).
@@ -17,7 +19,6 @@ ProgressCall = Callable[[int, int | None], object]
 
 #: Seconds between two calls. The last one comes at once, and may be the 20th of a second.
 _INTERVAL = 1 / 19
-_IS_COROUTINE = 0x80  # `inspect.CO_COROUTINE`; that module is slow to import
 
 
 class Progress:
@@ -70,9 +71,7 @@ def _check_call(name: str, call: object) -> None:
         return
     if not callable(call):
         raise TypeError(f"{name} must be a callable or a Progress, not {type(call).__name__}")
-    code = getattr(call, "__code__", None)
-    if getattr(code, "co_flags", 0) & _IS_COROUTINE:
-        raise TypeError(f"{name} must not be a coroutine function, for it is called by a thread")
+    refuse_coroutine_function(name, call)
 
 
 class Meter:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from dugong.pool.body import SeekableBinary, request_body
+from dugong.pool.body import request_body
 from dugong.pool.bodybase import view_if_bytes_like
 from dugong.pool.filepart import FilePart
+from dugong.pool.sharedfile import SeekableBinary
 
 if TYPE_CHECKING:
     from dugong.pool.body import BodyLike

@@ -196,6 +196,9 @@ def test_a_certificate_of_the_client_and_an_authority(tmp_path: Path) -> None:
         assert client.get(f"https://127.0.0.1:{server.port}/").body == b"secure"
 
 
+async def _coroutine(_: object) -> None: ...
+
+
 BAD_CLIENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"base_url": "items"}, ValueError, "base_url|absolute|http"),
     ({"base_url": 1}, TypeError, "str"),
@@ -214,6 +217,9 @@ BAD_CLIENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"event_hooks": []}, TypeError, "event_hooks"),
     ({"headers": {"Content-Length": "1"}}, ValueError, "content-length"),
     ({"event_hooks": {"request": [1]}}, TypeError, "hook"),
+    ({"event_hooks": {"response": print}}, TypeError, "event_hooks.*iterable"),
+    ({"event_hooks": {"response": [_coroutine]}}, TypeError, "hook must not be a coroutine"),
+    ({"auth": _coroutine}, TypeError, "auth must not be a coroutine"),
     ({"pool": 1}, TypeError, "pool"),
     ({"nonsense": 1}, TypeError, "nonsense"),
     ({"timeout": -1}, ValueError, "timeout"),
@@ -235,6 +241,7 @@ BAD_CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"params": 1}, TypeError, "params"),
     ({"cookies": 1}, TypeError, "cookies"),
     ({"auth": 1}, TypeError, "auth"),
+    ({"headers": _coroutine}, TypeError, "headers must not be a coroutine"),
     ({"follow_redirects": None}, TypeError, "follow_redirects"),
     ({"allow_redirects": True}, TypeError, "follow_redirects"),
     ({"verify": False}, TypeError, "Client"),

@@ -25,6 +25,8 @@ from dugong.connection.head import field_line
 from dugong.pool.body import BodyLike
 from dugong.pool.oneshot import mark_used
 from tests.support.auth import SECRET, URL, authorization
+from tests.support.fork import holds_in_child
+from tests.support.pool import wait_for
 from tests.support.server import Peer, ScriptedServer
 
 HASHES: dict[str, Callable[[bytes], Any]] = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
@@ -191,6 +193,28 @@ def test_one_that_is_copied_or_pickled_begins_anew(duplicate: Any) -> None:
     server.nonce = "n2"
     assert run(other, request, server).status == 200
     assert authorization(other) is not None
+
+
+def test_one_in_a_forked_child_begins_anew_though_another_thread_was_using_it() -> None:
+    server, request, auth = DigestServer(), Request("GET", URL), digest()
+    assert run(auth, request, server).status == 200
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with auth._lock:
+            held.set()
+            wait_for(done)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    wait_for(held)
+    try:
+        # The count of a nonce is the parent's: what the child sent with it would be a replay.
+        assert holds_in_child(lambda: authorization(auth) is None)
+    finally:
+        done.set()
+        thread.join()
+    assert authorization(auth) is not None
 
 
 RFC_MD5_AND_SHA256 = """Digest

@@ -1140,8 +1140,11 @@ def test_what_makes_no_sense_is_an_error_at_the_call(path: Path, case: str) -> N
 
 def test_a_file_that_cannot_be_made_is_an_error_before_anything_is_sent(path: Path) -> None:
     with serving() as (files, client, url):
-        with pytest.raises(FileNotFoundError, match=r"missing/file\.part"):
+        with pytest.raises(FileNotFoundError, match=r"missing/file\.part'$"):
             client.download(url, path.parent / "missing" / "file")
+        for resume in (True, False):
+            with pytest.raises(FileNotFoundError, match="a file needs a name"):
+                client.download(url, "", resume=resume)
         with pytest.raises(IsADirectoryError):
             client.download(url, path.parent)
         with pytest.raises(ValueError, match="base_url"):

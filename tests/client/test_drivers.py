@@ -69,6 +69,20 @@ CODED = Page(gzipped(b"decoded"), headers="Content-Encoding: gzip\r\n")
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_the_body_of_a_redirect_is_not_decoded_to_more_than_a_mebibyte(way: Way) -> None:
+    """A few KiB of each of twenty redirects may stand for all of the memory."""
+    small, bomb = gzipped(bytes(1024 * 1024)), gzipped(bytes(1024 * 1024 + 1))
+    pages = {
+        "/a": moved("/b", headers="Content-Encoding: gzip\r\n")._replace(body=bomb),
+        "/b": moved("/c", headers="Content-Encoding: gzip\r\n")._replace(body=small),
+    }
+    with open_places(pages) as (client, [here]):
+        response = way(client, "GET", here.url("/a"))
+        assert response.body == b"/c"
+        assert [earlier.body for earlier in response.history] == [bomb, bytes(1024 * 1024)]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_each_follows_redirects_and_tells_them(way: Way) -> None:
     with open_places({"/a": moved("/b"), "/b": moved("/c")}) as (client, [here]):
         response = way(client, "GET", here.url("/a"))

@@ -232,6 +232,23 @@ def test_what_a_flow_sends_to_another_origin_goes_without_the_credentials() -> N
         assert all("authorization" in request.headers for request in here.requests)
 
 
+async def _not_for_us() -> Any:
+    yield None
+
+
+@pytest.mark.parametrize("returned", [None, iter([]), _not_for_us()], ids=["none", "list", "async"])
+@pytest.mark.parametrize("way", ["request", "submit", "stream"])
+def test_a_flow_that_is_no_generator_is_an_error_at_the_call(returned: object, way: str) -> None:
+    class Wrong(Auth):
+        def flow(self, request: Request) -> Any:
+            return returned
+
+    with open_places({}) as (client, [here]):
+        with pytest.raises(TypeError, match="the flow of <Wrong> must be a generator, not"):
+            getattr(client, way)("GET", here.url("/a"), auth=Wrong())
+        assert here.requests == []
+
+
 @pytest.mark.parametrize("yielded", [[], ["http://h/"]])
 @pytest.mark.parametrize("way", ["request", "submit", "stream"])
 def test_a_flow_that_yields_no_request_is_an_error_at_the_call(

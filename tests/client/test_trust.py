@@ -49,9 +49,15 @@ def test_a_context_is_used_as_it_is() -> None:
         context_of(context, "cert.pem")
 
 
-def test_a_file_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(FileNotFoundError):
-        context_of("/nonexistent/ca.pem", None)
+def test_a_file_that_is_not_there_is_an_error_that_names_it(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    chain = tmp_path / "chain.pem"
+    authority.cert_pem.write_to_path(str(chain))
+    absent = "/nonexistent/file.pem"
+    for verify, cert in ((absent, None), (True, absent), (True, (str(chain), absent))):
+        with pytest.raises(FileNotFoundError, match=absent):
+            context_of(verify, cert)
 
 
 @pytest.mark.parametrize("verify", [None, 1, b"path"])

@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from dugong import ConnectError, DNSUnavailable, HostnameNotResolvable, eval_coroutine
+from dugong import (
+    ConnectError,
+    DNSUnavailable,
+    HostnameNotResolvable,
+    deadline,
+    eval_coroutine,
+)
 from dugong.connection.dial import co_dial
 from dugong.connection.network import Network
 from dugong.connection.proxy import Proxy
@@ -310,6 +316,18 @@ def test_a_resolver_is_asked_instead_of_the_system(form: str, names: FakeNames) 
 def test_a_resolver_is_not_asked_for_an_address() -> None:
     with ScriptedServer(name_peer) as server:
         received(dial(*server.address, Network(resolver=lambda host, port: 1 / 0)))  # type: ignore[arg-type,return-value]  # it is not called
+
+
+def test_the_time_that_resolving_takes_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(deadline, "monotonic", lambda: now[0])
+
+    def resolver(host: str, port: int) -> list[Any]:
+        now[0] += 2 * TIMEOUT
+        return [server.address]
+
+    with ScriptedServer(name_peer) as server:
+        received(dial("origin.test", 80, Network(resolver=resolver)))
 
 
 def test_a_resolver_is_asked_for_a_proxy() -> None:

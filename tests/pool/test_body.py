@@ -283,6 +283,26 @@ def test_a_file_is_left_where_it_stood_however_far_it_was_sent(
     assert send(made_of(file)) == LARGE[10:]
 
 
+@pytest.mark.parametrize("kind", [io.BytesIO, Seeks])
+def test_several_bodies_of_one_file_may_be_sent_at_the_same_time(
+    kind: Callable[[bytes], Any],
+) -> None:
+    file = kind(LARGE)
+    file.seek(10)
+    bodies = [made_of(file), made_of(file)]
+    for body in bodies:
+        body.rewind()
+    sendings = [body.pieces() for body in bodies]
+    firsts = [bytes(next(sending)) for sending in sendings]
+    late = made_of(file)  # when the file stands in its middle
+    assert late.length == len(LARGE) - 10
+    for body, sending, first in zip(bodies, sendings, firsts, strict=True):
+        assert first + b"".join(map(bytes, sending)) == LARGE[10:]
+        body.end_sending()
+    assert send(late) == LARGE[10:]
+    assert file.tell() == 10
+
+
 def test_that_a_file_cannot_be_left_where_it_stood_harms_nothing_that_was_sent() -> None:
     file = io.BytesIO(LARGE)
     body = made_of(file)
@@ -716,6 +736,18 @@ def test_requests_may_share_a_stream_if_each_says_how_much_is_its_own(kind: str)
             send(made_of(body, 1))
         with pytest.raises(ValueError, match="an earlier request has used it"):
             request_body(body)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a reader", "a socket"])
+def test_requests_do_not_take_their_parts_of_a_stream_at_the_same_time(kind: str) -> None:
+    with closing(REMEMBERED[kind]()) as stream:
+        first, second, third = (made_of(stream, 1) for _ in range(3))
+        first.rewind()
+        assert [bytes(piece) for piece in first.pieces()] == [b"a"]
+        with pytest.raises(ValueError, match="another request is reading the body"):
+            send(second)
+        first.end_sending()
+        assert send(third) == b"b"
 
 
 def test_a_file_that_can_be_sought_is_sent_from_where_it_stands_even_at_its_end() -> None:

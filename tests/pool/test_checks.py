@@ -1,4 +1,4 @@
-"""Checks of numbers and switches: what is refused, and in which words."""
+"""Checks of numbers, switches and callables: what is refused, and in which words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from dugong.pool.checks import (
     check_bool,
+    check_call,
     check_counts,
     check_int,
     check_not_negative,
@@ -29,6 +30,8 @@ def test_what_makes_sense_is_accepted() -> None:
     check_positive("a", 0.5, "bytes")
     check_not_negative("a", 0, "seconds")
     check_bool("a", False)
+    check_call("a", print)
+    check_call("a", type)
 
 
 @pytest.mark.parametrize("value", ["1", None, 1.0, True])
@@ -70,3 +73,13 @@ def test_what_may_be_nothing_is_not_negative(value: float) -> None:
 def test_a_switch_is_a_bool(value: Any) -> None:
     with pytest.raises(TypeError, match=re.escape(f"a must be a bool, not {value!r}")):
         check_bool("a", value)
+
+
+async def _coroutine() -> None: ...
+
+
+def test_what_is_called_is_callable_and_need_not_be_awaited() -> None:
+    with pytest.raises(TypeError, match="a must be callable, not 5"):
+        check_call("a", 5)
+    with pytest.raises(TypeError, match="a must not be a coroutine function"):
+        check_call("a", _coroutine)

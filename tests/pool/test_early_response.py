@@ -435,6 +435,23 @@ def test_a_stream_whose_upload_was_broken_off_fails_in_its_block(
         assert here.goes_on()
 
 
+def test_the_deadline_of_a_stream_is_for_the_rest_of_its_upload_too(site: OpenSite) -> None:
+    """The response has been read to its end, so nothing but the sender is waited for."""
+    script = BreaksOff(GLADLY, stalls)
+
+    def stream(here: Site) -> None:
+        with here.pool.stream("PUT", here.url(), body=TOO_MUCH, deadline=SOON) as response:
+            assert response.read() == b"gladly"
+
+    with site(script, each(name_target), timeout=2) as here:
+        try:
+            with pytest.raises(ConnectionTimedOut, match="the deadline passed while the body was"):
+                stream(here)
+        finally:
+            script.end()
+        assert here.goes_on()
+
+
 def test_what_a_block_raises_is_not_hidden_by_its_upload(site: OpenSite) -> None:
     script = BreaksOff(GLADLY, stalls)
     with site(script, each(name_target)) as here:

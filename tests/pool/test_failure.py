@@ -7,6 +7,7 @@ import errno
 import ssl
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,22 @@ def test_what_a_body_has_raised_reaches_the_caller_as_it_is(error: Exception) ->
     assert own is error
     assert str(own) == text
     assert own.delivery is Delivery.PARTLY_SENT  # type: ignore[attr-defined]
+
+
+def test_what_another_request_has_failed_with_keeps_its_verdict_if_a_body_raises_it() -> None:
+    other = Request("GET", "http://h/source")
+    theirs = failure(ConnectionClosed("cut"), Delivery.UNSENT, other)
+    own: Any = failure(BodyError(theirs), Delivery.PARTLY_SENT, REQUEST)
+    assert type(own) is ConnectionClosed
+    assert (own.request, own.delivery, own.__cause__) == (REQUEST, Delivery.PARTLY_SENT, theirs)
+    assert str(own) == (
+        "GET https://host:81/path: the body of a request has raised an exception: "
+        "GET http://h/source: cut"
+    )
+    assert theirs.request is other  # type: ignore[attr-defined]
+    assert theirs.delivery is Delivery.UNSENT  # type: ignore[attr-defined]
+    assert str(theirs) == "GET http://h/source: cut"
+    assert failure(BodyError(own), Delivery.PARTLY_SENT, REQUEST) is own
 
 
 def test_an_error_of_the_callers_file_is_not_wrapped() -> None:

@@ -361,7 +361,7 @@ def test_a_forked_child_does_not_wait_for_threads_of_its_parent() -> None:
 
 
 def test_a_file_is_let_go_of_with_its_last_part() -> None:
-    from dugong.pool.filepart import _shared_files
+    from dugong.pool.sharedfile import _shared_files
 
     before = len(_shared_files)
     file = io.BytesIO(DATA)

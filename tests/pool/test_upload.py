@@ -6,12 +6,14 @@ Whatever has happened to an upload, the next request gets its own response.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import mmap
 import os
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -136,6 +138,28 @@ def test_a_file_arrives_with_its_length(site: OpenSite, tmp_path: Path, size: in
         assert not file.closed
     assert asked.requests[0].body == MUCH[:size]
     assert asked.requests[0].headers["content-length"] == str(size)
+
+
+@pytest.mark.parametrize("kind", ["BytesIO", "NamedTemporaryFile"])
+def test_requests_that_are_sent_at_the_same_time_may_share_a_file(
+    kind: str, site: OpenSite
+) -> None:
+    """Each has all of it, though a file that is not read by its descriptor has one position."""
+    together = threading.Barrier(3)
+
+    def script(peer: Peer) -> None:
+        head = peer.head()
+        together.wait(TIMEOUT)
+        peer.respond(peer.exactly(int(head.headers["content-length"])))
+
+    with tempfile.NamedTemporaryFile() as named:
+        named.write(MUCH)
+        named.seek(0)
+        file: Any = named if kind == "NamedTemporaryFile" else io.BytesIO(MUCH)
+        with site(*[script] * 3) as here:
+            futures = [here.pool.submit("PUT", here.url(f"/{n}"), body=file) for n in range(3)]
+            assert [future.result(TIMEOUT).body for future in futures] == [MUCH] * 3
+        assert file.tell() == 0
 
 
 def test_a_file_arrives_from_where_it_stands(site: OpenSite, tmp_path: Path) -> None:
@@ -336,6 +360,7 @@ def test_an_exception_that_cannot_be_copied_truly_is_not_copied() -> None:
 def test_an_iterable_that_fails_as_a_connection_does_ends_the_upload(
     site: OpenSite, error: Exception
 ) -> None:
+    error = copy.copy(error)  # which becomes that of one request
     with site(no_whole_request, each(name_target)) as here:
         future = here.pool.submit("PUT", here.url(), body=raising(error))
         assert future.exception(TIMEOUT) is error

@@ -154,7 +154,10 @@ class Cancellation:
         self._connections.hedging.keep_locked(job, "the deadline has passed")
         if job.is_decided:
             if job.place is Place.STREAMING and connection is not None:
-                message = f"the deadline passed while the body was read from {connection.name}"
+                upload = job.extras.upload
+                is_sending = upload is not None and upload.is_sending
+                doing = "sent on" if is_sending else "read from"
+                message = f"the deadline passed while the body was {doing} {connection.name}"
                 error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
                 self._connections.fail_locked(connection, error)
             return

@@ -99,8 +99,6 @@ class Lending:
         with core.transaction():
             if job.place is not Place.STREAMING:
                 return
-            if job.timer is not None:
-                self._maintenance.cancel_locked(job.timer)
             if not complete:
                 self._connections.fail_locked(connection, Abandoned())
         # What waits for the sender to let go of the request's body must not keep it from that.
@@ -140,6 +138,8 @@ class Lending:
         # The place of the job changes last, so that what an interrupt leaves can be told.
         if job.place is not Place.STREAMING:
             return
+        if job.timer is not None:  # only now: the deadline ends the wait for the sender, too
+            self._maintenance.cancel_locked(job.timer)
         upload = job.extras.upload
         if upload is not None and not upload.is_sending:
             upload.body.release()

@@ -24,7 +24,7 @@ from dugong.errors import (
     is_temp_network_error,
     is_tls_refusal,
 )
-from dugong.pool.checks import check_bool, check_int, check_not_negative
+from dugong.pool.checks import check_bool, check_call, check_int, check_not_negative
 from dugong.pool.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ class RetryPolicy(Settings):
         check_bool("retry_after", retry_after)
         if budget is not None:
             check_not_negative("budget", budget, "repetitions for each request, or None")
-        if should_retry is not None and not callable(should_retry):
-            raise TypeError(f"should_retry must be callable, not {should_retry!r}")
+        if should_retry is not None:
+            check_call("should_retry", should_retry)
         self._set(
             attempts=attempts,
             backoff=backoff,
