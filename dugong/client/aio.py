@@ -102,7 +102,7 @@ class AsyncClient:
         Takes and raises what `Client.request` does. If the queues of the pool are full, it waits.
         """
         bridge = self._bridged()
-        return await bridge.result(await bridge.submit(self._prepare(method, url, options)))
+        return await bridge.result(await bridge.begin(self._prepare(method, url, options)))
 
     def submit(
         self, method: str | Request, url: str | None = None, **options: Unpack[ClientOptions]

@@ -19,9 +19,9 @@ from contextvars import Context
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
-from dugong.errors import PoolFull
+from dugong.errors import PoolFull, StateError
 from dugong.pool.core.readers import begin_call
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ class Loop(CallSoon, Protocol):
     def cancelled(self) -> type[BaseException]:
         """What is raised in a task that is cancelled."""
 
+    def current_task(self) -> object:
+        """Return the task that is running; None if what is running is none."""
+
     def create_future(self) -> Waiter: ...
     def create_event(self) -> LoopEvent: ...
     def create_lock(self) -> AbstractAsyncContextManager[object]: ...
@@ -125,6 +128,9 @@ class AsyncioLoop:
 
     def call_soon_threadsafe(self, call: Callable[..., Any], /, *args: Any) -> None:
         self.token.call_soon_threadsafe(call, *args)
+
+    def current_task(self) -> object:
+        return asyncio.current_task(self.token)
 
     def create_future(self) -> asyncio.Future[None]:
         return self.token.create_future()
@@ -299,6 +305,26 @@ class LoopBridge:
         turn = self._line.get(future)
         if turn is not None:
             _wake(turn)
+
+    def reader(self) -> object:
+        """Return what stands for the running task where streams are noted; None without a task."""
+        task = self.loop.current_task()
+        return None if task is None else ref(task)
+
+    async def begin(self, job: Job) -> ResponseFuture:
+        """As `submit`, for a task that waits for *job* next.
+
+        Raises StateError, and cancels *job*, if the task would wait for itself.
+        """
+        future = await self.submit(job)
+        reader = self.reader()
+        if reader is not None and not future.done():
+            try:
+                self._scheduler.check_reads_not_all(job, reader)
+            except StateError:
+                future.cancel()
+                raise
+        return future
 
     async def wait(self, future: ResponseFuture) -> None:
         """Wait until *future* is done. Cancels it if the task is cancelled."""

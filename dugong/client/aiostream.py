@@ -109,7 +109,7 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
             stream = streaming.stream
             stream.check_may_enter()
             try:
-                await bridge.wait(await bridge.submit(stream.begin()))
+                await bridge.wait(await bridge.begin(stream.begin(bridge.reader())))
                 received = stream.received()
                 self._is_at_hand = streaming.is_at_hand(received)
             except BaseException as exc:

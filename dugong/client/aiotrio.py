@@ -36,6 +36,9 @@ class TrioLoop:
     def call_soon_threadsafe(self, call: Callable[..., object], *args: Any) -> None:
         self.token.run_sync_soon(_call, call, args)
 
+    def current_task(self) -> object:
+        return trio.lowlevel.current_task()
+
     def create_future(self) -> TrioFuture[None]:
         return TrioFuture()
 

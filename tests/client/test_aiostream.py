@@ -67,6 +67,37 @@ def test_a_body_is_read_in_pieces() -> None:
     asyncio.run(main())
 
 
+def test_a_task_does_not_wait_for_the_connection_of_its_own_stream() -> None:
+    async def main() -> None:
+        pages = {"/a": Page(BODY)}
+        async with open_async(pages, max_connections_per_host=1) as (client, [here]):
+            async with client.stream("GET", here.url("/a")) as response:
+                for use in (client.get, client.put):
+                    with pytest.raises(StateError, match="wait for itself"):
+                        await use(here.url("/b"))
+                with pytest.raises(StateError, match="wait for itself"):
+                    async with client.stream("GET", here.url("/b")):
+                        pass
+                other = asyncio.create_task(client.get(here.url("/c")))  # which can wait
+                assert await response.read() == BODY
+            assert (await other).text == "/c"
+            assert (await client.get(here.url("/d"))).text == "/d"
+
+    asyncio.run(main())
+
+
+def test_a_stream_whose_response_has_come_whole_has_no_connection() -> None:
+    async def main() -> None:
+        async with (
+            open_async({}, max_connections_per_host=1) as (client, [here]),
+            client.stream("GET", here.url("/a")) as response,
+        ):
+            assert (await client.get(here.url("/b"))).text == "/b"
+            assert await response.read() == b"/a"
+
+    asyncio.run(main())
+
+
 def test_the_rest_of_a_body_is_read_at_once() -> None:
     async def main() -> None:
         async with (

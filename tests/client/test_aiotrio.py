@@ -24,6 +24,7 @@ from dugong import (
     PoolFull,
     Request,
     RetryPolicy,
+    StateError,
 )
 from dugong.client.aioloop import LoopBridge, call_in, running_loop, running_token
 from tests.support.aio import Gate, came, open_async
@@ -268,6 +269,18 @@ def _stalls(came: threading.Event) -> Callable[[Peer], None]:
             peer.respond(b"whole")
 
     return script
+
+
+def test_a_task_does_not_wait_for_the_connection_of_its_own_stream() -> None:
+    async def main() -> None:
+        pages = {"/a": Page(bytes(2**20))}
+        async with open_async(pages, max_connections_per_host=1) as (client, [here]):
+            async with client.stream("GET", here.url("/a")):
+                with pytest.raises(StateError, match="wait for itself"):
+                    await client.get(here.url("/b"))
+            assert (await client.get(here.url("/c"))).text == "/c"
+
+    run(main)
 
 
 def test_a_cancelled_read_ends_its_connection_and_harms_no_other() -> None:

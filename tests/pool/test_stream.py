@@ -1078,3 +1078,11 @@ def test_streams_that_were_read_leave_their_connection_to_others_of_their_thread
             response = blocks.enter_context(site.pool.stream("GET", site.url(f"/{i}")))
             assert response.read() == f"/{i}".encode()
         assert site.pool.get(site.url("/a"), deadline=5).text == "/a"
+
+
+def test_a_stream_whose_response_has_come_whole_has_no_connection() -> None:
+    with open_site(each(name_target), repeat=True, max_connections_per_host=1) as here:
+        for call in (here.pool.get, here.pool.delete):
+            with here.pool.stream("GET", here.url("/a"), deadline=TIMEOUT) as response:
+                assert call(here.url("/b"), deadline=TIMEOUT).body == b"/b"
+                assert response.read() == b"/a"

@@ -262,9 +262,9 @@ class PoolCore:
         #: What a thread has taken from there and not done yet. Each thread has its own key; single
         #: operations of a dict are atomic in free-threaded CPython, too.
         self._under_way: dict[int, deque[Callable[[], object]]] = {}
-        #: What callers stream, in which threads, and what they have of it. Single operations of a
-        #: dict are atomic in free-threaded CPython, too.
-        self.streamed: dict[Job, tuple[int, weakref.ref[object]]] = {}
+        #: What callers stream, in which threads or tasks (see `Scheduler.begin_stream`), and what
+        #: they have of it. Single operations of a dict are atomic in free-threaded CPython, too.
+        self.streamed: dict[Job, tuple[object, weakref.ref[object]]] = {}
         #: An exception that is not the pool's has come out of a transaction. Any thread may set it;
         #: the one that mends it unsets it, under the lock.
         self._is_disturbed = False

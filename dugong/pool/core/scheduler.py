@@ -375,13 +375,15 @@ class Scheduler:
 
     # --- a caller waits for a request, and reads its response -------------------------------------
 
-    def begin_stream(self, job: Job, stream: object) -> None:
-        """The calling thread is about to wait for *job*, and to read the body of its response.
+    def begin_stream(self, job: Job, stream: object, reader: object = None) -> None:
+        """*reader* is about to wait for *job*, and to read the body of its response.
 
-        If its *stream* is forgotten without having been left, `end_stream` is called later.
+        It is a weak reference to a task of an event loop; None: the calling thread. If *stream* is
+        forgotten without having been left, `end_stream` is called later.
         """
         forgotten = partial(_forgotten, self, job)
-        self._core.streamed[job] = get_ident(), weakref.ref(stream, forgotten)
+        reader = get_ident() if reader is None else reader
+        self._core.streamed[job] = reader, weakref.ref(stream, forgotten)
 
     def end_stream(self, job: Job) -> None:
         """Cancel *job*, or end the stream of its response with its connection; wait for nothing."""
@@ -401,14 +403,18 @@ class Scheduler:
         and in a finalizer or a signal handler that runs while this very thread makes a request by
         itself, on that connection.
         """
+        self._core.check_may_wait()
+        self._core.check_not_entering()
+        self.check_reads_not_all(job, get_ident())
+
+    def check_reads_not_all(self, job: Job, reader: object) -> None:
+        """Raise StateError if *reader*, as in `begin_stream` or a thread, would wait for itself."""
         core = self._core
-        core.check_may_wait()
-        core.check_not_entering()
         job = job.current
         if job.place is Place.IN_FLIGHT:
             return
-        ident, limits = get_ident(), core.limits
-        # What this thread has counts among these. So where there is room, it need not be looked
+        limits = core.limits
+        # What the reader has counts among these. So where there is room, it need not be looked
         # for, which takes longer the more streams there are.
         is_full = core.connections >= limits.max_connections
         limit = holding_limit(job.host, limits.max_connections_per_host)
@@ -416,21 +422,24 @@ class Scheduler:
             return
         mine = [
             other.host
-            for other, (thread, stream) in list(core.streamed.items())
-            if thread == ident and other is not job and stream() is not None
+            for other, (its_reader, stream) in list(core.streamed.items())
+            if its_reader == reader
+            and other is not job
+            and other.current.place is not Place.DONE  # or its connection has been given back
+            and stream() is not None
         ]
-        # Without the lock: what this thread has borrowed it alone can give back. Copying a dict is
+        # Without the lock: what a thread has borrowed it alone can give back. Copying a dict is
         # atomic in free-threaded CPython, too.
         hosts = [job.host]
         if is_full:
             hosts = list(core.hosts.values())
         for host in hosts:
             connections = list(host.connections)
-            mine += [host for c in connections if c.borrower and c.borrowed_by == ident]
+            mine += [host for c in connections if c.borrower and c.borrowed_by == reader]
         if len(mine) >= limits.max_connections or mine.count(job.host) >= limit:
             raise StateError(
-                "this thread uses all connections that this request could have, for streams or "
-                "another request: it would wait for itself"
+                "this thread or task uses all connections that this request could have, for "
+                "streams or another request: it would wait for itself"
             )
 
     def is_running(self, job: Job) -> bool:

@@ -84,11 +84,14 @@ class Stream(UnenteredStream):
             raise StateError("a stream can be entered once: call stream() again")
         self._scheduler.check_may_wait()
 
-    def begin(self) -> Job:
-        """Return the job that is to be submitted now, and its future waited for."""
+    def begin(self, reader: object = None) -> Job:
+        """Return the job that is to be submitted now, and its future waited for.
+
+        *reader* is what reads the body: see `Scheduler.begin_stream`.
+        """
         job = self._job
         _ = job.future  # before the pool has the job, which would make another one: see there
-        self._scheduler.begin_stream(job, self)
+        self._scheduler.begin_stream(job, self, reader)
         return job
 
     def received(self) -> StreamedResponse:
