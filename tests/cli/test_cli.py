@@ -175,6 +175,14 @@ def test_ctrl_c_is_status_130_and_leaves_no_half_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+# Whatever has begun the tests may ignore these, as nohup does.
+HEEDING = (
+    "import runpy, signal; "
+    "signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    "runpy.run_module('dugong', run_name='__main__')"
+)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("to", ["a directory", "standard output"])
 def test_what_ends_the_process_leaves_no_half_file(
@@ -194,7 +202,7 @@ def test_what_ends_the_process_leaves_no_half_file(
         until_end(peer)
 
     with ScriptedServer(script) as server:
-        command = [sys.executable, "-m", "dugong", "get", "-", "--limit-rate", "1G"]
+        command = [sys.executable, "-c", HEEDING, "get", "-", "--limit-rate", "1G"]
         command += ["-o", str(tmp_path)] if to == "a directory" else []
         pipe = subprocess.PIPE
         environment = os.environ | {"TMPDIR": str(tmp_path)}
