@@ -46,7 +46,7 @@ PAGES = {
 #: The clients of the first picture: what each is called in the figures, and there.
 RATES = {
     "pool": "dugong",
-    "CurlMulti, 32": "pycurl\n(CurlMulti)",
+    "CurlMulti, 32": "pycurl\n(over 32)",
     "pyreqwest": "pyreqwest",
     "aiohttp": "aiohttp",
     "urllib3": "urllib3\n(8 threads)",
