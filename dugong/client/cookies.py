@@ -19,7 +19,6 @@ from itertools import count
 from threading import RLock
 from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
-from weakref import WeakValueDictionary
 
 from dugong.client.cookie import (
     Cookie,
@@ -34,6 +33,7 @@ from dugong.client.cookie import (
     path_matches,
     stands_alone,
 )
+from dugong.client.forking import begin_anew_in_child
 from dugong.headers import Headers
 from dugong.pool.url import PLAIN_URL, Origin, known_origins, split_url
 
@@ -81,9 +81,14 @@ class Cookies(MutableMapping[str, str]):
         # Of cookies, some of which may have expired. Written under _lock, never too small; read
         # without, which is one atomic operation.
         self._count = 0
-        _known[id(self)] = self
+        begin_anew_in_child(self)
         if cookies is not None:
             self.update(cookies)
+
+    def _begin_in_child(self) -> None:
+        # A thread of the parent's may have had the old one. It left nothing half done, as each
+        # change is one operation of a dict.
+        self._lock = RLock()
 
     # --- for callers ------------------------------------------------------------------------------
 
@@ -425,20 +430,6 @@ class Cookies(MutableMapping[str, str]):
     def __setstate__(self, state: tuple[list[Cookie]]) -> None:
         Cookies.__init__(self)
         self._put(*state)
-
-
-#: Those that exist, by their id: for the child of a fork.
-_known: WeakValueDictionary[int, Cookies] = WeakValueDictionary()
-
-
-def _after_fork_in_child() -> None:
-    for cookies in list(_known.values()):
-        # A thread of the parent's may have had the old one. It left nothing half done, as each
-        # change is one operation of a dict.
-        cookies._lock = RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # --- what callers give ----------------------------------------------------------------------------

@@ -13,10 +13,10 @@ import re
 from collections.abc import Generator
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
-from weakref import WeakValueDictionary
 
 from dugong.client.auth import Auth, encode_credential
 from dugong.client.challenges import Challenge, parse_challenges
+from dugong.client.forking import begin_anew_in_child
 from dugong.pool.body import can_be_sent_again
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ class DigestAuth(Auth):
         self._lock = RLock()
         self._sessions: dict[Origin, _Session] = {}
         self._counts: dict[str, int] = {}  # how many requests were made with each nonce
-        _known[id(self)] = self
+        begin_anew_in_child(self)
+
+    _begin_in_child = _begin_anew
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_lock", "_sessions", "_counts")
@@ -193,18 +195,6 @@ class DigestAuth(Auth):
         with self._lock:
             if self._sessions.get(origin) is session:
                 del self._sessions[origin]
-
-
-#: Those that exist, by their id: for the child of a fork.
-_known: WeakValueDictionary[int, DigestAuth] = WeakValueDictionary()
-
-
-def _after_fork_in_child() -> None:
-    for auth in list(_known.values()):
-        auth._begin_anew()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _remember(table: dict[K, V], key: K, value: V) -> None:
