@@ -54,7 +54,7 @@ _PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 class LengthReader:
     """A body of exactly *remaining* bytes."""
 
-    __slots__ = ("_buffer", "_transport", "done", "remaining")
+    __slots__ = ("_buffer", "_transport", "remaining")
 
     closed: Final = False
     trailers: Final = NO_TRAILERS
@@ -64,24 +64,26 @@ class LengthReader:
         self._buffer = buffer
         self._transport = transport
         self.remaining: int = length
-        self.done: bool = length == 0
+
+    @property
+    def done(self) -> bool:
+        return self.remaining == 0
 
     def readinto(self, view: memoryview) -> int | PollNeeded:
-        remaining = self.remaining
-        if not remaining:
+        if not self.remaining:
             return 0
-        if len(view) > remaining:
-            view = view[:remaining]
-        buffer = self._buffer
-        if buffer.start < buffer.end:
-            got: int | PollNeeded = buffer.readinto(view)
+        if len(view) > self.remaining:
+            view = view[: self.remaining]
+        if self._buffer.start < self._buffer.end:
+            got: int | PollNeeded = self._buffer.readinto(view)
         else:
             got = self._transport.recv_into(view)
         if isinstance(got, int):
             if got == 0:
-                raise ConnectionClosed(f"connection closed with {remaining} bytes of body to come")
-            self.remaining = remaining = remaining - got
-            self.done = not remaining
+                raise ConnectionClosed(
+                    f"connection closed with {self.remaining} bytes of body to come"
+                )
+            self.remaining -= got
         return got
 
     def take_if_buffered(self) -> bytes | None:
@@ -95,7 +97,6 @@ class LengthReader:
         buffer.start = stop
         buffer.scanned = 0
         self.remaining = 0
-        self.done = True
         return body
 
 

@@ -175,10 +175,7 @@ class TlsTransport(Transport):
                 if timeout == 0:
                     self._drained = False
                     return want_read
-                if timeout is not None and timeout != want_read.known:
-                    want_read.know(timeout)
-                # As `PollNeeded.poll`.
-                if not want_read.poller.poll(None if timeout is None else want_read.milliseconds):
+                if not want_read.poll(timeout):
                     raise timed_out("received", timeout)
         got = self._receive(view)
         if isinstance(got, int) and got and not self._used:
@@ -201,8 +198,7 @@ class TlsTransport(Transport):
         moved = 0
         self._drained = False
         with self._lock:
-            if self.is_shut or self._broken is not None:
-                self._check()
+            self._check()
             if self._first:
                 view[:1], self._first = self._first, b""
                 return 1
@@ -420,7 +416,7 @@ class TlsTransport(Transport):
 
     def _has_come(self) -> bool:
         """Return True if there is something that was not decrypted yet. While it is idle."""
-        return bool(self._arrived.pending or self._want_read.poller.poll(0))
+        return bool(self._arrived.pending) or self._want_read.is_ready()
 
     def has_arrivals(self) -> bool:
         if not self._lock.acquire(blocking=False):
