@@ -172,7 +172,7 @@ def check_is_no_part(path: str) -> None:
 
 def is_descriptor(path: str) -> bool:
     """Return True if *path* is the name of an open descriptor, whatever that leads to."""
-    return path.startswith(("/dev/", "/proc/")) and _DESCRIPTOR.fullmatch(path) is not None
+    return _DESCRIPTOR.fullmatch(path) is not None
 
 
 def check_is_no_special(path: str) -> int | None:

@@ -41,13 +41,13 @@ class Cancellation:
         retries: RetryEngine,
         connections: ConnectionManager,
     ) -> None:
-        # None of these ever changes.
+        #: A slice of the maintenance thread, and what holds hosts then; guarded by the lock.
+        self._holders: tuple[int, dict[Host, str]] = (-1, {})
+        # None of the others ever changes.
         self._core = core
         self._maintenance = maintenance
         self._retries = retries
         self._connections = connections
-        #: A slice of the maintenance thread, and what holds hosts then; guarded by the lock.
-        self._holders: tuple[int, dict[Host, str]] = (-1, {})
 
     def abandon(self, job: Job) -> bool:
         """Take *job* out of the pool, because its caller has cancelled it; False if it was done.
@@ -152,10 +152,10 @@ class Cancellation:
             job.timer = self._maintenance.at_locked(monotonic(), expire)
             return
         self._connections.hedging.keep_locked(job, "the deadline has passed")
+        upload = job.extras.upload
+        is_sending = upload is not None and upload.is_sending
         if job.is_decided:
             if job.place is Place.STREAMING and connection is not None:
-                upload = job.extras.upload
-                is_sending = upload is not None and upload.is_sending
                 doing = "sent on" if is_sending else "read from"
                 message = f"the deadline passed while the body was {doing} {connection.name}"
                 error = _timed_out(message, Delivery.ANSWER_STARTED, job.request)
@@ -175,7 +175,6 @@ class Cancellation:
             )
         else:
             message = f"the deadline passed on connection {connection.name}"
-            upload = job.extras.upload
             early = None if upload is None else upload.pending_response
             if early is not None and early.status >= 300:
                 # It has its response, and waits only for the sender.
@@ -183,7 +182,6 @@ class Cancellation:
                 return
             delivery = self._connections.delivery_locked(connection, job)
             error = _timed_out(message, job.max_delivery(delivery), job.request)
-            is_sending = upload is not None and upload.is_sending
             if is_sending or connection.oldest is job:
                 job.fatal_error = error
                 self._connections.fail_locked(connection, Abandoned(message))
