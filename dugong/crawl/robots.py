@@ -47,6 +47,8 @@ _REDIRECTS = 5
 _HOSTS = 10_000  # origins that are remembered
 
 _EVERYTHING = Protego.parse("")
+_AGENT_FIELDS = frozenset(("user-agent", "useragent", "user agent"))  # as Protego takes them
+_OTHERS = "\0"  # the name that stands for all robots but this one: no user agent has it
 
 
 class Rules:
@@ -190,8 +192,7 @@ class Robots:
         if status == 429 or status >= 500:
             self._learn(origin, future, None, f"{status} {printable(response.reason)}".rstrip())
         elif 200 <= status < 300:
-            text = response.body[:MAX_SIZE].decode("utf-8-sig", "replace")
-            self._learn(origin, future, Protego.parse(text))
+            self._learn(origin, future, _parsed(response.body, self._agent))
         else:
             self._learn(origin, future, _EVERYTHING)
 
@@ -206,3 +207,45 @@ class Robots:
             future.set_exception(exc)
             return
         future.set_result(rules)
+
+
+def _parsed(body: bytes, agent: str) -> Protego:
+    """Return what *body*, a robots.txt, says to *agent*, in time and memory linear in its size.
+
+    Protego has all rules of a group once for each name of the group: of 500 KiB, these are
+    gigabytes. So it gets only the name that counts here as it is, and one for all others.
+    """
+    if len(body) > MAX_SIZE:  # what is left of a line that is cut would be another rule
+        end = max(body.rfind(each, 0, MAX_SIZE) for each in (b"\n", b"\r"))
+        body = body[: end + 1]
+    lines = body.decode("utf-8-sig", "replace").splitlines()
+    names = [_agent_in(line) for line in lines]
+    known = [name for name in dict.fromkeys(names) if name]
+    # Protego decides which one counts, too: each has its number as the crawl delay.
+    numbered = (f"User-agent: {name}\nCrawl-delay: {n}" for n, name in enumerate(known))
+    number = Protego.parse("\n".join(numbered)).crawl_delay(agent)
+    if number is None:
+        return _EVERYTHING
+    own = known[int(number)]
+    return Protego.parse(
+        "\n".join(
+            f"User-agent: {name if name == own else _OTHERS}" if name else line
+            for name, line in zip(names, lines, strict=True)
+        )
+    )
+
+
+def _agent_in(line: str) -> str | None:
+    """Return the user agent that *line* names, as Protego reads it; None if it names none."""
+    line = line.partition("#")[0].strip()
+    field, colon, value = line.partition(":")
+    if not colon or field.strip().lower() not in _AGENT_FIELDS:
+        if colon and (not value or value[0].isspace()):
+            return None  # it is of another kind
+        words = line.split()
+        count = next((n for n in (1, 2) if " ".join(words[:n]).lower() in _AGENT_FIELDS), None)
+        if count is None:
+            return None
+        value = " ".join(words[count:])
+    name = value.strip().lower()
+    return name if name in ("", "*") else name.replace("*", "") or _OTHERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -282,6 +283,49 @@ def test_a_callback_of_the_pool_cannot_wait_for_it() -> None:
         pool.submit("GET", f"{SITE}/b").add_done_callback(ask)
         assert told.wait(TIMEOUT)
     assert len(failures) == 1
+
+
+def test_a_line_that_is_cut_is_no_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "User-agent: *\nDisallow: /private\nDisallow: /secret\n"
+    monkeypatch.setattr(module, "MAX_SIZE", text.index("secret"))
+    with open_pool(text) as pool:
+        robots = Robots(pool)
+        assert robots.allows(f"{SITE}/open")
+        assert not robots.allows(f"{SITE}/private")
+
+
+@pytest.mark.parametrize("name", ["whale{}", "dugong{:*<1000}", "*{}"])
+def test_the_memory_for_rules_does_not_grow_with_the_names_that_they_are_for(name: str) -> None:
+    names = "".join(f"User-agent: {name.format(n)}\n" for n in range(400))
+    with open_pool(names + "Allow: /a\n" * 2000 + RULES) as pool:
+        tracemalloc.start()
+        try:
+            assert not Robots(pool).allows(f"{SITE}/private")
+            assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        "User-agent: fishbot\nUser-agent: dugong\nUser-agent: whale\n",
+        "User-agent: *\nDisallow: /open\nuser agent DUG* # of the sea\n",
+        "User-agent: ong\nDisallow: /open\nuseragent:dugong\n",
+        "User-agent: whale\nDisallow: /open\nUser-agent:\nUser-agent: dugong\n",
+    ],
+)
+def test_what_is_for_others_does_not_change_what_is_for_this_robot(group: str) -> None:
+    with open_pool(f"{group}Disallow: /private\nCrawl-delay: 7\n") as pool:
+        robots = Robots(pool, "Dugong/4 (+http://site.example/bot)")
+        assert robots.allows(f"{SITE}/open")
+        assert not robots.allows(f"{SITE}/private")
+        assert robots.rules(SITE).result().crawl_delay == 7
+
+
+def test_what_is_for_others_only_forbids_nothing() -> None:
+    with open_pool("User-agent: fishbot\nUser-agent: whale\nDisallow: /\n") as pool:
+        assert Robots(pool).allows(f"{SITE}/open")
 
 
 def test_without_protego_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
