@@ -23,7 +23,9 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from dugong.client.aio import AsyncClient
+from dugong.client.ranges import content_range
 from dugong.client.urls import quoted
+from dugong.connection.framing import parse_content_length
 from dugong.errors import DugongError, HTTPStatusError
 from dugong.pool.request import Request
 
@@ -474,11 +476,11 @@ def _facts(response: Response | AsyncStreamedResponse) -> dict[str, Any]:
     """Return what *response* says of the file."""
     headers: Headers = response.headers
     info: dict[str, Any] = {"url": response.url}
-    length, part = headers.get("Content-Length"), headers.get("Content-Range")
+    length, part = headers.get("Content-Length"), content_range(headers)
     if length is not None and headers.get("Content-Encoding", "identity") in ("identity", ""):
-        info["size"] = int(length)
-    elif part is not None and (size := part.rpartition("/")[2]).isdecimal():
-        info["size"] = int(size)
+        info["size"] = parse_content_length(length)
+    elif part is not None:
+        info["size"] = part.size
     if "Content-Type" in headers:
         info["mimetype"] = headers.get("Content-Type", "").partition(";")[0]
     if headers.get("Accept-Ranges") == "none":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.asyn import AbstractAsyncStreamedFile
@@ -174,14 +175,21 @@ class AsyncFile(AbstractAsyncStreamedFile):  # type: ignore[misc]  # see above
     def __init__(self, fs: DugongFileSystem, path: str, **options: Any) -> None:
         self.details: dict[str, Any] = {"name": path, "size": None, "type": "file"}
         super().__init__(fs, path, "rb", cache_type="none")
-        self._stream = fs.client.stream("GET", path, **options)
+        self._new_stream = partial(fs.client.stream, "GET", path, **options)
+        self._stream = self._new_stream()  # a new one after each that has failed
         self._response: AsyncStreamedResponse | None = None
 
     async def read(self, length: int = -1) -> bytes:
         """Return the next *length* bytes, fewer at the end of the file; all with -1."""
         if self._response is None:
-            self._response = response = await self._stream.__aenter__()
-            await check_found(response, self.path)
+            response = await self._stream.__aenter__()
+            try:
+                await check_found(response, self.path)
+            except BaseException:
+                stream, self._stream = self._stream, self._new_stream()
+                await stream.__aexit__(None, None, None)
+                raise
+            self._response = response
         piece = await self._response.read(length)
         self.loc += len(piece)
         return piece

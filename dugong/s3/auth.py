@@ -90,7 +90,10 @@ class S3Auth(Auth):
     def headers(self, request: Request) -> HeadersLike:
         """Return the signature of *request* as of now, and the fields that belong to it."""
         given = () if callable(request.headers) else request.headers or ()
-        fields = {name.lower(): value for name, value in given}
+        fields: dict[str, str] = {}
+        for name, value in given:
+            lower = name.lower()
+            fields[lower] = f"{fields[lower]},{value}" if lower in fields else value
         signed = {
             name: value
             for name, value in fields.items()

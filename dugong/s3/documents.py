@@ -23,6 +23,7 @@ __all__ = ["completion", "document", "invalid", "number_in", "parse", "text_of"]
 
 MAX_SIZE = 16 * 2**20  #: bytes of a document; the longest page of a list has about 4 MiB
 MAX_DEPTH = 16  #: elements within each other
+_MAX_DIGITS = 18  # of a number; Python refuses to read some thousands
 
 
 def parse(data: bytes) -> Element:
@@ -106,7 +107,7 @@ def number_in(response: Response, element: Element, name: str) -> int:
     Raises `InvalidResponse` if that is none.
     """
     text = text_of(element, name)
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
         raise invalid(response, f"the document of the server has no number as {name}")
     return int(text)
 

@@ -14,6 +14,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from dugong.connection.framing import parse_content_length
 from dugong.errors import DugongError
 from dugong.headers import Headers
 from dugong.pool.request import Request
@@ -148,14 +149,15 @@ def check_key(key: str) -> str:
 def object_of(key: str, response: Response) -> Object:
     """Return the `Object` *key*, of which *response* is that to a GET or HEAD without a range."""
     headers = response.headers
-    length = headers.get("Content-Length", "")
-    if not length.isdecimal():
-        raise invalid(response, "the server does not say how large the object is")
+    try:
+        size = parse_content_length(headers.get("Content-Length", ""))
+    except ValueError:
+        raise invalid(response, "the server does not say how large the object is") from None
     try:
         modified = parsedate_to_datetime(headers.get("Last-Modified", ""))
     except ValueError:
         modified = None
-    return Object(key, int(length), headers.get("ETag", ""), modified, headers)
+    return Object(key, size, headers.get("ETag", ""), modified, headers)
 
 
 def under_way(submitted: Iterator[ResponseFuture]) -> Iterator[ResponseFuture]:

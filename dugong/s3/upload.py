@@ -226,6 +226,7 @@ class _Multipart:
     def _goes_on_with(self, upload_id: str) -> bool:
         """Note what the server has of an open upload; return False if that is of no use."""
         marker = ""
+        found: dict[int, _Part] = {}
         while True:
             query = [("uploadId", upload_id)]
             if marker:
@@ -243,10 +244,10 @@ class _Multipart:
                 size = number_in(response, each, "Size")
                 crc32 = text_of(each, "ChecksumCRC32") or None
                 number = number_in(response, each, "PartNumber")
-                self._stored[number] = _Part(size, text_of(each, "ETag"), crc32)
+                found[number] = _Part(size, text_of(each, "ETag"), crc32)
             following = text_of(root, "NextPartNumberMarker")
             if text_of(root, "IsTruncated") != "true" or following in ("", marker):
-                self._id = upload_id
+                self._id, self._stored = upload_id, found
                 self._keeps_crc32 = text_of(root, "ChecksumType") == "FULL_OBJECT"
                 return True
             marker = following

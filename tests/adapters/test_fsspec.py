@@ -294,6 +294,30 @@ def test_info_is_what_the_server_says() -> None:
         assert here.requests[-1].headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ("Content-Length: 7, 7", 7),
+        ("Transfer-Encoding: chunked\r\nContent-Range: bytes 0-6/7", 7),
+        (f"Transfer-Encoding: chunked\r\nContent-Range: bytes 0-6/{'9' * 5000}", None),
+    ],
+)
+def test_info_of_a_file_has_its_size_however_a_server_says_it(
+    fields: str, size: int | None
+) -> None:
+    def serve(peer: Peer) -> None:
+        for request in peer.requests():
+            body = "" if request.method == "HEAD" else "0\r\n\r\n"
+            peer.send(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{body}".encode())
+
+    with ScriptedServer(serve, repeat=True) as server:
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        try:
+            assert fs.info(server.url())["size"] == size
+        finally:
+            fs.client.close()
+
+
 def test_a_directory_is_what_its_page_links_to_below_it() -> None:
     with open_files() as (fs, here, _):
         url = here.url("/d/")
@@ -424,6 +448,21 @@ def test_tasks_may_use_it() -> None:
             async with await fs.open_async(here.url("/a")) as file:
                 assert await file.read(3) == DATA[:3]
                 assert await file.read() == DATA[3:]
+
+    with open_files() as (_, here, _files):
+        asyncio.run(main(here))
+
+
+def test_an_error_page_is_never_what_a_file_contains() -> None:
+    async def main(here: Place) -> None:
+        fs = DugongFileSystem(asynchronous=True, skip_instance_cache=True, trust_env=False)
+        async with await fs.set_session():
+            file = await fs.open_async(here.url("/secret"))
+            for _ in range(2):
+                with pytest.raises(HTTPStatusError):
+                    await file.read()
+            await file.close()
+            assert fs.client.statistics().in_flight == 0
 
     with open_files() as (_, here, _files):
         asyncio.run(main(here))

@@ -175,6 +175,13 @@ def test_no_credentials_follow_a_redirect_to_another_host() -> None:
         assert "authorization" not in request.headers
 
 
+def test_a_field_that_is_given_twice_is_signed_as_it_is_sent() -> None:
+    auth = S3Auth((KEY, SECRET), REGION)
+    twice = Request("PUT", URL, headers=[("x-amz-meta-a", "1"), ("X-Amz-Meta-A", "2")])
+    joined = Request("PUT", URL, headers={"x-amz-meta-a": "1,2"})
+    assert made(auth, twice)["Authorization"] == made(auth, joined)["Authorization"]
+
+
 def test_the_host_that_is_sent_is_the_one_that_is_signed() -> None:
     auth = S3Auth((KEY, SECRET), REGION)
     plain = made(auth, Request("GET", URL))

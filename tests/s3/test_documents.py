@@ -84,9 +84,9 @@ def test_text_is_decoded_if_it_is_coded() -> None:
 
 
 def test_a_number_is_one_or_the_response_is_invalid() -> None:
-    root = parse(b"<a><b>12</b><c>-1</c><d>1.5</d><e/></a>")
+    root = parse(b"<a><b>12</b><c>-1</c><d>1.5</d><e/><g>%s</g></a>" % (b"9" * 5000))
     assert number_in(response(b""), root, "b") == 12
-    for name in "cdef":
+    for name in "cdefg":
         with pytest.raises(InvalidResponse, match=name):
             number_in(response(b""), root, name)
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from dugong import Client, PoolClosed, ResponseFuture, RetryPolicy
+from dugong import Client, ConnectionPool, PoolClosed, ResponseFuture, RetryPolicy
 from dugong.s3.errors import ChecksumError
-from dugong.s3.service import AT_ONCE, Service, bucket_url, under_way
+from dugong.s3.service import AT_ONCE, Service, bucket_url, object_of, under_way
 from tests.support.client import Page, Place
-from tests.support.server import ReceivedRequest
+from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
 
 def test_no_more_are_under_way_than_may_be() -> None:
@@ -83,6 +83,15 @@ def test_the_wait_for_another_attempt_ends_with_the_pool() -> None:
 
     with pytest.raises(PoolClosed):
         service.repeated(attempt)
+
+
+def test_a_size_that_a_server_says_twice_is_one() -> None:
+    def serve(peer: Peer) -> None:
+        for _ in peer.requests():
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\n")
+
+    with ScriptedServer(serve) as server, ConnectionPool() as pool:
+        assert object_of("key", pool.head(server.url())).size == 7
 
 
 def test_the_url_of_a_bucket_keeps_its_path() -> None:

@@ -209,6 +209,21 @@ def test_an_upload_that_is_gone_when_it_is_to_be_continued_begins_anew() -> None
         check_stored(here)
 
 
+def test_of_an_upload_that_is_gone_before_all_its_parts_were_told_no_part_counts() -> None:
+    site = S3Site(page_size=2)
+    site.uploads["u00"] = Upload("key", {}, dict(enumerate(PARTS[:3], 1)))
+    with open_bucket(site) as here:
+
+        def gone(request: ReceivedRequest) -> Page:
+            site.uploads.clear()
+            return error("404 Not Found", "NoSuchUpload")
+
+        site.faults += on("part-number-marker=2", gone)
+        here.bucket.put("key", DATA)
+        check_stored(here)
+        assert len(here.received("PUT")) == 5
+
+
 def test_a_server_that_lists_no_uploads_has_none() -> None:
     with open_bucket() as here:
         here.site.faults += on("?uploads", error("501 Not Implemented", "NotImplemented"))
