@@ -116,19 +116,20 @@ class _OwnPool:
         #: Each thread adds and removes its own, and looks if there are any: single operations of a
         #: dict are atomic, in free-threaded CPython, too.
         self.uses: dict[Use, None] = {}
-        #: Set before it is looked if there are uses, and looked at after one was removed. So the
-        #: last use and `close` cannot both leave the pool open.
-        self._is_closing = False
+        #: Set before it is looked if there are uses, and looked at after one was added or removed.
+        #: So the last use and `close` cannot both leave the pool open, and no use that begins
+        #: while it is closed is given out.
+        self.is_closing: bool = False
 
     def end(self, use: Use) -> None:
         """End *use*. This may be a finalizer, in any thread, so it does not wait."""
         self.uses.pop(use, None)
-        if self._is_closing and not self.uses:
+        if self.is_closing and not self.uses:
             self.pool._scheduler.shutdown.close(wait=False)
 
     def close(self) -> None:
         """Close the pool: now, or if it is in use, when it is not any more."""
-        self._is_closing = True
+        self.is_closing = True
         if not self.uses:
             self.pool.close()
 
@@ -153,8 +154,12 @@ class OwnPools:
         Raises TypeError or ValueError if its options make no sense, and OSError (`ssl.SSLError` is
         one) if the files that it is to trust cannot be used.
         """
-        own = self._pools.get(key) or self._add(key)
-        return Use(own.pool, own)
+        while True:
+            own = self._pools.get(key) or self._add(key)
+            use = Use(own.pool, own)
+            if not own.is_closing:  # nor will it be closed as long as it has this use
+                return use
+            use.end()
 
     def _add(self, key: PoolKey) -> _OwnPool:
         options = dict(self._options)

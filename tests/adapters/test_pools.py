@@ -6,12 +6,14 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from dugong import ConnectError, ConnectionPool, PoolClosed, Request
-from dugong.adapters.pools import MAX_POOLS, OwnPools, PoolKey, Trust, trust_of
+from dugong.adapters import pools as module
+from dugong.adapters.pools import MAX_POOLS, OwnPools, PoolKey, Trust, Use, trust_of
 from tests.support.server import Peer, ScriptedServer
 
 PLAIN = PoolKey(None, None)
@@ -55,6 +57,25 @@ def test_each_combination_has_a_pool(pools: OwnPools) -> None:
             use.end()
             use.end()
         pools.close()
+
+
+def test_a_pool_that_is_closed_while_its_use_begins_is_not_used(
+    pools: OwnPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def begin(pool: ConnectionPool, own: Any) -> Use:
+        begun.append(pool)
+        if len(begun) == 1:
+            pools.close()
+        return Use(pool, own)
+
+    monkeypatch.setattr(module, "Use", begin)
+    use = pools.use(PLAIN)
+    assert not is_closed(use.pool)
+    assert is_closed(begun[0])
+    assert len(begun) == 2
+    use.end()
 
 
 def test_options_of_a_key_are_those_of_its_pool() -> None:
