@@ -347,8 +347,10 @@ class Frontier:
             host = self._hosts.get(key)
             if not is_open or host is None:
                 return
-            self._failure = outcome.exception()
-            if self._failure is None:
+            failure = outcome.exception()
+            if failure is not None:  # one that is to be raised is not replaced by what comes later
+                self._failure = failure
+            else:
                 host.rules = outcome.result()
                 if not host.rules.is_known:
                     heappush(self._parked, (host.rules.expires, key))

@@ -11,11 +11,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from protego import Protego
 
 from dugong import AsyncClient, Client, ConnectionPool, Request, StateError
 from dugong.crawl import Frontier, Robots, Visit
@@ -591,6 +593,23 @@ def test_what_goes_wrong_while_a_robots_txt_is_read_is_raised() -> None:
             with pytest.raises(ZeroDivisionError):
                 crawled(frontier, pool)
         assert len(frontier) == 1
+
+
+def test_what_goes_wrong_is_raised_though_another_robots_txt_comes_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with MockPool(lambda _: b"") as pool, Frontier(robots=Robots(pool)) as frontier:
+        frontier.add([A, B])
+        rules: dict[str, Future[Any]] = {"http://a.example": Future(), "http://b.example": Future()}
+        monkeypatch.setattr(frontier._robots, "rules", rules.get)
+        requests = iter(frontier)
+        assert given(requests) == []
+        rules["http://a.example"].set_exception(ZeroDivisionError())
+        rules["http://b.example"].set_result(robots_module.Rules(Protego.parse(""), "dugong"))
+        with pytest.raises(ZeroDivisionError):
+            next(requests)
+        rules["http://a.example"] = rules["http://b.example"]
+        assert sorted(given(requests)) == [A, B]
 
 
 def test_an_interrupt_before_robots_txt_is_asked_for_harms_no_later_loop(
