@@ -61,13 +61,20 @@ class _Body:
     """What urllib3 takes for the `http.client.HTTPResponse` that it reads the body from."""
 
     def __init__(self, response: Response | StreamedResponse) -> None:
-        # All of these belong to the thread that reads; only the first three never change.
+        # All belong to the thread that reads; the first three never change.
         self.msg = response.headers  # with `get_all`, which is all that cookies need
         self.status = response.status
         self.reason = response.reason
+        # Nothing was read, nor is it closed: an empty body is an open file, too, until its end was
+        # read, or an `io.BufferedReader` would not take it.
+        self._is_new = True
 
     def isclosed(self) -> bool:
         """Return True if nothing more is to be read."""
+        return not self._is_new and self._is_over()
+
+    def _is_over(self) -> bool:
+        """Return True if nothing more comes."""
         raise NotImplementedError
 
     @property
@@ -87,16 +94,19 @@ class _WholeBody(_Body):
         self._file = io.BytesIO(response.body)
 
     def read(self, amt: int | None = None) -> bytes:
+        if amt != 0:
+            self._is_new = False
         data = self._file.read(amt)
         self._left -= len(data)
         return data
 
     read1 = read
 
-    def isclosed(self) -> bool:
+    def _is_over(self) -> bool:
         return self._left == 0
 
     def close(self) -> None:
+        self._is_new = False
         self._file = io.BytesIO()
         self._left = 0
 
@@ -118,10 +128,13 @@ class _StreamedBody(_Body):
         self._buffer = memoryview(b"")
         self._start = self._end = 0  # of what is in it
         if self._left == 0:
-            self.close()  # or a caller who knows that there is no body would keep the connection
+            # Or a caller who knows that there is no body would keep the connection.
+            self._leave_quietly()
 
     def read(self, amt: int | None = None) -> bytes:
         """Return the next *amt* bytes; fewer only at the end of the body, or before a failure."""
+        if amt != 0:
+            self._is_new = False
         if amt is None or amt > _BUFFER:
             return self._joined(amt)
         while self._end - self._start < amt and self._fill():
@@ -146,6 +159,7 @@ class _StreamedBody(_Body):
         """Return what has come, up to *amt* bytes; wait only if that is nothing."""
         if amt == 0:
             return b""
+        self._is_new = False
         return self._take(amt) or self._receive(self._response.read, amt or _PIECE) or b""
 
     def _take(self, amt: int | None) -> bytes:
@@ -195,7 +209,7 @@ class _StreamedBody(_Body):
             raise
         return got
 
-    def isclosed(self) -> bool:
+    def _is_over(self) -> bool:
         return self._stream is None and self._failure is None and self._start == self._end
 
     def _leave(self) -> None:
@@ -211,6 +225,7 @@ class _StreamedBody(_Body):
 
     def close(self) -> None:
         """Give the connection back. What is left of the body is drained if that is little."""
+        self._is_new = False
         self._failure = None
         self._buffer = memoryview(b"")
         self._start = self._end = 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import gzip
 import importlib
+import io
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,27 @@ def test_status_headers_and_body_are_those_of_the_response(streamed: bool) -> No
         assert got.read(3) == b"y"
         assert got.closed
         assert got.read(3) == b""
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_empty_body_is_an_open_file_until_its_end_was_read(streamed: bool) -> None:
+    with ScriptedServer(respond_with(response(b""))) as server, ConnectionPool() as pool:
+
+        def empty() -> Any:
+            if streamed:
+                return module.entered(pool.stream("GET", server.url()))
+            return module.whole(pool.get(server.url()))
+
+        assert io.BufferedReader(empty()).read() == b""
+        assert list(empty().stream(10)) == list(empty().stream(None)) == []
+        for read in (lambda got: got.read(), lambda got: got.read1(5), lambda got: got.close()):
+            got = empty()
+            assert pool.statistics().in_flight == 0
+            assert not got.closed
+            assert got.read(0) == b""
+            assert not got.closed
+            read(got)
+            assert got.closed
 
 
 @pytest.mark.parametrize("streamed", [True, False])
