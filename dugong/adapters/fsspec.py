@@ -4,8 +4,8 @@
     fsspec.register_implementation("http", "dugong.adapters.fsspec.DugongFileSystem", clobber=True)
 
 Guarantees: a range that a server does not respect is cut out of what it sends instead, or is an
-error; a file that is cut short is an error, and is not left in the local file system. Needs the
-extra ``fsspec``.
+error; a file that is cut short is an error, and is not left in the local file system. A page that
+is listed is read in linear time, whatever it contains. Needs the extra ``fsspec``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import stat
 import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, suppress
-from html.parser import HTMLParser
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from dugong.client.aio import AsyncClient
 from dugong.client.ranges import content_range
+from dugong.client.tags import tags
 from dugong.client.urls import quoted
 from dugong.connection.framing import parse_content_length
 from dugong.errors import DugongError, HTTPStatusError
@@ -300,13 +300,13 @@ class DugongFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no 
         if response.headers.get("Content-Type", "text/html").partition(";")[0] != "text/html":
             return []
         page = response.text
-        links = _Links(page).found
+        links = [found.get("href", "") for name, found in tags(page) if name == "a"]
         if self.simple_links:
             links += _URL.findall(page)
         directory = url.rstrip("/") + "/"
         scheme, _, below = directory.partition("://")
         names = []
-        for link in links:
+        for link in filter(None, links):
             with suppress(ValueError):  # a server may write anything
                 name = urljoin(directory, link)
                 its_scheme, _, rest = name.partition("://")
@@ -494,17 +494,3 @@ async def _save(
     while piece := await response.read(size):
         file.write(piece)
         callback.relative_update(len(piece))
-
-
-class _Links(HTMLParser):
-    """The links of an HTML page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: Iterable[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.found += (value for name, value in attrs if name == "href" and value)

@@ -9,8 +9,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
+from dugong.client.tags import tags
 from dugong.client.urls import quoted, resolve
-from dugong.crawl.tags import tags
 from dugong.pool.url import known_origins, split_url
 
 if TYPE_CHECKING:

@@ -331,6 +331,17 @@ def test_a_directory_is_what_its_page_links_to_below_it() -> None:
         assert fs.glob(here.url("/none?x=1")) == []
 
 
+@pytest.mark.parametrize("text", ["<a ", "<!--", "<![", "<a href='", "http://", "<a href=//[ "])
+def test_no_page_makes_a_listing_fail_or_take_long(text: str) -> None:
+    page = Page(b"<a href=x>" + text.encode() * 30_000, headers="Content-Type: text/html\r\n")
+    with open_places(lambda request: page) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        try:
+            assert fs.ls(here.url("/d/"), detail=False) == [here.url("/d/x")]
+        finally:
+            fs.client.close()
+
+
 def test_files_are_fetched_at_once_and_what_fails_leaves_nothing(tmp_path: Path) -> None:
     with open_files() as (fs, here, _):
         told = Callback()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dugong.crawl.tags import tags
+from dugong.client.tags import tags
 
 
 @pytest.mark.parametrize(
