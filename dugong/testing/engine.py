@@ -249,7 +249,9 @@ class MockEngine:
                 self._piece = bytes(next(incoming, b""))
             except DugongError:
                 raise
-            except Exception as exc:
+            except BaseException as exc:
+                if ends_program(exc):
+                    raise
                 raise self._blame(exchange.key, exc) from exc
         piece, self._piece = self._piece[:size], self._piece[size:]
         if self._unread is not None:

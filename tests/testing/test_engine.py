@@ -271,6 +271,19 @@ def test_what_ends_a_test_does_not_end_a_thread_of_the_pool() -> None:
     assert isinstance(caught.value.__cause__, EndOfTest)
 
 
+def test_what_ends_a_test_in_the_body_of_a_response_is_no_bug_of_the_pool() -> None:
+    def body() -> Iterator[bytes]:
+        yield b"ab"
+        raise EndOfTest("the request is wrong")
+
+    with MockPool(lambda request: MockResponse(body=body())) as pool:
+        future = pool.submit("GET", URL)
+        with pytest.raises(RuntimeError, match="the request is wrong") as caught:
+            future.result(TIMEOUT)
+        assert isinstance(caught.value.__cause__, EndOfTest)
+        assert len(pool.requests) == 1
+
+
 def test_a_body_that_fails_in_the_middle_is_an_answer_that_had_begun() -> None:
     def body() -> Iterator[bytes]:
         yield b"ab"
