@@ -31,7 +31,7 @@ from dugong.errors import (
 from dugong.pool.core.waiting import Patience
 from dugong.pool.options import POOL_DEFAULT, ElaborateHeaders
 from dugong.pool.request import Request
-from dugong.pool.url import PLAIN_URL
+from dugong.pool.url import PLAIN_URL, redacted_url
 
 try:
     import requests
@@ -46,6 +46,7 @@ try:
         select_proxy,
         urldefragauth,
     )
+    from urllib3.exceptions import LocationValueError
     from urllib3.util import Timeout
 except ImportError as exc:
     raise ImportError(
@@ -295,7 +296,13 @@ def _proxy_for(request: PreparedRequest, proxies: Mapping[str, str] | None) -> s
     if not proxies:
         return None
     proxy = select_proxy(request.url, proxies)  # type: ignore[arg-type]  # it has a URL
-    return prepend_scheme_if_needed(proxy, "http") if proxy else None
+    if not proxy:
+        return None
+    try:
+        return prepend_scheme_if_needed(proxy, "http")
+    except LocationValueError:  # which may quote a password
+        text = f"invalid URL of a proxy: {redacted_url(proxy)}"
+        raise requests.exceptions.InvalidProxyURL(text, request=request) from None
 
 
 def _body_of(request: PreparedRequest) -> Any:

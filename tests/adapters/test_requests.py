@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -649,10 +650,23 @@ def test_a_proxy_that_cannot_be_reached_is_a_proxy_error(session: Any) -> None:
         session.get("http://www.example.com/", proxies=proxies)
 
 
-@pytest.mark.parametrize("proxy", ["http:/bad:3128", "http://:8080", "https://", "ftp://a"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http:/bad:3128",
+        "http://:8080",
+        "https://",
+        "ftp://a",
+        "http://user:secret@a:99999",
+        "user:secret@a:b",
+        "http://user:secret@bad name",
+        "http://user:secret@[::1",
+    ],
+)
 def test_a_proxy_that_makes_no_sense_is_an_invalid_proxy_url(session: Any, proxy: str) -> None:
-    with pytest.raises(kinds.InvalidProxyURL):
+    with pytest.raises(kinds.InvalidProxyURL) as caught:
         session.get("http://www.example.com/", proxies={"http": proxy})
+    assert "secret" not in "".join(traceback.format_exception(caught.value, limit=0))
 
 
 # --- the adapter ----------------------------------------------------------------------------------
