@@ -17,6 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -32,9 +33,11 @@ from dugong.pool.many import check_is_iterable, more_of, request_of
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request
 from dugong.pool.response import Response
+from dugong.pool.retry.policy import RetryPolicy
 
 try:
     import distributed
+    from distributed.protocol.pickle import dumps
 except ImportError as exc:
     raise ImportError("dugong.dask needs distributed: pip install dugong[dask]") from exc
 
@@ -224,7 +227,12 @@ class _Run:
         self._live = {}
 
     def results(self) -> Iterator[Result]:
-        self._client.register_plugin(_Pools(self._pool), name=self._name)
+        try:
+            self._client.register_plugin(_Pools(self._pool), name=self._name)
+        except BaseException:  # such as what keeps one worker from making its pool
+            with suppress(Exception):
+                self._client.unregister_worker_plugin(self._name)
+            raise
         try:
             while True:
                 self._take()
@@ -351,6 +359,13 @@ def _portable(request: Request) -> Request:
         )
     if request.progress is not None:
         raise TypeError("a request that a worker sends cannot tell of its progress")
+    made = (body, request.headers, request.trailers)
+    if isinstance(request.retry, RetryPolicy) or any(callable(each) for each in made):
+        try:
+            dumps(request.replace(context=None))  # type: ignore[no-untyped-call]  # it has no types
+        except Exception as exc:
+            kind = type(exc).__name__
+            raise TypeError(f"a request that a worker sends must be pickled ({kind})") from exc
     return request
 
 
@@ -362,15 +377,17 @@ class _Pools(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed has
 
     def __init__(self, make: Callable[[], Sender]) -> None:
         self._make = make  # never changes
+        self.pool: Sender | None = None  # set by setup; any thread may use it
 
     def setup(self, worker: object) -> None:
-        self.pool = self._make()  # any thread may use it
+        self.pool = self._make()
 
     def teardown(self, worker: object) -> None:
         # In a thread, since the event loop of the worker must not wait for the pool's.
         import threading
 
-        threading.Thread(target=self.pool.close, name="dugong-close", daemon=True).start()
+        if self.pool is not None:
+            threading.Thread(target=self.pool.close, name="dugong-close", daemon=True).start()
 
 
 def _perform(

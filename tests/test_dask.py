@@ -55,11 +55,12 @@ def test_what_another_process_cannot_send_is_refused_behind_what_came_before(
     seen: dict[str, Any],
 ) -> None:
     found = seen["what_cannot_be_sent_elsewhere"]
-    assert found["seen"] == 3
+    assert found["seen"] == 4
     assert found["never"] == 0
-    body, progress, url = found["errors"]
+    body, progress, headers, url = found["errors"]
     assert body.startswith("TypeError: the body of a request that a worker sends must be bytes")
     assert progress == "TypeError: a request that a worker sends cannot tell of its progress"
+    assert headers.startswith("TypeError: a request that a worker sends must be pickled")
     assert url.startswith("ValueError: invalid URL 'nonsense'")
 
 
@@ -76,6 +77,12 @@ def test_an_endless_source_is_taken_as_it_is_needed(seen: dict[str, Any]) -> Non
 
 def test_the_pools_go_with_the_iterator(seen: dict[str, Any]) -> None:
     assert seen["the_source_is_endless"]["plugins"] == 0
+
+
+def test_what_keeps_a_worker_from_making_its_pool_leaves_none_in_the_others(
+    seen: dict[str, Any],
+) -> None:
+    assert seen["a_worker_cannot_make_its_pool"] == 0
 
 
 def test_what_is_not_idempotent_is_not_sent_again_when_a_worker_is_lost(

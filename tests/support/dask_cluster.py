@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -67,6 +68,12 @@ class Hosts:
 
 def make_pool() -> ConnectionPool:
     return ConnectionPool(headers={"By": str(os.getpid())})
+
+
+def make_pool_once(path: str) -> ConnectionPool:
+    """Make a pool in the first worker that asks for one; raise FileExistsError in the others."""
+    os.mkdir(path)
+    return ConnectionPool()
 
 
 class Unpicklable(Headers):
@@ -127,13 +134,34 @@ def what_cannot_be_sent_elsewhere(client: distributed.Client, hosts: Hosts) -> A
     seen, errors = 0, []
     bad = Request("PUT", hosts.url(0, "/"), body=iter([b"once"]))
     told = Request("GET", hosts.url(0, "/"), progress=lambda done, total: None)
-    for wrong in (bad, told, "nonsense"):
+    lock = threading.Lock()  # which cannot be pickled
+    made = Request("GET", hosts.url(0, "/"), headers=lambda request: {"X": str(lock)})
+    for wrong in (bad, told, made, "nonsense"):
         try:
             for result in run(client, [hosts.url(0, "/before"), wrong, hosts.url(0, "/never")]):
                 seen += result.response.status == 200
         except Exception as exc:
             errors.append(f"{type(exc).__name__}: {exc}")
     return {"seen": seen, "errors": errors, "never": hosts.seen["GET /never"]}
+
+
+def a_worker_cannot_make_its_pool(client: distributed.Client, hosts: Hosts) -> Any:
+    with tempfile.TemporaryDirectory() as directory:
+        make = functools.partial(make_pool_once, os.path.join(directory, "made"))
+        try:
+            list(dugong.dask.map(client, [hosts.url(0, "/")], pool=make))
+        except FileExistsError:
+            return plugins_in(client)
+    return None
+
+
+def plugins_in(client: distributed.Client) -> int:
+    """Return how many plugins of dugong there are, in the workers and for those to come."""
+    found = client.run(lambda dask_worker: [n for n in dask_worker.plugins if "dugong" in n])
+    to_come = client.run_on_scheduler(
+        lambda dask_scheduler: [n for n in dask_scheduler.worker_plugins if "dugong" in n]
+    )
+    return sum(map(len, found.values())) + len(to_come)
 
 
 def what_cannot_come_back(client: distributed.Client, hosts: Hosts) -> Any:
@@ -181,8 +209,8 @@ def the_source_is_endless(client: distributed.Client, hosts: Hosts) -> Any:
     results = run(client, endless())
     some = [next(results).response.status for _ in range(100)]
     results.close()
-    plugins = client.run(lambda dask_worker: len([n for n in dask_worker.plugins if "dugong" in n]))
-    return {"some": set(some) == {200}, "taken": taken < 100_000, "plugins": sum(plugins.values())}
+    plugins = plugins_in(client)
+    return {"some": set(some) == {200}, "taken": taken < 100_000, "plugins": plugins}
 
 
 def a_frontier_is_crawled(client: distributed.Client, hosts: Hosts) -> Any:
@@ -251,6 +279,7 @@ SCENARIOS: list[Callable[[distributed.Client, Hosts], Any]] = [
     what_makes_no_sense,
     what_cannot_be_sent_elsewhere,
     what_cannot_come_back,
+    a_worker_cannot_make_its_pool,
     the_source_is_endless,
     a_frontier_is_crawled,
     the_page_on_clusters,
