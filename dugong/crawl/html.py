@@ -11,6 +11,8 @@ from urllib.parse import urljoin
 
 from dugong.client.tags import tags
 from dugong.client.urls import quoted, resolve
+from dugong.headers import Headers
+from dugong.pool.text import text_of
 from dugong.pool.url import known_origins, split_url
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["links"]
 
+_PRESCAN = 1024  # bytes of a page that name its charset (WHATWG HTML §13.2.3.2)
 _TYPES = frozenset(("text/html", "application/xhtml+xml"))
 _BREAKS = re.compile("[\t\r\n]+")
 # A relative path without dot segments, but for the first one, and what may follow it.
@@ -32,6 +35,9 @@ def links(response: Response) -> list[str]:
     Of a redirect, that is where it leads; of a page of HTML with a status 2xx, what its elements
     ``a`` and ``area`` link to, unless they say ``rel="nofollow"`` or the page says that in
     ``<meta name="robots">``. No other response has any. Raises nothing; any thread may call it.
+
+    The charset of a page is that of its byte order mark or its Content-Type; else the one that an
+    element ``meta`` in its first 1024 bytes names; else UTF-8.
     """
     if 300 <= response.status < 400:
         location = response.headers["Location"]
@@ -43,9 +49,27 @@ def links(response: Response) -> list[str]:
     if not is_page or not 200 <= response.status < 300:
         return []
     page = _Page(response.url)
-    for name, attributes in tags(response.text):
+    for name, attributes in tags(text_of(response.body, _with_charset(response))):
         page.add(name, attributes)
     return [] if page.forbids else page.links
+
+
+def _with_charset(response: Response) -> Headers:
+    """Return the headers of *response* with the charset that its page names, if they name none."""
+    headers = response.headers
+    if headers.get_content_charset() is not None:
+        return headers
+    for name, found in tags(response.body[:_PRESCAN].decode("latin-1")):
+        if name != "meta":
+            continue
+        said = found.get("content", "") if "http-equiv" in found else ""
+        if "charset" in found:
+            said = f"text/html; charset={found['charset']}"
+        named = Headers({"Content-Type": said})
+        charset = named.get_content_charset()
+        if charset is not None:  # one of UTF-16 cannot be the one by which it was found
+            return headers if charset.startswith("utf") else named
+    return headers
 
 
 class _Page:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dugong import Headers
 from dugong.crawl import links
 from dugong.testing import MockPool, MockResponse
 
@@ -21,6 +22,14 @@ def links_of(text: str | bytes, status: int = 200, url: str = URL, **headers: st
     body = text.encode() if isinstance(text, str) else text
     with MockPool(lambda _: MockResponse(status, body=body, headers=fields)) as pool:
         return links(pool.get(url))
+
+
+def page(text: str, url: str = URL) -> Any:
+    """Return what `links` needs of a response."""
+    response = type("", (), {})()
+    response.status, response.url, response.body = 200, url, text.encode()
+    response.headers = Headers({"Content-Type": "text/html"})
+    return response
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,27 @@ def test_a_page_leads_to_its_links(text: str, expected: list[str]) -> None:
     assert links_of(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("meta", "letter"),
+    [
+        ("<meta charset=latin-1>", "%C3%A4"),
+        ('<META HTTP-EQUIV=Content-Type content="text/html; charset=ISO-8859-1">', "%C3%A4"),
+        ('<meta charset="iso-8859-7"><meta charset=latin-1>', "%CE%B4"),
+        ("<!-- <meta charset=iso-8859-7> --><meta charset=latin-1>", "%C3%A4"),
+        ("<meta charset=utf-16>", "%EF%BF%BD"),
+        ("<meta charset=no-such>", "%EF%BF%BD"),
+        ("<meta charset>", "%EF%BF%BD"),
+        ("<meta content='text/html; charset=latin-1'>", "%EF%BF%BD"),
+        (f"<!-- {'x' * 1024} --><meta charset=latin-1>", "%EF%BF%BD"),
+    ],
+)
+def test_the_charset_that_a_page_names_counts(meta: str, letter: str) -> None:
+    page = f'{meta}<a href="ä">'.encode("latin-1")
+    assert links_of(page, content_type="text/html") == [f"http://host/dir/{letter}"]
+    found = links_of(page, content_type="text/html; charset=iso-8859-5")
+    assert found == ["http://host/dir/%D1%84"]
+
+
 def test_the_charset_of_a_page_counts() -> None:
     found = links_of('<a href="ä">'.encode("latin-1"), content_type="text/html; charset=latin-1")
     assert found == ["http://host/dir/%C3%A4"]
@@ -79,10 +109,7 @@ def test_an_error_leads_nowhere() -> None:
     st.sampled_from([URL, "http://host", "http://host/", "http://host/a/../b/c?d/e#f"]),
 )
 def test_links_are_joined_as_the_standard_library_does(target: str, base: str) -> None:
-    response: Any = type("", (), {})()
-    response.status, response.url, response.text = 200, base, f"<a href='{target}'>"
-    response.headers = type("", (), {"get_content_type": lambda _: "text/html"})()
-    (found,) = links(response)
+    (found,) = links(page(f"<a href='{target}'>", base))
     # That drops an empty query and an empty fragment, which makes no other URL of it here.
     assert urlsplit(found) == urlsplit(urljoin(base.partition("#")[0], target))
 
@@ -97,7 +124,4 @@ def test_a_redirect_leads_where_it_says(location: str, expected: list[str]) -> N
 
 @given(st.text(alphabet="<>a href='/\"=&#;!-x\n", max_size=40))
 def test_no_page_makes_it_fail(text: str) -> None:
-    response: Any = type("", (), {})()
-    response.status, response.url, response.text = 200, URL, text
-    response.headers = type("", (), {"get_content_type": lambda _: "text/html"})()
-    links(response)
+    links(page(text))
