@@ -96,12 +96,12 @@ class Store:
             try:
                 self._database.execute("COMMIT")
                 self._is_to_be_kept = False
-            except sqlite3.OperationalError as failure:
+            except sqlite3.DatabaseError as failure:
                 exc = failure
         if exc is not None:
             self._roll_back()
         self._is_inside = False
-        if isinstance(exc, sqlite3.OperationalError):
+        if isinstance(exc, sqlite3.DatabaseError):
             raise OSError(f"cannot use {self._name}: {exc}") from exc
 
     def _roll_back(self) -> None:
@@ -219,9 +219,9 @@ def _open(path: str | os.PathLike[str] | None) -> sqlite3.Connection:
         database.close()
         if "locked" in str(exc):
             raise StateError(f"{name} is in use by another Frontier") from exc
-        if isinstance(exc, sqlite3.OperationalError):
-            raise OSError(f"cannot open {name}: {exc}") from exc
-        raise ValueError(f"{name} is not the file of a Frontier") from exc
+        if exc.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise ValueError(f"{name} is not the file of a Frontier") from exc
+        raise OSError(f"cannot open {name}: {exc}") from exc
     except BaseException:
         database.close()
         raise

@@ -45,6 +45,27 @@ def test_a_path_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
         Store(tmp_path / "missing" / "crawl.db")
 
 
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [("host", "cannot use .* malformed"), ("taken", "cannot open .* malformed")],
+)
+def test_a_damaged_file_is_an_os_error(damaged: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    store = Store(path)
+    with store:
+        store.insert("http://a", "/", 0, 0)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        query = "SELECT rootpage - 1 FROM sqlite_master WHERE name = ?"
+        (page,) = database.execute(query, (damaged,)).fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    with open(path, "r+b") as file:
+        file.seek(page * size)
+        file.write(b"\xff" * size)
+    with pytest.raises(OSError, match=message), contextlib.closing(Store(path)) as store, store:
+        list(store.load())
+
+
 def test_what_an_exception_leaves_is_not_stored() -> None:
     store = Store(None)
     with contextlib.suppress(ZeroDivisionError), store:
