@@ -99,14 +99,23 @@ def _limits_in(came: ContentRange, start: int | None, end: int | None) -> tuple[
 
 
 class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
-    """A file whose size is known, parts of which are read as they are needed."""
+    """A file whose size is known, parts of which are read as they are needed.
+
+    They are of one version: with the same strong entity tag, if the server sends one.
+    """
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         client: Client = self.fs.client._client
         options = dict(self.kwargs)
         headers = {**(options.pop("headers", None) or {}), "Range": f"bytes={start}-{end - 1}"}
         response = client.get(self.path, headers=headers, **options)
-        return part_of(response, self.path, start, end, self.size)
+        part = part_of(response, self.path, start, end, self.size)
+        etag = response.headers.get("ETag", "")
+        # Some caches of fsspec call this in several threads: this is one operation of a dict, which
+        # is atomic, in free-threaded CPython, too.
+        if etag[:1] == '"' and self.__dict__.setdefault("_etag", etag) != etag:
+            raise ValueError(f"{self.path}: it was replaced while it was open")
+        return part
 
 
 class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above
