@@ -19,7 +19,7 @@ from dugong.client.aio import AsyncClient
 from dugong.client.client import Client
 from dugong.client.urls import resolve
 from dugong.crawl.delays import keep_to_delay
-from dugong.errors import DugongError, printable
+from dugong.errors import DugongError, HTTPStatusError, printable
 from dugong.pool.failure import describe
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request
@@ -173,6 +173,8 @@ class Robots:
     ) -> None:
         try:
             response = outcome.result()
+        except HTTPStatusError as exc:  # of a hook of the client
+            response = exc.response
         except (DugongError, CancelledError) as exc:
             self._learn(origin, future, None, describe(exc))
             return

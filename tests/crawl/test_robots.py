@@ -285,6 +285,15 @@ def test_a_callback_of_the_pool_cannot_wait_for_it() -> None:
     assert len(failures) == 1
 
 
+@pytest.mark.parametrize(("status", "is_allowed"), [(404, True), (503, False)])
+def test_a_hook_that_raises_for_a_status_changes_nothing(status: int, is_allowed: bool) -> None:
+    hooks = {"response": [lambda response: response.raise_for_status()]}
+    with open_pool(status) as pool, Client(pool=pool, event_hooks=hooks) as client:
+        robots = Robots(client)
+        assert robots.allows(f"{SITE}/a") is is_allowed
+        assert robots.rules(SITE).result().failure.startswith("" if is_allowed else "503")
+
+
 def test_a_line_that_is_cut_is_no_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "User-agent: *\nDisallow: /private\nDisallow: /secret\n"
     monkeypatch.setattr(module, "MAX_SIZE", text.index("secret"))
