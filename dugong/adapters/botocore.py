@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from ssl import VERIFY_X509_STRICT
 from typing import TYPE_CHECKING, Any
 
+from dugong.client.forking import begin_anew_in_child
 from dugong.client.proxies import ProxyMap
 from dugong.client.trust import context_of
 from dugong.errors import (
@@ -270,6 +271,13 @@ class _Room:
         # free-threaded CPython, too, and it needs no lock, which a finalizer must not wait for.
         self._holding: set[int] = set()
         self._passing: set[int] = set()
+        begin_anew_in_child(self)
+
+    def _begin_in_child(self) -> None:
+        self._lock = threading.Lock()
+        # Those of other threads of the parent would never be given back.
+        self._holding.clear()
+        self._passing.clear()
 
     def enter(self, slot: _Slot, holds: bool) -> bool:
         """Give *slot* a place, and return True, if there is one.

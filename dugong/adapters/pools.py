@@ -12,6 +12,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from dugong.client.forking import begin_anew_in_child
 from dugong.client.trust import context_of
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.retry.policy import RetryPolicy
@@ -147,6 +148,12 @@ class OwnPools:
         self._lock = Lock()
         #: Changed with the lock. To get an item is atomic, in free-threaded CPython, too.
         self._pools: dict[PoolKey, _OwnPool] = {}
+        begin_anew_in_child(self)
+
+    def _begin_in_child(self) -> None:
+        self._lock = Lock()
+        for own in self._pools.values():
+            own.uses.clear()  # those of other threads of the parent would never end
 
     def use(self, key: PoolKey) -> Use:
         """Return the use of the pool for *key*.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dugong.client.aio import AsyncClient
 from dugong.client.client import Client
+from dugong.client.forking import begin_anew_in_child
 from dugong.client.urls import resolve
 from dugong.crawl.delays import keep_to_delay
 from dugong.errors import DugongError, HTTPStatusError, printable
@@ -96,7 +97,7 @@ class Robots:
     *min_interval*; it replaces one that `set_host_policy` has set.
 
     Raises TypeError if the arguments make no sense, and ImportError without the package protego
-    (``pip install dugong[crawl]``). Any thread may call any method.
+    (``pip install dugong[crawl]``). Any thread may call any method, in a forked child, too.
     """
 
     def __init__(
@@ -119,6 +120,13 @@ class Robots:
         self._lock = Lock()
         # Guarded by the lock. By origin; those that were used last are at the end.
         self._cache: OrderedDict[Origin, Future[Rules]] = OrderedDict()
+        begin_anew_in_child(self)
+
+    def _begin_in_child(self) -> None:
+        self._lock = Lock()
+        # What is under way is the parent's.
+        done = ((origin, future) for origin, future in self._cache.items() if future.done())
+        self._cache = OrderedDict(done)
 
     def allows(self, url: str) -> bool:
         """Return whether *url* may be requested; wait for its robots.txt if that is not known.

@@ -28,6 +28,7 @@ from dugong import (
     ProxyError,
     TLSError,
 )
+from tests.support.fork import holds_in_child
 from tests.support.proxies import HttpProxy
 from tests.support.server import Peer, ReceivedRequest, Script, ScriptedServer
 
@@ -223,6 +224,26 @@ def test_no_more_connections_are_kept_than_the_configuration_says(make_client: M
                 client.get_object(Bucket="bucket", Key="key")["Body"].read()
             assert adapter.pool.statistics().connections <= 3
         assert server.connections <= 3
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_goes_on_whatever_other_threads_were_doing(make_client: MakeClient) -> None:
+    with ScriptedServer(Recorder(b"hello"), repeat=True) as server:
+        client = make_client(server.url(""), max_pool_connections=1)
+
+        def uses_the_same_pool(adapter: Any) -> bool:
+            body = client.get_object(Bucket="bucket", Key="key")["Body"].read()
+            return body == b"hello" and adapter.pool.statistics().connections == 1
+
+        with use_dugong(client) as adapter:
+            slots = module._Slot(), module._Slot()
+            assert adapter._room.enter(slots[0], False)
+            assert not uses_the_same_pool(adapter)
+            with adapter._room._lock:
+                assert holds_in_child(lambda: uses_the_same_pool(adapter))
+            slots[0].give_back()
+            assert adapter._room.enter(slots[1], True)
+            slots[1].give_back()
 
 
 def test_responses_without_a_body_have_none(make_client: MakeClient) -> None:

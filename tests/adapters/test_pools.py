@@ -14,6 +14,7 @@ import trustme
 from dugong import ConnectError, ConnectionPool, PoolClosed, Request
 from dugong.adapters import pools as module
 from dugong.adapters.pools import MAX_POOLS, OwnPools, PoolKey, Trust, Use, trust_of
+from tests.support.fork import holds_in_child
 from tests.support.server import Peer, ScriptedServer
 
 PLAIN = PoolKey(None, None)
@@ -75,6 +76,20 @@ def test_a_pool_that_is_closed_while_its_use_begins_is_not_used(
     assert not is_closed(use.pool)
     assert is_closed(begun[0])
     assert len(begun) == 2
+    use.end()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_goes_on_whatever_other_threads_were_doing(pools: OwnPools) -> None:
+    def goes_on() -> bool:
+        pools.use(proxied(0)).end()
+        pools.close()
+        return is_closed(use.pool)
+
+    use = pools.use(PLAIN)
+    with pools._lock:
+        assert holds_in_child(goes_on)
+    assert not is_closed(use.pool)
     use.end()
 
 

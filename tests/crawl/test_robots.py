@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import tracemalloc
@@ -23,7 +24,8 @@ from dugong import (
 from dugong.crawl import Robots
 from dugong.crawl import robots as module
 from dugong.crawl.delays import MAX_DELAY
-from dugong.testing import MockPool, MockResponse
+from dugong.testing import MockPool, MockRequest, MockResponse
+from tests.support.fork import holds_in_child
 from tests.support.server import TIMEOUT
 
 SITE = "http://site.example"
@@ -292,6 +294,25 @@ def test_a_hook_that_raises_for_a_status_changes_nothing(status: int, is_allowed
         robots = Robots(client)
         assert robots.allows(f"{SITE}/a") is is_allowed
         assert robots.rules(SITE).result().failure.startswith("" if is_allowed else "503")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_asks_for_what_its_parent_is_waiting_for() -> None:
+    parent = os.getpid()
+
+    def respond(request: MockRequest) -> MockResponse:
+        is_late = os.getpid() == parent and request.url != f"{SITE}/robots.txt"
+        return MockResponse(body=RULES, delay=60.0 if is_late else 0.0)
+
+    def goes_on() -> bool:
+        return robots.rules(SITE).result() is known and not robots.allows("http://b/private")
+
+    with MockPool(respond) as pool:
+        robots = Robots(pool)
+        known = robots.rules(SITE).result(TIMEOUT)
+        robots.rules("http://b/")
+        with robots._lock:
+            assert holds_in_child(goes_on)
 
 
 def test_a_line_that_is_cut_is_no_rule(monkeypatch: pytest.MonkeyPatch) -> None:
