@@ -436,8 +436,10 @@ class Frontier:
     def close(self) -> None:
         """Close the database; loops end. What is not done is given by the next frontier there.
 
-        May be called more than once.
+        May be called more than once. Does nothing in a forked child.
         """
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             self._is_closed = True
             self._store.close()

@@ -2,18 +2,21 @@
 
 Guarantees: what is inserted and removed in a `with` block of a `Store` is in the database when that
 is left, or none of it if an exception leaves it, or if the program is killed. What is taken is
-forgotten then, and when the file is closed. One process at a time can open a file. For one thread
-at a time. Touches the file, and those of SQLite beside it.
+forgotten then, and when the file is closed. One process at a time can open a file, and a forked
+child of it harms nothing, unless it uses a `Store`. For one thread at a time. Touches the file, and
+those of SQLite beside it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 
+from dugong.client.forking import begin_anew_in_child
 from dugong.crawl.bloom import DIGEST, TABLE, Bloom
 from dugong.errors import StateError
 
@@ -77,6 +80,12 @@ class Store:
         # takes longer than all else.
         self._is_to_be_kept = False
         self._is_inside = False  # whether a block has begun, and not ended
+        begin_anew_in_child(self)
+
+    def _begin_in_child(self) -> None:
+        # To close it takes away the log that the parent goes on to write to, even if the end of the
+        # interpreter does it. So one reference is never given back.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
     @property
     def known(self) -> int:

@@ -738,6 +738,36 @@ def test_a_forked_child_cannot_use_it(frontier: Frontier, monkeypatch: pytest.Mo
         frontier.add(A)
 
 
+FORKING = """
+import gc, os, sys
+from dugong.crawl import Frontier
+
+frontier = Frontier(sys.argv[1])
+frontier.add("http://a.example/")
+if (pid := os.fork()) == 0:
+    if sys.argv[2] == "closes it":
+        frontier.close()
+        os._exit(0)
+    if sys.argv[2] == "forgets it":
+        del frontier
+        gc.collect()
+        os._exit(0)
+    sys.exit()
+assert os.waitpid(pid, 0)[1] == 0
+frontier.add("http://b.example/")
+os._exit(0)  # as if it was killed
+"""
+
+
+@pytest.mark.parametrize("way", ["closes it", "forgets it", "ends with it"])
+def test_a_forked_child_takes_nothing_from_its_parent(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "crawl.db"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", FORKING, path, way], env=env, check=True, timeout=30)
+    with Frontier(path) as frontier:
+        assert sorted(given(iter(frontier))) == [A, B]
+
+
 def test_threads_share_a_frontier(frontier: Frontier) -> None:
     """Each of them takes, and adds what the next ones take."""
     counts: Counter[str] = Counter()
