@@ -14,7 +14,8 @@ from dugong.pool.url import parse_origin, redacted_url, split_url
 
 __all__ = ["host_and_target", "normalized"]
 
-_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+# Not behind a percent sign that stands for itself: what is decoded there would make it another one.
+_ENCODED = re.compile("(?<!%)(?<!%[0-9A-Fa-f])%[0-9A-Fa-f]{2}")
 # What is in its normal form, if its host is one and no segment begins with a dot.
 _PLAIN = re.compile(r"(https?://[a-z0-9.-]+(?::[0-9]+)?)(/[!$&'()*+,./:;=?@_~0-9A-Za-z-]*)")
 _UNRESERVED = re.compile("[A-Za-z0-9._~-]")

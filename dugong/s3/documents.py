@@ -59,7 +59,7 @@ def parse(data: bytes) -> Element:
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(data.strip(), True)  # S3 sends spaces first while it is busy
-    except expat.ExpatError as exc:
+    except (expat.ExpatError, LookupError) as exc:  # an encoding that is not known
         raise ValueError(f"the document is not well-formed: {exc}") from None
     root: Element = builder.close()
     return root

@@ -34,6 +34,7 @@ def test_spaces_before_a_document_are_left_out() -> None:
         b"text",
         b"<a>&unknown;</a>",
         b"<a>\xff</a>",
+        b"<?xml version='1.0' encoding='no-such'?><a/>",
         b"{}",
     ],
 )
