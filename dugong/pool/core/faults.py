@@ -82,6 +82,21 @@ class Faults:
             self._end_connection_locked(connection, error)
         core.recover(exc, is_certain=True)
 
+    def crashed_before(self, connection: PooledConnection, exc: BaseException) -> None:
+        """A thread has raised *exc* before it was the sender of *connection*, and ends.
+
+        Nothing of the connection is in its hands if another thread is the sender.
+        """
+        core = self._core
+        core.recover(exc, is_certain=True)
+        with core.transaction():
+            is_sender = not connection.sender_started
+            connection.sender_started = True
+        if is_sender:
+            self.crashed(connection, exc, True)
+        else:
+            _log(f"a thread of connection {connection.name}", exc)
+
     @locked
     def _end_sending_locked(self, connection: PooledConnection, error: InternalError) -> None:
         connection.sending = False

@@ -68,9 +68,8 @@ class Traffic:
         self.connect_failed: Callable[[PooledConnection, Exception], None] = (
             connections.connect_failed
         )
+        #: Is told what threads of connections raise.
         self.faults: Faults = Faults(core, maintenance, retries, connections)
-        #: The thread, which is the sender or not, has raised what it cannot handle: a bug of ours.
-        self.crashed: Callable[[PooledConnection, BaseException, bool], None] = self.faults.crashed
         #: Whether there may be requests to be hedged. Any thread may set it; it is never unset.
         self.hedges = False
 
@@ -81,11 +80,11 @@ class Traffic:
         with self._core.transaction():
             if connection.sender_started:
                 return False
-            connection.sender_started = True
             if connection.is_closing:
                 connection.sending = False
                 self._connections.finish_closing_locked(connection)
                 return False
+            connection.sender_started = True
         return True
 
     def connected(self, connection: PooledConnection) -> None:

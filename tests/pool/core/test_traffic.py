@@ -89,10 +89,32 @@ def test_the_requests_of_a_thread_that_has_crashed_fail(rig: Rig, uploading: boo
     else:
         connection, (job,) = rig.send(rig.host(), "/a", retry=NO_RETRY)
     crash = RuntimeError("a bug")
-    rig.traffic.crashed(connection, crash, is_sender=True)
+    rig.traffic.faults.crashed(connection, crash, is_sender=True)
     error = job.future.exception()
     assert type(error) is InternalError
     assert error.__cause__ is crash
+    assert connection.phase is Phase.CLOSED
+
+
+def test_a_thread_that_has_crashed_before_it_was_the_sender_ends_nothing_of_the_one_that_is(
+    rig: Rig,
+) -> None:
+    host = rig.host()
+    (job,) = rig.submit(host, "/a")
+    connection = rig.connect(host)
+    rig.traffic.next_batch(connection, None)
+    rig.traffic.faults.crashed_before(connection, RuntimeError("a bug"))
+    assert (connection.phase, job.place) == (Phase.OPEN, Place.IN_FLIGHT)
+    assert connection.sending
+
+
+def test_a_connection_whose_only_thread_has_crashed_before_it_was_the_sender_is_closed(
+    rig: Rig,
+) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    connection = rig.latest(host)
+    rig.traffic.faults.crashed_before(connection, RuntimeError("a bug"))
     assert connection.phase is Phase.CLOSED
 
 
