@@ -146,8 +146,9 @@ class ReceiveSide:
                     parser.take_whole(awaiting, responses)
                     if responses:
                         self._body.truncation_reason = None
-                    if buffer.start < buffer.end:
-                        self._take_rest(transport, responses)
+                        if buffer.start == buffer.end:
+                            return responses, None
+                    self._take_rest(transport, responses)
                     if not responses and timeout != 0 and buffer.start < buffer.end:
                         self._receive_rest_of_head(transport, timeout, responses)
                     if responses:
@@ -162,7 +163,7 @@ class ReceiveSide:
                     got.block(timeout)
                     if state.failure:
                         raise self._nothing_follows()
-                elif got == 0:
+                elif not got:
                     raise closed_within(buffer)
         except BaseException as exc:
             if not isinstance(exc, RESUMABLE):

@@ -313,9 +313,11 @@ class ConnectionPool:
     def _make(self, job: Job) -> Response:
         """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
-        # Most jobs are; a property costs more than to look.
-        is_plain = job.extras is NO_EXTRAS and job.deadline is None
-        connection = scheduler.lending.borrow(job) if is_plain or job.needs_no_thread else None
+        # Most jobs need none, as can be seen without the property, which costs more.
+        if (job.extras is NO_EXTRAS and job.deadline is None) or job.needs_no_thread:
+            connection = scheduler.lending.borrow(job)
+        else:
+            connection = None
         if connection is None:
             future = job.future
             scheduler.submit(job)

@@ -218,14 +218,18 @@ def engine_of(connection: PooledConnection) -> FakeEngine:
 
 
 def make_connection(
-    host: Host, in_flight: int = 0, max_requests: int | None = None, is_open: bool = True
+    host: Host,
+    in_flight: int = 0,
+    max_requests: int | None = None,
+    is_open: bool = True,
+    answered: int = 1,
 ) -> PooledConnection:
-    """Return a connection of *host*, connecting, or open and not new, with requests in flight."""
+    """Return a connection of *host*, connecting, or open, with responses and requests in flight."""
     engine = cast(Engine, FakeEngine())
     connection = PooledConnection(host, engine, 0.0, max_requests)
     if is_open:
         connection.open()
-        connection.answered = 1
+        connection.dispatched = answered
     host.connections[connection] = None
     fly(connection, *[make_job(host, f"/flying{i}") for i in range(in_flight)])
     return connection
@@ -252,7 +256,6 @@ def fly(connection: PooledConnection, *jobs: Job) -> None:
 
 def land(connection: PooledConnection) -> None:
     """Have responses come to all that is in flight."""
-    connection.answered += len(connection.in_flight)
     connection.host.in_flight -= len(connection.in_flight)
     for job in connection.in_flight:
         job.finish()
@@ -427,6 +430,13 @@ class Rig:
         self.retries.enqueue_locked = self._enqueue_locked
         self.traffic = Traffic(core, maintenance, self.retries, self.connections, do_nothing)
         self.lending = self.traffic.lending
+
+    def respond_to_caller(
+        self, connection: PooledConnection, job: Job, response: Response | None = None
+    ) -> bool:
+        """Have the caller that has borrowed *connection* for *job* get its response now."""
+        response = make_response(job) if response is None else response
+        return self.lending.responded_to_caller(connection, job, response, self.clock.now)
 
     def _have_no_threads(self, core: PoolCore) -> None:
         self.core = core

@@ -116,8 +116,8 @@ class Politeness:
         """Send nothing more to *host* for so many *seconds*."""
         now = monotonic()
         if not host.is_held(now):
-            host.progresses = host.accepted > host.accepted_before
-            host.accepted_before = host.accepted
+            host.progresses = host.has_progressed
+            host.has_progressed = False
             self._core.emit("learned", host, reason=reason)
         gate = host.gate = host.gate or Gate()
         gate.hold(now + seconds)

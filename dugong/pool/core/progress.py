@@ -47,7 +47,8 @@ class Progress:
             for job in batch:
                 self._core.emit_of("sent", job, connection.name)
         connection.dispatched += count
-        host.note_time(now)
+        if now >= host.recent_until:
+            host.note_time(now)
         host.in_flight += count
         host.sent += count
 
@@ -60,7 +61,6 @@ class Progress:
 
     @locked
     def count_responses_locked(self, connection: PooledConnection, count: int) -> None:
-        connection.answered += count
         connection.host.answered += count
         connection.host.in_flight -= count
 

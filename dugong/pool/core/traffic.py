@@ -59,6 +59,7 @@ class Traffic:
         self._connections = connections
         self._run_receiver = run_receiver  # the receiver's loop, for a thread
         self.limits: Limits = core.limits
+        self.max_body_size: int = core.limits.max_body_size  # a named tuple is slow to look up
         self._rate = rate = RateLimit(core, maintenance, connections)
         self._progress = progress = Progress(core, connections)
         #: What callers do on these connections by themselves.
@@ -304,7 +305,8 @@ class Traffic:
             self._retries.complete_locked(job, None)
         elif (response := upload.pending_response) is not None:
             upload.pending_response = None
-            connection.host.accepted += self._end_upload_locked(connection, job, response, error)
+            if self._end_upload_locked(connection, job, response, error):
+                connection.host.has_progressed = True
 
     @locked
     def _end_upload_locked(
@@ -481,7 +483,8 @@ class Traffic:
                     self._core.follow_up(upload.body.interrupt)
             else:
                 accepted += self._end_upload_locked(connection, job, response, upload.error)
-        host.accepted += accepted
+        if accepted:
+            host.has_progressed = True
         if not in_flight:
             connection.idle_since = monotonic()
             # The receiver has to look again, under the lock: others may receive before it does.
