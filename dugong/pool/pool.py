@@ -27,8 +27,8 @@ from dugong.pool.checks import (
     check_rates,
     check_seconds,
 )
-from dugong.pool.core.core import Limits
 from dugong.pool.core.job import NO_EXTRAS
+from dugong.pool.core.limits import Limits
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture

@@ -6,6 +6,7 @@ played by the test, which takes it to where it would wait (`WouldWait`).
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 import sys
 from collections import deque
@@ -20,13 +21,15 @@ import pytest
 from dugong import Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
 from dugong.connection.peer import NO_PEER
+from dugong.deadline import Deadline
 from dugong.pool.core import scheduler
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Limits, PoolCore
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.gate import Gate
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Owner
+from dugong.pool.core.limits import Limits
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.retries import RetryEngine
@@ -37,6 +40,7 @@ from dugong.pool.io.engine import Completion, Engine
 from dugong.pool.response import Response
 from dugong.pool.url import Origin
 from tests.support.clock import DECIDING, Clock
+from tests.support.server import TIMEOUT
 from tests.support.uploads import upload
 
 __all__ = [
@@ -50,8 +54,10 @@ __all__ = [
     "StartedThreads",
     "WouldWait",
     "engine_of",
+    "finish",
     "fly",
     "hold",
+    "in_thread",
     "land",
     "make_connection",
     "make_core",
@@ -388,6 +394,18 @@ def make_limits(**changes: Any) -> Limits:
 
 class _Core(PoolCore):
     """One whose methods can be replaced by a test, for it has no `__slots__`."""
+
+
+def finish(core: PoolCore) -> None:
+    """Wait until the callbacks have been called, and all threads have ended."""
+    core.callbacks.close()
+    core.threads.join(Deadline(TIMEOUT))
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Run *function* in a thread that is not the pool's; raise what it raises."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(function).result(TIMEOUT)
 
 
 def make_core(on_event: Callable[[Event], object] | None = None, **limits: Any) -> PoolCore:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from dugong.errors import Delivery
 from dugong.pool.core.connection import Phase, PooledConnection
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.failure import describe, failure, internal_error
 
 if TYPE_CHECKING:
@@ -193,7 +195,7 @@ class Faults:
         if job.flow is not None:
             self._core.callbacks.add(job.flow.close)
         name = "" if connection is None else connection.name
-        self._core.emit_of("gave up", job, name, describe(own), own)
+        emit_of(self._core, "gave up", job, name, describe(own), own)
 
 
 def _parts_of(call: object) -> list[object]:

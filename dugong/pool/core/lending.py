@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, do_nothing, locked
+from dugong.pool.core.core import PoolCore, do_nothing
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import RateLimit
@@ -79,7 +81,7 @@ class Lending:
                 self._progress.emit_answered(connection, job, response)
                 if self._retries.may_be_retried(job, response.status):
                     reason = f"{status_text(response)}; its body is too long to be let go of"
-                    self._core.emit_of("gave up", job, connection.name, reason, response)
+                    emit_of(self._core, "gave up", job, connection.name, reason, response)
             self._retries.complete_locked(job, response)
             # Last, or an interrupt of a caller would leave a connection whose stream never ends.
             connection.streaming = True

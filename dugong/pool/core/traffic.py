@@ -15,11 +15,13 @@ from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Limits, PoolCore, locked
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.dispatch import take
 from dugong.pool.core.faults import Faults
 from dugong.pool.core.job import NO_EXTRAS, Job, Place
 from dugong.pool.core.lending import Lending
+from dugong.pool.core.limits import Limits
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import BodyRate, RateLimit
