@@ -144,10 +144,8 @@ class ReceiveSide:
             while True:
                 if buffer.start < buffer.end:
                     parser.take_whole(awaiting, responses)
-                    if responses:
-                        self._body.truncation_reason = None
-                        if buffer.start == buffer.end:
-                            return responses, None
+                    if responses and buffer.start == buffer.end:
+                        return responses, None
                     self._take_rest(transport, responses)
                     if not responses and timeout != 0 and buffer.start < buffer.end:
                         self._receive_rest_of_head(transport, timeout, responses)
@@ -244,8 +242,6 @@ class ReceiveSide:
     def _take_responses(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
         """Add to *responses* what the buffer has, up to the first whose body is to be read."""
         self._state.parser.take_whole(self._state.awaiting_response, responses)
-        if responses:
-            self._body.truncation_reason = None
         self._take_rest(transport, responses)
 
     def _take_rest(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
@@ -273,8 +269,6 @@ class ReceiveSide:
                 if response[5] is None or response[1] < 200 or is_last:
                     return
             parser.take_whole(awaiting, responses)
-            if responses:
-                self._body.truncation_reason = None
 
     def _receive_many(
         self, transport: Transport, responses: list[ReceivedResponse]

@@ -252,8 +252,8 @@ class PoolCore:
 
     # --- the transaction --------------------------------------------------------------------------
 
-    # Where each step counts, a method calls `begin` and `end`: Python is slow to enter a block and
-    # to leave it.
+    # Where each step counts, a method calls `begin`, and `end` or `fail`: Python is slow to enter a
+    # block and to leave it.
 
     def begin(self) -> Self:
         """Begin a transaction; raise `Nested` if this thread is in one."""
@@ -280,15 +280,20 @@ class PoolCore:
                 return
         self.lock.acquire()
 
-    def end(
+    def __exit__(
         self,
         exc_type: type[BaseException] | None = None,
         exc: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Leave the transaction, because of *exc* if there is one; do what follows it."""
-        if exc_type is not None and self._fails(exc_type):
-            return
+        """Leave the transaction, because of *exc* if there is one, and do what follows it."""
+        if exc is None:
+            self.end()
+        else:
+            self.fail(exc)
+
+    def end(self) -> None:
+        """Leave the transaction in good order, and do what follows it."""
         todo = None
         if self.settlements or self._follow_ups:
             todo = self._take_follow_ups()
@@ -300,17 +305,15 @@ class PoolCore:
         if todo is not None or self.calls:
             self._follow(todo)
 
-    __exit__ = end
-
-    def _fails(self, exc_type: type[BaseException]) -> bool:
-        """Take note that an exception has ended a transaction; return True if the lock is lost."""
-        if not issubclass(exc_type, DugongError):
+    def fail(self, exc: BaseException) -> None:
+        """Leave the transaction because of *exc*, and do what follows it."""
+        if not isinstance(exc, DugongError):
             self._is_disturbed = True
         if self.owner == get_ident():
-            return False
-        if self.parents_hosts:
+            self.end()
+        elif self.parents_hosts:
             self.leave_in_child()
-        return True  # an interrupted `wait` has not got it back
+        # Or else an interrupted `wait` has not got the lock back.
 
     def leave_in_child(self) -> None:
         """Mend what a transaction has done without the lock, in the middle of which was a fork.

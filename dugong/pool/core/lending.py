@@ -192,7 +192,7 @@ class Lending:
                 connection.borrower = job
                 self._progress.mark_in_flight_locked(connection, (job,))
         except BaseException as exc:
-            core.end(type(exc), exc)
+            core.fail(exc)
             raise
         core.end()
         return connection
@@ -271,7 +271,7 @@ class Lending:
                 elif host.queued:
                     self._connections.ensure_served_locked(host)
         except BaseException as exc:
-            core.end(type(exc), exc)
+            core.fail(exc)
             raise
         core.end()
         return in_time

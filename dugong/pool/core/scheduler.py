@@ -258,7 +258,7 @@ class Scheduler:
                 self._enqueue_locked(job, deadline)
                 self._connections.ensure_served_locked(job.host)
         except BaseException as exc:
-            core.end(type(exc), exc)
+            core.fail(exc)
             raise
         core.end()
 
