@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallMaker",
     "ClientOptions",
+    "ClientSubmitOptions",
     "TransferOptions",
     "UploadOptions",
     "check_options",
@@ -70,6 +71,12 @@ class ClientOptions(UploadOptions, total=False):
     trailers: HeadersLike | HeadersMaker | None
     progress: Progress | ProgressCall | None
     hedge: float | PoolDefault | None
+
+
+class ClientSubmitOptions(ClientOptions, total=False):
+    """The same, and what `Client.submit` takes besides."""
+
+    block: bool
 
 
 #: What a call may say though a `Request` says all else.
@@ -187,13 +194,11 @@ class CallMaker:
         return Call(settings, request, own_origin, follows, auth, auth_origin, cookies)
 
     def _request(
-        self, method: str | Request, url: str, options: ClientOptions
+        self, method: Any, url: str, options: ClientOptions
     ) -> tuple[Request, Auth | None]:
         """Return the request for the arguments of a call, and the credentials of its URL."""
         if not isinstance(url, str):
             raise TypeError(f"a URL must be a str, not {type(url).__name__}")
-        if not isinstance(method, str):
-            raise TypeError("give either a Request or the parameters of one, not both")
         url, auth = split_userinfo(quoted(url))
         url = self._with_query(join(self._base_url, url))
         if not options and self._everywhere is None:

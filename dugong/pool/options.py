@@ -34,6 +34,7 @@ __all__ = [
     "Options",
     "OptionsAndBody",
     "PoolDefault",
+    "SubmitOptions",
     "check_retry",
     "checked_headers",
     "checked_options",
@@ -41,6 +42,7 @@ __all__ = [
     "default_headers",
     "made_headers",
     "said_idempotent",
+    "taken_block",
 ]
 
 
@@ -83,6 +85,12 @@ class OptionsAndBody(Options, total=False):
     """The same, and a body."""
 
     body: BodyLike | None
+
+
+class SubmitOptions(OptionsAndBody, total=False):
+    """The same, and what `submit` takes besides."""
+
+    block: bool
 
 
 #: What asks for a body without a coding.
@@ -248,6 +256,13 @@ def checked_options(
         said,
         source,
     )
+
+
+def taken_block(options: Any) -> bool:
+    """Take *block* out of *options*, those of a `submit`; raise TypeError if it is no bool."""
+    block: bool = options.pop("block", True)
+    check_bool("block", block)
+    return block
 
 
 def said_idempotent(idempotent: bool | None, pairs: HeaderPairs) -> bool | None:
