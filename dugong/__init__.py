@@ -6,8 +6,7 @@ which comes before any module in it, takes next to no time.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # as in typing, which takes long to import
 
 if TYPE_CHECKING:
     from dugong._version import __version__ as __version__
@@ -248,6 +247,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_LAZY[name]), name)

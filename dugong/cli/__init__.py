@@ -14,11 +14,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 from dugong.cli import signals, streams
+
+TYPE_CHECKING = False  # as in typing: what takes long to import waits for `signals.end_at_once`
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 __all__ = ["main", "run"]
 
@@ -63,12 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     streams.reserve_descriptors()
     try:
+        from importlib import import_module
+
         from dugong.cli.arguments import parse
         from dugong.cli.errors import UsageError  # here, where Ctrl-C is understood
 
         arguments = parse(argv)
         if not getattr(arguments, "quiet", False):
             streams.require_output()  # for what is said of each file
+        import_module(arguments.module)  # before signals raise: an import may lose that
         try:
             with signals.raised():
                 status: int = arguments.run(arguments)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+
+TYPE_CHECKING = False  # as in typing: see `dugong.cli`
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
 
 __all__ = ["Terminated", "end_at_once", "raised"]
 

@@ -47,12 +47,46 @@ def test_a_signal_ends_the_command_without_a_word_while_it_imports(
     assert (result.returncode, result.stdout, result.stderr) == (128 + number, b"", b"")
 
 
-def test_nothing_is_imported_of_dugong_before_signals_are_understood() -> None:
+def test_next_to_nothing_is_imported_before_signals_are_understood() -> None:
     program = (
-        "import sys, dugong.cli; print(*sorted(m for m in sys.modules if m.startswith('dugong')))"
+        "import sys, dugong.cli; names = [m for m in sys.modules if m.startswith('dugong')];"
+        "print(*sorted(names), 'typing' in sys.modules)"
     )
-    printed = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=TIMEOUT)
-    assert printed.split() == ["dugong", "dugong.cli", "dugong.cli.signals", "dugong.cli.streams"]
+    command = [sys.executable, "-S", "-c", program]
+    printed = subprocess.check_output(command, text=True, timeout=TIMEOUT)
+    names = ["dugong", "dugong.cli", "dugong.cli.signals", "dugong.cli.streams"]
+    assert printed.split() == [*names, "False"]
+
+
+@pytest.mark.parametrize("command", ["demo", "get", "put", "sync", "crawl"])
+def test_what_a_command_needs_is_imported_before_an_exception_ends_it(command: str) -> None:
+    """For one that is raised in the middle of an import may be lost."""
+    program = """
+import sys
+from dugong.cli import main, signals
+
+def stop():
+    print(*sorted(sys.modules))
+    raise KeyboardInterrupt
+
+signals.raised = stop
+sys.exit(main())
+"""
+    urls = {"demo": [], "put": ["x", "http://h/"], "sync": ["x", "http://h/"]}
+    arguments = urls.get(command, ["http://h/"])
+    result = subprocess.run(
+        [sys.executable, "-c", program, command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (130, "")
+    needed = {
+        f"dugong.cli.{command}",
+        "dugong.pool.pool" if command == "demo" else "dugong.client.client",
+    }
+    assert needed <= set(result.stdout.split())
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
