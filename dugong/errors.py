@@ -346,8 +346,7 @@ class IntegrityError(DugongError):
 
     Either a download does not have the digest that the server has sent or the caller has given:
     then there is no file, and the next download begins anew. Or a file has changed while it was
-    uploaded: then the server may have stored a mixture of two versions, so upload it again. Or a
-    file of `fsspec` has changed while it was read: then open it again.
+    uploaded: then the server may have stored a mixture of two versions, so upload it again.
     """
 
     msg: str = "what was transferred is not what it should be"

@@ -15,7 +15,6 @@ from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.spec import AbstractBufferedFile
 
 from dugong.client.ranges import ContentRange, content_range, strong_validator
-from dugong.errors import IntegrityError
 
 if TYPE_CHECKING:
     from dugong.adapters.fsspec import DugongFileSystem
@@ -123,7 +122,7 @@ class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
         return part_of(response, self.path, start, end, self.size)
 
     def _check_version(self, response: Response) -> None:
-        """Raise `IntegrityError` if *response* is of another version than what was read before.
+        """Raise ValueError if *response* is of another version than what was read before.
 
         It is no condition of the request (If-Match), for that may be redirected from one mirror to
         another: each names its versions in its own way.
@@ -137,10 +136,7 @@ class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
             return
         name = "ETag" if version.startswith('"') else "Last-Modified"
         if headers.get(name, version).removeprefix("W/") != version:
-            text = "the file has changed since it was opened: open it again"
-            error = IntegrityError(f"{self.path}: {text}")
-            error.request = response.request
-            raise error
+            raise ValueError(f"{self.path}: it was replaced while it was open: open it again")
 
 
 class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above
