@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CallMaker",
     "ClientOptions",
-    "ClientSubmitOptions",
     "TransferOptions",
     "UploadOptions",
     "check_options",
@@ -71,12 +70,6 @@ class ClientOptions(UploadOptions, total=False):
     trailers: HeadersLike | HeadersMaker | None
     progress: Progress | ProgressCall | None
     hedge: float | PoolDefault | None
-
-
-class ClientSubmitOptions(ClientOptions, total=False):
-    """The same, and what `Client.submit` takes besides."""
-
-    block: bool
 
 
 #: What a call may say though a `Request` says all else.

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dugong.client.auth import auth_of
-from dugong.client.calls import CallMaker, ClientOptions, ClientSubmitOptions
+from dugong.client.calls import CallMaker, ClientOptions
 from dugong.client.cookies import Cookies
 from dugong.client.credentials import read_netrc, split_userinfo
 from dugong.client.decoding import accept_encoding
@@ -24,7 +24,7 @@ from dugong.connection.encode import HeaderPairs, RequestBuilder
 from dugong.pool.checks import check_bool, check_call
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
-from dugong.pool.options import ElaborateHeaders, default_headers, taken_block
+from dugong.pool.options import ElaborateHeaders, default_headers
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request, make_request
 
@@ -234,7 +234,9 @@ class Client:
         self,
         method: str | Request,
         url: str | None = None,
-        **options: Unpack[ClientSubmitOptions],
+        *,
+        block: bool = True,
+        **options: Unpack[ClientOptions],
     ) -> ResponseFuture:
         """Queue a request and return a `concurrent.futures.Future` of the final `Response`.
 
@@ -242,7 +244,7 @@ class Client:
         cancels the request that is under way, also after redirects; its `request` is the first one.
         Raises what `ConnectionPool.submit` raises; everything else is raised by `result`.
         """
-        block = not options or taken_block(options)
+        check_bool("block", block)
         return self._pool._submit(self._prepare(method, url, options), block)
 
     def map(

@@ -36,7 +36,6 @@ __all__ = [
     "Options",
     "OptionsAndBody",
     "PoolDefault",
-    "SubmitOptions",
     "check_retry",
     "checked_headers",
     "checked_options",
@@ -45,7 +44,6 @@ __all__ = [
     "is_maker",
     "made_headers",
     "said_idempotent",
-    "taken_block",
 ]
 
 
@@ -88,12 +86,6 @@ class OptionsAndBody(Options, total=False):
     """The same, and a body."""
 
     body: BodyLike | None
-
-
-class SubmitOptions(OptionsAndBody, total=False):
-    """The same, and what `submit` takes besides."""
-
-    block: bool
 
 
 #: What asks for a body without a coding.
@@ -254,13 +246,6 @@ def checked_options(
         said,
         source,
     )
-
-
-def taken_block(options: Any) -> bool:
-    """Take *block* out of *options*, those of a `submit`; raise TypeError if it is no bool."""
-    block: bool = options.pop("block", True)
-    check_bool("block", block)
-    return block
 
 
 def is_maker(given: object, name: str) -> TypeIs[HeadersMaker]:

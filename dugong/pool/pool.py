@@ -50,15 +50,7 @@ from dugong.pool.many import (
     more_of,
     request_of,
 )
-from dugong.pool.options import (
-    PLAIN_OPTIONS,
-    Options,
-    OptionsAndBody,
-    SubmitOptions,
-    check_retry,
-    checked_options,
-    taken_block,
-)
+from dugong.pool.options import PLAIN_OPTIONS, Options, OptionsAndBody, check_retry, checked_options
 from dugong.pool.parking import Parking
 from dugong.pool.prepare import Preparer, proxy_chooser
 from dugong.pool.request import Request, make_request
@@ -337,23 +329,27 @@ class ConnectionPool:
         self,
         method: str | Request,
         url: str | None = None,
-        **options: Unpack[SubmitOptions],
+        *,
+        block: bool = True,
+        **options: Unpack[OptionsAndBody],
     ) -> ResponseFuture:
         """Queue a request and return its future, a `concurrent.futures.Future` of a `Response`.
 
-        Takes either a `Request` or the parameters of one, and *block* (True): if `max_queued`
-        requests are waiting, it waits for room, but not beyond *deadline*; or if *block* is False,
-        raises `PoolFull`. Raises ValueError or TypeError for bad arguments and `PoolClosed`;
-        everything else is raised by `result()` of the future.
+        Takes either a `Request` or the parameters of one. If `max_queued` requests are waiting,
+        waits for room (not beyond *deadline*), or raises `PoolFull` unless *block* is set. Raises
+        ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
+        `result()` of the future.
         """
+        if block is not True:
+            check_bool("block", block)
         if url is None or options:
-            block = taken_block(options)
-            return self._submit(self._prepare(_made(method, url, options)), block)
-        made = make_request(Request, method, url)  # as `_made`, once more for speed
+            made = _made(method, url, options)
+        else:
+            made = make_request(Request, method, url)  # as `_made`, once more for speed
         job = self._preparer.prepare(made, self)
         future = job.make_future()  # from here as `_submit`, once more for speed
         try:
-            self._scheduler.submit(job)
+            self._scheduler.submit(job, block)
         except BaseException:
             future.cancel()
             raise
