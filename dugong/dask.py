@@ -28,7 +28,7 @@ from zlib import crc32
 from dugong.client.client import Client
 from dugong.crawl.delays import keep_to_delay
 from dugong.errors import Delivery, DugongError
-from dugong.pool.checks import check_counts
+from dugong.pool.checks import check_call, check_counts
 from dugong.pool.many import check_is_iterable, more_of, request_of
 from dugong.pool.pool import ConnectionPool
 from dugong.pool.request import Request
@@ -126,6 +126,8 @@ def map(  # noqa: A001  # as that of a pool is
     raise, and a TypeError for a request that cannot be sent elsewhere, is raised behind the results
     of all requests before it. For one thread at a time.
     """
+    if key is not None:
+        check_call("key", key)
     return _results(client, requests, shards, key or _origin_of, pool)
 
 

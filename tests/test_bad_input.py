@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from dugong import (
     AioFuture,
     BodyFollowing,
+    Client,
     ConnectionPool,
     Headers,
     HTTPConnection,
@@ -27,6 +29,8 @@ from dugong import (
     eval_coroutine,
     retrying,
 )
+from dugong.crawl import Frontier, WarcWriter
+from dugong.s3 import Bucket
 from tests.support.pool import Held, Site, discard_rest, each, name_target, open_site, url
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
@@ -206,6 +210,8 @@ def verb(name: str) -> Entry:
     return entry
 
 
+BAD_BLOCKS = several("block", TypeError, "block must be a bool", "x", 1, 0, None, math.nan, [])
+
 VERBS = ("get", "head", "put", "post", "delete")
 ENTRIES: dict[str, Entry] = {
     "request": lambda pool, arguments: pool.request(**arguments),
@@ -302,6 +308,261 @@ def test_in_a_closed_pool_too_it_is_said_what_makes_no_sense(bad: Bad) -> None:
     pool.close()
     arguments = {"method": "GET", "url": NOWHERE, bad.name: bad.value}
     refused(bad, lambda: pool.submit(**arguments))
+
+
+@each_of(BAD_BLOCKS)
+@pytest.mark.parametrize("make", [ConnectionPool, Client])
+@pytest.mark.parametrize("arguments", [("GET", NOWHERE), (Request("GET", NOWHERE),)], ids=repr)
+def test_a_request_is_not_queued_if_it_is_not_known_whether_to_wait(
+    bad: Bad, make: Any, arguments: tuple[Any, ...]
+) -> None:
+    with make() as sender:
+        refused(bad, lambda: sender.submit(*arguments, block=bad.value))
+        statistics = sender.statistics()
+        assert (statistics.queued, statistics.opened) == (0, 0)
+
+
+# --- a client, and files --------------------------------------------------------------------------
+
+_no_pairs: Any = (5, 0, 0.0, True, False, "", b"", ["x"], [("A", "b", "c")], object())
+
+BAD_CLIENTS = [
+    *several("base_url", TypeError, "URL must be a str", None, 5, b"http://h/"),
+    *several("base_url", ValueError, "a URL must begin with http:// or https://", "h", "ftp://h"),
+    *(bad for bad in bad_headers(default=True) if bad.value != {"A": None}),  # leaves it out
+    *several("params", TypeError, "params must be a mapping", 5, False, b"a=b", ["x"]),
+    *several("cookies", TypeError, "cookies must be", 5, False, "a=b", ["x"]),
+    *several("auth", TypeError, "auth must be a (user, password)", 5, False, "user", (), ("u",)),
+    *several("auth", TypeError, "the user must be a str", (1, "password")),
+    *several("follow_redirects", TypeError, "follow_redirects must be a bool", 1, None, "no"),
+    *several("max_redirects", TypeError, "max_redirects must be an int", "1", 1.0, True, None),
+    *several("max_redirects", ValueError, "max_redirects must", -1),
+    *several("decode", TypeError, "decode must be a bool", 1, None, "no"),
+    *several("trust_env", TypeError, "trust_env must be a bool", 1, None, "no"),
+    *several("verify", TypeError, "verify must be", None, 1, 0, [], 1.5),
+    *several("event_hooks", TypeError, "event_hooks must be a mapping", 5, [], "request"),
+    *several("event_hooks", ValueError, "event_hooks are for", {"error": []}),
+    *several("pool", TypeError, "pool must be a ConnectionPool", 5, False, "pool", Client),
+    *BAD_PROXIES,
+    *bad_seconds("timeout"),
+    *bad_counts("max_connections", None),
+]
+
+BAD_CALLS = [
+    *(bad for bad in BAD_REQUESTS if bad.name not in ("method", "url", "headers")),
+    *several("method", TypeError, "method must be a str", None, 5),
+    *several("url", TypeError, "URL", None, b"http://h/", 5, [NOWHERE]),
+    *several("url", ValueError, "give an absolute one", "h", "/path"),
+    *several("params", TypeError, "params must be a mapping", 5, False, b"a=b", ["x"]),
+    *several("cookies", TypeError, "cookies must be", 5, False, "a=b", ["x"]),
+    *several("auth", TypeError, "auth must be a (user, password)", 5, False, "user", (), ("u",)),
+    *several("follow_redirects", TypeError, "follow_redirects must be a bool", 1, None, "no"),
+    *several("data", TypeError, "data must be a mapping or (name, value) pairs", *_no_pairs),
+    *several("files", TypeError, "files must be a mapping or (name, value) pairs", *_no_pairs),
+    *several("json", ValueError, "JSON", math.nan, math.inf, [-math.inf]),
+    *several("json", TypeError, "JSON", b"x", object()),
+    *several("progress", TypeError, "progress must be a callable", True, 0, "tell", []),
+    *several("progress", TypeError, "progress must not be a coroutine", coroutine),
+    *several("trailers", ValueError, "trailers are only allowed with a body", {"A": "b"}),
+    *bad_seconds("hedge"),
+    *several("no_such_option", TypeError, "no_such_option", 1),
+]
+
+_OF_TRANSFERS = ("params", "cookies", "auth", "follow_redirects", "timeout", "deadline", "retry")
+BAD_TRANSFERS = [
+    *(bad for bad in BAD_CALLS if bad.name in _OF_TRANSFERS),
+    *several("url", TypeError, "URL", b"http://h/", 5, [NOWHERE]),
+    *several("path", TypeError, "expected str, bytes or os.PathLike object", 5, 0, None, True, []),
+    *several("progress", TypeError, "progress must be a callable", True, 0, "tell", []),
+    *several("no_such_option", TypeError, "no_such_option", 1),
+]
+BAD_DOWNLOADS = [
+    *BAD_TRANSFERS,
+    *several("resume", TypeError, "resume must be a bool", 1, 0, None, "no"),
+    *bad_counts("connections", None, True),
+    *several("digest", TypeError, "digest must be a str", 5, b"sha256:00", True, []),
+    *several("digest", ValueError, "digest", "", "sha256", "sha256:xyz", "nonsense:00"),
+]
+BAD_UPLOADS = [
+    *BAD_TRANSFERS,
+    *several("method", ValueError, "invalid method", "", "P UT"),
+    *several("digest", ValueError, "digest must be sha-256 or sha-512", "", "md5"),
+    *several("digest", TypeError, "digest must be a str", 5, True, []),
+    *several("expect100", TypeError, "expect100 must be a bool", 1, None, "yes"),
+    *several("idempotent", TypeError, "idempotent must be a bool", 0, "yes"),
+]
+
+
+@each_of(BAD_CLIENTS)
+def test_a_client_is_not_made_of_what_makes_no_sense(bad: Bad) -> None:
+    arguments = {bad.name: bad.value}
+    refused(bad, lambda: Client(**arguments))
+
+
+@pytest.mark.parametrize("name", ["request", "submit", "stream"])
+@each_of(BAD_CALLS)
+def test_a_call_of_a_client_that_makes_no_sense_is_refused(bad: Bad, name: str) -> None:
+    with Client(trust_env=False) as client:
+        arguments = {"method": "GET", "url": NOWHERE, bad.name: bad.value}
+        refused(bad, lambda: getattr(client, name)(**arguments))
+        statistics = client.statistics()
+        assert (statistics.queued, statistics.opened) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["map", "as_completed"])
+@each_of(bad_counts("max_ahead_size", None, True))
+def test_what_is_ahead_has_a_size(bad: Bad, name: str) -> None:
+    with ConnectionPool() as pool:
+        refused(bad, lambda: getattr(pool, name)([], max_ahead_size=bad.value))
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        pytest.param(bad, name, id=f"{name}-{bad}")
+        for name, table in (("download", BAD_DOWNLOADS), ("upload", BAD_UPLOADS))
+        for bad in table
+    ],
+)
+def test_a_transfer_that_makes_no_sense_is_refused_and_leaves_no_file(
+    bad: Bad, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    arguments = {"url": NOWHERE, "path": tmp_path / "file", bad.name: bad.value}
+    with Client(trust_env=False) as client:
+        refused(bad, lambda: getattr(client, name)(**arguments))
+        assert client.statistics().opened == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+# --- a bucket, and a crawl ------------------------------------------------------------------------
+
+BAD_BUCKETS = [
+    *several("name", TypeError, "the name of a bucket must be a str", None, 5, b"b", ["b"]),
+    *several("name", ValueError, "the name of a bucket", "", "a/b", "a b"),
+    *several("endpoint", TypeError, "endpoint must be a str", 5, 0, False, b"http://h", []),
+    *several("region", TypeError, "region must be a str", 5, 0, False, b"r", []),
+    *several("credentials", TypeError, "credentials must be", "key", 5, False, ("key",), []),
+    *several("credentials", TypeError, "the key of credentials must be a str", (1, "s")),
+    *several("credentials", TypeError, "the secret of credentials must", ("k", b"s"), ("k", None)),
+    *several("credentials", TypeError, "the token of credentials must be a str", ("k", "s", 1)),
+    *bad_counts("part_size", None, True),
+    *bad_seconds("timeout"),
+]
+
+_prefixes: Any = (None, 5, 0, False, b"a", ["a"])
+_progress = ("progress must be callable", True, 0, "tell", [])
+BAD_OPERATIONS: list[tuple[str, dict[str, Any], Bad]] = [
+    *(
+        (name, {}, bad)
+        for name in ("list", "uploads")
+        for bad in several("prefix", TypeError, "prefix must be a str", *_prefixes)
+    ),
+    *(
+        ("sync", {"directory": "/nonexistent"}, bad)
+        for bad in several("prefix", TypeError, "prefix must be a str", *_prefixes)
+    ),
+    *(
+        ("abort", {}, bad)
+        for bad in several("upload", TypeError, "upload must be an OpenUpload", None, "id", 5)
+    ),
+    *(
+        (name, {"key": "k"} | more, bad)
+        for name, more in (("put", {"body": b""}), ("download", {"path": "/nonexistent"}))
+        for bad in several("progress", TypeError, *_progress)
+    ),
+    *(
+        (name, more, bad)
+        for name, more in (
+            ("put", {"body": b""}),
+            ("get", {}),
+            ("head", {}),
+            ("delete", {}),
+            ("download", {"path": "/nonexistent"}),
+        )
+        for bad in several("key", TypeError, "a key must be a str", None, 5, False, b"k")
+    ),
+]
+
+
+@each_of(BAD_BUCKETS)
+def test_a_bucket_is_not_made_of_what_makes_no_sense(bad: Bad) -> None:
+    arguments: dict[str, Any] = {"name": "b", "region": "r", "credentials": ("key", "secret")}
+    arguments[bad.name] = bad.value
+    refused(bad, lambda: Bucket(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "bad"),
+    [pytest.param(*row, id=f"{row[0]}-{row[2]}") for row in BAD_OPERATIONS],
+)
+def test_an_operation_on_a_bucket_that_makes_no_sense_is_refused(
+    name: str, others: dict[str, Any], bad: Bad
+) -> None:
+    with Bucket("http://127.0.0.1:9/b", region="r", credentials=("key", "secret")) as bucket:
+        refused(bad, lambda: getattr(bucket, name)(**others, **{bad.name: bad.value}))
+        assert bucket.statistics().opened == 0
+
+
+def no_more_than_0(name: str) -> list[Bad]:
+    """Return what is no number from 0 on."""
+    return [
+        *several(name, TypeError, f"{name} must be an int", "1", 1.0, True, math.nan),
+        *several(name, ValueError, f"{name} must be at least 0", -1),
+    ]
+
+
+BAD_FRONTIERS = [
+    *several("path", TypeError, "expected str, bytes or os.PathLike object", 5, False, []),
+    *no_more_than_0("max_depth"),
+    *no_more_than_0("max_redirects"),
+    *several("max_redirects", TypeError, "max_redirects must be an int", None),
+    *bad_counts("max_per_host", True),
+    *bad_counts("max_length", None, True),
+    *bad_counts("max_segments", None, True),
+    *bad_counts("max_exact", True),
+    *several("robots", TypeError, "robots must be a Robots or None", 5, False, "robots.txt", []),
+]
+
+_int = "must be an int"
+BAD_DONE = [
+    *several("request", TypeError, "request must be a Request", None, NOWHERE, 5),
+    *several("request", ValueError, "is not a request of a Frontier", Request("GET", NOWHERE)),
+    *several("links", TypeError, "links must be an iterable of URLs", NOWHERE, "", b"http://h/"),
+    *several("links", TypeError, "not iterable", None, 5, True),
+    *several("depth", TypeError, f"depth {_int}", "1", 1.0, True, math.nan),
+    *several("priority", TypeError, f"priority {_int}", "1", 1.0, True, math.nan),
+    *several("is_redirect", TypeError, "is_redirect must be a bool", 1, 0, None, "no"),
+]
+
+BAD_ARCHIVES = [
+    *several("path", TypeError, "expected str, bytes or os.PathLike object", 5, None, []),
+    *several("append", TypeError, "append must be a bool", 1, 0, None, "no"),
+    *several("info", TypeError, "info must be a mapping", 5, 0, False, "", "a: b", [], ["a"]),
+]
+
+
+@each_of(BAD_FRONTIERS)
+def test_a_frontier_is_not_made_of_what_makes_no_sense(bad: Bad) -> None:
+    arguments = {bad.name: bad.value}
+    refused(bad, lambda: Frontier(**arguments))
+
+
+@each_of(BAD_DONE)
+def test_what_makes_no_sense_does_not_mark_a_request_of_a_frontier(bad: Bad) -> None:
+    with Frontier() as frontier:
+        frontier.add("http://h/")
+        arguments: dict[str, Any] = {"request": next(iter(frontier)), bad.name: bad.value}
+        refused(bad, lambda: frontier.done(**arguments))
+        assert len(frontier) == 1
+
+
+@each_of(BAD_ARCHIVES)
+def test_a_warc_file_is_not_made_of_what_makes_no_sense(bad: Bad, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"path": tmp_path / "file", bad.name: bad.value}
+    refused(bad, lambda: WarcWriter(**arguments))
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- one bad item among good ones -----------------------------------------------------------------

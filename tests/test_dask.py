@@ -119,8 +119,9 @@ def test_the_examples_of_the_page_print_what_they_say(seen: dict[str, Any]) -> N
 
 
 def test_what_makes_no_sense_is_refused_at_the_call(seen: dict[str, Any]) -> None:
-    url, shards, pool, workers = seen["what_makes_no_sense"]
+    url, shards, pool, key, workers = seen["what_makes_no_sense"]
     assert url.startswith("TypeError: requests must be an iterable")
     assert shards.startswith("ValueError: shards must be at least 1")
     assert pool.startswith("TypeError: pool must be a callable")
+    assert key.startswith("TypeError: key must be callable")
     assert workers.startswith("ValueError: the cluster has no workers yet")

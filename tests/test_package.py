@@ -188,3 +188,8 @@ def test_nothing_is_printed_or_logged(
             conn.readall()
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_dir_shows_what_is_not_imported_yet() -> None:
+    shown = run_python("import dugong", "print(*dir(dugong))").split()
+    assert set(NAMES) <= set(shown)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import tempfile
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.spec import AbstractBufferedFile
 
-from dugong.client.ranges import ContentRange, content_range
+from dugong.client.ranges import ContentRange, content_range, strong_validator
 
 if TYPE_CHECKING:
     from dugong.adapters.fsspec import DugongFileSystem
@@ -101,21 +102,42 @@ def _limits_in(came: ContentRange, start: int | None, end: int | None) -> tuple[
 class RandomFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
     """A file whose size is known, parts of which are read as they are needed.
 
-    They are of one version: with the same strong entity tag, if the server sends one.
+    All of them are of the version that was read first, as far as the server names it by a strong
+    ETag or by Last-Modified.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._lock = Lock()
+        # Guarded by the lock. What the first response came from, without the query, and the name of
+        # its version.
+        self._version: tuple[str, str] | None = None
+        super().__init__(*args, **options)  # with some caches, that reads the file
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         client: Client = self.fs.client._client
         options = dict(self.kwargs)
         headers = {**(options.pop("headers", None) or {}), "Range": f"bytes={start}-{end - 1}"}
         response = client.get(self.path, headers=headers, **options)
-        part = part_of(response, self.path, start, end, self.size)
-        etag = response.headers.get("ETag", "")
-        # Some caches of fsspec call this in several threads: this is one operation of a dict, which
-        # is atomic, in free-threaded CPython, too.
-        if etag[:1] == '"' and self.__dict__.setdefault("_etag", etag) != etag:
-            raise ValueError(f"{self.path}: it was replaced while it was open")
-        return part
+        if response.status < 300:
+            self._check_version(response)
+        return part_of(response, self.path, start, end, self.size)
+
+    def _check_version(self, response: Response) -> None:
+        """Raise ValueError if *response* is of another version than what was read before.
+
+        It is no condition of the request (If-Match), for that may be redirected from one mirror to
+        another: each names its versions in its own way.
+        """
+        headers, place = response.headers, response.url.partition("?")[0]
+        with self._lock:
+            if self._version is None:
+                self._version = place, strong_validator(headers)
+            first, version = self._version
+        if not version or place != first:
+            return
+        name = "ETag" if version.startswith('"') else "Last-Modified"
+        if headers.get(name, version).removeprefix("W/") != version:
+            raise ValueError(f"{self.path}: it was replaced while it was open: open it again")
 
 
 class StreamedFile(AbstractBufferedFile):  # type: ignore[misc]  # see above

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
 
-from dugong.cli import streams
+from dugong.cli import signals, streams
+
+TYPE_CHECKING = False  # as in typing: what takes long to import waits for `signals.end_at_once`
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 __all__ = ["main", "run"]
 
@@ -29,25 +32,14 @@ _GARBAGE = 20_000
 _DESCRIPTORS = 1024
 
 
-class _Terminated(KeyboardInterrupt):
-    """The process is to end, with the status that is the only argument."""
-
-
-def _terminate(number: int, _: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
-    raise _Terminated(128 + number)
-
-
 def run() -> NoReturn:
     """Be the program: run its command line, and end with its exit status.
 
     The process ends at once. To take the interpreter apart takes as long as to fetch some hundred
     files, and nothing is left to be done.
     """
+    signals.end_at_once()
     gc.set_threshold(_GARBAGE, 10, 10)
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores the first
-            signal.signal(number, _terminate)
     _raise_limit()
     status = main()
     for stream in (sys.stdout, sys.stderr):
@@ -75,21 +67,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     streams.reserve_descriptors()
     try:
+        from importlib import import_module
+
         from dugong.cli.arguments import parse
         from dugong.cli.errors import UsageError  # here, where Ctrl-C is understood
 
         arguments = parse(argv)
         if not getattr(arguments, "quiet", False):
             streams.require_output()  # for what is said of each file
+        import_module(arguments.module)  # before signals raise: an import may lose that
         try:
-            status: int = arguments.run(arguments)
+            with signals.raised():
+                status: int = arguments.run(arguments)
         except UsageError as exc:
             arguments.parser.error(str(exc))
         return status
     except KeyboardInterrupt as exc:
         with suppress(streams.StreamError):
             streams.flush_output()
-        return exc.args[0] if isinstance(exc, _Terminated) else 130
+        return exc.args[0] if isinstance(exc, signals.Terminated) else 130
     except streams.ReaderGone:
         return 141
     except (streams.StreamError, OSError) as exc:

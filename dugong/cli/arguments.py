@@ -109,7 +109,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
         "100-continue; check everything.",
         formatter_class=_Formatter,
     )
-    demo.set_defaults(run=_demo, parser=demo)
+    demo.set_defaults(run=_demo, parser=demo, module="dugong.cli.demo")
     get = _add(commands, "get", "fetch URLs to files or to standard output", _GET, _get)
     _add_get(get)
     put = _add(commands, "put", "upload files", _PUT, _put)
@@ -144,7 +144,7 @@ def _add(
         description=description,
         formatter_class=_Formatter,
     )
-    made.set_defaults(run=run, parser=made)
+    made.set_defaults(run=run, parser=made, module=f"dugong.cli.{name}")
     add = made.add_argument
     add(
         "-j",

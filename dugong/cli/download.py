@@ -67,6 +67,9 @@ class Fetching:
         #: Whether a request has no options, so that it costs the client the least.
         self.is_plain: bool = not self._options and settings.deadline is None
         self.names = names
+        #: The directory of temporary files, if bodies go through one to what is no file of its own.
+        #: Set before the run begins.
+        self.spool: str | None = None
         #: Paths of files of the run that a part could have. The calling thread adds them, the
         #: threads of the streams look: each is one operation that is atomic, without the GIL, too.
         self.wanted: set[str] = set()

@@ -90,15 +90,19 @@ def _receive(
             got = receiver.into(part, fetching.names_for)
         download.path, download.size = got.path, got.size
     except (DugongError, OSError, ValueError) as exc:
-        download.error = _why(exc)
+        download.error = _why(exc, fetching)
     fetching.tally.end(transfer)
     tell(download)
 
 
-def _why(exc: Exception) -> str:
+def _why(exc: Exception, fetching: Fetching) -> str:
     """Return why there is no file."""
-    is_of_file = isinstance(exc, OSError) and not isinstance(exc, DugongError)
-    return f"cannot write the file: {describe(exc)}" if is_of_file else describe(exc)
+    if not isinstance(exc, OSError) or isinstance(exc, DugongError):
+        return describe(exc)
+    if fetching.spool is None:
+        return f"cannot write the file: {describe(exc)}"
+    place = f"cannot keep the body in {fetching.spool} until it is complete"
+    return f"{place}: {describe(exc)}; TMPDIR may name another directory, or -o a file"
 
 
 class _Run:
@@ -221,5 +225,5 @@ class _Run:
             download.large = True
             return True
         except (DugongError, OSError) as exc:
-            download.error = _why(exc)
+            download.error = _why(exc, self._fetching)
         return False

@@ -52,8 +52,9 @@ def get(urls: Urls, fetching: Fetching, directory: str | None, file: str | None 
                     text = os.strerror(errno.ENOTDIR)
                     raise NotADirectoryError(errno.ENOTDIR, text, directory) from exc
             return _to_files(urls, fetching, _Plan(fetching, directory or "", file))
-        from tempfile import TemporaryDirectory
+        from tempfile import TemporaryDirectory, gettempdir
 
+        fetching.spool = gettempdir()
         spool = stack.enter_context(TemporaryDirectory(prefix="dugong-"))
         in_order = _InOrder(_Plan(fetching, spool), out)
         return _run(urls, fetching, in_order.plan, in_order.deliver)

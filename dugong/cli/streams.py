@@ -11,7 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import IO
+
+TYPE_CHECKING = False  # as in typing: see `dugong.cli`
+
+if TYPE_CHECKING:
+    from typing import IO
 
 __all__ = [
     "ReaderGone",

@@ -9,12 +9,13 @@ and that step with it.
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from dugong.deadline import Deadline
+from dugong.errors import HTTPStatusError
 from dugong.pool.hints import hint_at_attributes
 from dugong.pool.response import Received
 from dugong.pool.text import Lines
@@ -134,6 +135,10 @@ class AsyncStream(AbstractAsyncContextManager["AsyncStreamedResponse"]):
                 self._streaming.stream.interrupt()
                 raise
 
+    def seen(self, response: StreamedResponse) -> Response:
+        """Return *response*, the final one, with its body if all of that has come."""
+        return self._take_turn(response._whole) if self._is_at_hand else response._whole(0)
+
     def _begin(self, action: Callable[..., T], *args: Any) -> Awaitable[T]:
         return self._bridge.loop.run_in_executor(self._readers, action, *args)
 
@@ -222,11 +227,20 @@ class AsyncStreamedResponse(Received):
         for line in lines.end():
             yield line
 
-    async def raise_for_status(self) -> Self:
-        """Raise `HTTPStatusError` if the status is 400 or more: as of `StreamedResponse`."""
-        if self.status >= 400:
-            await self._stream.step(self._response.raise_for_status)
+    def raise_for_status(self) -> Self:
+        """Raise `HTTPStatusError` if the status is 400 or more; return the response otherwise.
+
+        It waits for nothing, and need not be awaited. So the `response` of the error holds the body
+        only if all of that has come, as of most errors; call `read` before to have it in any case.
+        """
+        if self.status < 400:
+            return self
+        raise HTTPStatusError(self._stream.seen(self._response))
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        """Return the response at once: what `raise_for_status` returns may be awaited."""
         return self
+        yield
 
     def __repr__(self) -> str:
         return f"<Async{repr(self._response)[1:]}"

@@ -6,7 +6,7 @@ once it has been made, so any thread may use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dugong.client.auth import Auth, auth_of
@@ -16,9 +16,9 @@ from dugong.client.flow import Call, Settings, has_credentials
 from dugong.client.multipart import encode_body
 from dugong.client.urls import join, quoted, with_params
 from dugong.pool.body import BodyLike
-from dugong.pool.checks import check_bool, refuse_coroutine_function
+from dugong.pool.checks import check_bool
 from dugong.pool.hints import refuse_options
-from dugong.pool.options import IDENTITY, POOL_DEFAULT, ElaborateHeaders, PoolDefault
+from dugong.pool.options import IDENTITY, POOL_DEFAULT, ElaborateHeaders, PoolDefault, is_maker
 from dugong.pool.request import Request, make_request, with_headers
 
 if TYPE_CHECKING:
@@ -187,13 +187,11 @@ class CallMaker:
         return Call(settings, request, own_origin, follows, auth, auth_origin, cookies)
 
     def _request(
-        self, method: str | Request, url: str, options: ClientOptions
+        self, method: Any, url: str, options: ClientOptions
     ) -> tuple[Request, Auth | None]:
         """Return the request for the arguments of a call, and the credentials of its URL."""
         if not isinstance(url, str):
             raise TypeError(f"a URL must be a str, not {type(url).__name__}")
-        if not isinstance(method, str):
-            raise TypeError("give either a Request or the parameters of one, not both")
         url, auth = split_userinfo(quoted(url))
         url = self._with_query(join(self._base_url, url))
         if not options and self._everywhere is None:
@@ -256,7 +254,6 @@ def elaborate(headers: Any, fields: Sequence[tuple[str, str]]) -> ElaborateHeade
     """Return the *headers* of a call, with *fields* that it needs unless they say those."""
     if isinstance(headers, ElaborateHeaders):
         return headers.with_defaults(tuple(fields))
-    if callable(headers) and not isinstance(headers, Iterable):
-        refuse_coroutine_function("headers", headers)
+    if is_maker(headers, "headers"):
         return ElaborateHeaders(tuple(fields), headers)
     return ElaborateHeaders.given(headers).with_defaults(tuple(fields))

@@ -20,7 +20,7 @@ from dugong.client.flow import Hooks, Settings
 from dugong.client.proxies import ProxyMap, environment_proxies
 from dugong.client.trust import context_of
 from dugong.client.urls import quoted
-from dugong.connection.encode import HeaderPairs
+from dugong.connection.encode import HeaderPairs, RequestBuilder
 from dugong.pool.checks import check_bool, check_call
 from dugong.pool.hints import refuse_options
 from dugong.pool.many import AHEAD_SIZE
@@ -77,7 +77,8 @@ class Client:
     * *headers*, *params*, *auth*: sent with every request to the origin of *base_url*, or if there
       is none, to the origin that a call names; not to another origin that a redirect leads to. But
       User-Agent, Accept and Accept-Language go to every host. None as the value of a header leaves
-      out a header that is sent by default. (Accept-Encoding is ``identity`` then.)
+      out a header that is sent by default. (Accept-Encoding is ``identity`` then.) Host is sent as
+      it is given; the connection, TLS and cookies are those of the host in the URL.
     * *cookies*: a mapping, a `http.cookiejar.CookieJar` or `Cookies`. `Cookies` are used as they
       are, so that clients may share them; the others are copied.
     * *auth*: ``(user, password)``, an `Auth`, or a callable that is given the `Request` before each
@@ -141,10 +142,12 @@ class Client:
         if max_redirects < 0:
             raise ValueError(f"max_redirects must not be negative: {max_redirects}")
         base_url, base_auth = split_userinfo(quoted(base_url))
-        defaults = default_headers(ElaborateHeaders.given(headers))
+        defaults, host = _without_host(ElaborateHeaders.given(headers))
+        defaults = default_headers(defaults)
         if decode:
             defaults = defaults.with_defaults((("Accept-Encoding", accept_encoding()),))
         for_all, own = _split(defaults.fixed)
+        own += host
         everywhere = defaults._replace(fixed=for_all)
         hooks = _hooks(event_hooks)
         settings = Settings(
@@ -241,6 +244,7 @@ class Client:
         cancels the request that is under way, also after redirects; its `request` is the first one.
         Raises what `ConnectionPool.submit` raises; everything else is raised by `result`.
         """
+        check_bool("block", block)
         return self._pool._submit(self._prepare(method, url, options), block)
 
     def map(
@@ -448,6 +452,17 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client on {self._pool!r}>"
+
+
+def _without_host(headers: ElaborateHeaders) -> tuple[ElaborateHeaders, HeaderPairs]:
+    """Return *headers* without Host, which is for one origin alone, and what they say of that.
+
+    Raises ValueError if it could not be sent.
+    """
+    host = tuple(field for field in headers.fixed if field[0].lower() == "host")
+    RequestBuilder("host").build("GET", "/", host, None, expect100=False)  # which checks it
+    kept = tuple(field for field in headers.fixed if field not in host)
+    return headers._replace(fixed=kept), host
 
 
 def _split(headers: HeaderPairs) -> tuple[HeaderPairs, HeaderPairs]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, TypeVar, cast
 
 from dugong.client.urls import Pairs, form, form_pairs, named
 from dugong.connection.encode import HeadersLike
@@ -32,6 +32,7 @@ Part = (
     | tuple[str | None, Content, str | None, HeadersLike | None]
 )
 Files = Mapping[str, Part] | Iterable[tuple[str, Part]]
+T = TypeVar("T")
 
 _SMALL = 64 * 1024  # bytes; what is copied, to be sent in one piece with what stands around it
 _BOUNDARY = re.compile(r"[0-9A-Za-z_-]{1,70}")  # of what RFC 2046 §5.1.1 allows, without quotes
@@ -61,7 +62,7 @@ def encode_body(
         raise TypeError(
             f"data must be a mapping or (name, value) pairs, not {kind}: give it as body"
         )
-    data, files = data or None, files or None
+    data, files = _unless_empty(data), _unless_empty(files)
     if (json is not None) + (body is not None) + (data is not None or files is not None) > 1:
         raise ValueError("a request has one body: give json, body, or data and files")
     if json is not None:
@@ -72,6 +73,12 @@ def encode_body(
     if data is not None:
         return form(data), [("Content-Type", "application/x-www-form-urlencoded")]
     return body, []
+
+
+def _unless_empty(given: T) -> T | None:
+    """Return *given*; None if it is a collection without items."""
+    is_empty = isinstance(given, Sized) and not isinstance(given, (str, bytes)) and not len(given)
+    return None if is_empty else given
 
 
 def _json(value: object) -> bytes:

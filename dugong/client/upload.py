@@ -17,6 +17,7 @@ from dugong.client.integrity import ALGORITHMS, field_value
 from dugong.errors import IntegrityError
 from dugong.pool.body import regular_size
 from dugong.pool.bodybase import PIECE
+from dugong.pool.checks import check_str
 from dugong.pool.progress import progress_of
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def upload(
 ) -> Response:
     """Do what `Client.upload` says."""
     check_options(options, UploadOptions)
-    if digest is not None and digest not in ALGORITHMS:
-        raise ValueError(f"digest must be {' or '.join(ALGORITHMS)}, not {digest!r}")
+    if digest is not None:
+        check_str("digest", digest)
+        if digest not in ALGORITHMS:
+            raise ValueError(f"digest must be {' or '.join(ALGORITHMS)}, not {digest!r}")
     sending: dict[str, Any] = {**options, "progress": progress_of(progress, has_body=True)}
     with FileIO(os.fspath(path)) as file:
         size = regular_size(file)

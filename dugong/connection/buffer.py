@@ -58,13 +58,16 @@ class ReceiveBuffer:
         if self.end == size:
             self.grow(self._capacity if size else _FIRST_SIZE)
         if self.start == self.end:
-            self.start = self.end = 0
-        elif self.start and size - self.end < size // 4:
+            got = transport.recv_into(self.view)
+            if isinstance(got, int):
+                self.start, self.end = 0, got
+            return got
+        if self.start and size - self.end < size // 4:
             # Slices of one memoryview may overlap: the copy is a memmove.
             waiting = self.end - self.start
             self.view[:waiting] = self.view[self.start : self.end]
             self.start, self.end = 0, waiting
-        got = transport.recv_into(self.view[self.end :] if self.end else self.view)
+        got = transport.recv_into(self.view[self.end :])
         if isinstance(got, int):
             self.end += got
         return got

@@ -137,9 +137,10 @@ class Exchange:
         # The receiver's:
         self.reader: Reader | None = None
         self.interim: int = 0  # how many 1xx came
-        self.persistent: bool = False  # another response may follow this one
-        self.minor_version: int = 1  # the x of the response's HTTP/1.x
         self.trailers: Headers = NO_TRAILERS  # of the response; once its body has been read
+        # The receiver's, too, and set with the final response:
+        self.persistent: bool  # another response may follow this one
+        self.minor_version: int  # the x of its HTTP/1.x
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {public_target(self.path)} {self.request_side.value}>"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLOSE",
+    "KEEP_ALIVE",
     "MAX_LENGTH",
     "BodyKind",
     "Framing",
@@ -37,6 +38,8 @@ MAX_LENGTH = 2**63 - 1
 FramingField = tuple[str, Any] | None
 
 CLOSE = ("connection", "close")
+#: Says something in HTTP/1.0 alone.
+KEEP_ALIVE = ("connection", "keep-alive")
 
 _CONTENT_LENGTH = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
 #: Transfer codings that a message may name (the registry of RFC 9112 §12.3, and what is not in it
@@ -54,7 +57,10 @@ class BodyKind(Enum):
     UNTIL_CLOSE = "until close"
 
 
-_LENGTH = BodyKind.LENGTH  # a member is looked up slowly in its class
+#: Status codes of responses that have no body, whatever their heads say (RFC 9112 §6.3).
+_WITHOUT_BODY = frozenset((*range(100, 200), 204, 304))
+
+_NONE, _LENGTH = BodyKind.NONE, BodyKind.LENGTH  # members are looked up slowly in their class
 
 
 #: (how the end of the body is found, its length if that is known, if another response may follow,
@@ -121,7 +127,7 @@ def framing_field(name: str, value: str) -> FramingField:
         if "close" in members:
             return CLOSE
         if "keep-alive" in members:
-            return name, "keep-alive"
+            return KEEP_ALIVE
     elif name == "keep-alive":
         seconds = _parse_keep_alive(value)
         return None if seconds is None else (name, seconds)
@@ -159,10 +165,10 @@ def response_framing(
     persistent = not close and (minor_version >= 1 or keep_alive)
 
     if method == "CONNECT" and 200 <= status < 300:
-        return BodyKind.NONE, 0, persistent, idle
-    if method == "HEAD" or status < 200 or status in (204, 304):
+        return _NONE, 0, persistent, idle
+    if method == "HEAD" or status in _WITHOUT_BODY:
         # A transfer coding that never comes cannot be misread, but it makes the head ambiguous.
-        return BodyKind.NONE, 0, persistent and not (codings and length is not None), idle
+        return _NONE, 0, persistent and not (codings and length is not None), idle
     if codings is not None:
         if codings == ["chunked"]:
             # With a Content-Length beside it, or from HTTP/1.0, this may be an attempt at
@@ -174,5 +180,5 @@ def response_framing(
             raise InvalidResponse(f"malformed Transfer-Encoding {said!r}")
         raise UnsupportedResponse(f"unsupported Transfer-Encoding {said!r}")
     if length is not None:
-        return _LENGTH if length else BodyKind.NONE, length, persistent, idle
+        return _LENGTH if length else _NONE, length, persistent, idle
     return BodyKind.UNTIL_CLOSE, None, False, idle

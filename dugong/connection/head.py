@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dugong.connection.cache import MAX_KEY_SIZE, BoundedCache
-from dugong.connection.framing import FramingField, framing_field
+from dugong.connection.framing import KEEP_ALIVE, FramingField, framing_field
 from dugong.errors import InvalidResponse, UnsupportedResponse
 from dugong.headers import Headers
 
@@ -308,7 +308,8 @@ def _parse_field(line: bytes) -> Field:
 
 def _parse_framing_field(line: bytes) -> FramingField:
     name, _, value = _parse_field(line)
-    return framing_field(name, value)
+    said = framing_field(name, value)
+    return None if said == KEEP_ALIVE else said
 
 
 # The same few lines are sent and received over and over.
@@ -319,5 +320,6 @@ _known_framing_fields = BoundedCache(_parse_framing_field)
 _field_of = _known_fields.__getitem__
 #: Return what a status line says. Raises `InvalidResponse` and `UnsupportedResponse`.
 status_line_of: Callable[[bytes], StatusLine] = _known_status_lines.__getitem__
-#: Return what a field line says of the framing. Raises `InvalidResponse`, also for no field line.
+#: Return what a field line says of the framing in HTTP/1.1. Raises `InvalidResponse`, also for no
+#: field line.
 framing_field_of: Callable[[bytes], FramingField] = _known_framing_fields.__getitem__

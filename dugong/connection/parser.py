@@ -106,8 +106,9 @@ class ResponseParser:
         not come completely.
         """
         buffer = self._buffer
-        data, view = buffer.data, buffer.view
-        start, end = buffer.start, buffer.end
+        view = buffer.view
+        start = buffer.start
+        end = buffer.end
         while start < end and awaiting:
             exchange = awaiting[0]
             plain = self._plain_head(exchange, start, end)
@@ -120,7 +121,7 @@ class ResponseParser:
                 if start > end:
                     return
                 body = view[begin:start].tobytes() if length else b""
-            elif kind is _CHUNKED and (whole := whole_chunked_body(data, begin, end)):
+            elif kind is _CHUNKED and (whole := whole_chunked_body(buffer.data, begin, end)):
                 body, start = whole
             else:
                 return
@@ -173,23 +174,23 @@ class ResponseParser:
         """Return the head between *start* and *end* without its blank line, and what it means.
 
         None if it has to be looked at with care, by `take_head`, or has not come completely. It is
-        plain only if nothing depends on it but that the exchange has its response: it is final and
-        not the connection's last; and if it cannot be read in two ways: it is one valid line after
-        the other, each ended by CRLF, with no fold, no bare LF, and an unambiguous framing.
+        plain only if nothing depends on it but that the exchange has its response: it is final, of
+        HTTP/1.1, and not the connection's last; and if it cannot be read in two ways: it is one
+        valid line after the other, each ended by CRLF, with no fold, no bare LF, and an unambiguous
+        framing.
         """
         if exchange.special is not None:
             return None
         buffer = self._buffer
         stop = buffer.data.find(b"\r\n\r\n", start, end)
-        if not 0 <= stop - start <= _HEAD_ROOM:
+        if stop < 0 or stop - start > _HEAD_ROOM:
             return None
         block = buffer.view[start:stop].tobytes()
-        lines = block.split(b"\r\n")
+        first, *lines = block.split(b"\r\n")
         try:
-            status_line = status_line_of(lines[0])
-            del lines[0]
+            status_line = status_line_of(first)
             minor_version, status, _ = status_line
-            if status < 200:
+            if status < 200 or not minor_version:
                 return None
             framing = response_framing(
                 exchange.method, minor_version, status, map(framing_field_of, lines)

@@ -144,10 +144,9 @@ class ReceiveSide:
             while True:
                 if buffer.start < buffer.end:
                     parser.take_whole(awaiting, responses)
-                    if responses:
-                        self._body.truncation_reason = None
-                    if buffer.start < buffer.end:
-                        self._take_rest(transport, responses)
+                    if responses and buffer.start == buffer.end:
+                        return responses, None
+                    self._take_rest(transport, responses)
                     if not responses and timeout != 0 and buffer.start < buffer.end:
                         self._receive_rest_of_head(transport, timeout, responses)
                     if responses:
@@ -162,7 +161,7 @@ class ReceiveSide:
                     got.block(timeout)
                     if state.failure:
                         raise self._nothing_follows()
-                elif got == 0:
+                elif not got:
                     raise closed_within(buffer)
         except BaseException as exc:
             if not isinstance(exc, RESUMABLE):
@@ -243,8 +242,6 @@ class ReceiveSide:
     def _take_responses(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
         """Add to *responses* what the buffer has, up to the first whose body is to be read."""
         self._state.parser.take_whole(self._state.awaiting_response, responses)
-        if responses:
-            self._body.truncation_reason = None
         self._take_rest(transport, responses)
 
     def _take_rest(self, transport: Transport, responses: list[ReceivedResponse]) -> None:
@@ -272,8 +269,6 @@ class ReceiveSide:
                 if response[5] is None or response[1] < 200 or is_last:
                     return
             parser.take_whole(awaiting, responses)
-            if responses:
-                self._body.truncation_reason = None
 
     def _receive_many(
         self, transport: Transport, responses: list[ReceivedResponse]

@@ -47,7 +47,8 @@ class Http1Session:
         `ReceiveSide.read_responses`, for a thread that does both while nothing else is under way.
         """
         state = self.state
-        turn, send_turn = state.receive_turn, state.send_turn
+        turn = state.receive_turn
+        send_turn = state.send_turn
         if turn.locked():
             raise state.busy(turn)
         if send_turn.locked():

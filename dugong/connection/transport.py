@@ -312,7 +312,7 @@ class PlainTransport(Transport):
                 got = self._receive_many(view)
                 if got is not None:
                     return got
-            if self._drained and len(view) >= LARGE:
+            if len(view) >= LARGE and self._drained:
                 self._gather(self._want_read)
             if timeout is None or get_ident() != _main_thread:
                 if timeout != self._receive_timeout:
@@ -338,9 +338,9 @@ class PlainTransport(Transport):
             return self.recv_into(view)
         except OSError as exc:
             raise closed_by_peer(exc) from exc
-        if got == 0:
+        if not got:
             self._check_end()
-        self._drained = 0 < got < len(view)
+        self._drained = got < len(view)
         return got
 
     def _receive_kept(self, view: memoryview) -> int:
@@ -383,7 +383,7 @@ class PlainTransport(Transport):
             self._set_option(socket.SO_RCVLOWAT, 1)  # at once, for is_quiet() has to see less, too
         if got == 0:
             self._check_end()
-        self._drained = got is None or 0 < got < len(view)
+        self._drained = got is None or got < len(view)
         return got
 
     def _set_receive_timeout(self, seconds: float | None) -> None:

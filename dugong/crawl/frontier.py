@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dugong.crawl.store import HostIsFull, Store
 from dugong.crawl.urls import host_and_target
 from dugong.errors import StateError
-from dugong.pool.checks import check_counts, check_int
+from dugong.pool.checks import check_bool, check_counts, check_int
 from dugong.pool.many import AHEAD
 from dugong.pool.request import Request
 
@@ -140,6 +140,8 @@ class Frontier:
         if max_depth is not None:
             check_int("max_depth", max_depth, 0)
         check_int("max_redirects", max_redirects, 0)
+        if robots is not None and not callable(getattr(robots, "rules", None)):
+            raise TypeError(f"robots must be a Robots or None, not {type(robots).__name__}")
         # None of these changes.
         self._max_depth = max_depth
         self._max_redirects = max_redirects
@@ -210,6 +212,9 @@ class Frontier:
         *request* is not of a frontier, and `StateError` if the frontier is closed.
         """
         visit = _visit_of(request)
+        check_bool("is_redirect", is_redirect)
+        if isinstance(links, (str, bytes)):
+            raise TypeError("links must be an iterable of URLs, not one URL: give [url]")
         depth = visit.depth + (not is_redirect) if depth is None else depth
         priority = visit.priority if priority is None else priority
         check_int("depth", depth)
@@ -546,6 +551,8 @@ class _Loop:
 
 
 def _visit_of(request: Request) -> Visit:
+    if not isinstance(request, Request):
+        raise TypeError(f"request must be a Request, not {type(request).__name__}")
     if not isinstance(request.context, Visit):
         raise ValueError(f"{request!r} is not a request of a Frontier")
     return request.context

@@ -17,6 +17,7 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from dugong._version import __version__
+from dugong.pool.checks import check_bool
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,7 +75,8 @@ class WarcWriter:
             raise ImportError(
                 "WarcWriter needs the package warcio: pip install dugong[crawl]", name="warcio"
             ) from exc
-        fields = _checked(info or {})
+        check_bool("append", append)
+        fields = _checked({} if info is None else info)
         path = os.fspath(path)
         # None of these changes.
         self._path = path
@@ -219,6 +221,8 @@ class WarcWriter:
 def _checked(info: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of a warcinfo record with *info*."""
     fields = {"software": f"dugong/{__version__}", "format": f"WARC File Format {_VERSION}"}
+    if not isinstance(info, Mapping):
+        raise TypeError(f"info must be a mapping of str to str, not {type(info).__name__}")
     for name, value in info.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError("info must be a mapping of str to str")

@@ -17,6 +17,7 @@ __all__ = [
     "check_positive",
     "check_rates",
     "check_seconds",
+    "check_str",
     "refuse_coroutine_function",
 ]
 
@@ -76,6 +77,12 @@ def check_bool(name: str, value: object) -> None:
     """Raise unless *value* is a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, not {value!r}")
+
+
+def check_str(name: str, value: object) -> None:
+    """Raise unless *value* is a str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
 
 
 def check_call(name: str, value: object) -> None:

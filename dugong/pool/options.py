@@ -22,6 +22,8 @@ from dugong.pool.progress import Progress, ProgressCall, progress_of
 from dugong.pool.retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # of typing itself from Python 3.13 on
+
     from dugong.pool.request import Request
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "checked_options",
     "checked_trailers",
     "default_headers",
+    "is_maker",
     "made_headers",
     "said_idempotent",
 ]
@@ -212,11 +215,7 @@ def checked_options(
     if trailers is not None:
         if body is None:
             raise ValueError("trailers are only allowed with a body")
-        if callable(trailers) and not isinstance(trailers, Iterable):
-            refuse_coroutine_function("trailers", trailers)
-            behind = trailers
-        else:
-            behind = checked_trailers(trailers)
+        behind = trailers if is_maker(trailers, "trailers") else checked_trailers(trailers)
     if idempotent is not None:
         check_bool("idempotent", idempotent)
     if retry is not POOL_DEFAULT:
@@ -226,8 +225,7 @@ def checked_options(
     if isinstance(headers, ElaborateHeaders):
         pairs = checked_headers(headers.fixed)
         checked = headers._replace(fixed=pairs)
-    elif callable(headers) and not isinstance(headers, Iterable):
-        refuse_coroutine_function("headers", headers)
+    elif is_maker(headers, "headers"):
         checked = ElaborateHeaders((), headers)
     elif headers is not None:
         checked = pairs = checked_headers(headers)
@@ -248,6 +246,17 @@ def checked_options(
         said,
         source,
     )
+
+
+def is_maker(given: object, name: str) -> TypeIs[HeadersMaker]:
+    """Return True if *given*, the fields called *name*, make those for each sending.
+
+    Raises TypeError for a coroutine function.
+    """
+    if not callable(given) or isinstance(given, Iterable):  # fields of a class may be callable, too
+        return False
+    refuse_coroutine_function(name, given)
+    return True
 
 
 def said_idempotent(idempotent: bool | None, pairs: HeaderPairs) -> bool | None:

@@ -27,8 +27,8 @@ from dugong.pool.checks import (
     check_rates,
     check_seconds,
 )
-from dugong.pool.core.core import Limits
 from dugong.pool.core.job import NO_EXTRAS
+from dugong.pool.core.limits import Limits
 from dugong.pool.core.scheduler import Scheduler
 from dugong.pool.dialer import Dialer
 from dugong.pool.future import ResponseFuture
@@ -313,9 +313,11 @@ class ConnectionPool:
     def _make(self, job: Job) -> Response:
         """Make the request of *job*, which nothing else knows of; return its response."""
         scheduler = self._scheduler
-        # Most jobs are; a property costs more than to look.
-        is_plain = job.extras is NO_EXTRAS and job.deadline is None
-        connection = scheduler.lending.borrow(job) if is_plain or job.needs_no_thread else None
+        # Most jobs need none, as can be seen without the property, which costs more.
+        if (job.extras is NO_EXTRAS and job.deadline is None) or job.needs_no_thread:
+            connection = scheduler.lending.borrow(job)
+        else:
+            connection = None
         if connection is None:
             future = job.future
             scheduler.submit(job)
@@ -338,6 +340,8 @@ class ConnectionPool:
         ValueError or TypeError for bad arguments and `PoolClosed`; everything else is raised by
         `result()` of the future.
         """
+        if block is not True:
+            check_bool("block", block)
         if url is None or options:
             made = _made(method, url, options)
         else:

@@ -96,12 +96,14 @@ class Preparer:
 
         Raises ValueError or TypeError if it cannot be sent, and OSError for a file as its body.
         """
-        scheduler, options = self._scheduler, request._options
+        scheduler = self._scheduler
+        options = request._options
         host = self._known_host(request.origin) or self._new_host(request.origin)
-        timeout, retry, hedge = self._timeout, self._retry, self._hedge
+        hedge = self._hedge
         if options is PLAIN_OPTIONS and request.method in _NO_BODY:
-            job = Job(request, scheduler, pool, host, None, timeout, retry)
+            job = Job(request, scheduler, pool, host, None, self._timeout, self._retry)
         else:
+            timeout, retry = self._timeout, self._retry
             if options.timeout is not POOL_DEFAULT:
                 timeout = options.timeout
             if options.retry is not POOL_DEFAULT:

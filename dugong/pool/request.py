@@ -62,7 +62,8 @@ class Request(_Fields):
     Parameters (times are in seconds):
 
     * *method*: a token such as ``GET`` (RFC 9110 §9).
-    * *url*: an absolute http or https URL, in which all but ASCII is percent-encoded.
+    * *url*: an absolute http or https URL, in which all but ASCII is percent-encoded. The zone of
+      an IPv6 address stands behind ``%25``, as in ``http://[fe80::1%25eth0]/``.
     * *headers*: a mapping, `Headers`, an iterable of (name, value) pairs, or a callable. A thread
       of the pool calls that with the request before each sending, and it returns one of these, or
       None; requests that are sent together wait for all their callables. The Content-Length of a

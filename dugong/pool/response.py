@@ -326,13 +326,13 @@ class StreamedResponse(Received):
             return self
         raise HTTPStatusError(self._whole())
 
-    def _whole(self) -> Response:
-        """Return this response with what is read of its body now, up to 64 KiB."""
+    def _whole(self, most: int = _ERROR_PAGE) -> Response:
+        """Return this response with what is read of its body now, up to *most* bytes."""
         page = bytearray()
         source = self._source
         try:
-            while source is not None and len(page) < _ERROR_PAGE:
-                piece = source.read(_ERROR_PAGE - len(page))
+            while source is not None and len(page) < most:
+                piece = source.read(most - len(page))
                 if not piece:
                     break
                 page += piece

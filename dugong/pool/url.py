@@ -28,6 +28,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]@]*\]|[^\[\]:@]*)(?::(?P<port>[^:]*))?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _NAME = re.compile(r"([a-z0-9_-]+\.)*[a-z0-9_-]+\.?")  # of the DNS, or an IPv4 address
+_ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")  # the name or the number of an interface
 _MAX_NAME = 254  # with a dot at the end
 
 #: What names the origin, then a target that is good for any method, and nothing else.
@@ -38,7 +39,10 @@ _LONGEST_SHOWN = 200  # characters of a URL in a message
 
 
 class Origin(NamedTuple):
-    """What connections are shared by (RFC 9110 §4.3.1). `host` is lower-case and ASCII."""
+    """What connections are shared by (RFC 9110 §4.3.1). `host` is lower-case and ASCII.
+
+    The zone of an IPv6 address, the interface that leads there, is behind a ``%``, as it was given.
+    """
 
     scheme: str
     host: str
@@ -46,12 +50,14 @@ class Origin(NamedTuple):
 
     @property
     def netloc(self) -> str:
-        """The host, and the port unless it is the default, as in a URL."""
+        """The host, and the port unless it is the default, as in a Host field: without a zone."""
         port = None if self.port == _DEFAULT_PORTS.get(self.scheme) else self.port
         return netloc(self.host, port)
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.netloc}"
+        _, percent, zone = self.host.partition("%")
+        authority = self.netloc.replace("]", f"%25{zone}]") if percent else self.netloc
+        return f"{self.scheme}://{authority}"
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -105,12 +111,17 @@ def _parse_host(host: str) -> str:
     if not host:
         raise ValueError("the URL names no host: write http://host/path")
     if host[0] == "[":
-        # One text for each address; no zone, which means nothing outside this machine.
+        address, percent, zone = host[1:-1].partition("%")
+        zone = zone.removeprefix("25")  # RFC 6874; most users of it write a mere %
         try:
-            packed = socket.inet_pton(socket.AF_INET6, host[1:-1])
-            return socket.inet_ntop(socket.AF_INET6, packed)
+            # One text for each address.
+            packed = socket.inet_pton(socket.AF_INET6, address)
+            shown = socket.inet_ntop(socket.AF_INET6, packed)
         except (OSError, ValueError):
             raise ValueError(f"invalid IPv6 address {host} in the URL") from None
+        if percent and not _ZONE.fullmatch(zone):
+            raise ValueError(f"invalid zone of the IPv6 address {host} in the URL")
+        return f"{shown}%{zone}" if percent else shown
     name = ascii_host(host).lower()
     if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
         raise ValueError(f"invalid host name {host!r} in the URL")

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dugong.client.auth import Auth
+from dugong.pool.checks import check_str
 
 try:
     from botocore.auth import S3SigV4Auth
@@ -60,13 +61,18 @@ class S3Auth(Auth):
             import botocore.session
 
             session = botocore.session.get_session()
-            region = region or session.get_config_variable("region") or _DEFAULT_REGION
+            if region is None:
+                region = session.get_config_variable("region") or _DEFAULT_REGION
             if credentials is None and (credentials := session.get_credentials()) is None:
                 raise ValueError(
                     "there are no credentials: give credentials=(key, secret), or set "
                     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for example"
                 )
+        check_str("region", region)
         if isinstance(credentials, tuple) and len(credentials) in (2, 3):
+            for name, value in zip(("key", "secret", "token"), credentials, strict=False):
+                if value is not None or name != "token":
+                    check_str(f"the {name} of credentials", value)
             credentials = Credentials(*credentials)
         if not callable(getattr(credentials, "get_frozen_credentials", None)):
             raise TypeError(

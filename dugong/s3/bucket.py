@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dugong.client.client import Client
-from dugong.pool.checks import check_counts
+from dugong.pool.checks import check_call, check_counts, check_str
 from dugong.pool.options import checked_headers
 from dugong.pool.retry.policy import RetryPolicy
 from dugong.s3.auth import S3Auth
@@ -123,6 +123,8 @@ class Bucket:
         if made := _MADE.intersection(name.lower() for name, _ in fields):
             raise ValueError(f"{', '.join(sorted(made))} cannot be given: it is calculated")
         check_key(key)
+        if progress is not None:
+            check_call("progress", progress)
         if isinstance(body, os.PathLike):
             with open(body, "rb") as file:
                 return store(self._service, key, file, fields, self._part_size, progress)
@@ -159,6 +161,8 @@ class Bucket:
         FileExistsError if that is the partial file of another one.
         """
         check_key(key)
+        if progress is not None:
+            check_call("progress", progress)
         size = min(self._part_size, PART_SIZE)
         return download(self._service, key, os.fsdecode(path), size, progress)
 
@@ -179,6 +183,10 @@ class Bucket:
         A page of a thousand is requested when it is needed. So an object that is stored or deleted
         meanwhile may be among them or not.
         """
+        check_str("prefix", prefix)
+        return self._list(prefix)
+
+    def _list(self, prefix: str) -> Iterator[Object]:
         query = {"list-type": "2", "encoding-type": "url"}
         if prefix:
             query["prefix"] = prefix
@@ -224,6 +232,7 @@ class Bucket:
         Returns which were stored. Raises `SyncError` if some files could not be read or stored,
         when all others are; and what `list` raises. OSError if *directory* cannot be read.
         """
+        check_str("prefix", prefix)
         if prefix and not prefix.endswith("/"):
             prefix += "/"
         there = self.list(prefix)
@@ -237,10 +246,13 @@ class Bucket:
         Those are the ones that are under way, and the ones whose process was killed: what they have
         stored costs money.
         """
+        check_str("prefix", prefix)
         return open_uploads(self._service, prefix)
 
     def abort(self, upload: OpenUpload) -> None:
         """Abort *upload*, one of `uploads`: what it has stored is deleted."""
+        if not isinstance(upload, OpenUpload):
+            raise TypeError(f"upload must be an OpenUpload, not {type(upload).__name__}")
         abort(self._service, upload.key, upload.id)
 
     # --- the bucket itself ------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from dugong.connection.framing import parse_content_length
 from dugong.errors import DugongError
 from dugong.headers import Headers
+from dugong.pool.checks import check_str
 from dugong.pool.request import Request
 from dugong.s3.checksums import Sums, sums_of
 from dugong.s3.documents import invalid
@@ -62,8 +63,9 @@ def bucket_url(name: str, endpoint: str | None, region: str) -> str:
 
     *name* may be that URL. Raises TypeError and ValueError if it is none.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"the name of a bucket must be a str, not {type(name).__name__}")
+    check_str("the name of a bucket", name)
+    if endpoint is not None:
+        check_str("endpoint", endpoint)
     if "://" in name:
         if endpoint is not None:
             raise TypeError("give the URL of the bucket, or its name and an endpoint")
@@ -138,8 +140,7 @@ class Service:
 
 def check_key(key: str) -> str:
     """Return *key*; raise TypeError or ValueError if it cannot be that of an object."""
-    if not isinstance(key, str):
-        raise TypeError(f"a key must be a str, not {type(key).__name__}")
+    check_str("a key", key)
     if not key:
         raise ValueError("a key must not be empty")
     key.encode()  # a surrogate is no text

@@ -20,7 +20,7 @@ from fsspec.callbacks import Callback
 
 from dugong import AsyncClient, DugongError, HTTPStatusError
 from dugong.adapters.fsspec import DugongFileSystem
-from tests.support.client import Page, Place, open_places
+from tests.support.client import Page, Place, moved, open_places
 from tests.support.server import Peer, ReceivedRequest, ScriptedServer
 
 get_loop()  # its thread stays for good
@@ -456,6 +456,73 @@ def test_an_open_file_has_the_cache_that_is_asked_for(cache: str) -> None:
         assert file.read() == DATA[-5:]
         file.seek(0)
         assert file.read() == DATA
+
+
+_DATE = "Date: Sat, 28 Nov 2026 04:00:00 GMT\r\n"
+_MODIFIED = "Last-Modified: Sat, 28 Nov 2026 {} GMT\r\n"
+OLD_AND_NEW = [
+    ('ETag: "1"\r\n', 'ETag: "2"\r\n', True),
+    (_MODIFIED.format("03:00:00"), _MODIFIED.format("03:00:01"), True),
+    ('ETag: "1"\r\n' + _MODIFIED.format("03:00:00"), 'ETag: "2"\r\n', True),
+    ('ETag: "1"\r\n' + _MODIFIED.format("03:00:00"), 'ETag: "1"\r\n', False),
+    ('ETag: "1"\r\n', 'ETag: W/"1"\r\n', False),
+    ('ETag: "1"\r\n', "", False),
+    ('ETag: W/"1"\r\n', 'ETag: W/"2"\r\n', False),
+    (_MODIFIED.format("04:00:00"), _MODIFIED.format("04:00:01"), False),  # of the same second
+    ("", 'ETag: "2"\r\n', False),
+]
+
+
+@pytest.mark.parametrize("cache", ["none", "background"])
+@pytest.mark.parametrize(("old", "new", "is_told"), OLD_AND_NEW, ids=repr)
+def test_a_file_that_is_replaced_while_it_is_open_is_an_error(
+    old: str, new: str, is_told: bool, cache: str
+) -> None:
+    version = old
+    serve_data = served({"/a": DATA})
+
+    def serve(request: ReceivedRequest) -> Page:
+        page = serve_data(request)
+        return Page(page.body, page.status, page.headers.partition("ETag")[0] + version + _DATE)
+
+    with open_places(serve) as (_, [here]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        with fs.open(here.url("/a"), block_size=10_000, cache_type=cache) as file:
+            assert file.read(5) == DATA[:5]
+            assert file.read(20_000) == DATA[5:20_005]
+            version = new
+            file.seek(-5, io.SEEK_END)
+            if is_told:
+                with pytest.raises(ValueError, match="/a: it was replaced while it was open"):
+                    file.read()
+            else:
+                assert file.read() == DATA[-5:]
+        with fs.open(here.url("/a")) as file:
+            assert file.read() == DATA
+        fs.client.close()
+
+
+def test_each_mirror_may_name_the_versions_of_a_file_in_its_own_way() -> None:
+    def moving(request: ReceivedRequest) -> Page:
+        mirrors.reverse()
+        return moved(mirrors[0].url("/a?signed"), headers="Cache-Control: no-store\r\n")
+
+    def mirror(number: int) -> Callable[[ReceivedRequest], Page]:
+        serve = served({"/a?signed": DATA})
+
+        def tagged(request: ReceivedRequest) -> Page:
+            page = serve(request)
+            etag = f'ETag: "{number}"\r\n'
+            return Page(page.body, page.status, page.headers.partition("ETag")[0] + etag)
+
+        return tagged
+
+    with open_places(moving, mirror(1), mirror(2)) as (_, [here, *mirrors]):
+        fs = DugongFileSystem(skip_instance_cache=True, trust_env=False)
+        with fs.open(here.url("/a"), block_size=10_000, cache_type="none") as file:
+            assert b"".join(file.read(10_000) for _ in range(6)) == DATA
+        fs.client.close()
+    assert all(len(place.requests) > 2 for place in mirrors)
 
 
 def test_an_open_file_survives_pickle() -> None:

@@ -158,6 +158,17 @@ def test_credentials_and_headers_are_sent(capsys: pytest.CaptureFixture[str]) ->
     assert (request.headers["x-a"], request.headers["x-b"]) == ("1", "2")
 
 
+def test_a_host_is_sent_as_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    (request,) = asked("URL", "-H", "Host: www.example.com")
+    assert request.headers["host"] == "www.example.com"
+
+
+def test_a_host_that_makes_no_sense_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["get", URL, "-H", "Host:"])
+    assert "the value of header Host is no host name" in capsys.readouterr().err
+
+
 def test_a_password_that_is_missing_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -338,6 +340,35 @@ def test_nothing_is_left_in_the_directory_for_temporary_files(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert get([f"{server}/a", f"{server}/missing"], None, TIMEOUT) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["/small", "/large"])
+def test_a_body_for_which_there_is_no_room_names_the_directory_and_what_to_do(
+    tmp_path: Path, target: str
+) -> None:
+    body = bytes(20 if target == "/small" else LARGE)
+    program = (
+        "import resource, sys; from dugong.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); sys.exit(main())"
+    )
+    with ScriptedServer(lambda peer: peer.respond(peer.request() and body), repeat=True) as server:
+        url = server.url(target)
+        # If there are several, a small body is received into memory.
+        urls = [url, url] if target == "/small" else [url]
+        result = subprocess.run(
+            [sys.executable, "-c", program, "get", *urls],
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    line = (
+        f"dugong: {url}: cannot keep the body in {tmp_path} until it is complete: File too large;"
+        " TMPDIR may name another directory, or -o a file\n"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", line * len(urls))
     assert os.listdir(tmp_path) == []
 
 

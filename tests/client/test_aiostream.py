@@ -171,6 +171,7 @@ def test_a_response_says_what_has_come() -> None:
                 await response.read()
                 assert response.trailers["x-sum"] == "7"
                 assert repr(response).startswith("<AsyncStreamedResponse 200 Fine for GET")
+                assert response.raise_for_status() is response
                 assert await response.raise_for_status() is response
                 with pytest.raises(AttributeError, match=r"use read\(\)"):
                     response.content  # type: ignore[attr-defined]  # noqa: B018  # as it says
@@ -210,10 +211,34 @@ def test_a_page_of_an_error_is_read_for_its_exception() -> None:
             client.stream("GET", here.url("/a")) as response,
         ):
             with pytest.raises(HTTPStatusError) as caught:
-                await response.raise_for_status()
+                response.raise_for_status()
             assert caught.value.response.body == b"what went wrong"
 
     asyncio.run(main())
+
+
+def test_a_status_of_failure_raises_at_once_though_the_body_has_not_come() -> None:
+    raised = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\n")
+        assert raised.wait(TIMEOUT)
+        peer.send(b"page")
+
+    async def main() -> None:
+        async with (
+            AsyncClient(trust_env=False) as client,
+            client.stream("GET", server.url("/a")) as response,
+        ):
+            with pytest.raises(HTTPStatusError, match="404 Not Found") as caught:
+                response.raise_for_status()
+            assert caught.value.response.body == b""
+            raised.set()
+            assert await response.read() == b"page"
+
+    with ScriptedServer(script) as server:
+        asyncio.run(main())
 
 
 def test_a_stream_can_be_entered_once() -> None:

@@ -105,6 +105,27 @@ def test_a_default_header_that_is_none_is_not_sent(has_pool: bool) -> None:
         assert here.requests[1].headers["user-agent"] == "u"
 
 
+def test_a_host_that_is_given_is_sent_to_its_own_origin_alone() -> None:
+    fields = {"host": "www.example.com:81"}
+    with open_places({"/a": moved("/b")}, {}, headers=fields) as (client, [here, there]):
+        here.pages["/b"] = moved(there.url("/c"))
+        client.get(here.url("/a"))
+        client.get(here.url("/d"), headers={"Host": "other"})
+    hosts = [request.headers["host"] for request in here.requests]
+    assert hosts == ["www.example.com:81", "www.example.com:81", "other"]
+    assert [r.headers["host"] for r in there.requests] == [f"127.0.0.1:{there.server.port}"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "a b"}, {"Host": ""}, [("Host", "a"), ("host", "a")], {"Host": None}],
+    ids=repr,
+)
+def test_a_host_that_cannot_be_sent_is_refused_when_the_client_is_made(headers: Any) -> None:
+    with pytest.raises(ValueError, match=r"(?i)host"):
+        Client(headers=headers)
+
+
 @pytest.mark.parametrize("name", [1, "a b", ""])
 def test_a_header_that_is_left_out_has_a_name(name: Any) -> None:
     with pytest.raises((TypeError, ValueError)):

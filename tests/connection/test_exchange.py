@@ -45,7 +45,6 @@ def test_a_new_exchange_has_been_sent_and_asks_for_nothing_special() -> None:
     assert (exchange.method, exchange.path) == ("GET", "/a")
     assert exchange.request_side is RequestSide.SENT
     assert exchange.writer is exchange.reader is exchange.special is None
-    assert not exchange.persistent
     assert exchange.interim == 0
     assert exchange.key is None
 

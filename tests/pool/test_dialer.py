@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from dugong import (
+    Client,
     ConnectError,
     ConnectionPool,
     ConnectionTimedOut,
@@ -289,6 +290,26 @@ def test_a_dot_at_the_end_is_for_the_dns_and_host_but_not_for_tls(
             url = f"https://localhost.:{server.port}/"
             assert pool.get(url).text == f"localhost.:{server.port}"
     assert ("localhost." in names.asked) is not tunnel
+
+
+@pytest.mark.parametrize("make", [ConnectionPool, Client])
+def test_a_zone_is_for_the_system_but_neither_for_host_nor_for_tls(
+    make: Any, names: FakeNames, authority: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("fe80::1").configure_cert(context)
+
+    def script(peer: Peer) -> None:
+        peer.respond(peer.request().headers["host"].encode())
+
+    with (
+        ScriptedServer(script, context=context) as server,
+        make(ssl_context=client_context) as sender,
+    ):
+        names("fe80::1%lo", server.address)
+        response = sender.get(f"https://[FE80::1%25lo]:{server.port}/")
+        assert response.text == f"[fe80::1]:{server.port}"
+    assert "fe80::1%lo" in names.asked
 
 
 def test_a_dot_at_the_end_of_the_name_of_a_proxy_is_not_for_tls(

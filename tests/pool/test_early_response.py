@@ -270,13 +270,17 @@ def test_a_deadline_holds_while_the_rest_of_a_body_is_sent(site: OpenSite) -> No
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
 @pytest.mark.parametrize("status", ["301 Moved", "403 No", "413 Too Large", "500 Oh"])
 def test_a_refusal_stops_the_upload(site: OpenSite, status: str, version: str) -> None:
+    answered = threading.Event()
+
     def script(peer: Peer) -> None:
         peer.head()
         at_once(peer, f"{version} {status}\r\nContent-Length: 2\r\n\r\nno".encode())
+        wait_for(answered)  # or else all of the body may have been sent before this is seen
         discard_rest(peer)
 
     with site(script, each(name_target)) as here:
         response = here.pool.put(here.url(), iter(Pieces(TOO_MUCH)), retry=None)
+        answered.set()
         assert (response.status, response.body) == (int(status[:3]), b"no")
         assert here.goes_on()
 

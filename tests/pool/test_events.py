@@ -28,7 +28,7 @@ from dugong import (
     ResponseFuture,
     RetryPolicy,
 )
-from dugong.pool.core import core
+from dugong.pool.core import emitting
 from dugong.pool.io import caller_runs
 from dugong.testing import MockPool, MockRequest, MockResponse, failed
 from tests.support.byhand import HandServer
@@ -573,7 +573,7 @@ def test_a_listener_that_fails_harms_nothing_but_the_log(
         assert s.goes_on()
     assert len(caplog.records) == 6
     record = caplog.records[0]
-    assert (record.levelno, record.name) == (logging.ERROR, "dugong.pool.core.core")
+    assert (record.levelno, record.name) == (logging.ERROR, "dugong.pool.core.emitting")
     assert "opened http://" in record.getMessage()
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], LookupError)
@@ -598,14 +598,14 @@ def test_without_a_listener_no_event_is_made(monkeypatch: pytest.MonkeyPatch) ->
     def not_wanted(*args: object) -> None:
         raise AssertionError("an event was made without a listener")
 
-    monkeypatch.setattr(core, "Event", not_wanted)
-    monkeypatch.setattr(core, "_notify", not_wanted)
+    monkeypatch.setattr(emitting, "Event", not_wanted)
+    monkeypatch.setattr(emitting, "_notify", not_wanted)
     with open_site(drop, each(busy), repeat=True, retry=AT_ONCE) as s:
         assert s.pool.get(s.url("/a")).status == 503
         scheduler = s.pool._scheduler
         (host,) = scheduler._core.hosts.values()
         with scheduler._core.transaction():
-            scheduler._core.emit("learned", host)
+            emitting.emit(scheduler._core, "learned", host)
             assert not scheduler._core.callbacks.calls
 
 

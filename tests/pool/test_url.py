@@ -74,6 +74,8 @@ def test_a_url_that_is_no_text_is_a_type_error(url: Any) -> None:
         ("http://[::1]", Origin("http", "::1", 80)),
         ("http://[2001:DB8:0::1]:81", Origin("http", "2001:db8::1", 81)),
         ("http://a_b.c-d.example.", Origin("http", "a_b.c-d.example.", 80)),
+        ("http://[FE80:0::1%25Eth0.1]:81", Origin("http", "fe80::1%Eth0.1", 81)),
+        ("http://[fe80::1%eth0]", Origin("http", "fe80::1%eth0", 80)),
         ("http://WWW.BÜCHER.example", Origin("http", "www.xn--bcher-kva.example", 80)),
     ],
 )
@@ -90,6 +92,8 @@ def test_an_origin_is_a_scheme_a_host_and_a_port(prefix: str, origin: Origin) ->
         (Origin("https", "h", 80), "https://h:80"),
         (Origin("http", "::1", 80), "http://[::1]"),
         (Origin("https", "::1", 1), "https://[::1]:1"),
+        (Origin("https", "fe80::1%eth0", 443), "https://[fe80::1%25eth0]"),
+        (Origin("https", "fe80::1%eth0", 1), "https://[fe80::1%25eth0]:1"),
     ],
 )
 def test_an_origin_is_shown_without_the_port_that_goes_without_saying(
@@ -121,7 +125,13 @@ def test_an_origin_is_shown_without_the_port_that_goes_without_saying(
         ("http://[]", "IPv6"),
         ("http://[h]", "IPv6"),
         ("http://[1.2.3.4]", "IPv6"),
-        ("http://[fe80::1%25eth0]", "IPv6"),
+        ("http://[fe80::1%25]", "zone"),
+        ("http://[fe80::1%]", "zone"),
+        ("http://[fe80::1%25a%62]", "zone"),
+        ("http://[fe80::1%25a b]", "zone"),
+        ("http://[fe80::1%25" + "a" * 65 + "]", "zone"),
+        ("http://[h%25eth0]", "IPv6"),
+        ("http://h%25eth0", "host name"),
         ("http://[::1\0]", "IPv6"),
         ("http://a b", "host name"),
         ("http://a\tb", "host name"),

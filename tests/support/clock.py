@@ -28,6 +28,7 @@ from dugong.pool.core import (
     traffic,
     waiting,
 )
+from dugong.pool.io import caller_runs
 from dugong.pool.retry import policy
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
@@ -36,6 +37,7 @@ __all__ = ["DECIDING", "Clock", "Listener", "StoppedClock", "no_luck", "throw"]
 
 #: The parts of a pool that look at the clock, but for the one that keeps the timers.
 DECIDING = (
+    caller_runs,
     cancellation,
     closing,
     connections,

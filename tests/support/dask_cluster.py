@@ -247,6 +247,7 @@ def what_makes_no_sense(client: distributed.Client, hosts: Hosts) -> Any:
         (hosts.url(0, "/"), {}),
         ([], {"shards": 0}),
         ([], {"pool": None}),
+        ([], {"key": "origin"}),
         ([], {}),
     ):
         try:

@@ -6,6 +6,7 @@ played by the test, which takes it to where it would wait (`WouldWait`).
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 import sys
 from collections import deque
@@ -20,13 +21,15 @@ import pytest
 from dugong import Delivery, Event, Headers, Request, RetryPolicy
 from dugong.connection.encode import RequestBuilder
 from dugong.connection.peer import NO_PEER
+from dugong.deadline import Deadline
 from dugong.pool.core import scheduler
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Limits, PoolCore
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.gate import Gate
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Owner
+from dugong.pool.core.limits import Limits
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.retries import RetryEngine
@@ -37,6 +40,7 @@ from dugong.pool.io.engine import Completion, Engine
 from dugong.pool.response import Response
 from dugong.pool.url import Origin
 from tests.support.clock import DECIDING, Clock
+from tests.support.server import TIMEOUT
 from tests.support.uploads import upload
 
 __all__ = [
@@ -50,8 +54,10 @@ __all__ = [
     "StartedThreads",
     "WouldWait",
     "engine_of",
+    "finish",
     "fly",
     "hold",
+    "in_thread",
     "land",
     "make_connection",
     "make_core",
@@ -218,14 +224,18 @@ def engine_of(connection: PooledConnection) -> FakeEngine:
 
 
 def make_connection(
-    host: Host, in_flight: int = 0, max_requests: int | None = None, is_open: bool = True
+    host: Host,
+    in_flight: int = 0,
+    max_requests: int | None = None,
+    is_open: bool = True,
+    answered: int = 1,
 ) -> PooledConnection:
-    """Return a connection of *host*, connecting, or open and not new, with requests in flight."""
+    """Return a connection of *host*, connecting, or open, with responses and requests in flight."""
     engine = cast(Engine, FakeEngine())
     connection = PooledConnection(host, engine, 0.0, max_requests)
     if is_open:
         connection.open()
-        connection.answered = 1
+        connection.dispatched = answered
     host.connections[connection] = None
     fly(connection, *[make_job(host, f"/flying{i}") for i in range(in_flight)])
     return connection
@@ -252,7 +262,6 @@ def fly(connection: PooledConnection, *jobs: Job) -> None:
 
 def land(connection: PooledConnection) -> None:
     """Have responses come to all that is in flight."""
-    connection.answered += len(connection.in_flight)
     connection.host.in_flight -= len(connection.in_flight)
     for job in connection.in_flight:
         job.finish()
@@ -387,6 +396,18 @@ class _Core(PoolCore):
     """One whose methods can be replaced by a test, for it has no `__slots__`."""
 
 
+def finish(core: PoolCore) -> None:
+    """Wait until the callbacks have been called, and all threads have ended."""
+    core.callbacks.close()
+    core.threads.join(Deadline(TIMEOUT))
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Run *function* in a thread that is not the pool's; raise what it raises."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(function).result(TIMEOUT)
+
+
 def make_core(on_event: Callable[[Event], object] | None = None, **limits: Any) -> PoolCore:
     """Return a core, with *limits* other than the default ones."""
     return _Core(make_limits(**limits), on_event)
@@ -427,6 +448,13 @@ class Rig:
         self.retries.enqueue_locked = self._enqueue_locked
         self.traffic = Traffic(core, maintenance, self.retries, self.connections, do_nothing)
         self.lending = self.traffic.lending
+
+    def respond_to_caller(
+        self, connection: PooledConnection, job: Job, response: Response | None = None
+    ) -> bool:
+        """Have the caller that has borrowed *connection* for *job* get its response now."""
+        response = make_response(job) if response is None else response
+        return self.lending.responded_to_caller(connection, job, response, self.clock.now)
 
     def _have_no_threads(self, core: PoolCore) -> None:
         self.core = core

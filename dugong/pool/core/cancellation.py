@@ -12,9 +12,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from dugong.errors import ConnectionTimedOut, Delivery
-from dugong.pool.core.core import Outcome, PoolCore, locked
+from dugong.pool.core.core import Outcome, PoolCore
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.failure import Abandoned
 
 if TYPE_CHECKING:
@@ -186,7 +188,7 @@ class Cancellation:
                 job.fatal_error = error
                 self._connections.fail_locked(connection, Abandoned(message))
                 return
-        self._core.emit_of("gave up", job, "", error.msg, error)
+        emit_of(self._core, "gave up", job, "", error.msg, error)
         self.take_out_locked(job, error)
 
     @locked

@@ -22,9 +22,11 @@ from dugong.errors import (
     UnsupportedResponse,
 )
 from dugong.pool.core.connection import Phase, PooledConnection
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.emitting import emit
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine, make_attempt
 from dugong.pool.core.room import Room
@@ -148,7 +150,7 @@ class Closing:
         if jobs and _is_fruitless(connection) and verdicts[0] is not Delivery.ANSWER_STARTED:
             host.note_fruitless_end()
         since = connection.opened_at if connection.was_open else None
-        core.emit("closed", host, connection.name, connection.close_reason, since)
+        emit(core, "closed", host, connection.name, connection.close_reason, since)
         for timer in (connection.age_timer, connection.idle_timer, connection.rate_timer):
             if timer is not None:
                 self._maintenance.cancel_locked(timer)
@@ -267,7 +269,7 @@ class Closing:
         elif pipelining.lesson != lesson:
             reason = pipelining.lesson
         if reason is not None:
-            self._core.emit("learned", connection.host, connection.name, reason=reason)
+            emit(self._core, "learned", connection.host, connection.name, reason=reason)
 
     @locked
     def delivery_locked(self, connection: PooledConnection, job: Job) -> Delivery:

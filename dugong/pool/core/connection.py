@@ -57,7 +57,6 @@ class PooledConnection:
 
     __slots__ = (
         "age_timer",
-        "answered",
         "body_released_at",
         "borrowed_by",
         "borrower",
@@ -125,7 +124,6 @@ class PooledConnection:
         #: CPython, too.
         self.lost_requests: bool = False
         self.dispatched: int = 0  # requests that were given to it
-        self.answered: int = 0  # of these, those with a final response
 
         # Who is at work on it. The last of them to leave a CLOSING connection closes it.
         self.sending: bool = True  # the sender: it connects first
@@ -241,15 +239,10 @@ class PooledConnection:
             self.max_requests is not None and self.dispatched >= self.max_requests
         )
 
-    def is_as_new(self) -> bool:
-        """Return True if nothing is in flight and nothing has happened that matters once idle."""
-        return (
-            self.phase is _OPEN
-            and self.idle_timer is not None
-            and self.max_requests is None
-            and not self.in_flight
-            and self.engine.is_at_rest(self.keep_alive)
-        )
+    @property
+    def answered(self) -> int:
+        """How many final responses have come on it, or begun to."""
+        return self.dispatched - len(self.in_flight)
 
     @property
     def is_lent(self) -> bool:

@@ -15,11 +15,13 @@ from typing import Protocol
 from dugong.errors import Delivery, DugongError, is_out_of_descriptors
 from dugong.pool.core.closing import Closing
 from dugong.pool.core.connection import KEEP_ALIVE_MARGIN, PooledConnection
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.dispatch import connection_limit, has_capacity, wants_connection
+from dugong.pool.core.emitting import emit
 from dugong.pool.core.hedging import Hedging
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.rescue import Rescue
@@ -376,7 +378,7 @@ class ConnectionManager:
                 connection.open()
                 connection.idle_since = monotonic()
                 core.totals.opened += 1
-                core.emit("opened", host, connection.name)
+                emit(core, "opened", host, connection.name)
                 self._room.opened_locked()
             if host.connect_failures:
                 host.connect_failures = 0

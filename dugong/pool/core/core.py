@@ -7,7 +7,6 @@ code of a caller (done-callbacks, *on_event*) runs in the pool's own threads alo
 
 from __future__ import annotations
 
-import functools
 import itertools
 import sys
 import time
@@ -18,14 +17,13 @@ from functools import partial
 from sys import is_finalizing
 from threading import Condition, RLock, current_thread, get_ident, main_thread
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from dugong.errors import DugongError, PoolClosed, StateError
 from dugong.pool.core.callbacks import Callbacks
 from dugong.pool.core.readers import Readers
 from dugong.pool.core.threads import Threads
-from dugong.pool.events import Event, EventKind
-from dugong.pool.failure import ends_program
+from dugong.pool.events import Event
 from dugong.pool.response import Response, StreamedResponse
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection
     from dugong.pool.core.host import Host
     from dugong.pool.core.job import Job
+    from dugong.pool.core.limits import Limits
     from dugong.pool.future import ResponseFuture
     from dugong.pool.url import Origin
 
@@ -53,7 +52,6 @@ __all__ = [
     "Entering",
     "Exclusively",
     "Heads",
-    "Limits",
     "Mending",
     "Nested",
     "Outcome",
@@ -61,7 +59,6 @@ __all__ = [
     "Protect",
     "Totals",
     "do_nothing",
-    "locked",
 ]
 
 
@@ -106,22 +103,6 @@ class Protect(Protocol):
 
 def do_nothing(*args: object) -> None:
     """Do nothing."""
-
-
-class Limits(NamedTuple):
-    """The numbers of a pool; times are in seconds, None is no limit."""
-
-    max_connections_per_host: int
-    max_connections: int
-    pipeline_depth: int | None
-    timeout: float | None
-    max_queued: int
-    max_body_size: int
-    idle_timeout: float
-    max_age: float | None
-    max_requests: int | None
-    connect_timeout: float | None
-    min_rate: float | None  # bytes a second of a body
 
 
 class Nested(StateError):
@@ -271,8 +252,8 @@ class PoolCore:
 
     # --- the transaction --------------------------------------------------------------------------
 
-    # Where each step counts, a method calls `begin` and `end`: Python is slow to enter a block and
-    # to leave it.
+    # Where each step counts, a method calls `begin`, and `end` or `fail`: Python is slow to enter a
+    # block and to leave it.
 
     def begin(self) -> Self:
         """Begin a transaction; raise `Nested` if this thread is in one."""
@@ -299,15 +280,20 @@ class PoolCore:
                 return
         self.lock.acquire()
 
-    def end(
+    def __exit__(
         self,
         exc_type: type[BaseException] | None = None,
         exc: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Leave the transaction, because of *exc* if there is one; do what follows it."""
-        if exc_type is not None and self._fails(exc_type):
-            return
+        """Leave the transaction, because of *exc* if there is one, and do what follows it."""
+        if exc is None:
+            self.end()
+        else:
+            self.fail(exc)
+
+    def end(self) -> None:
+        """Leave the transaction in good order, and do what follows it."""
         todo = None
         if self.settlements or self._follow_ups:
             todo = self._take_follow_ups()
@@ -319,17 +305,15 @@ class PoolCore:
         if todo is not None or self.calls:
             self._follow(todo)
 
-    __exit__ = end
-
-    def _fails(self, exc_type: type[BaseException]) -> bool:
-        """Take note that an exception has ended a transaction; return True if the lock is lost."""
-        if not issubclass(exc_type, DugongError):
+    def fail(self, exc: BaseException) -> None:
+        """Leave the transaction because of *exc*, and do what follows it."""
+        if not isinstance(exc, DugongError):
             self._is_disturbed = True
         if self.owner == get_ident():
-            return False
-        if self.parents_hosts:
+            self.end()
+        elif self.parents_hosts:
             self.leave_in_child()
-        return True  # an interrupted `wait` has not got it back
+        # Or else an interrupted `wait` has not got the lock back.
 
     def leave_in_child(self) -> None:
         """Mend what a transaction has done without the lock, in the middle of which was a fork.
@@ -598,63 +582,6 @@ class PoolCore:
         """Have *call* made where callbacks are, when the transaction is left."""
         self.callbacks.add(call)
 
-    def emit(
-        self,
-        kind: EventKind,
-        host: Host,
-        connection: str = "",
-        reason: str = "",
-        since: float | None = None,
-    ) -> None:
-        """Have *on_event*, if there is one, called in a thread of the pool.
-
-        *since* is when that was opened which is closed, as `time.monotonic` gives it.
-        """
-        listener = self.on_event
-        if listener is not None:
-            now = time.time()
-            began = None if since is None else now - (time.monotonic() - since)
-            event = Event(kind, now, str(host.origin), connection, None, reason, None, began)
-            self.callbacks.add(partial(_notify, listener, event))
-
-    def emit_of(
-        self,
-        kind: EventKind,
-        job: Job,
-        connection: str,
-        reason: str = "",
-        outcome: Response | StreamedResponse | Exception | None = None,
-    ) -> None:
-        """Do the same for an event of *job*. Its sending begins or ends with this, if there is one.
-
-        To be called with the lock held.
-        """
-        listener = self.on_event
-        if listener is None:
-            return
-        now = time.time()
-        since, resends = job.sending or (None, 0)
-        job.sending = (now, len(job.attempts)) if kind == "sent" else None
-        origin = str(job.host.origin)
-        event = Event(
-            kind,
-            now,
-            origin,
-            connection,
-            job.request,
-            reason,
-            outcome,
-            since,
-            resends,
-            job.extras.trace,
-        )
-        self.callbacks.add(partial(_notify, listener, event))
-
-    def add_listener_locked(self, listener: Callable[[Event], object]) -> None:
-        """Have *listener* hear of all further events, beside *on_event*."""
-        first = self.on_event
-        self.on_event = listener if first is None else partial(_tell_both, first, listener)
-
     def check_may_wait(self) -> None:
         """Raise StateError in a thread that must not wait for the pool.
 
@@ -690,54 +617,3 @@ def _settle(callbacks: Callbacks, settlements: list[Settlement]) -> None:
     for future, outcome in settlements:
         if future._settle(outcome):
             callbacks.add(future._run_callbacks)
-
-
-def _tell_both(
-    first: Callable[[Event], object], second: Callable[[Event], object], event: Event
-) -> None:
-    try:
-        first(event)
-    finally:
-        second(event)
-
-
-def _notify(listener: Callable[[Event], object], event: Event) -> None:
-    try:
-        listener(event)
-    except BaseException as exc:
-        if ends_program(exc):
-            raise
-        import logging
-
-        logging.getLogger(__name__).exception("on_event has failed for: %s", event)
-
-
-# --- methods that want the lock held --------------------------------------------------------------
-
-
-class _HasCore(Protocol):
-    @property
-    def _core(self) -> PoolCore: ...
-
-
-P = ParamSpec("P")
-S = TypeVar("S", bound=_HasCore)
-
-
-def locked(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Mark *method*, whose name ends in ``_locked``: it is called with the lock held.
-
-    Under ``python -X dev``, a call without the lock is an AssertionError, but for what goes on in a
-    child that was forked in the middle of a transaction.
-    """
-    if not sys.flags.dev_mode:
-        return method
-
-    def checked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        core = self._core
-        is_locked = core.is_locked_here() or core.parents_hosts
-        assert is_locked, f"{method.__name__} was called without the lock"
-        return method(self, *args, **kwargs)
-
-    functools.update_wrapper(checked, method)
-    return checked

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from dugong.errors import Delivery
 from dugong.pool.core.connection import Phase, PooledConnection
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.failure import describe, failure, internal_error
 
 if TYPE_CHECKING:
@@ -81,6 +83,21 @@ class Faults:
                 core.unqueue_locked(connection.host.end_some(1, fail))
             self._end_connection_locked(connection, error)
         core.recover(exc, is_certain=True)
+
+    def crashed_before(self, connection: PooledConnection, exc: BaseException) -> None:
+        """A thread has raised *exc* before it was the sender of *connection*, and ends.
+
+        Nothing of the connection is in its hands if another thread is the sender.
+        """
+        core = self._core
+        core.recover(exc, is_certain=True)
+        with core.transaction():
+            is_sender = not connection.sender_started
+            connection.sender_started = True
+        if is_sender:
+            self.crashed(connection, exc, True)
+        else:
+            _log(f"a thread of connection {connection.name}", exc)
 
     @locked
     def _end_sending_locked(self, connection: PooledConnection, error: InternalError) -> None:
@@ -178,7 +195,7 @@ class Faults:
         if job.flow is not None:
             self._core.callbacks.add(job.flow.close)
         name = "" if connection is None else connection.name
-        self._core.emit_of("gave up", job, name, describe(own), own)
+        emit_of(self._core, "gave up", job, name, describe(own), own)
 
 
 def _parts_of(call: object) -> list[object]:

@@ -17,10 +17,12 @@ from typing import Protocol
 
 from dugong.errors import Delivery
 from dugong.pool.core.connection import PooledConnection
-from dugong.pool.core.core import PoolCore, do_nothing, locked
+from dugong.pool.core.core import PoolCore, do_nothing
 from dugong.pool.core.dispatch import connection_limit
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.rescue import GRACE_TIME
 from dugong.pool.core.retries import make_attempt
@@ -123,7 +125,7 @@ class Hedging:
         connection.long_response = True  # so that nothing more is sent behind it
         host.with_capacity.pop(connection, None)
         host.hedged += 1
-        self._core.emit_of("hedged", twin, connection.name, reason)
+        emit_of(self._core, "hedged", twin, connection.name, reason)
         self._users.wake_sender_locked(other)
         return True
 
@@ -151,7 +153,7 @@ class Hedging:
             return
         place, connection = twin.place, twin.connection
         if connection is not None and twin.sending is not None:
-            self._core.emit_of("cancelled", twin, connection.name, reason)
+            emit_of(self._core, "cancelled", twin, connection.name, reason)
         job.lose_twin()
         if connection is None:
             return
@@ -182,7 +184,7 @@ class Hedging:
         # One of the two knows that the other was slow, which is not all there is to say any more.
         known = min(job.attempts, twin.attempts, key=len)
         outcome = attempt.exception or attempt.response
-        self._core.emit_of("resent", job, attempt.connection, attempt.outcome, outcome)
+        emit_of(self._core, "resent", job, attempt.connection, attempt.outcome, outcome)
         twin.attempts = (*known, attempt._replace(response=None, request=None))
         twin.lose_twin()
 

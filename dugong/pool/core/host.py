@@ -44,8 +44,6 @@ class Host:
     """An origin: what is queued for it, what is connected to it, and what it has shown."""
 
     __slots__ = (
-        "accepted",
-        "accepted_before",
         "answered",
         "answered_then",
         "bandwidth",
@@ -56,6 +54,7 @@ class Host:
         "fields",
         "fruitless_ends",
         "gate",
+        "has_progressed",
         "hedged",
         "idle",
         "in_flight",
@@ -69,7 +68,7 @@ class Host:
         "queue",
         "queued",
         "recent",
-        "recent_since",
+        "recent_until",
         "repeated",
         "rescued",
         "resent",
@@ -127,8 +126,7 @@ class Host:
         self.fruitless_ends: int = 0
         self.answered_then: int = 0
         self.progresses: bool = False  # between the last two times when it asked to be left alone
-        self.accepted: int = 0  # responses that were an outcome
-        self.accepted_before: int = 0  # that number when the last hold began
+        self.has_progressed: bool = False  # a response was an outcome, since the last of them
 
         self.sent: int = 0
         self.answered: int = 0
@@ -138,7 +136,7 @@ class Host:
         self.hedged: int = 0  # requests that were sent once more, for they were slow
         # `sent`, `repeated` and `hedged` when the last interval of BUDGET_TIME began, and this one.
         self.recent: tuple[Counts, Counts] = ((0, 0, 0), (0, 0, 0))
-        self.recent_since: float = 0.0  # when this one began
+        self.recent_until: float = 0.0  # when this one ends
 
     @property
     def is_unused(self) -> bool:
@@ -318,12 +316,12 @@ class Host:
         return self.hedged - hedged + 1 <= (self.sent - sent) * HEDGE_SHARE + FREE_HEDGES
 
     def note_time(self, now: float) -> None:
-        """Begin another interval if it is time to. To be called before `sent` grows."""
-        age = now - self.recent_since
-        if age >= BUDGET_TIME:
+        """Begin another interval if this one has ended. To be called then before `sent` grows."""
+        if now >= self.recent_until:
             counts = (self.sent, self.repeated, self.hedged)
-            self.recent = (self.recent[1] if age < 2 * BUDGET_TIME else counts, counts)
-            self.recent_since = now
+            is_next = now < self.recent_until + BUDGET_TIME
+            self.recent = (self.recent[1] if is_next else counts, counts)
+            self.recent_until = now + BUDGET_TIME
 
     def __repr__(self) -> str:
         return (

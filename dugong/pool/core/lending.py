@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, do_nothing, locked
+from dugong.pool.core.core import PoolCore, do_nothing
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import RateLimit
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lending"]
 
-_DONE = Place.DONE  # a member is looked up slowly in its class
+_DONE, _OPEN = Place.DONE, Phase.OPEN  # members are looked up slowly in their class
 
 #: Of so many responses to lone requests, the time of one is noted. That they are alike is the rule.
 _SAMPLED = 8
@@ -72,14 +74,14 @@ class Lending:
             job.body_source = source
             source.rate = self._rate.watch_locked(connection)
             connection.receiving = False
-            connection.host.accepted += 1
+            connection.host.has_progressed = True
             if connection.host.gate is not None:
                 self._connections.responded_locked(connection.host, job, response)
             if self._core.on_event is not None:
                 self._progress.emit_answered(connection, job, response)
                 if self._retries.may_be_retried(job, response.status):
                     reason = f"{status_text(response)}; its body is too long to be let go of"
-                    self._core.emit_of("gave up", job, connection.name, reason, response)
+                    emit_of(self._core, "gave up", job, connection.name, reason, response)
             self._retries.complete_locked(job, response)
             # Last, or an interrupt of a caller would leave a connection whose stream never ends.
             connection.streaming = True
@@ -169,15 +171,15 @@ class Lending:
 
         None if there is none. The job is in flight then, and the connection is to be given back.
         """
-        host, core = job.host, self._core
-        connection = None
+        host = job.host
+        core = self._core
         if core.closed:  # which is never unset
             return None
         core.begin()
         try:
-            if not (
-                host.queued or (host.gate is not None and host.is_shut(monotonic())) or core.closed
-            ):
+            if host.queued or (host.gate is not None and host.is_shut(monotonic())) or core.closed:
+                connection = None
+            else:
                 connection = self._connections.pop_idle_locked(host)
             if connection is None:
                 pass
@@ -190,7 +192,7 @@ class Lending:
                 connection.borrower = job
                 self._progress.mark_in_flight_locked(connection, (job,))
         except BaseException as exc:
-            core.end(type(exc), exc)
+            core.fail(exc)
             raise
         core.end()
         return connection
@@ -217,25 +219,26 @@ class Lending:
                     self._connections.ensure_served_locked(connection.host)
 
     def responded_to_caller(
-        self, connection: PooledConnection, job: Job, response: Response
+        self, connection: PooledConnection, job: Job, response: Response, now: float
     ) -> bool:
-        """The caller that has borrowed *connection* has its response, and gives it back.
+        """The caller that has borrowed *connection* has its response *now*, and gives it back.
 
         Takes the response itself, unless this returns False: then it is too late, and the future of
         *job* says why.
         """
-        host, core = connection.host, self._core
+        host = connection.host
+        core = self._core
         core.begin()
         try:
             connection.exclusive = False
-            connection.idle_since = now = monotonic()
+            connection.idle_since = now
             # As `PooledConnection.take_off`, once more for speed.
             del connection.in_flight[job]
-            exchange, job.exchange = job.exchange, None
-            connection.answered += 1
+            exchange = job.exchange
+            job.exchange = None
             host.answered += 1
             host.in_flight -= 1
-            host.accepted += 1
+            host.has_progressed = True
             if host.gate is not None:
                 self._connections.responded_locked(host, job, response)
             in_time = job.place is not _DONE
@@ -249,12 +252,15 @@ class Lending:
                 exchange.persistent
                 and exchange.minor_version
                 and host.pipelining.has_nothing_to_learn()
-                and connection.is_as_new()
+                and connection.phase is _OPEN
+                and connection.idle_timer is not None
+                and connection.max_requests is None
+                and connection.engine.is_at_rest(connection.keep_alive)
                 and not (host.queued or core.awaiting_connection)
             ):
                 # What the other branch would come to, at a fraction of its cost: it enters idle.
                 host.idle[connection] = core.idle[connection] = None
-                if connection.answered % _SAMPLED == 0:
+                if connection.dispatched % _SAMPLED == 0:
                     host.pipelining.took(now - job.dispatched_at, True)
             else:
                 host.pipelining.took(now - job.dispatched_at, True)
@@ -265,7 +271,7 @@ class Lending:
                 elif host.queued:
                     self._connections.ensure_served_locked(host)
         except BaseException as exc:
-            core.end(type(exc), exc)
+            core.fail(exc)
             raise
         core.end()
         return in_time

@@ -15,7 +15,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 
-from dugong.pool.core.core import Mending, PoolCore, do_nothing, locked
+from dugong.pool.core.core import Mending, PoolCore, do_nothing
+from dugong.pool.core.locked import locked
 from dugong.pool.core.timers import Timer, Timers
 
 __all__ = ["RATE_INTERVAL", "Maintenance"]

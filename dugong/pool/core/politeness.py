@@ -11,9 +11,11 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.emitting import emit
 from dugong.pool.core.gate import Gate
 from dugong.pool.core.host import Host
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.failure import describe
 from dugong.pool.response import status_text
@@ -116,9 +118,9 @@ class Politeness:
         """Send nothing more to *host* for so many *seconds*."""
         now = monotonic()
         if not host.is_held(now):
-            host.progresses = host.accepted > host.accepted_before
-            host.accepted_before = host.accepted
-            self._core.emit("learned", host, reason=reason)
+            host.progresses = host.has_progressed
+            host.has_progressed = False
+            emit(self._core, "learned", host, reason=reason)
         gate = host.gate = host.gate or Gate()
         gate.hold(now + seconds)
         self.wait_locked(host)
@@ -152,7 +154,7 @@ class Politeness:
 
     def _emit_fall(self, host: Host, adaptive: Adaptive, why: str) -> None:
         reason = f"{why}: no more than {adaptive.rate:.3g} requests a second"
-        self._core.emit("learned", host, reason=reason)
+        emit(self._core, "learned", host, reason=reason)
 
     # --- what waits -------------------------------------------------------------------------------
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.dispatch import should_refill
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job
+from dugong.pool.core.locked import locked
 from dugong.pool.response import Response, StreamedResponse, status_text
 
 if TYPE_CHECKING:
@@ -45,9 +47,10 @@ class Progress:
         count = len(batch)
         if self._core.on_event is not None:
             for job in batch:
-                self._core.emit_of("sent", job, connection.name)
+                emit_of(self._core, "sent", job, connection.name)
         connection.dispatched += count
-        host.note_time(now)
+        if now >= host.recent_until:
+            host.note_time(now)
         host.in_flight += count
         host.sent += count
 
@@ -60,7 +63,6 @@ class Progress:
 
     @locked
     def count_responses_locked(self, connection: PooledConnection, count: int) -> None:
-        connection.answered += count
         connection.host.answered += count
         connection.host.in_flight -= count
 
@@ -81,7 +83,7 @@ class Progress:
     def emit_answered(
         self, connection: PooledConnection, job: Job, response: Response | StreamedResponse
     ) -> None:
-        self._core.emit_of("answered", job, connection.name, status_text(response), response)
+        emit_of(self._core, "answered", job, connection.name, status_text(response), response)
 
     @locked
     def learn_locked(self, connection: PooledConnection, last: Exchange, good: int) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dugong.errors import ConnectionTimedOut
 from dugong.pool.core import maintenance
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.locked import locked
 
 if TYPE_CHECKING:
     from dugong.pool.core.connection import PooledConnection

@@ -11,9 +11,10 @@ from threading import Condition, RLock
 from dugong.errors import Delivery, PoolClosed
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.retries import RetryEngine

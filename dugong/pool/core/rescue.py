@@ -17,9 +17,11 @@ from typing import Protocol
 
 from dugong.errors import Delivery
 from dugong.pool.core.connection import PooledConnection
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.retries import RetryEngine, make_attempt
 from dugong.pool.core.timers import Timer
@@ -132,7 +134,7 @@ class Rescue:
             successors = [job.take_back() for job, _ in taken]
             for job, (_, attempt) in zip(successors, taken, strict=True):
                 job.attempts += (attempt._replace(request=None),)
-                self._core.emit_of("resent", job, connection.name, _REASON)
+                emit_of(self._core, "resent", job, connection.name, _REASON)
             self._retries.requeue_locked(successors)
             if not connection.is_wanted:  # its oldest request was cancelled
                 self._users.close_locked(connection, "its requests were cancelled or taken back")

@@ -16,9 +16,11 @@ from time import monotonic
 from typing import Protocol
 
 from dugong.errors import ConnectionTimedOut, Delivery, DugongError, PoolClosed
-from dugong.pool.core.core import Outcome, PoolCore, locked
+from dugong.pool.core.core import Outcome, PoolCore
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import Flow, Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import HOLDING, Politeness
 from dugong.pool.core.timers import Timer
@@ -127,7 +129,7 @@ class RetryEngine:
     def _settle_locked(self, job: Job, outcome: Outcome) -> None:
         """End *job* with *outcome*."""
         if outcome is None and job.sending is not None and job.connection is not None:
-            self._core.emit_of("cancelled", job, job.connection.name, "by its caller")
+            emit_of(self._core, "cancelled", job, job.connection.name, "by its caller")
         if isinstance(outcome, Exception):
             with suppress(AttributeError, TypeError):  # a caller's exception may be frozen
                 outcome.delivery = job.max_delivery(outcome.delivery)  # type: ignore[attr-defined]  # set by failure()
@@ -178,7 +180,7 @@ class RetryEngine:
     def close_locked(self, job: Job, delivery: Delivery = Delivery.UNSENT) -> None:
         """Fail *job*, for the pool is being closed."""
         error = failure(PoolClosed(), delivery, job.request)
-        self._core.emit_of("gave up", job, "", describe(error), error)
+        emit_of(self._core, "gave up", job, "", describe(error), error)
         self.complete_locked(job, error)
 
     @locked
@@ -219,7 +221,7 @@ class RetryEngine:
             return None
         if job.fatal_error is not None:
             reason = f"{status_text(response)}; it cannot be tried again"
-            self._core.emit_of("gave up", job, connection, reason, response)
+            emit_of(self._core, "gave up", job, connection, reason, response)
             return None
         job.needs_fresh_connection = False  # this one has responded
         if status == _EXPECTATION_FAILED and job.forget_expectation():  # RFC 9110 §10.1.1
@@ -253,7 +255,7 @@ class RetryEngine:
             self._close_failed_locked(job, error, attempt)
             return False
         job.attempts += (attempt._replace(request=None),)
-        self._core.emit_of("resent", job, attempt.connection, attempt.outcome, attempt.exception)
+        emit_of(self._core, "resent", job, attempt.connection, attempt.outcome, attempt.exception)
         return True
 
     # --- what goes on above it --------------------------------------------------------------------
@@ -336,7 +338,7 @@ class RetryEngine:
             outcome.add_note("the body of the request could not have been sent again")
         said = _describe(outcome)
         why = said if said == reason else f"{said}; {reason}"
-        self._core.emit_of("gave up", job, connection, why, outcome)
+        emit_of(self._core, "gave up", job, connection, why, outcome)
 
     # --- the caller's hook ------------------------------------------------------------------------
 
@@ -387,7 +389,7 @@ class RetryEngine:
             return
         job.host.repeated += attempt.charged and attempt.delivery is not Delivery.UNSENT
         outcome = attempt.exception or attempt.response
-        self._core.emit_of("resent", job, attempt.connection, attempt.outcome, outcome)
+        emit_of(self._core, "resent", job, attempt.connection, attempt.outcome, outcome)
         if delay > 0 and attempt.charged:
             self._wait_locked(job, delay)
         else:
@@ -485,7 +487,7 @@ class RetryEngine:
                 asked = attempt._replace(request=job.request)
                 asking.append(partial(self._ask, job, own, asked, 0.0))
             else:
-                self._core.emit_of("resent", job, connection, attempt.outcome, attempt.exception)
+                emit_of(self._core, "resent", job, connection, attempt.outcome, attempt.exception)
                 stay.append(job)
         host.put_back(stay)
         self._core.queued += len(stay)

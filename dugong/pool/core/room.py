@@ -16,9 +16,11 @@ from time import monotonic
 from typing import Protocol
 
 from dugong.pool.core.connection import Phase, PooledConnection
-from dugong.pool.core.core import PoolCore, locked
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.dispatch import connection_limit, wants_connection
+from dugong.pool.core.emitting import emit
 from dugong.pool.core.host import Host
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 
 __all__ = ["Room"]
@@ -338,7 +340,7 @@ class Room:
             self._make_room_locked()
         if now - self._told_at >= RISE_TIME:
             self._told_at = now
-            core.emit("limited", connection.host, connection.name, reason=reason)
+            emit(core, "limited", connection.host, connection.name, reason=reason)
 
     @locked
     def _rise_locked(self) -> None:

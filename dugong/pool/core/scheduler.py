@@ -24,19 +24,13 @@ from dugong.errors import (
 from dugong.pool.core.cancellation import Cancellation, waited_too_long
 from dugong.pool.core.connection import PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import (
-    Exclusively,
-    Heads,
-    Limits,
-    Nested,
-    PoolCore,
-    Protect,
-    do_nothing,
-    locked,
-)
+from dugong.pool.core.core import Exclusively, Heads, Nested, PoolCore, Protect, do_nothing
 from dugong.pool.core.dispatch import holding_limit
+from dugong.pool.core.emitting import add_listener_locked
 from dugong.pool.core.host import Host
 from dugong.pool.core.job import NO_EXTRAS, Job, Place
+from dugong.pool.core.limits import Limits
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.politeness import Politeness
 from dugong.pool.core.readers import Readers
@@ -147,7 +141,7 @@ class Scheduler:
     def add_listener(self, listener: Callable[[Event], object]) -> None:
         """Have *listener* hear of all further events, beside *on_event*."""
         with self._core.transaction():
-            self._core.add_listener_locked(listener)
+            add_listener_locked(self._core, listener)
 
     def know(self, host: Host) -> Host:
         """Remember *host*, and return it, or what is known of the same origin already."""
@@ -264,7 +258,7 @@ class Scheduler:
                 self._enqueue_locked(job, deadline)
                 self._connections.ensure_served_locked(job.host)
         except BaseException as exc:
-            core.end(type(exc), exc)
+            core.fail(exc)
             raise
         core.end()
 

@@ -15,11 +15,13 @@ from dugong.deadline import Deadline
 from dugong.errors import ConnectionClosed, Delivery
 from dugong.pool.core.connection import Phase, PooledConnection
 from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Limits, PoolCore, locked
+from dugong.pool.core.core import PoolCore
 from dugong.pool.core.dispatch import take
 from dugong.pool.core.faults import Faults
 from dugong.pool.core.job import NO_EXTRAS, Job, Place
 from dugong.pool.core.lending import Lending
+from dugong.pool.core.limits import Limits
+from dugong.pool.core.locked import locked
 from dugong.pool.core.maintenance import Maintenance
 from dugong.pool.core.progress import Progress
 from dugong.pool.core.rate import BodyRate, RateLimit
@@ -59,6 +61,7 @@ class Traffic:
         self._connections = connections
         self._run_receiver = run_receiver  # the receiver's loop, for a thread
         self.limits: Limits = core.limits
+        self.max_body_size: int = core.limits.max_body_size  # a named tuple is slow to look up
         self._rate = rate = RateLimit(core, maintenance, connections)
         self._progress = progress = Progress(core, connections)
         #: What callers do on these connections by themselves.
@@ -68,9 +71,8 @@ class Traffic:
         self.connect_failed: Callable[[PooledConnection, Exception], None] = (
             connections.connect_failed
         )
+        #: Is told what threads of connections raise.
         self.faults: Faults = Faults(core, maintenance, retries, connections)
-        #: The thread, which is the sender or not, has raised what it cannot handle: a bug of ours.
-        self.crashed: Callable[[PooledConnection, BaseException, bool], None] = self.faults.crashed
         #: Whether there may be requests to be hedged. Any thread may set it; it is never unset.
         self.hedges = False
 
@@ -81,11 +83,11 @@ class Traffic:
         with self._core.transaction():
             if connection.sender_started:
                 return False
-            connection.sender_started = True
             if connection.is_closing:
                 connection.sending = False
                 self._connections.finish_closing_locked(connection)
                 return False
+            connection.sender_started = True
         return True
 
     def connected(self, connection: PooledConnection) -> None:
@@ -305,7 +307,8 @@ class Traffic:
             self._retries.complete_locked(job, None)
         elif (response := upload.pending_response) is not None:
             upload.pending_response = None
-            connection.host.accepted += self._end_upload_locked(connection, job, response, error)
+            if self._end_upload_locked(connection, job, response, error):
+                connection.host.has_progressed = True
 
     @locked
     def _end_upload_locked(
@@ -482,7 +485,8 @@ class Traffic:
                     self._core.follow_up(upload.body.interrupt)
             else:
                 accepted += self._end_upload_locked(connection, job, response, upload.error)
-        host.accepted += accepted
+        if accepted:
+            host.has_progressed = True
         if not in_flight:
             connection.idle_since = monotonic()
             # The receiver has to look again, under the lock: others may receive before it does.

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from dugong.errors import ConnectionTimedOut, Delivery
 from dugong.pool.core.connection import Phase
-from dugong.pool.core.core import Outcome, PoolCore, locked
+from dugong.pool.core.core import Outcome, PoolCore
+from dugong.pool.core.emitting import emit_of
 from dugong.pool.core.holders import describe_holders
 from dugong.pool.core.job import Job, Place
+from dugong.pool.core.locked import locked
 from dugong.pool.options import POOL_DEFAULT, PoolDefault
 
 if TYPE_CHECKING:
@@ -113,5 +115,5 @@ class Waiting:
         message = f"{what} {host.name} within {seconds} s; {describe_holders(host, monotonic())}"
         error = (ConnectionTimedOut if is_opening else NoConnectionFree)(message)
         error.delivery, error.request = Delivery.UNSENT, job.request
-        self._core.emit_of("gave up", job, "", error.msg, error)
+        emit_of(self._core, "gave up", job, "", error.msg, error)
         self._take_out_locked(job, error)

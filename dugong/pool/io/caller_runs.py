@@ -38,14 +38,14 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
         return None
     else:
         error = None
-        if failed is None and len(completions) == 1:
-            exchange, status, reason, headers, _, body = completions[0]
+        if failed is None:
+            [(exchange, status, reason, headers, _, body)] = completions
             if (
                 body is not None
-                and (len(body) <= traffic.limits.max_body_size or job.extras.streamed)
-                and status >= 200
+                and (len(body) <= traffic.max_body_size or job.extras.streamed)
                 and (status < 400 or not traffic.may_be_retried(job, status))
             ):
+                now = monotonic()
                 response = Response(
                     status,
                     reason,
@@ -53,12 +53,12 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
                     body,
                     job.request,
                     job.attempts,
-                    monotonic() - job.dispatched_at,
+                    now - job.dispatched_at,
                     exchange.minor_version,
                     exchange.trailers,
                     engine.peer,
                 )
-                in_time = traffic.lending.responded_to_caller(connection, job, response)
+                in_time = traffic.lending.responded_to_caller(connection, job, response, now)
                 return response if in_time else None
         receiver.handle(traffic, connection, completions, failed)
     while (

@@ -137,6 +137,7 @@ class Engine(Protocol):
         """Send *job*, which has no body that goes piece by piece, and receive its response.
 
         The same as `send`, whose exceptions it raises, and then `receive`, on an idle connection.
+        If nothing went wrong, there is one completion: that of the final response.
         """
 
     # --- for any thread ---

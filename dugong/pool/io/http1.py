@@ -274,8 +274,8 @@ class Http1Engine:
         exchange, head = _begin(job)
         if self._recorder is not None:
             self._recorder.begin((exchange,), (head,))
-        received: Any = self._session.exchange(exchange, head, job.timeout)
-        return received  # type: ignore[no-any-return]  # the keys of its exchanges are jobs
+        # The keys of its exchanges are jobs.
+        return self._session.exchange(exchange, head, job.timeout)  # type: ignore[return-value]
 
     # --- any thread -------------------------------------------------------------------------------
 
@@ -322,9 +322,11 @@ class Http1Engine:
 
 def _begin(job: Job) -> tuple[Exchange, bytes]:
     """Return the record of the next sending of *job*, and what is sent first."""
-    request, head = job.request, job.head
-    method, url = request.method, request.url
+    request = job.request
+    method = request.method
+    url = request.url
     exchange = job.exchange = Exchange(method, url, job)
+    head = job.head
     if head is None:
         target = request._target  # as `Request.target`, once more for speed
         path = url[target:] if type(target) is int else request.target

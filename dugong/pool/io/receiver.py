@@ -112,7 +112,7 @@ def _gather(
 
     Returns whether there is nothing to be reported, and what the request behind them fails with.
     """
-    limit = traffic.limits.max_body_size
+    limit = traffic.max_body_size
     now, peer = monotonic(), connection.engine.peer
     for completion in completions:
         exchange, status, reason, headers, _, body = completion
@@ -152,7 +152,7 @@ def _look_closer(
     if status < 200:  # the 100 that was asked for
         traffic.continue_sending(connection)
         return None, False, _NOT_REPORTED
-    job, body, limit = exchange.key, buffered, traffic.limits.max_body_size
+    job, body, limit = exchange.key, buffered, traffic.max_body_size
     extras = job.extras
     counts = extras.hedge is None or traffic.counts(job, status)
     # A stream begins with its response, though the sender has the body of the request until later.
@@ -305,7 +305,7 @@ def _receive_body(
     length: int | None,
     meter: Meter | None,
 ) -> bytes:
-    limit = traffic.limits.max_body_size
+    limit = traffic.max_body_size
     if length is not None and length > limit:
         raise _too_large(length, limit)
     rate = None

@@ -23,6 +23,10 @@ def run_sender(traffic: Traffic, connection: PooledConnection) -> None:
     try:
         if not traffic.begin_sending(connection):
             return
+    except BaseException as exc:
+        traffic.faults.crashed_before(connection, exc)
+        return
+    try:
         if not connection.was_open:
             try:
                 connection.engine.connect(traffic.limits.timeout)
@@ -31,7 +35,7 @@ def run_sender(traffic: Traffic, connection: PooledConnection) -> None:
                 return
             traffic.connected(connection)
     except BaseException as exc:
-        traffic.crashed(connection, exc, True)
+        traffic.faults.crashed(connection, exc, True)
         return
     _take_turns(traffic, connection, is_sender=True)
 
@@ -48,4 +52,4 @@ def _take_turns(traffic: Traffic, connection: PooledConnection, is_sender: bool)
             role = "send" if is_sender else "recv"
             current_thread().name = f"dugong-{connection.name}-{role}"
     except BaseException as exc:
-        traffic.crashed(connection, exc, is_sender)
+        traffic.faults.crashed(connection, exc, is_sender)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from dugong.pool.core.core import PoolCore
 from tests.support.clock import throw
-from tests.support.parts import Rig
+from tests.support.parts import Rig, finish, make_core
+
+
+@pytest.fixture
+def core() -> Iterator[PoolCore]:
+    core = make_core()
+    yield core
+    finish(core)
 
 
 @pytest.fixture

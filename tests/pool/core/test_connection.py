@@ -8,7 +8,6 @@ import pytest
 
 from dugong.errors import ConnectionClosed
 from dugong.pool.core.connection import Phase, PooledConnection
-from dugong.pool.core.timers import Timer
 from tests.support.parts import (
     CLOSED_TO_MORE,
     engine_of,
@@ -167,8 +166,8 @@ def test_it_takes_requests_until_it_drains(phase: Phase, takes: bool) -> None:
 def test_it_is_used_up_when_it_has_had_as_many_requests_as_the_caller_wants() -> None:
     host = make_host()
     assert not make_connection(host, in_flight=100).used_up
-    assert not make_connection(host, in_flight=2, max_requests=3).used_up
-    assert make_connection(host, in_flight=3, max_requests=3).used_up
+    assert not make_connection(host, in_flight=1, max_requests=3).used_up
+    assert make_connection(host, in_flight=2, max_requests=3).used_up
 
 
 @pytest.mark.parametrize("is_open", [True, False])
@@ -189,16 +188,6 @@ def test_it_is_stale_a_second_before_the_server_closes_it(
     engine_of(connection).keep_alive_timeout = announced
     connection.idle_since = 100.0
     assert connection.is_stale(100.0 + idle_for) is stale
-
-
-def test_it_is_not_as_new_once_its_server_announces_another_time() -> None:
-    connection = make_connection(make_host())
-    connection.idle_timer = Timer(1.0, lambda: None)
-    assert connection.is_as_new()
-    engine_of(connection).keep_alive_timeout = 5.0
-    assert not connection.is_as_new()
-    connection.keep_alive = 5.0
-    assert connection.is_as_new()
 
 
 def test_the_oldest_request_is_the_one_that_was_sent_first() -> None:
@@ -240,5 +229,5 @@ def test_its_state_is_a_word() -> None:
 
 def test_the_repr_says_what_it_is_doing() -> None:
     connection = make_connection(make_host(), in_flight=2)
-    connection.answered = 7
+    connection.dispatched = 9
     assert repr(connection) == "<PooledConnection host:80-1 busy, 2 in flight, 7 answered>"

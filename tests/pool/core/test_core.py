@@ -4,55 +4,29 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
-import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from dugong import Event
-from dugong.deadline import Deadline
 from dugong.errors import PoolClosed, PoolFull, StateError
 from dugong.pool.core import core as module
-from dugong.pool.core.connections import ConnectionManager
-from dugong.pool.core.core import Mending, PoolCore, locked
+from dugong.pool.core.core import Mending, PoolCore
 from dugong.pool.core.job import Job
 from dugong.pool.core.maintenance import Maintenance
-from dugong.pool.core.retries import RetryEngine
-from dugong.pool.core.scheduler import Scheduler
-from dugong.pool.core.traffic import Traffic
-from tests.support.parts import make_core, make_host, make_job, make_response
+from tests.support.parts import finish, in_thread, make_core, make_host, make_job, make_response
 from tests.support.points import Interrupt
 from tests.support.pool import wait_for
 from tests.support.server import TIMEOUT
-
-
-@pytest.fixture
-def core() -> Iterator[PoolCore]:
-    core = make_core()
-    yield core
-    finish(core)
-
-
-def finish(core: PoolCore) -> None:
-    """Wait until the callbacks have been called, and all threads have ended."""
-    core.callbacks.close()
-    core.threads.join(Deadline(TIMEOUT))
 
 
 def exit_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have it look to the core as if the interpreter were exiting."""
     for place in (sys, module):
         monkeypatch.setattr(place, "is_finalizing", lambda: True, raising=False)
-
-
-def in_thread(function: Callable[[], object]) -> None:
-    """Run *function* in a thread that is not the pool's; raise what it raises."""
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        executor.submit(function).result(TIMEOUT)
 
 
 def is_free(core: PoolCore) -> bool:
@@ -455,61 +429,6 @@ def test_futures_that_another_thread_is_about_to_end_are_known(core: PoolCore) -
     assert job.future.cancelled()
 
 
-# --- events ---------------------------------------------------------------------------------------
-
-
-def test_events_are_heard_in_a_thread_of_the_pool() -> None:
-    heard: list[tuple[Event, str]] = []
-    core = make_core(lambda event: heard.append((event, threading.current_thread().name)))
-    host = make_host()
-    job = make_job(host)
-    with core.transaction():
-        core.emit_of("sent", job, "host:80-1", "why")
-        core.emit("closed", host)
-        assert heard == []
-    finish(core)
-    (first, where), (second, _) = heard
-    assert where == "dugong-callbacks"
-    assert first[2:] == ("http://host", "host:80-1", job.request, "why", None, None, 0, None)
-    assert second[2:] == ("http://host", "", None, "", None, None, 0, None)
-    assert [first.kind, second.kind] == ["sent", "closed"]
-    assert first.when > 1e9
-
-
-def test_without_a_listener_there_are_no_events(core: PoolCore) -> None:
-    with core.transaction():
-        core.emit("closed", make_host())
-        assert not core.has_follow_ups
-
-
-def test_a_thread_that_is_about_to_wait_has_to_see_to_events_first() -> None:
-    core = make_core(lambda event: None)
-    with core.transaction():
-        core.emit("closed", make_host())
-        assert core.has_follow_ups
-    finish(core)
-
-
-@pytest.mark.parametrize("kind", [ValueError, SystemExit])
-def test_a_listener_that_fails_is_logged_and_heard_again(
-    kind: type[BaseException], caplog: pytest.LogCaptureFixture
-) -> None:
-    heard: list[str] = []
-
-    def listen(event: Event) -> None:
-        heard.append(event.kind)
-        raise kind("listener")
-
-    core = make_core(listen)
-    for event in ("opened", "closed"):
-        with core.transaction():
-            core.emit(event, make_host())  # type: ignore[arg-type]
-    finish(core)
-    assert heard == ["opened", "closed"]
-    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
-    assert caplog.records[0].getMessage() == "on_event has failed for: opened http://host"
-
-
 # --- who may wait ---------------------------------------------------------------------------------
 
 
@@ -802,71 +721,6 @@ def test_an_interrupt_of_one_thread_leaves_the_transaction_of_another_alone(
     thread.join()
     recovering.join()
     assert log == ["other", "mended"]
-
-
-# --- methods that want the lock held --------------------------------------------------------------
-
-
-class Part:
-    """Has a method that wants the lock held."""
-
-    def __init__(self, core: PoolCore) -> None:
-        self._core = core
-
-    def change_locked(self, value: int) -> int:
-        """Return twice *value*."""
-        return 2 * value
-
-
-def test_a_locked_method_asserts_in_dev_mode_that_the_lock_is_held(
-    core: PoolCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
-    checked = locked(Part.change_locked)
-    monkeypatch.undo()
-    part = Part(core)
-    with core.transaction():
-        assert checked(part, 21) == 42
-    with pytest.raises(AssertionError, match="change_locked was called without the lock"):
-        checked(part, 21)
-
-
-def test_the_lock_of_another_thread_is_not_the_lock_held(
-    core: PoolCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
-    checked = locked(Part.change_locked)
-    monkeypatch.undo()
-
-    def call() -> None:
-        with pytest.raises(AssertionError):
-            checked(Part(core), 1)
-
-    with core.transaction():
-        in_thread(call)
-
-
-def test_a_locked_method_costs_nothing_without_dev_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=False))
-    method = locked(Part.change_locked)
-    monkeypatch.undo()
-    assert method is Part.change_locked
-
-
-@pytest.mark.parametrize(
-    "part",
-    [Maintenance, RetryEngine, ConnectionManager, Traffic, Scheduler],
-    ids=lambda c: c.__name__,
-)
-def test_every_method_that_says_locked_asserts_it(part: type) -> None:
-    if not sys.flags.dev_mode:
-        pytest.skip("only python -X dev asserts it")
-    unchecked = [
-        name
-        for name, method in inspect.getmembers(part, inspect.isfunction)
-        if name.endswith("_locked") and not hasattr(method, "__wrapped__")
-    ]
-    assert unchecked == []
 
 
 # --- after an interrupt, and another one ----------------------------------------------------------

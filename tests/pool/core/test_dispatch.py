@@ -55,22 +55,22 @@ def test_a_connection_that_has_not_responded_takes_half_of_what_the_host_allows(
 ) -> None:
     host = make_host(window)
     connection = make_connection(host)
-    connection.answered = 0
+    connection.dispatched = 0
     assert capacity(host, connection) == first
-    connection.answered = 1
+    connection.dispatched = 1
     assert capacity(host, connection) == window
 
 
 def test_the_capacity_is_no_more_than_the_host_responds_to_on_a_connection() -> None:
     host = make_host()
     host.pipelining.quota = 5
-    assert capacity(host, make_connection(host, in_flight=3)) == 2
-    assert capacity(host, make_connection(host, in_flight=5)) == 0
+    assert capacity(host, make_connection(host, in_flight=2)) == 2
+    assert capacity(host, make_connection(host, in_flight=4)) == 0
 
 
 def test_the_capacity_is_no_more_than_the_caller_wants_on_a_connection() -> None:
     host = make_host()
-    assert capacity(host, make_connection(host, in_flight=3, max_requests=5)) == 2
+    assert capacity(host, make_connection(host, in_flight=2, max_requests=5)) == 2
 
 
 @pytest.mark.parametrize("reason", CLOSED_TO_MORE)
@@ -233,7 +233,7 @@ def test_two_exclusive_requests_do_not_wait_for_the_same_connection() -> None:
 
 def test_a_request_that_has_lost_a_connection_goes_alone_on_an_unused_one() -> None:
     host = make_host()
-    used, fresh = make_connection(host, in_flight=1), make_connection(host)
+    used, fresh = make_connection(host, in_flight=1), make_connection(host, answered=0)
     (needy,) = queue_needing_fresh(host, "/fresh")
     queue(host, "/a", "/b", "/c")
     assert not needs_unused_connection(host)
@@ -245,8 +245,8 @@ def test_a_request_that_has_lost_a_connection_goes_alone_on_an_unused_one() -> N
 def test_each_request_that_has_lost_a_connection_has_an_unused_one_of_its_own() -> None:
     host = make_host()
     first, second = queue_needing_fresh(host, "/first", "/second")
-    assert take(host, make_connection(host)) == [first]
-    assert take(host, make_connection(host)) == [second]
+    assert take(host, make_connection(host, answered=0)) == [first]
+    assert take(host, make_connection(host, answered=0)) == [second]
 
 
 def test_a_used_connection_that_is_empty_makes_room_for_an_unused_one() -> None:
@@ -268,7 +268,7 @@ def test_an_unused_connection_is_wanted_though_used_ones_are_idle() -> None:
     queue_needing_fresh(host, "/fresh")
     assert wants_connection(host, 3, now=0.0)
     assert not wants_connection(host, 2, now=0.0)
-    make_connection(host)
+    make_connection(host, answered=0)
     assert not wants_connection(host, 4, now=0.0)
 
 
@@ -307,7 +307,7 @@ def test_an_ordinary_request_needs_no_unused_connection() -> None:
 
 def test_nothing_is_taken_while_a_host_is_held() -> None:
     host = make_host()
-    connection = make_connection(host)
+    connection = make_connection(host, answered=0)
     queue_needing_fresh(host, "/fresh")
     queue(host, "/a")
     hold(host)

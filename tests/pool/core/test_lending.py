@@ -60,7 +60,7 @@ def test_a_caller_that_streams_has_the_connection(rig: Rig) -> None:
     assert connection.streaming
     assert not connection.receiving
     assert job.future.done()
-    assert host.accepted == 1
+    assert host.has_progressed
 
 
 def test_a_stream_that_is_not_wanted_any_more_is_not_handed_over(rig: Rig) -> None:
@@ -252,9 +252,9 @@ def test_how_long_a_host_takes_is_noted_for_a_caller_that_does_it_alone(
         host.pipelining.took(0.5, True)
     # Of one in eight, once there is nothing to be learned of the host.
     host.pipelining.window = window
-    connection.answered = 7
+    connection.dispatched = 8
     rig.clock.now += 1.0
-    rig.lending.responded_to_caller(connection, job, make_response(job))
+    rig.respond_to_caller(connection, job)
     assert host.pipelining.slow_after == pytest.approx(4 * (0.5 + 0.5 / 8), rel=0.01)
 
 
@@ -263,7 +263,7 @@ def test_a_caller_that_has_its_response_gives_the_connection_back(rig: Rig, wind
     host, connection, job = borrow(rig)
     host.pipelining.window = window
     response = make_response(job)
-    assert rig.lending.responded_to_caller(connection, job, response)
+    assert rig.respond_to_caller(connection, job, response)
     assert job.place is Place.DONE
     assert not job.future.done()  # for the caller has the response, and asks for no future
     assert connection.borrower is None
@@ -278,10 +278,10 @@ def test_a_limit_that_comes_with_the_response_of_a_caller_is_that_of_its_connect
     host, connection, job = borrow(rig)
     engine = engine_of(connection)
     engine.keep_alive_timeout = earlier
-    assert rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert rig.respond_to_caller(connection, job)
     job = borrow_again(rig, host)
     engine.keep_alive_timeout = 5.0
-    assert rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert rig.respond_to_caller(connection, job)
     rig.clock.now += 4.0
     assert rig.lending.borrow(rig.job(host, "/late")) is None
     assert connection.phase is Phase.CLOSED
@@ -291,7 +291,7 @@ def test_a_response_that_comes_too_late_is_not_the_outcome(rig: Rig) -> None:
     host, connection, job = borrow(rig)
     with rig.core.transaction():
         rig.retries.complete_locked(job, None)
-    assert not rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert not rig.respond_to_caller(connection, job)
     assert job.future.cancelled()
     assert connection in host.idle
 
@@ -302,7 +302,7 @@ def test_a_connection_that_was_shut_meanwhile_is_closed_with_the_response_of_its
     host, connection, job = borrow(rig)
     rig.lose(connection, Abandoned())
     assert connection.phase is Phase.CLOSING
-    assert rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert rig.respond_to_caller(connection, job)
     assert connection.phase is Phase.CLOSED
     assert (rig.core.connections, host.in_flight, list(host.connections)) == (0, 0, [])
 
@@ -310,7 +310,7 @@ def test_a_connection_that_was_shut_meanwhile_is_closed_with_the_response_of_its
 def test_what_was_queued_meanwhile_is_served_when_a_connection_is_given_back(rig: Rig) -> None:
     host, connection, job = borrow(rig)
     later = rig.submit(host, "/later")
-    rig.lending.responded_to_caller(connection, job, make_response(job))
+    rig.respond_to_caller(connection, job)
     assert not connection.sender_parked
     assert rig.look_for_work(connection) == later
 
@@ -341,5 +341,5 @@ def test_a_borrowed_connection_is_idle_again_when_it_is_given_back(rig: Rig) -> 
 def test_a_borrowed_connection_whose_response_is_the_last_is_closed(rig: Rig) -> None:
     _, connection, job = borrow(rig)
     job.exchange.persistent = False
-    assert rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert rig.respond_to_caller(connection, job)
     assert connection.phase is Phase.CLOSED

@@ -484,7 +484,7 @@ def test_a_refusal_to_a_caller_that_does_it_alone_makes_the_rate_fall(
     connection = rig.lending.borrow(job)
     assert connection is not None
     job.exchange = SimpleNamespace(persistent=True, minor_version=1)
-    assert rig.lending.responded_to_caller(connection, job, make_response(job, 429))
+    assert rig.respond_to_caller(connection, job, make_response(job, 429))
     assert rate_of(adaptive) == pytest.approx(7.0)
 
 

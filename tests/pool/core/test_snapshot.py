@@ -82,10 +82,10 @@ def test_a_connection_shows_what_holds_it_oldest_first() -> None:
     jobs = [make_job(host, "/done"), make_job(host, "/waits")]
     fly(connection, *jobs)
     jobs[0].finish()
-    connection.answered = 3
+    connection.dispatched = 5
     (shown,) = pool_statistics(core_with(host), 0, NOW).hosts["http://host"].connections
     assert (shown.name, shown.state, shown.age) == ("host:80-1", "busy", 100.0)
-    assert (shown.sent, shown.answered) == (2, 3)
+    assert (shown.sent, shown.answered) == (5, 3)
     assert shown.holding == (
         Holding("GET", "http://host/done", 100.0, True),
         Holding("GET", "http://host/waits", 100.0, False),

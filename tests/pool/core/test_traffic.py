@@ -17,7 +17,6 @@ from tests.support.parts import (
     borrow_again,
     engine_of,
     listen,
-    make_response,
     send_upload,
     would_wait,
 )
@@ -89,10 +88,32 @@ def test_the_requests_of_a_thread_that_has_crashed_fail(rig: Rig, uploading: boo
     else:
         connection, (job,) = rig.send(rig.host(), "/a", retry=NO_RETRY)
     crash = RuntimeError("a bug")
-    rig.traffic.crashed(connection, crash, is_sender=True)
+    rig.traffic.faults.crashed(connection, crash, is_sender=True)
     error = job.future.exception()
     assert type(error) is InternalError
     assert error.__cause__ is crash
+    assert connection.phase is Phase.CLOSED
+
+
+def test_a_thread_that_has_crashed_before_it_was_the_sender_ends_nothing_of_the_one_that_is(
+    rig: Rig,
+) -> None:
+    host = rig.host()
+    (job,) = rig.submit(host, "/a")
+    connection = rig.connect(host)
+    rig.traffic.next_batch(connection, None)
+    rig.traffic.faults.crashed_before(connection, RuntimeError("a bug"))
+    assert (connection.phase, job.place) == (Phase.OPEN, Place.IN_FLIGHT)
+    assert connection.sending
+
+
+def test_a_connection_whose_only_thread_has_crashed_before_it_was_the_sender_is_closed(
+    rig: Rig,
+) -> None:
+    host = rig.host()
+    rig.submit(host, "/a")
+    connection = rig.latest(host)
+    rig.traffic.faults.crashed_before(connection, RuntimeError("a bug"))
     assert connection.phase is Phase.CLOSED
 
 
@@ -250,7 +271,7 @@ def test_a_caller_that_makes_the_request_itself_starts_no_thread(rig: Rig) -> No
     both_end(rig, connection)
     rig.started.clear()
     job = borrow_again(rig, host)
-    assert rig.lending.responded_to_caller(connection, job, make_response(job))
+    assert rig.respond_to_caller(connection, job)
     assert rig.started.names == []
     assert connection in rig.core.idle
 
@@ -565,7 +586,12 @@ def test_responses_end_their_requests(rig: Rig) -> None:
     connection, jobs = rig.send(host, "/a", "/b", "/c")
     rig.respond(connection, *jobs[:2])
     assert [job.future.done() for job in jobs] == [True, True, False]
-    assert (connection.answered, host.answered, host.in_flight, host.accepted) == (2, 2, 1, 2)
+    assert (connection.answered, host.answered, host.in_flight, host.has_progressed) == (
+        2,
+        2,
+        1,
+        True,
+    )
     assert rig.heard("answered") == ["200 Reason"] * 2
     assert all(job.exchange is None for job in jobs[:2])
 
@@ -618,5 +644,5 @@ def test_a_status_that_is_worth_another_attempt_is_not_counted_as_accepted(rig: 
     host = rig.host()
     connection, (job,) = rig.send(host, "/a")
     rig.respond(connection, job, status=503)
-    assert (host.answered, host.accepted) == (1, 0)
+    assert (host.answered, host.has_progressed) == (1, False)
     assert job.place is Place.WAITING
