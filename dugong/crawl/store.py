@@ -9,7 +9,6 @@ those of SQLite beside it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -85,6 +84,8 @@ class Store:
     def _begin_in_child(self) -> None:
         # To close it takes away the log that the parent goes on to write to, even if the end of the
         # interpreter does it. So one reference is never given back.
+        import ctypes
+
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
     @property

@@ -721,6 +721,23 @@ def test_a_body_that_is_cut_short_is_not_an_end(
         assert here.goes_on()
 
 
+def test_what_has_ended_a_body_is_the_cause_of_the_exception(site: OpenSite) -> None:
+    is_read = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        wait_for(is_read)
+        peer.reset()
+
+    with site(script) as here, here.pool.stream("GET", here.url()) as response:
+        assert response.read(5) == b"first"
+        is_read.set()
+        with pytest.raises(ConnectionClosed) as caught:
+            response.read(5)
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
 def test_a_body_that_breaks_the_rules_is_not_an_end() -> None:
     def script(peer: Peer) -> None:
         peer.request()

@@ -390,7 +390,8 @@ class ConnectionBody:
         try:
             return measured(self.rate, engine.readinto, view, self._job.timeout)
         except Exception as exc:
-            raise self._error(exc) from None
+            error = self._error(exc)
+            raise error from error.__cause__
 
     def read(self, size: int) -> bytes:
         """Receive up to *size* bytes of the body; b"" is its end."""
@@ -402,7 +403,8 @@ class ConnectionBody:
         try:
             return measured(self.rate, engine.read, size, self._job.timeout)
         except Exception as exc:
-            raise self._error(exc) from None
+            error = self._error(exc)
+            raise error from error.__cause__
 
     def trailers(self) -> Headers:
         """Return the fields behind the body, once that has been read to its end."""
