@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from dugong.pool.checks import check_str
 from dugong.pool.url import split_url
 
 __all__ = [
@@ -50,7 +51,7 @@ def join(base_url: str, url: str) -> str:
     without a *base_url*, for one that begins with ``//``, and below a *base_url* that has a query
     or a fragment.
     """
-    _check_str(url)
+    check_str("a URL", url)
     if _ABSOLUTE.match(url):
         return url
     if not base_url:
@@ -125,7 +126,7 @@ def quoted(url: str) -> str:
     """
     if isinstance(url, str) and _is_plain(url):
         return url
-    _check_str(url)
+    check_str("a URL", url)
     _check_lines(url)
     before = _BEFORE_PATH.match(url)
     assert before is not None
@@ -142,7 +143,7 @@ def with_params(url: str, params: Params) -> str:
     percent-encoded. Raises TypeError for anything else, and ValueError for text that is not
     Unicode, and for a CR, LF or NUL in a str.
     """
-    _check_str(url)
+    check_str("a URL", url)
     if isinstance(params, str):
         _check_lines(params)
         query = _escaped(params).replace("#", "%23")
@@ -220,11 +221,6 @@ def _urlencoded(what: str, given: Pairs) -> str:
         return urlencode(form_pairs(what, given))
     except UnicodeEncodeError:
         raise ValueError(f"{what} has a lone surrogate, which UTF-8 cannot encode") from None
-
-
-def _check_str(url: object) -> None:
-    if not isinstance(url, str):
-        raise TypeError(f"a URL must be a str, not {type(url).__name__}")
 
 
 def _check_lines(url: str) -> None:

@@ -294,26 +294,16 @@ class PoolCore:
 
     def end(self) -> None:
         """Leave the transaction in good order, and do what follows it."""
+        todo = None
         if self.settlements or self._follow_ups:
             todo = self._take_follow_ups()
-            self._release()
-            if todo is not None or self.calls:
-                self._follow(todo)
-            return
-        self.owner = 0  # as `_release`, once more for speed
-        try:
-            self.lock.release()
-        except RuntimeError:
-            self.leave_in_child()
-        if self.calls:
-            self._follow(None)
-
-    def _release(self) -> None:
         self.owner = 0
         try:
             self.lock.release()
         except RuntimeError:
             self.leave_in_child()  # which has another lock: a signal handler has forked
+        if todo is not None or self.calls:
+            self._follow(todo)
 
     def fail(self, exc: BaseException) -> None:
         """Leave the transaction because of *exc*, and do what follows it."""

@@ -37,6 +37,7 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
         traffic.lending.give_back(connection, exc)
         return None
     else:
+        error = None
         if failed is None:
             [(exchange, status, reason, headers, _, body)] = completions
             if (
@@ -60,7 +61,6 @@ def perform(traffic: Traffic, connection: PooledConnection, job: Job) -> Respons
                 in_time = traffic.lending.responded_to_caller(connection, job, response, now)
                 return response if in_time else None
         receiver.handle(traffic, connection, completions, failed)
-        error = None
     while (
         connection.in_flight
         and not (connection.is_closing or connection.streaming)
